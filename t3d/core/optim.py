@@ -1,0 +1,37 @@
+"""Schedules of the step and the optax chain, both from plain numbers in a config."""
+
+import jax.numpy as jnp
+import optax
+
+
+def piecewise(step, points: tuple[tuple[int, float], ...]):
+    """Linear between (step, value) points, constant outside them; traced."""
+    steps, values = zip(*points, strict=True)
+    return jnp.interp(jnp.asarray(step, jnp.float32), jnp.asarray(steps, jnp.float32), jnp.asarray(values, jnp.float32))
+
+
+def warmup_cosine(step, peak: float, warmup: int, total: int, final: float = 0.1):
+    """Linear warm-up to `peak`, then a half cosine down to `final * peak` at `total`; traced."""
+    step = jnp.asarray(step, jnp.float32)
+    rise = jnp.minimum(1.0, (step + 1.0) / max(warmup, 1))
+    progress = jnp.clip((step - warmup) / max(total - warmup, 1), 0.0, 1.0)
+    return peak * rise * (final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress)))
+
+
+def adamw(
+    *, learning_rate: float, warmup: int, total: int, final: float = 0.1, b1: float = 0.9, b2: float = 0.99,
+    eps: float = 1e-8, weight_decay: float = 0.0, clip: float = 1.0,
+) -> optax.GradientTransformation:
+    """AdamW behind a clip of the global norm, on a warm-up and cosine schedule. Decay skips vectors and scalars."""
+
+    def matrices(params):
+        import jax
+
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(clip),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.add_decayed_weights(weight_decay, mask=matrices),
+        optax.scale_by_learning_rate(lambda step: warmup_cosine(step, learning_rate, warmup, total, final)),
+    )

@@ -1,0 +1,29 @@
+"""Eight virtual CPU devices, checked shapes, exact products, and a compilation cache shared by the test processes."""
+
+import os
+import pathlib
+
+os.environ['T3D_TYPECHECK'] = '1'
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_default_matmul_precision', 'highest')
+jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(__file__).parent.parent / '.jax_cache'))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+
+
+@pytest.fixture
+def golden():
+    """Loads a stored reference array file by name."""
+
+    def load(name: str):
+        return dict(np.load(GOLDEN / f'{name}.npz'))
+
+    return load
