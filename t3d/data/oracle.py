@@ -1,0 +1,48 @@
+"""The exact oracle of `toy`: which scene of the whole grammar does a set of rendered views show?
+
+A render is compared, view by view and pixel by pixel, with the true renders of every candidate scene from the same cameras;
+the nearest candidate (least squared error) is what the render shows. No network is involved, so a score cannot be gamed by
+one, and chance is known: 1 / number of candidates for the whole scene, 1/4 for a shape, 1/8 for a colour, 1/3 for a relation.
+"""
+
+import numpy as np
+
+from t3d.data import shapes, toy
+
+
+class Oracle:
+    """Nearest-scene classifier over a list of candidates.
+
+    Args:
+      candidates: scenes to choose from, for example `shapes.pairs('all')`.
+      azimuth, elevation: radians [V], of the views that will be judged.
+      size: pixels of the views.
+      background: grey level in [0, 1] behind the objects.
+    """
+
+    def __init__(self, candidates: list[shapes.Scene], azimuth: np.ndarray, elevation: np.ndarray, size: int,
+                 background: float = 1.0):
+        self.candidates = candidates
+        images = [composite(toy.record(scene, azimuth, elevation, size)['image'], background) for scene in candidates]
+        self.targets = np.stack(images).reshape(len(candidates), -1).astype(np.float32)
+        self.squares = np.sum(self.targets**2, -1)
+
+    def nearest(self, images: np.ndarray) -> np.ndarray:
+        """Index of the nearest candidate for each of images [N, V, H, W, 3] in [0, 1]."""
+        flat = np.asarray(images, np.float32).reshape(len(images), -1)
+        return np.argmin(self.squares[None] - 2.0 * flat @ self.targets.T, -1)
+
+    def score(self, images: np.ndarray, wanted: list[shapes.Scene]) -> dict[str, float]:
+        """Shares of right answers: each label by its name, and `all` of them together. n is len(images)."""
+        found = [self.candidates[k].attributes for k in self.nearest(images)]
+        labels = wanted[0].attributes.keys()
+        right = {label: [seen.get(label) == scene.attributes[label] for seen, scene in zip(found, wanted, strict=True)]
+                 for label in labels}
+        scores = {label: float(np.mean(values)) for label, values in right.items()}
+        return {**scores, 'all': float(np.mean(np.all(list(right.values()), axis=0)))}
+
+
+def composite(rgba: np.ndarray, background: float = 1.0) -> np.ndarray:
+    """uint8 straight-alpha RGBA [..., 4] over a grey level: float32 [..., 3] in [0, 1]."""
+    rgba = rgba.astype(np.float32) / 255.0
+    return rgba[..., :3] * rgba[..., 3:] + background * (1.0 - rgba[..., 3:])

@@ -1,0 +1,103 @@
+"""From a config's `data` section to records, training examples and the fixed batch that previews show."""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from t3d.core import tokens
+from t3d.data import shapes, toy
+
+SOURCES = ('toy', 'furniture')
+
+
+def make(config, split: str | None = None) -> tuple[object, Callable]:
+    """(source, transform) of a config: `source[i]` is a record, `transform(record, random)` an example of the batch.
+
+    Args:
+      config: the run's config; `config.data.name` chooses the source.
+      split: overrides `config.data.split`.
+    Raises:
+      ValueError: unknown source or split.
+      FileNotFoundError: a built data set is missing; the message has the command that builds it.
+    """
+    data = config.data
+    return open_source(data, split or data.split), example(config)
+
+
+def open_source(data, split: str):
+    """The random-access source of a `data` section."""
+    if data.name == 'toy':
+        return toy.ToySource(split, scenes=data.scenes, size=data.size, views=data.views, poses=data.poses, seed=data.seed)
+    if data.name == 'furniture':
+        from t3d.data import furniture
+
+        return furniture.FurnitureSource(data.path or None, split)
+    raise ValueError(f'unknown data set {data.name!r}: wanted one of {", ".join(SOURCES)}')
+
+
+def example(config) -> Callable[[dict, np.random.Generator], dict[str, np.ndarray]]:
+    """The transform of a config: one of the record's captions, tokenized, and `data.views` of its training views."""
+    tokenize = tokens.make(config.text)
+    views, depth = config.data.views, config.loss.depth > 0.0
+    first = config.data.get('train_views', 0)  # only views before this one are for training; 0 means all
+
+    def transform(record: dict, random: np.random.Generator) -> dict[str, np.ndarray]:
+        caption = record['captions'][random.integers(len(record['captions']))]
+        usable = first or len(record['image'])
+        chosen = random.choice(usable, views, replace=False) if usable > views else np.arange(views)
+        names = ('image', 'world_from_cam', 'intrinsics') + (('depth',) if depth else ())
+        return {'tokens': tokenize([caption])[0], **{name: record[name][chosen] for name in names}}
+
+    return transform
+
+
+def preview(config, batch_spec: dict) -> tuple[dict[str, np.ndarray], list[str]]:
+    """A fixed batch of held-out examples and their captions, for the contact sheet. Depends on the config alone."""
+    data = config.data
+    count = min(config.preview.rows, config.batch)
+    views = config.preview.views
+    if data.name == 'toy':
+        azimuth, elevation = np.arange(views) * (2.0 * np.pi / views), np.full(views, 0.4)
+        scenes = shapes.singles('test')[::2]
+        if data.scenes != 'singles':
+            scenes = [scene for both in zip(shapes.pairs('test')[5::211], scenes) for scene in both]
+        records = [toy.record(scene, azimuth, elevation, data.size) for scene in scenes[:count]]
+    else:
+        source = open_source(data, data.split)
+        chosen = np.linspace(0, len(source) - 1, count).astype(int)
+        records = [source[int(k)] for k in chosen]
+        held_out = data.get('train_views', 0)
+        last = range(held_out, held_out + views) if held_out else range(views)
+        records = [{**r, **{n: r[n][list(last)] for n in ('image', 'world_from_cam', 'intrinsics')}} for r in records]
+    captions = [record['captions'][0] for record in records]
+    batch = {name: np.stack([record[name] for record in records]) for name in ('image', 'world_from_cam', 'intrinsics')}
+    return {'tokens': tokens.make(config.text)(captions), **batch}, captions
+
+
+def resolve(config):
+    """The config with what only the data knows filled in: an empty `text.words` becomes the data set's vocabulary."""
+    text = config.text
+    if not text.get('folder') and not text.words:
+        if config.data.name == 'toy':
+            words = shapes.WORDS
+        else:
+            source = open_source(config.data, config.data.split)
+            words = vocabulary(caption for k in range(len(source)) for caption in source.captions(k))
+        with config.unlocked():
+            text.words = tuple(words)
+    return config
+
+
+def vocabulary(captions) -> list[str]:
+    """Every word of the captions, most frequent first, ties by alphabet."""
+    counts = {}
+    for caption in captions:
+        for word in tokens.split_words(caption):
+            counts[word] = counts.get(word, 0) + 1
+    return sorted(counts, key=lambda word: (-counts[word], word))
+
+
+def default_folder() -> str:
+    """Where built data sets live: $T3D_DATA, else ~/.cache/t3d/data."""
+    return os.environ.get('T3D_DATA') or os.path.join(os.path.expanduser('~'), '.cache', 't3d', 'data')

@@ -1,0 +1,102 @@
+"""The `toy` source: posed RGBA views of the procedural scenes, as records."""
+
+import math
+
+import numpy as np
+
+from t3d.data import shapes
+
+
+def camera_arrays(azimuth: np.ndarray, elevation: np.ndarray, radius: float, fov: float):
+    """NumPy twin of geom.cameras.orbit, for data processes that never touch JAX: (world_from_cam, intrinsics) float32 [V, ...]."""
+    cos = np.cos(elevation)
+    back = np.stack([cos * np.sin(azimuth), np.sin(elevation), cos * np.cos(azimuth)], -1)  # from the origin to the camera
+    right = np.stack([np.cos(azimuth), np.zeros_like(azimuth), -np.sin(azimuth)], -1)
+    down = np.cross(-back, right)
+    matrix = np.zeros((len(azimuth), 4, 4), np.float32)
+    matrix[:, :3, 0], matrix[:, :3, 1], matrix[:, :3, 2], matrix[:, :3, 3] = right, down, -back, radius * back
+    matrix[:, 3, 3] = 1.0
+    focal = 0.5 / math.tan(0.5 * fov)
+    intrinsics = np.array([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]], np.float32)
+    return matrix, np.broadcast_to(intrinsics, (len(azimuth), 3, 3)).copy()
+
+
+def render(scene: shapes.Scene, world_from_cam: np.ndarray, intrinsics: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    """Views of a scene, one ray through each pixel centre.
+
+    Returns:
+      image uint8 [V, H, W, 4] RGBA (alpha 0 or 255), depth float32 [V, H, W] planar z with 0 for background,
+      normal float32 [V, H, W, 3], object int8 [V, H, W] with -1 for background.
+    """
+    grid = (np.arange(size) + 0.5) / size
+    u, v = np.meshgrid(grid, grid)
+    pixels = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3)
+    local = pixels @ np.linalg.inv(intrinsics.astype(np.float64)).transpose(0, 2, 1)  # [V, H W, 3]
+    cosine = 1.0 / np.linalg.norm(local, axis=-1)
+    directions = (local * cosine[..., None]) @ world_from_cam[:, :3, :3].astype(np.float64).transpose(0, 2, 1)
+    origins = np.broadcast_to(world_from_cam[:, None, :3, 3].astype(np.float64), directions.shape)
+    distance, normal, which = shapes.cast(scene, origins.reshape(-1, 3), directions.reshape(-1, 3))
+    hit = which >= 0
+    colour = shapes.shade(shapes.palette(scene)[which], normal)
+    rgba = np.concatenate([np.round(255.0 * colour), np.full((len(colour), 1), 255.0)], -1)
+    shape = (len(world_from_cam), size, size)
+    return {
+        'image': np.where(hit[:, None], rgba, 0.0).astype(np.uint8).reshape(*shape, 4),
+        'depth': np.where(hit, distance * cosine.reshape(-1), 0.0).astype(np.float32).reshape(shape),
+        'normal': np.where(hit[:, None], normal, 0.0).astype(np.float32).reshape(*shape, 3),
+        'object': which.astype(np.int8).reshape(shape),
+    }
+
+
+class ToySource:
+    """Random access to views of the scenes of a split; `source[i]` is a pure function of the arguments and i.
+
+    Args:
+      split: 'train', 'test' (held-out shape-colour pairs) or 'all'.
+      scenes: 'singles', 'pairs', or 'both' (every third index is a single object).
+      size: pixels of the square views.
+      views: views a record holds, at azimuths drawn uniformly and elevations in `elevation`.
+      poses: records a scene gives before the source ends; every one has views of its own.
+    """
+
+    def __init__(self, split: str, *, scenes: str = 'singles', size: int = 32, views: int = 1, poses: int = 64, seed: int = 0,
+                 elevation: tuple[float, float] = (-0.2, 0.9)):
+        choices = {'singles': lambda: (shapes.singles(split), []), 'pairs': lambda: ([], shapes.pairs(split)),
+                   'both': lambda: (shapes.singles(split), shapes.pairs(split))}
+        if scenes not in choices:
+            raise ValueError(f'unknown toy scenes {scenes!r}: wanted one of {sorted(choices)}')
+        self.singles, self.pairs = choices[scenes]()
+        self.size, self.views, self.seed, self.elevation = size, views, seed, elevation
+        self.length = (len(self.singles) + len(self.pairs)) * poses
+
+    def __len__(self) -> int:
+        return self.length
+
+    def scene(self, index: int) -> shapes.Scene:
+        if not self.pairs:
+            return self.singles[index % len(self.singles)]
+        if not self.singles:
+            return self.pairs[index % len(self.pairs)]
+        if index % 3 == 0:
+            return self.singles[index // 3 % len(self.singles)]
+        return self.pairs[(index - index // 3 - 1) % len(self.pairs)]
+
+    def __getitem__(self, index: int) -> dict:
+        index = int(index)
+        if not 0 <= index < self.length:
+            raise IndexError(f'record {index} of a toy source with {self.length}')
+        random = np.random.default_rng((self.seed, index))
+        azimuth = random.uniform(0.0, 2.0 * math.pi, self.views)
+        elevation = random.uniform(*self.elevation, self.views)
+        return record(self.scene(index), azimuth, elevation, self.size)
+
+
+def record(scene: shapes.Scene, azimuth: np.ndarray, elevation: np.ndarray, size: int) -> dict:
+    """The record of a scene seen from given angles (radians)."""
+    world_from_cam, intrinsics = camera_arrays(azimuth, elevation, shapes.RADIUS, shapes.FOV)
+    views = render(scene, world_from_cam, intrinsics, size)
+    return {
+        'image': views['image'], 'depth': views['depth'], 'world_from_cam': world_from_cam, 'intrinsics': intrinsics,
+        'azimuth': azimuth.astype(np.float32), 'elevation': elevation.astype(np.float32),
+        'captions': scene.captions, 'name': scene.captions[0], 'attributes': scene.attributes,
+    }

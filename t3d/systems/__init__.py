@@ -1,0 +1,24 @@
+"""The table of systems: name -> module. Each module's only entry is `make(config) -> System`."""
+
+import difflib
+import importlib
+
+from t3d.core.system import System
+
+SYSTEMS = {
+    'instant3d': 't3d.systems.instant3d',
+}
+
+
+def make(config) -> System:
+    """The system that `config.system` names.
+
+    Raises:
+      ValueError: the name is not in the table; the message lists it.
+    """
+    name = config['system']
+    if name not in SYSTEMS:
+        near = difflib.get_close_matches(str(name), SYSTEMS, 1)
+        hint = f' Did you mean {near[0]!r}?' if near else ''
+        raise ValueError(f'unknown system {name!r}: there are {", ".join(sorted(SYSTEMS))}.{hint}')
+    return importlib.import_module(SYSTEMS[name]).make(config)

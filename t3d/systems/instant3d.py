@@ -1,0 +1,246 @@
+"""Instant3D: text to a triplane in one forward pass (arXiv 2311.08403).
+
+prompt -> tokens -> text tower -> conditional decoder (+ noise) -> three planes -> MLP -> density and albedo -> rays -> image.
+
+Differences from the paper:
+- Supervision is a function of the render. Here it is `photometric`: the colour, mask and (optionally) depth of rendered views
+  of captioned objects. Score distillation from a text-to-image prior replaces that function without touching the decoder.
+- The text tower has CLIP's shape. `tiny` and `furniture` train it from scratch with the decoder; the paper uses the frozen
+  tower of Stable Diffusion (`text.frozen`).
+- Planes are corrected (`orthogonal`), where the released code inherits EG3D's duplicated plane; `plane_axes='legacy'` is there.
+- Plain linear layers, not equalised ones, in the text branches and the point MLP. Parameter shapes are the released ones.
+- The object lives in [-1, 1]^3 and rays are clipped to that box; the released code uses a box of side 3.5 about the same object.
+- `dtype` bfloat16 is for the decoder; sampling, MLP, compositing and losses are float32.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from t3d.core import numerics, optim, tokens, tree
+from t3d.core.system import Asset, System, TrainState
+from t3d.fields import triplane_field
+from t3d.geom import cameras, triplanes, volume
+from t3d.geom.rays import Rays, ray_box
+from t3d.nets.clip import TextTower
+from t3d.nets.text_decoder import TextDecoder
+
+SHARDING = (
+    (r'.*/plane_text/kernel', P(None, ('fsdp', 'tensor'))),  # 45 % of all parameters in the released size
+    (r'.*/style_text/kernel', P('fsdp', 'tensor')),
+    (r'.*/(query|key|value|query_key|proj_in|mlp_in|in)/kernel', P('fsdp', 'tensor')),
+    (r'.*/(out|proj_out|mlp_out)/kernel', P('tensor', 'fsdp')),
+)
+
+
+def make(config) -> System:
+    """The system of a config (configs/instant3d.py): sections text, decoder, field, render, loss, optimizer."""
+    tokenize = tokens.make(config.text)
+    modules = Modules(config, vocabulary_size(config.text, tokenize))
+    schedule = optim.adamw(**config.optimizer, total=config.steps)
+    supervise = photometric(config)
+
+    def init(key, batch) -> TrainState:
+        params = modules.init(key, batch['tokens'][:1])
+        return TrainState(jnp.zeros((), jnp.int32), params, schedule.init(params), tree.copy(params), {})
+
+    def train_step(state: TrainState, batch, key):
+        def loss_fn(params):
+            return supervise(modules, params, batch, state.step, key)
+
+        (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = schedule.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(jnp.add, state.params, updates)
+        step = state.step.astype(jnp.float32)
+        decay = jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))
+        metrics['grad_norm'] = optax_norm(grads)
+        metrics['learning_rate'] = optim.warmup_cosine(
+            state.step, config.optimizer.learning_rate, config.optimizer.warmup, config.steps, config.optimizer.final)
+        return TrainState(state.step + 1, params, opt_state, tree.ema(state.ema, params, decay), state.extras), metrics
+
+    def preview(params, batch, key) -> jax.Array:
+        scene = modules.scene(params, batch['tokens'], key)
+        views = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
+        height, width = batch['image'].shape[2:4]
+        out = modules.render_scene(scene, cameras.rays(views, height, width))
+        rendered = jnp.clip(out.features, 0.0, 1.0)  # [B, V, H, W, 3]
+        wanted = over(batch['image'], config.render.background)
+        both = jnp.concatenate([rendered, wanted], 1)
+        return both.transpose(0, 2, 1, 3, 4).reshape(both.shape[0], height, -1, 3)
+
+    def generate(params, prompts, key) -> list[Asset]:
+        ids = tokenize(list(prompts))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(prompts)))
+        scenes = generate_scenes(params, jnp.asarray(ids), keys)
+        camera = {'radius': config.render.radius, 'fov': config.render.fov}
+        return [Asset(prompt, jax.tree.map(lambda leaf: leaf[k], scenes), modules.field_at, modules.render_one, 1.0, camera)
+                for k, prompt in enumerate(prompts)]
+
+    @jax.jit
+    def generate_scenes(params, ids, keys):
+        noise = jax.vmap(lambda key: modules.noise(key, 1)[0])(keys)
+        scene = modules.scene_from_noise(params, ids, noise)
+        return {'planes': scene['planes'], 'field': jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (ids.shape[0], *leaf.shape)), scene['field'])}
+
+    return System(init, train_step, preview, generate, SHARDING, batch_spec(config))
+
+
+def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the data pipeline delivers: posed RGBA views of captioned objects."""
+    batch, views, size = config.batch, config.data.views, config.data.size
+    spec = {
+        'tokens': ((batch, config.text.length), jnp.int32),
+        'image': ((batch, views, size, size, 4), jnp.uint8),
+        'world_from_cam': ((batch, views, 4, 4), jnp.float32),
+        'intrinsics': ((batch, views, 3, 3), jnp.float32),
+    }
+    if config.loss.depth > 0.0:
+        spec['depth'] = ((batch, views, size, size), jnp.float32)
+    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in spec.items()}
+
+
+def vocabulary_size(text, tokenize) -> int:
+    return int(text.vocabulary_size) if text.get('folder') else tokenize.vocabulary_size
+
+
+def over(rgba: jax.Array, background) -> jax.Array:
+    """uint8 straight-alpha RGBA over a grey level or colour: float32 in [0, 1]."""
+    rgba = rgba.astype(jnp.float32) / 255.0
+    return rgba[..., :3] * rgba[..., 3:] + background * (1.0 - rgba[..., 3:])
+
+
+def optax_norm(grads) -> jax.Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(grads)))
+
+
+class Modules:
+    """The networks of a config and the functions that join them; holds no arrays."""
+
+    def __init__(self, config, vocabulary: int):
+        dtype = jnp.dtype(config.dtype)
+        text = config.text
+        self.tower = TextTower(vocabulary, text.length, text.width, text.layers, text.heads, activation=text.activation,
+                               dtype=dtype)
+        self.decoder = TextDecoder(**{name: tuple(value) if isinstance(value, (list, tuple)) else value
+                                      for name, value in config.decoder.items()}, dtype=dtype)
+        self.planes_channels = config.decoder.out_channels // 3
+        self.frozen_text = bool(text.frozen)
+        self.field, self.render = config.field, config.render
+        self.steps = config.steps
+
+    def init(self, key, ids):
+        """Parameters {'text', 'decoder', 'field'}."""
+        key_text, key_decoder, key_field = jax.random.split(key, 3)
+        text = self.tower.init(key_text, ids)['params']
+        features = self.tower.apply({'params': text}, ids)
+        decoder = self.decoder.init(key_decoder, features, self.noise(key, ids.shape[0]))['params']
+        field = triplane_field.init(key_field, self.planes_channels, self.field.hidden, 4)
+        return {'text': text, 'decoder': decoder, 'field': field}
+
+    def noise(self, key, batch: int):
+        return jax.random.normal(key, (batch, self.decoder.style_width))
+
+    def scene(self, params, ids, key):
+        """Planes [B, 3, R, R, C] and the point MLP for token ids [B, N], with fresh noise."""
+        return self.scene_from_noise(params, ids, self.noise(key, ids.shape[0]))
+
+    def scene_from_noise(self, params, ids, noise):
+        features = self.tower.apply({'params': params['text']}, ids)
+        if self.frozen_text:
+            features = jax.lax.stop_gradient(features)
+        flat = self.decoder.apply({'params': params['decoder']}, features, noise).astype(jnp.float32)
+        return {'planes': triplanes.unpack(flat), 'field': params['field']}
+
+    def query(self, scene, points, alpha=1.0):
+        """(density [B, N] >= 0, albedo [B, N, 3]) at world points [B, N, 3]; scaled sigmoid of Sec. 3.3."""
+        raw, features = self.raw_field(scene)(points, None)
+        return self.density(raw), numerics.scaled_sigmoid(features, alpha)
+
+    def density(self, raw):
+        """Density per scene unit from the raw output; `field.density_scale` is 1 in the paper."""
+        return self.field.density_scale * numerics.softplus(raw)
+
+    def raw_field(self, scene):
+        """The renderer's field: raw density with the paper's central blob, raw albedo."""
+        padded = triplanes.pad(scene['planes'])
+        blob = self.field.blob
+
+        def field(points, directions):
+            raw, features = triplane_field.apply(scene['field'], padded, points, 1.0, self.render.plane_axes)
+            distance = numerics.safe_norm(points)
+            return raw - 1.0 + blob * (1.0 - distance / 0.6), features  # Instant3D code: density bias, blob 10 at radius .6
+
+        return field
+
+    def render_rays(self, scene, rays: Rays, key, alpha, samples: int):
+        """RenderOutput for rays [B, R, 3]; `features` are albedo over black, in (0, 1 / alpha)."""
+        near, far = ray_box(rays, 2.0)
+        field = self.raw_field(scene)
+
+        def coloured(points, directions):
+            raw, features = field(points, directions)
+            return raw, numerics.scaled_sigmoid(features, alpha)
+
+        return volume.render(coloured, rays, key, near=near, far=far, num_samples=samples,
+                             num_importance=self.render.importance, density_activation=self.density)
+
+    def render_scene(self, scene, rays: Rays):
+        """Deterministic render of batched scenes, rays [B, ..., 3], over the config's background."""
+        shape = rays.origins.shape
+        flat = jax.tree.map(lambda leaf: leaf.reshape(shape[0], -1, 3), rays)
+        out = self.render_rays(scene, flat, None, 1.0, self.render.samples_shown)
+        colour = out.features + self.render.background * (1.0 - out.opacity[..., None])
+        return volume.RenderOutput(features=colour.reshape(shape), opacity=out.opacity.reshape(shape[:-1]),
+                                   depth=out.depth.reshape(shape[:-1]), weights=None)
+
+    def render_one(self, scene, rays: Rays):
+        """Asset.render: one scene, rays of any shape."""
+        single = jax.tree.map(lambda leaf: leaf[None], scene)
+        out = self.render_scene({**single, 'field': scene['field']}, jax.tree.map(lambda leaf: leaf[None], rays))
+        return jax.tree.map(lambda leaf: leaf[0], out)
+
+    def field_at(self, scene, points):
+        """Asset.field: (density [N], rgb [N, 3])."""
+        density, rgb = self.query({'planes': scene['planes'][None], 'field': scene['field']}, points[None])
+        return density[0], jnp.clip(rgb[0], 0.0, 1.0)
+
+
+def photometric(config):
+    """Supervision by posed views: `(modules, params, batch, step, key) -> (loss, metrics)`.
+
+    Each view gives `loss.rays` random pixels. Colour is compared over a random background per view, so that the mask is
+    learned too; opacity and, where asked for, distance along the ray have terms of their own.
+    """
+
+    def supervise(modules: Modules, params, batch, step, key):
+        key_noise, key_pixels, key_background, key_jitter = jax.random.split(key, 4)
+        batch_size, views, height, width, _ = batch['image'].shape
+        pixels = jax.random.randint(key_pixels, (batch_size, views, config.loss.rays), 0, height * width)
+        uv = (jnp.stack([pixels % width, pixels // width], -1) + 0.5) / jnp.array([width, height])
+        views_of = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
+        rays = jax.vmap(jax.vmap(cameras.rays_at))(views_of, uv)  # [B, V, R, 3]
+        rgba = jnp.take_along_axis(batch['image'].reshape(batch_size, views, -1, 4), pixels[..., None], axis=2)
+        alpha = optim.piecewise(step, ((0, config.field.alpha), (modules.steps // 2, 1.0)))
+        scene = modules.scene(params, batch['tokens'], key_noise)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(batch_size, -1, 3), rays)
+        out = modules.render_rays(scene, flat, key_jitter, alpha, config.render.samples)
+        background = jax.random.uniform(key_background, (batch_size, views, 1, 3))
+        shape = (batch_size, views, config.loss.rays)
+        opacity = out.opacity.reshape(shape)
+        colour = out.features.reshape(*shape, 3) + background * (1.0 - opacity[..., None])
+        mask = rgba[..., 3].astype(jnp.float32) / 255.0
+        error = jnp.mean(jnp.square(colour - over(rgba, background)))
+        parts = {'rgb': error, 'mask': config.loss.mask * jnp.mean(jnp.square(opacity - mask))}
+        if config.loss.depth > 0.0:
+            depth = jnp.take_along_axis(batch['depth'].reshape(batch_size, views, -1), pixels, axis=2)
+            cosine = jnp.sum(rays.directions * cameras.forward_axis(views_of)[:, :, None], -1)
+            off = jnp.abs(out.depth.reshape(shape) - depth / cosine) * mask
+            parts['depth'] = config.loss.depth * jnp.mean(off)
+        loss = sum(parts.values())
+        metrics = {'loss': loss, **{f'loss/{name}': part for name, part in parts.items()},
+                   'psnr': -10.0 * jnp.log10(error), 'alpha': alpha}
+        return loss, metrics
+
+    return supervise
