@@ -1,0 +1,44 @@
+# Needs only python3 (3.11 or newer) with venv, make, and a registry of Python packages.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help setup setup-test run test test-slow lint format clean
+
+help:
+	@echo "make run        train the small model, then write a GLB, a turntable and a report (about 5 minutes on 2 cores)"
+	@echo "make test       the test suite          make test-slow   the minutes-long tests"
+	@echo "make setup      the virtual environment make lint        ruff"
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 't3d needs Python 3.11 or newer: make PYTHON=python3.12 ...'; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+setup-test: $(VENV)/.installed-test
+
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
+	$(BIN)/python -m pip install --quiet -r requirements-test.txt
+	touch $@
+
+run: setup
+	$(BIN)/t3d train configs/instant3d.py:tiny --prompts "a red cube" "a purple sphere" "a small green cone"
+
+test: setup-test lint
+	$(BIN)/python -m pytest -n 2
+
+test-slow: setup-test
+	$(BIN)/python -m pytest -m slow
+
+lint: setup-test
+	$(BIN)/ruff check .
+
+format: setup-test
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format --diff . || true
+
+clean:
+	rm -rf build .jax_cache .pytest_cache *.egg-info

@@ -1,0 +1,101 @@
+"""Imports point down only, and the core loads without anything optional."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+# Each package may import itself and these.
+MAY_IMPORT = {
+    'core': set(),
+    'geom': {'core'}, 'nets': {'core'}, 'parallel': {'core'},
+    'fields': {'core', 'geom', 'nets'}, 'data': {'core', 'geom'}, 'metrics': {'core', 'geom', 'nets'},
+    'checkpoint': {'core', 'parallel'}, 'export': {'core', 'geom'},
+    'systems': {'core', 'geom', 'nets', 'fields'},
+    'train': {'core', 'geom', 'nets', 'parallel', 'fields', 'data', 'metrics', 'checkpoint', 'export', 'systems'},
+}
+SAME_LEVEL = {'systems'}  # siblings that do not import each other
+CORE = ('core', 'geom', 'nets', 'fields', 'systems', 'parallel', 'train.bench')
+OPTIONAL = ('tensorflow', 'tensorflow_datasets', 'grain', 'array_record', 'torch', 'transformers', 'tokenizers', 'diffusers',
+            'trimesh', 'skimage', 'xatlas', 'fast_simplification', 'imageio', 'PIL', 'rich', 'ml_collections', 'orbax',
+            'tensorboardX', 'viser', 'gradio', 'embreex', 'safetensors', 'scipy.spatial', 'absl')
+
+
+def modules():
+    return sorted(path for path in (ROOT / 't3d').rglob('*.py') if path.name != '__init__.py' or 'systems' in path.parts)
+
+
+def imported(path):
+    """Names of t3d modules that a file imports anywhere, and of others at module level."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from (f'{node.module}.{alias.name}' for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_imports_point_down():
+    wrong = []
+    for path in modules():
+        parts = path.relative_to(ROOT / 't3d').with_suffix('').parts
+        if len(parts) == 1:  # cli, viewer: the top
+            continue
+        for name in imported(path):
+            target = name.split('.')
+            if target[0] != 't3d' or len(target) < 2:
+                continue
+            other = target[1]
+            if other not in MAY_IMPORT[parts[0]] | {parts[0]}:
+                wrong.append(f'{path.relative_to(ROOT)} imports {name}')
+            if parts[0] in SAME_LEVEL and other == parts[0] and parts[-1] != '__init__':
+                wrong.append(f'{path.relative_to(ROOT)} imports its sibling {name}')
+    assert not wrong, '\n'.join(wrong)
+
+
+def test_the_core_loads_with_everything_optional_blocked():
+    names = []
+    for path in modules():
+        name = '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
+        if any(name == f't3d.{part}' or name.startswith(f't3d.{part}.') for part in CORE):
+            names.append(name)
+    assert len(names) > 15
+    code = f'''
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if any(name == o or name.startswith(o + ".") for o in {OPTIONAL!r}):
+            raise ModuleNotFoundError("blocked: " + name)
+sys.meta_path.insert(0, Block())
+import importlib
+for name in {names!r}:
+    importlib.import_module(name)
+'''
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_and_asking_for_help_load_nothing_heavy():
+    code = '''
+import sys
+import t3d, t3d.cli
+try:
+    t3d.cli.main(["--help"])
+except SystemExit:
+    pass
+heavy = [m for m in ("jax", "flax", "torch", "transformers", "tensorflow", "numpy", "trimesh", "orbax") if m in sys.modules]
+assert not heavy, heavy
+'''
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_file_is_too_long():
+    long = {}
+    for folder in ('t3d', 'configs', 'launch', 'tests'):
+        for path in (ROOT / folder).rglob('*.py'):
+            lines = len(path.read_text().splitlines())
+            if lines > 600:
+                long[str(path.relative_to(ROOT))] = lines
+    assert not long
