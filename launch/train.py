@@ -1,0 +1,55 @@
+"""Trains a system: `python -m launch.train --config configs/instant3d.py:tiny --workdir DIR --config.batch=16`.
+
+Rerunning the command resumes. Many processes: the same command on every host with `--distributed` (TPU pods, SLURM, Open
+MPI, Kubernetes are recognised), or with `--coordinator HOST:PORT --num-processes N --process-id I`.
+"""
+
+import argparse
+import sys
+
+from t3d.core import config as configs
+
+
+def main(argv=None) -> int:
+    """Parses flags, joins the other processes, runs the loop."""
+    parser = argparse.ArgumentParser(prog='python -m launch.train', description=__doc__)
+    parser.add_argument('--config', required=True, help='configs/<name>.py:<variant>; --config.a.b=value changes a key')
+    parser.add_argument('--workdir', help='the run folder (default: the next runs/NNNN-...)')
+    parser.add_argument('--stop-after', type=int, help='stop once this many steps are finished')
+    parser.add_argument('--distributed', action='store_true', help='join the processes of the cluster')
+    parser.add_argument('--coordinator', help='HOST:PORT of process 0')
+    parser.add_argument('--num-processes', type=int)
+    parser.add_argument('--process-id', type=int)
+    overrides, argv = split(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(argv)
+    try:
+        config = configs.load(args.config, overrides)
+    except ValueError as error:
+        parser.error(str(error))
+
+    from t3d.parallel import devices
+    from t3d.train import loop
+
+    devices.compilation_cache()
+    if args.distributed or args.coordinator:
+        devices.start(args.coordinator, args.num_processes, args.process_id)
+    loop.run(config, args.workdir, stop_after=args.stop_after)
+    return 0
+
+
+def split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """(overrides 'a.b=value' of --config.a.b=value or --config.a.b value, the other arguments)."""
+    overrides, rest, argv = [], [], list(argv)
+    while argv:
+        word = argv.pop(0)
+        if not word.startswith('--config.'):
+            rest.append(word)
+        elif '=' in word:
+            overrides.append(word.removeprefix('--config.'))
+        else:
+            overrides.append(f'{word.removeprefix("--config.")}={argv.pop(0) if argv else ""}')
+    return overrides, rest
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""Checkpoints of a run: `checkpoints/00002000/` with the items state, ema, data and meta (Orbax, written asynchronously).
+
+`meta` holds the format version, the config, and for every leaf its shape, dtype and a digest taken on the device before
+saving. Orbax does not check its data; restoring here compares the digests and names a leaf that changed. A checkpoint
+restores onto any device mesh and any number of processes: the targets are built from what the caller asks for, never from
+the layout it was saved in. No random key is stored: keys are functions of the seed and the step.
+"""
+
+import functools
+import logging
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from t3d.core import tree as trees
+from t3d.core.system import TrainState
+from t3d.core.typing import PyTree
+
+FORMAT = 1
+DIGITS = 8
+log = logging.getLogger('t3d')
+
+
+class Restored(NamedTuple):
+    """What a checkpoint gives back."""
+
+    state: TrainState
+    data: dict[str, Any]  # position of the data: {'position': next batch, 'batch': global batch size}
+    meta: dict[str, Any]  # format, config, leaves
+
+
+class CorruptCheckpoint(ValueError):
+    """The stored bytes are not those that were saved."""
+
+
+class Store:
+    """The checkpoints of one folder.
+
+    Args:
+      folder: created if absent.
+      keep: the latest ones kept; keep_every: multiples of this step are kept for good (0: none); best: the name of a
+        metric whose lowest value is kept too ('' for none; prefix '+' for highest).
+    """
+
+    def __init__(self, folder, *, keep: int = 3, keep_every: int = 0, best: str = '', read_only: bool = False):
+        import orbax.checkpoint as ocp
+
+        self.folder = epath.Path(folder).absolute() if '://' not in str(folder) else epath.Path(folder)
+        self._ocp = ocp
+        options = ocp.CheckpointManagerOptions(
+            step_name_format=ocp.path.step.standard_name_format(step_format_fixed_length=DIGITS),
+            preservation_policy=_policy(keep, keep_every, best),
+            enable_async_checkpointing=not read_only,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+        )
+        self._best = best.lstrip('+')
+        self._manager = ocp.CheckpointManager(
+            self.folder, options=options, item_names=('state', 'ema', 'data', 'meta')
+        ) if not read_only or self.folder.exists() else None
+
+    def latest(self) -> int | None:
+        """The newest complete step, or None."""
+        return self._manager.latest_step() if self._manager else None
+
+    def steps(self) -> list[int]:
+        """All complete steps."""
+        return sorted(self._manager.all_steps()) if self._manager else []
+
+    def save(self, state: TrainState, *, data: dict, config: dict, metrics: dict[str, float] | None = None) -> bool:
+        """Starts saving the state under its step; False if that step is there already. The state may be donated after."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return False
+        leaves, bad = inspect(state)
+        if bad:
+            raise FloatingPointError(f'not saved: {", ".join(bad[:3])} {"is" if len(bad) == 1 else "are"} not finite at step {step}.')
+        save = self._ocp.args
+        main, ema = _split(state)
+        meta = {'format': FORMAT, 'step': step, 'config': config, 'leaves': leaves}
+        args = {'state': save.StandardSave(main), 'data': save.JsonSave(data), 'meta': save.JsonSave(meta)}
+        if jax.tree.leaves(ema):
+            args['ema'] = save.StandardSave(ema)
+        best = {self._best: float(metrics[self._best])} if metrics and self._best in metrics else None
+        return bool(self._manager.save(step, args=save.Composite(**args), metrics=best, force=True))
+
+    def restore(self, target: TrainState, step: int | None = None) -> Restored:
+        """The state of a step (default: the latest), laid out as `target`: ShapeDtypeStructs with shardings."""
+        step = self._pick(step)
+        meta = self._json(step, 'meta')
+        _check_format(meta, self._path(step))
+        _check_leaves(trees.flatten(target), meta['leaves'], self._path(step))
+        main, ema = _split(target)
+        items = {'state': main, 'ema': ema} if jax.tree.leaves(ema) else {'state': main}
+        read = self._read(step, items)
+        state = TrainState(**read['state'], ema=read.get('ema', ema))
+        self._verify(step, state, meta['leaves'])
+        return Restored(state, self._json(step, 'data'), meta)
+
+    def restore_ema(self, step: int | None = None, sharding=None) -> PyTree:
+        """Only the averaged parameters, as nested dictionaries: all that inference needs."""
+        step = self._pick(step)
+        meta = self._json(step, 'meta')
+        _check_format(meta, self._path(step))
+        leaves = {name: leaf for name, leaf in meta['leaves'].items() if name.startswith('ema/')}
+        if not leaves:
+            raise ValueError(f'checkpoint {self._path(step)} holds no averaged parameters (ema).')
+        sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = trees.unflatten({
+            name: jax.ShapeDtypeStruct(leaf['shape'], jnp.dtype(leaf['dtype']), sharding=sharding)
+            for name, leaf in leaves.items()
+        })
+        read = self._read(step, target)
+        self._verify(step, read, leaves)
+        return read['ema']
+
+    def reached_preemption(self, step: int) -> bool:
+        """True on all processes at the same step once one of them got SIGTERM."""
+        return self._manager.reached_preemption(step)
+
+    def wait(self) -> None:
+        """Returns when the save in flight is complete."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees the threads."""
+        if self._manager:
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    def _path(self, step: int) -> epath.Path:
+        return self.folder / f'{step:0{DIGITS}d}'
+
+    def _pick(self, step: int | None) -> int:
+        steps = self.steps()
+        if not steps:
+            raise FileNotFoundError(f'no checkpoint found in {self.folder}: train first, or check the run folder.')
+        if step is not None and step not in steps:
+            raise FileNotFoundError(f'no checkpoint of step {step} in {self.folder}: there are {steps}.')
+        return self.latest() if step is None else step
+
+    def _json(self, step: int, item: str) -> dict:
+        try:
+            return self._manager.restore(step, args=self._ocp.args.Composite(**{item: self._ocp.args.JsonRestore()}))[item]
+        except Exception as error:
+            raise CorruptCheckpoint(f'{self._path(step)}/{item} cannot be read: {error}. {self._other(step)}') from error
+
+    def _read(self, step: int, items: dict[str, PyTree]) -> dict[str, PyTree]:
+        args = {name: self._ocp.args.StandardRestore(target) for name, target in items.items()}
+        try:
+            return dict(self._manager.restore(step, args=self._ocp.args.Composite(**args)).items())
+        except Exception as error:
+            text = str(error).split('\n')[0][:300]
+            raise CorruptCheckpoint(f'{self._path(step)} cannot be read: {text}. {self._other(step)}') from error
+
+    def _verify(self, step: int, tree: PyTree, leaves: dict) -> None:
+        found, _ = inspect(tree)
+        bad = [name for name, leaf in found.items() if leaf['digest'] != leaves[name]['digest']
+               and leaf['dtype'] == leaves[name]['dtype']]
+        if bad:
+            raise CorruptCheckpoint(
+                f'{self._path(step)} is corrupt: the stored values of {", ".join(bad[:3])}'
+                f'{f" and {len(bad) - 3} more" if len(bad) > 3 else ""} are not those that were saved. {self._other(step)}'
+            )
+
+    def _other(self, step: int) -> str:
+        others = [other for other in self.steps() if other != step]
+        return (f'Delete that folder to go on from step {others[-1]}.' if others
+                else 'There is no other checkpoint in this run: copy it again, or train anew in another folder.')
+
+
+def inspect(tree: PyTree) -> tuple[dict[str, dict], list[str]]:
+    """({name: {shape, dtype, digest}} of all leaves, names of floating leaves that hold NaN or infinity)."""
+    leaves = trees.flatten(tree)
+    mesh = next((leaf.sharding.mesh for leaf in leaves.values() if isinstance(leaf.sharding, jax.sharding.NamedSharding)), None)
+    digests, finite = jax.device_get(_digests(mesh)(list(leaves.values())))
+    table = {
+        name: {'shape': list(leaf.shape), 'dtype': str(leaf.dtype), 'digest': int(digest)}
+        for (name, leaf), digest in zip(leaves.items(), digests, strict=True)
+    }
+    return table, [name for name, good in zip(leaves, finite, strict=True) if not good]
+
+
+@functools.lru_cache(maxsize=8)
+def _digests(mesh):
+    out = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()) if mesh else None
+
+    def run(leaves):
+        finite = [jnp.all(jnp.isfinite(x)) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.array(True) for x in leaves]
+        return jnp.stack([digest(x) for x in leaves]), jnp.stack(finite)
+
+    return jax.jit(run, out_shardings=out) if out else jax.jit(run)
+
+
+def digest(x: jax.Array) -> jax.Array:
+    """A uint32 of an array's bits, the same for every sharding: the sum modulo 2^32 of a mix of each word and its index."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    bits = min(8 * x.dtype.itemsize, 32)
+    words = jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{bits}')).astype(jnp.uint32)
+    index, stride = jnp.zeros(words.shape, jnp.uint32), 1
+    for axis in reversed(range(words.ndim)):
+        index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * np.uint32(stride % 2**32)
+        stride *= words.shape[axis]
+    h = words ^ (index * np.uint32(0x9E3779B1))
+    h = (h ^ (h >> 16)) * np.uint32(0x85EBCA6B)  # the finaliser of MurmurHash3
+    h = (h ^ (h >> 13)) * np.uint32(0xC2B2AE35)
+    return jnp.sum(h ^ (h >> 16), dtype=jnp.uint32) + np.uint32(stride % 2**32)
+
+
+def _split(state: TrainState) -> tuple[dict, PyTree]:
+    main = {'step': state.step, 'params': state.params, 'opt_state': state.opt_state, 'extras': state.extras}
+    return main, state.ema
+
+
+def _check_format(meta: dict, path) -> None:
+    if meta['format'] > FORMAT:
+        raise ValueError(f'{path} has format {meta["format"]}, this t3d reads up to {FORMAT}: update t3d.')
+
+
+def _check_leaves(target: dict, stored: dict, path) -> None:
+    """A short message where the names, shapes or dtypes of a target and a checkpoint differ."""
+    missing = [name for name in target if name not in stored]
+    extra = [name for name in stored if name not in target]
+    shapes = [
+        f'{name} {tuple(stored[name]["shape"])} stored, {tuple(leaf.shape)} wanted'
+        for name, leaf in target.items() if name in stored and tuple(stored[name]['shape']) != tuple(leaf.shape)
+    ]
+    lines = [f'  {title}: {", ".join(names[:5])}{f" and {len(names) - 5} more" if len(names) > 5 else ""}'
+             for title, names in (('missing', missing), ('not wanted', extra), ('other shape', shapes)) if names]
+    if lines:
+        raise ValueError(f'checkpoint {path} is of another model:\n' + '\n'.join(lines)
+                         + '\n  Restore with the config beside it (config.json of the run folder).')
+
+
+def _policy(keep: int, keep_every: int, best: str):
+    from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+    kept = [policies.LatestN(keep)]
+    if keep_every:
+        kept.append(policies.EveryNSteps(keep_every))
+    if best:
+        name = best.lstrip('+')
+        kept.append(policies.BestN(
+            get_metric_fn=lambda metrics: metrics[name], reverse=not best.startswith('+'), n=1, keep_checkpoints_without_metrics=False
+        ))
+    return policies.AnyPreservationPolicy(kept)

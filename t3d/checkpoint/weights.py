@@ -1,0 +1,72 @@
+"""A folder of weights to share: `model.safetensors` and `config.json`. Never pickle."""
+
+import json
+
+import jax
+import numpy as np
+from etils import epath
+
+from t3d.core import config as configs
+from t3d.core import tree as trees
+from t3d.core.typing import PyTree
+
+FILE, CONFIG = 'model.safetensors', 'config.json'
+
+
+class MissingWeights(FileNotFoundError):
+    """The folder lacks a file."""
+
+
+def save(folder, params: PyTree, config, dtype=None) -> None:
+    """Writes params (nested dictionaries) and config into a folder, floating leaves cast to `dtype` if given."""
+    from safetensors.numpy import save as to_bytes
+
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    params = trees.cast(params, dtype) if dtype is not None else params
+    leaves = {name: np.ascontiguousarray(leaf) for name, leaf in trees.flatten(jax.device_get(params)).items()}
+    (folder / FILE).write_bytes(to_bytes(leaves, metadata={'format': 't3d 1'}))
+    (folder / CONFIG).write_text(configs.to_json(config))
+
+
+def load(folder) -> tuple[PyTree, object]:
+    """(params as nested dictionaries of numpy arrays, config) of a folder."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    folder = epath.Path(folder)
+    require(folder)
+    try:
+        leaves = from_bytes((folder / FILE).read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f'{folder / FILE} is damaged ({error}): copy or download it again.') from error
+    return trees.unflatten(leaves), configs.from_json((folder / CONFIG).read_text())
+
+
+def check(params: PyTree, abstract: PyTree, where: str = 'weights') -> PyTree:
+    """params in the dtypes of `abstract`; raises with a short list where names or shapes differ."""
+    have, want = trees.flatten(params), trees.flatten(abstract)
+    lines = [
+        f'  {title}: {", ".join(names[:5])}{f" and {len(names) - 5} more" if len(names) > 5 else ""}'
+        for title, names in (
+            ('missing', [name for name in want if name not in have]),
+            ('unknown', [name for name in have if name not in want]),
+            ('other shape', [f'{name} {have[name].shape} given, {want[name].shape} wanted' for name in want
+                             if name in have and tuple(have[name].shape) != tuple(want[name].shape)]),
+        ) if names
+    ]
+    if lines:
+        raise ValueError(f'{where} do not fit the model of their config:\n' + '\n'.join(lines))
+    return trees.unflatten({name: have[name].astype(want[name].dtype) for name in want})
+
+
+def require(folder, hint: str = '') -> None:
+    """Raises with the missing file names, the folder and the next step unless both files are there."""
+    folder = epath.Path(folder)
+    missing = [name for name in (FILE, CONFIG) if not (folder / name).exists()]
+    if missing:
+        hint = hint or (
+            'Give a folder that holds them with --weights DIR or T3D_WEIGHTS=DIR, or make one from a run: '
+            '`t3d export RUN --format weights`.'
+        )
+        raise MissingWeights(f'missing weights: {" and ".join(missing)} not found in {folder.resolve()}. {hint}')

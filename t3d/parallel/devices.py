@@ -1,0 +1,119 @@
+"""The device mesh, and the start of many processes.
+
+The mesh has the axes ('data', 'fsdp', 'tensor') of type Auto: the compiler propagates shardings from the annotations of
+t3d.parallel.sharding. (`jax.make_mesh` would make them Explicit, which linen's convolutions refuse.)
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+AXES = ('data', 'fsdp', 'tensor')
+
+
+def make(shape: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The device mesh of `{'data': -1, 'fsdp': 1, 'tensor': 1}`; one size may be -1 and takes what is left.
+
+    With one process the product may be smaller than the number of devices: the first ones are used.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = resolve(shape or {}, len(devices))
+    used = math.prod(sizes)
+    if used < len(devices) and jax.process_count() > 1:
+        raise ValueError(
+            f'mesh {_product(sizes)} uses {used} of {len(devices)} devices, and every process must take part: '
+            'set one axis to -1.'
+        )
+    return Mesh(_arrange(devices[:used], sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def resolve(shape: Mapping[str, int], count: int) -> tuple[int, int, int]:
+    """The sizes along AXES for `count` devices, -1 replaced."""
+    unknown = sorted(set(shape) - set(AXES))
+    if unknown:
+        raise ValueError(f'unknown mesh axis {unknown[0]!r}: the axes are {", ".join(AXES)}.')
+    sizes = [int(shape.get(axis, -1 if axis == 'data' else 1)) for axis in AXES]
+    given = _product(sizes)
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ValueError(f'mesh {given}: sizes are positive, and at most one is -1 (= the rest of the devices).')
+    rest = math.prod(size for size in sizes if size != -1)
+    if rest > count or (-1 in sizes and count % rest):
+        fits = [n for n in range(1, count + 1) if count % n == 0]
+        raise ValueError(f'mesh {given} does not fit {count} devices: the fixed sizes must multiply to one of {fits}.')
+    return tuple(count // rest if size == -1 else size for size in sizes)
+
+
+def check_batch(batch: int, mesh: Mesh) -> None:
+    """Raises unless the global batch divides over the batch axes ('data', 'fsdp') and over the processes."""
+    ways = math.lcm(mesh.shape['data'] * mesh.shape['fsdp'], jax.process_count())
+    if batch % ways:
+        low, high = batch // ways * ways, (batch // ways + 1) * ways
+        near = f'{low} or {high}' if low else f'{high}'
+        raise ValueError(
+            f'batch {batch} is not divisible by the {ways} devices of the batch axes '
+            f'(data={mesh.shape["data"]} x fsdp={mesh.shape["fsdp"]}): set batch={near}, or change mesh.data, mesh.fsdp.'
+        )
+
+
+def start(address: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Joins the other processes of a run, before any other use of JAX.
+
+    Without arguments `jax.distributed` reads the cluster: TPU pods, SLURM, Open MPI, Kubernetes.
+    Args: address 'host:port' of process 0; num_processes in all; process_id from 0.
+    """
+    if address is None and num_processes is None and process_id is None:
+        jax.distributed.initialize()
+    else:
+        jax.distributed.initialize(address, num_processes=num_processes, process_id=process_id)
+
+
+def compilation_cache(folder: str = '~/.cache/t3d/jax') -> None:
+    """Keeps compiled programs between runs; JAX_COMPILATION_CACHE_DIR names another folder."""
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        jax.config.update('jax_compilation_cache_dir', os.path.expanduser(folder))
+    if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def describe(mesh: Mesh | None = None) -> str:
+    """The line of the log: 'devices: 1 x CPU (no accelerator found)'."""
+    devices = jax.devices()
+    kinds = sorted({device.device_kind.upper() if device.platform == 'cpu' else device.device_kind for device in devices})
+    line = f'devices: {len(devices)} x {", ".join(kinds)}'
+    if devices[0].platform == 'cpu':
+        line += ' (no accelerator found)'
+    if jax.process_count() > 1:
+        line += f', {jax.process_count()} processes'
+    if mesh is not None and len(devices) > 1:
+        if mesh.size < len(devices):
+            line += f', {mesh.size} used'
+        line += ', mesh ' + ' '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
+    return line
+
+
+def memory() -> tuple[float, float] | None:
+    """Peak and available bytes of the first local device, where it says so (CPUs do not)."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if 'peak_bytes_in_use' not in stats:
+        return None
+    return stats['peak_bytes_in_use'], stats.get('bytes_limit', 0)
+
+
+def _arrange(devices: list, sizes: tuple[int, ...]) -> np.ndarray:
+    """Devices as an array [data, fsdp, tensor]; neighbours on a TPU's network are neighbours on the last axes."""
+    if devices[0].platform != 'tpu':
+        return np.array(devices).reshape(sizes)
+    from jax.experimental import mesh_utils
+
+    slices = len({getattr(device, 'slice_index', 0) for device in devices})
+    if slices > 1 and sizes[0] % slices == 0:  # data parallel between slices, the rest inside one
+        return mesh_utils.create_hybrid_device_mesh((sizes[0] // slices, *sizes[1:]), (slices, 1, 1), devices=devices)
+    return mesh_utils.create_device_mesh(sizes, devices=devices)
+
+
+def _product(sizes: Sequence[int]) -> str:
+    return ' x '.join(f'{axis}={size}' for axis, size in zip(AXES, sizes, strict=True))

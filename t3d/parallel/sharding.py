@@ -1,0 +1,152 @@
+"""Which axis of which array lies on which axis of the device mesh.
+
+Rules are data: `((regex, PartitionSpec), ...)`, searched in the path name of every leaf of the training state; the first
+match wins. As the rules see the whole state, Adam's moments and the moving average follow their parameters. An axis of a
+rule is dropped where the dimension does not divide; a leaf without a rule is sharded over 'fsdp' along its largest
+divisible axis if it is above a size floor, and replicated otherwise.
+"""
+
+import logging
+import math
+import re
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from t3d.core import tree as trees
+from t3d.core.typing import PyTree
+
+FLOOR = 2**20  # bytes
+BATCH = P(('data', 'fsdp'))
+
+log = logging.getLogger('t3d')
+
+
+class Placement(NamedTuple):
+    """Where one leaf goes, and why."""
+
+    spec: P
+    reason: str  # 'rule', 'fsdp', 'small', 'replicated'
+    dropped: tuple[str, ...]  # mesh axes of the rule that did not divide
+
+
+def place(name: str, leaf, rules: tuple, mesh: Mesh, floor: int = FLOOR) -> Placement:
+    """The placement of one leaf (anything with shape and dtype)."""
+    for pattern, spec in rules:
+        if re.search(pattern, name):
+            return _by_rule(name, leaf.shape, spec, mesh)
+    ways = mesh.shape['fsdp']
+    size = math.prod(leaf.shape) * _itemsize(leaf)
+    axes = [axis for axis, length in enumerate(leaf.shape) if length % ways == 0 and length > 0]
+    if ways == 1 or not axes:
+        return Placement(P(), 'replicated', ())
+    if size < floor:
+        return Placement(P(), 'small', ())
+    axis = max(axes, key=lambda axis: leaf.shape[axis])
+    return Placement(P(*[None] * axis, 'fsdp'), 'fsdp', ())
+
+
+def shardings(abstract: PyTree, rules: tuple, mesh: Mesh, floor: int = FLOOR) -> PyTree:
+    """NamedShardings for a tree of arrays or ShapeDtypeStructs; says in the log which rules did not divide."""
+
+    def one(name, leaf):
+        placement = place(name, leaf, rules, mesh, floor)
+        if placement.dropped:
+            log.warning('sharding: %s %s is not divisible along %s: replicated there', name, leaf.shape,
+                        ', '.join(placement.dropped))
+        return NamedSharding(mesh, placement.spec)
+
+    return trees.map_with_name(one, abstract)
+
+
+def abstract_with(abstract: PyTree, placed: PyTree) -> PyTree:
+    """ShapeDtypeStructs that carry their shardings: the target of a restore, or the arguments of `lower`."""
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The batch axis over 'data' and 'fsdp'."""
+    return NamedSharding(mesh, BATCH)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, P())
+
+
+def global_batch(local: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows of the batch, as global arrays sharded over the batch axes."""
+    sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(local, sharding)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows, (rows.shape[0] * jax.process_count(), *rows.shape[1:]))
+        for name, rows in local.items()
+    }
+
+
+def report(abstract: PyTree, rules: tuple, mesh: Mesh, floor: int = FLOOR) -> str:
+    """A table of the sharded leaves, largest first, and the bytes per device."""
+    rows, total, each = [], 0, 0
+    for name, leaf in trees.flatten(abstract).items():
+        placement = place(name, leaf, rules, mesh, floor)
+        size = math.prod(leaf.shape) * _itemsize(leaf)
+        local = size // ways(placement.spec, mesh)
+        total, each = total + size, each + local
+        if any(placement.spec) or placement.dropped:
+            note = placement.reason + (f', dropped {" ".join(placement.dropped)}' if placement.dropped else '')
+            rows.append((size, f'{name}  {tuple(leaf.shape)}  {placement.spec}  {note}'))
+    lines = [line for _, line in sorted(rows, key=lambda row: -row[0])]
+    lines.append(f'state: {total / 2**20:.1f} MiB in all, {each / 2**20:.1f} MiB per device, {len(rows)} leaves sharded')
+    return '\n'.join(lines)
+
+
+def ways(spec: P, mesh: Mesh) -> int:
+    """Into how many parts a spec cuts an array."""
+    axes = [axis for entry in spec if entry for axis in (entry if isinstance(entry, tuple) else (entry,))]
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def constrain(x: jax.Array, *spec) -> jax.Array:
+    """`with_sharding_constraint` on the mesh of the context (`jax.set_mesh`), for model code.
+
+    Axes that the mesh lacks, or that are manual (inside shard_map or pmap), are dropped; without a mesh nothing happens.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    auto = set() if mesh.empty else {n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Auto}
+
+    def keep(entry):
+        if isinstance(entry, tuple):
+            return tuple(axis for axis in entry if axis in auto) or None
+        return entry if entry in auto else None
+
+    kept = [keep(entry) for entry in spec]
+    return jax.lax.with_sharding_constraint(x, P(*kept)) if any(kept) else x
+
+
+def _by_rule(name: str, shape: tuple[int, ...], spec, mesh: Mesh) -> Placement:
+    entries = tuple(spec)
+    if len(entries) > len(shape):
+        raise ValueError(f'sharding rule {spec} has {len(entries)} axes, {name} has shape {tuple(shape)}: shorten the rule.')
+    kept, dropped = [], []
+    for length, entry in zip(shape, entries):
+        axes = () if entry is None else entry if isinstance(entry, tuple) else (entry,)
+        unknown = [axis for axis in axes if axis not in mesh.shape]
+        if unknown:
+            raise ValueError(f'sharding rule {spec} for {name}: no mesh axis {unknown[0]!r}, wanted one of {list(mesh.shape)}.')
+        if axes and length % math.prod(mesh.shape[axis] for axis in axes):
+            dropped += axes
+            entry = None
+        kept.append(entry)
+    while kept and kept[-1] is None:
+        kept.pop()
+    return Placement(P(*kept), 'rule', tuple(dropped))
+
+
+def _itemsize(leaf) -> int:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf.dtype.itemsize
+    return np.dtype(leaf.dtype).itemsize

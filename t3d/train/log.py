@@ -1,0 +1,204 @@
+"""What a run says: the console, log.txt, metrics.jsonl, TensorBoard.
+
+On a terminal one bar (rich), else one line per interval; only process 0 writes. Names in the metrics of a system:
+'loss' and 'loss/<part>' are shown as such, 'lr' as the learning rate, 'count/<unit>' (per step, say 'count/rays') becomes
+'perf/<unit>_per_sec', everything else goes to the files alone.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+from etils import epath
+
+
+class Log:
+    """The log of one run.
+
+    Args:
+      workdir: the run folder, or None for the console alone.
+      total: the steps of the run; batch: images (examples) per step.
+      write: a function for lines of text in place of the console; active: False writes nothing (processes other than 0).
+    """
+
+    def __init__(self, workdir=None, *, total: int, batch: int, write: Callable[[str], None] | None = None, active: bool = True):
+        self.total, self.batch, self.active = total, batch, active
+        self._workdir = epath.Path(workdir) if workdir is not None else None
+        self._write = write
+        self._bar = self._board = None
+        self._files = {}
+
+    def line(self, text: str) -> None:
+        """A line on the console and in log.txt."""
+        if not self.active:
+            return
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        elif self._write is not None:
+            self._write(text)
+        else:
+            print(text, flush=True)
+        self._append('log.txt', text)
+
+    def resume(self, step: int) -> None:
+        """Drops from metrics.jsonl the lines after `step`: those steps will run again."""
+        path = self._workdir / 'metrics.jsonl' if self._workdir is not None else None
+        if not self.active or path is None or not path.exists():
+            return
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if _step_of(line) is not None and _step_of(line) <= step]
+        if len(kept) < len(lines):
+            path.write_text(''.join(f'{line}\n' for line in kept))
+
+    def progress(self, step: int, values: dict[str, float], *, seconds: float, steps: int, wait: float = 0.0,
+                 memory: tuple[float, float] | None = None) -> None:
+        """One interval: mean values over `steps` steps that took `seconds`, of which `wait` for data."""
+        if not self.active:
+            return
+        rate = steps / max(seconds, 1e-9)
+        record = {name: value for name, value in values.items() if not name.startswith('count/')}
+        record |= {'perf/steps_per_sec': rate, 'perf/examples_per_sec': rate * self.batch, 'perf/data_wait_seconds': wait / steps}
+        for name, value in values.items():
+            if name.startswith('count/'):
+                record[f'perf/{name[6:]}_per_sec'] = value * rate
+        if memory:
+            record['perf/memory_gib'] = memory[0] / 2**30
+        self._append('metrics.jsonl', json.dumps({'step': step} | {k: _number(v) for k, v in record.items()}))
+        self._tensorboard(step, record)
+        text = progress_line(step, self.total, record, memory)
+        if self._write is None and sys.stdout.isatty():
+            self._show(step, text)
+            self._append('log.txt', text)
+        else:
+            self.line(text)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Other numbers of a step (an evaluation), to the files."""
+        if self.active:
+            self._append('metrics.jsonl', json.dumps({'step': step} | {k: _number(v) for k, v in values.items()}))
+            self._tensorboard(step, values)
+
+    def image(self, step: int, image: np.ndarray) -> None:
+        """A contact sheet, uint8 [H, W, 3], to TensorBoard."""
+        if self.active and self._tensorboard(step, {}):
+            self._board.add_image('preview', image, step, dataformats='HWC')
+
+    def close(self) -> None:
+        """Ends the bar and the files."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if self._board:
+            self._board.close()
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+    def _append(self, name: str, text: str) -> None:
+        if self._workdir is None:
+            return
+        if name not in self._files:
+            path = self._workdir / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if '://' in str(path):  # buckets have no append: keep what is there, write it again with the rest
+                self._files[name] = _Rewritten(path)
+            else:
+                self._files[name] = open(path, 'a', buffering=1)  # noqa: SIM115
+        self._files[name].write(text + '\n')
+
+    def _tensorboard(self, step: int, values: dict[str, float]) -> bool:
+        if self._workdir is None or self._board is False:
+            return False
+        if self._board is None:
+            try:
+                from tensorboardX import SummaryWriter
+
+                self._board = SummaryWriter(str(self._workdir / 'tensorboard'), purge_step=step)
+            except ImportError:
+                self._board = False
+                return False
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        return True
+
+    def _show(self, step: int, text: str) -> None:
+        from rich import progress
+
+        if self._bar is None:
+            self._bar = progress.Progress(
+                progress.BarColumn(bar_width=24), progress.TextColumn('{task.description}', markup=False), transient=False
+            )
+            self._bar.start()
+            self._task = self._bar.add_task('', total=self.total)
+        self._bar.update(self._task, completed=step, description=text)
+
+
+class _Rewritten:
+    """An append-only text file where files can only be replaced."""
+
+    def __init__(self, path, every: float = 10.0):
+        self._path, self._every, self._last = path, every, 0.0
+        self._text = path.read_text() if path.exists() else ''
+
+    def write(self, text: str) -> None:
+        self._text += text
+        if time.monotonic() - self._last > self._every:
+            self.close()
+            self._last = time.monotonic()
+
+    def close(self) -> None:
+        self._path.write_text(self._text)
+
+
+def progress_line(step: int, total: int, values: dict[str, float], memory: tuple[float, float] | None = None) -> str:
+    """'step  2400/10000  24%  eta 12:31  10.1 it/s  41.4 Mray/s  loss 0.183 (sds 0.161 sparsity 0.022)  lr 1.0e-02 ...'."""
+    rate = values.get('perf/steps_per_sec', 0.0)
+    eta = clock((total - step) / rate) if rate else '?'
+    parts = [f'step {step:>{len(str(total))}}/{total}', f'{100 * step // max(total, 1):3d}%', f'eta {eta}', f'{rate:.3g} it/s']
+    for name, value in values.items():
+        if name.startswith('perf/') and name.endswith('_per_sec') and name not in ('perf/steps_per_sec', 'perf/examples_per_sec'):
+            parts.append(f'{si(value)}{name[5:-8].removesuffix("s")}/s')
+    shown = [f'{name[5:]} {value:.3g}' for name, value in values.items() if name.startswith('loss/')]
+    if 'loss' in values:
+        parts.append(f'loss {values["loss"]:.4g}' + (f' ({" ".join(shown)})' if shown else ''))
+    if 'lr' in values:
+        parts.append(f'lr {values["lr"]:.1e}')
+    if memory:
+        limit = f'/{memory[1] / 2**30:.0f}' if memory[1] else ''
+        parts.append(f'mem {memory[0] / 2**30:.1f}{limit} GiB')
+    return '  '.join(parts)
+
+
+def clock(seconds: float) -> str:
+    """'12:31', '1:02:03', '3d 01:02:03'."""
+    if not math.isfinite(seconds):
+        return '?'
+    minutes, secs = divmod(int(round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f'{days}d {hours:02d}:{minutes:02d}:{secs:02d}'
+    return f'{hours}:{minutes:02d}:{secs:02d}' if hours else f'{minutes:02d}:{secs:02d}'
+
+
+def si(value: float) -> str:
+    """'41.4 M' of 41.4e6: a number with the prefix of its unit."""
+    for factor, prefix in ((1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
+        if abs(value) >= factor:
+            return f'{value / factor:.3g} {prefix}'
+    return f'{value:.3g} '
+
+
+def _number(value) -> float | None:
+    value = float(value)
+    return value if math.isfinite(value) else None  # JSON has no NaN
+
+
+def _step_of(line: str) -> int | None:
+    try:
+        return json.loads(line)['step']
+    except (ValueError, KeyError):
+        return None  # a line cut by a kill

@@ -1,0 +1,265 @@
+"""The training loop: `run(config, workdir)` for every system, on one device or a pod, interrupted or not.
+
+The loop reads the config keys of configs/common.py and knows the contract of t3d.core.system, nothing else. Rerunning in
+the same folder resumes. Randomness is a function of the seed and the step: `fold_in(key(seed), step)`, the data of step n
+is batch n, so an interrupted run ends with the bits of an uninterrupted one (same devices).
+"""
+
+import collections
+import math
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from t3d.checkpoint import store as stores
+from t3d.core import config as configs
+from t3d.core.system import System, TrainState
+from t3d.data import pipeline
+from t3d.parallel import devices, sharding
+from t3d.train import log as logs
+from t3d.train import preview, signals, workdirs
+
+KEY_INIT, KEY_PREVIEW = 2**32 - 1, 2**32 - 2  # folded into the seed's key; steps stay below
+AHEAD = 3  # steps dispatched beyond the one running
+
+
+class NonFiniteLoss(FloatingPointError):
+    """A loss became NaN or infinite."""
+
+
+def run(config, workdir=None, *, stop_after: int | None = None, log: Callable[[str], None] | None = None,
+        system: System | None = None, data: tuple | None = None):
+    """Trains, or goes on training, and returns the run folder.
+
+    Args:
+      config: a config (ConfigDict or dictionary) with the keys of configs/common.py.
+      workdir: the run folder; None makes runs/0001-<system>-<name>. An existing one of the same config is resumed.
+      stop_after: stop, as at Ctrl-C, once this many steps are finished (of the whole run).
+      log: a function that takes the lines of the console.
+      system, data: in place of `systems.make(config)` and `sources.make(config, split)`; data is (source, transform) or
+        (source, transform, (batch, labels) for the preview).
+    """
+    config = configs.from_dict(config)
+    mesh = devices.make(config.mesh)
+    devices.check_batch(config.batch, mesh)
+    workdir = workdirs.prepare(workdir, config)
+    say = logs.Log(workdir, total=config.steps, batch=config.batch, write=log, active=jax.process_index() == 0)
+    stop = signals.Stop()
+    try:
+        with stop, jax.set_mesh(mesh):
+            _train(config, workdir, mesh, say, stop, stop_after, system, data)
+    finally:
+        say.close()
+    return workdir
+
+
+def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_after, system, data) -> None:
+    say.line(devices.describe(mesh))
+    if system is None:
+        from t3d import systems
+
+        system = systems.make(config)
+    store = stores.Store(
+        workdir / 'checkpoints', keep=config.checkpoint.keep, keep_every=config.checkpoint.get('keep_every', 0),
+        best=config.checkpoint.get('best', ''),
+    )
+    try:
+        state, target = start(config, system, store, mesh, say)
+        batches, shown = _data(config, system, data, int(state.step))
+        program = Program(config, system, mesh, target, state, say)
+        end = min(config.steps, stop_after if stop_after is not None else config.steps)
+        _loop(config, program, state, batches, shown, store, say, stop, end, workdir)
+        store.wait()
+    finally:
+        store.close()
+
+
+def start(config, system: System, store: stores.Store, mesh: Mesh, say: logs.Log) -> tuple[TrainState, TrainState]:
+    """(the state to train from: restored, or made by a sharded init; its ShapeDtypeStructs with shardings)."""
+    key = jax.random.fold_in(jax.random.key(config.seed), KEY_INIT)
+
+    def init(key):
+        return system.init(key, {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()})
+
+    abstract = jax.eval_shape(init, key)
+    placed = sharding.shardings(abstract, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
+    target = sharding.abstract_with(abstract, placed)
+    if store.latest() is None:
+        return jax.jit(init, out_shardings=placed)(key), target
+    restored = store.restore(target)
+    step = int(restored.state.step)
+    if restored.data['position'] != step:
+        raise ValueError(f'checkpoint {step}: its data position is {restored.data["position"]}: not made by this loop.')
+    say.line(f'resuming from step {step}')
+    say.resume(step)
+    return restored.state, target
+
+
+class Program:
+    """The compiled train_step and preview of a run."""
+
+    def __init__(self, config, system: System, mesh: Mesh, target: TrainState, state: TrainState, say: logs.Log):
+        self.mesh = mesh
+        replicated, batched = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        key = jax.random.key(config.seed)
+        self.key = jax.device_put(key, replicated)
+        self._preview_key = jax.device_put(jax.random.fold_in(key, KEY_PREVIEW), replicated)
+        placed = jax.tree.map(lambda leaf: leaf.sharding, target)
+
+        def train_step(state, batch, key):
+            return system.train_step(state, batch, jax.random.fold_in(key, state.step))
+
+        step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, replicated))
+        batch = {
+            name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=batched) for name, spec in system.batch_spec.items()
+        }
+        began = time.perf_counter()
+        say.line('compiling train_step ...')
+        self.step = step.lower(target, batch, self.key).compile()
+        say.line(f'compiled train_step in {time.perf_counter() - began:.1f} s (cached next time)')
+        self._preview = jax.jit(system.preview, out_shardings=replicated)
+
+    def preview(self, state: TrainState, batch) -> np.ndarray:
+        """The preview images [N, H, W, 3] of the averaged parameters."""
+        params = state.ema if jax.tree.leaves(state.ema) else state.params
+        return np.asarray(self._preview(params, batch, self._preview_key))
+
+
+def _data(config, system: System, data: tuple | None, start: int):
+    """(this process's batches from `start` on, (global preview batch, labels))."""
+    if data is None:
+        from t3d.data import sources
+
+        source, transform = sources.make(config, config.data.split)
+        shown = sources.preview(config, system.batch_spec)
+    else:
+        source, transform, *rest = data
+        shown = rest[0] if rest else None
+    loader = config.get('loader') or {'threads': 1, 'prefetch': 4}
+    make = lambda **where: pipeline.make(
+        source, transform, batch=config.batch, seed=config.seed, threads=loader['threads'], prefetch=loader['prefetch'], **where
+    )
+    if shown is None:
+        shown = (next(make()), None)
+    return make(process_index=jax.process_index(), process_count=jax.process_count(), start=start), shown
+
+
+def _loop(config, program: Program, state: TrainState, batches, shown, store, say: logs.Log, stop, end: int, workdir) -> None:
+    mesh, many = program.mesh, jax.process_count() > 1
+    first = step = int(state.step)
+    window = Window(say, store)
+    preview_batch = None
+    window.begin(step)
+    while step < end:
+        began = time.perf_counter()
+        local = next(batches)
+        window.waited(time.perf_counter() - began)
+        state, metrics = program.step(state, sharding.global_batch(local, mesh), program.key)
+        step += 1
+        window.add(step, metrics)
+        if step % config.log_every == 0:
+            window.cut(step)
+        stopped = store.reached_preemption(step) if many else stop.requested
+        done = stopped or step == end
+        if done or step % config.checkpoint.every == 0:
+            values = window.flush(step)
+            store.save(state, data={'position': step, 'batch': config.batch}, config=config.to_dict(), metrics=values)
+        if done or (config.preview_every and step % config.preview_every == 0):
+            preview_batch = preview_batch or _global(shown[0], mesh)
+            _write_preview(program, state, preview_batch, shown[1], say, step, workdir)
+            window.begin(step)
+        if stopped:
+            say.line(f'stopped at step {step}: saved; run the same command again to go on')
+            break
+    if step == first:
+        say.line(f'nothing to do: {step} of {config.steps} steps are finished')
+
+
+def _global(batch, mesh: Mesh):
+    """A batch that every process holds in full, as global arrays."""
+    count, index = jax.process_count(), jax.process_index()
+    rows = {k: np.asarray(v).reshape(count, -1, *np.shape(v)[1:])[index] for k, v in batch.items()}
+    return sharding.global_batch(rows, mesh)
+
+
+def _write_preview(program: Program, state, batch, labels, say: logs.Log, step: int, workdir) -> None:
+    images = program.preview(state, batch)
+    if not say.active:
+        return
+    labels = list(labels) if labels is not None else [f'{n}' for n in range(len(images))]
+    image = preview.sheet(images, labels[: len(images)])
+    preview.write(workdir / 'previews' / f'{step:08d}.png', image)
+    say.image(step, image)
+
+
+class Window:
+    """Metrics on the device, fetched when they are surely there: AHEAD steps late, or at a save."""
+
+    def __init__(self, say: logs.Log, store: stores.Store):
+        self._say, self._store = say, store
+        self._steps = collections.deque()  # (step, metrics on the device) not yet read
+        self._running = collections.deque()
+        self._cuts = collections.deque()
+        self._last = {}
+        self._wait = 0.0
+
+    def begin(self, step: int) -> None:
+        """Starts the clock after a pause."""
+        self._began, self._from, self._wait = time.perf_counter(), step, 0.0
+
+    def waited(self, seconds: float) -> None:
+        self._wait += seconds
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a step; returns once at most AHEAD steps are running."""
+        self._steps.append((step, metrics))
+        self._running.append(metrics)
+        if len(self._running) > AHEAD:
+            jax.block_until_ready(self._running.popleft())
+        if self._cuts and self._cuts[0] <= step - AHEAD:
+            self._read(self._cuts.popleft())
+
+    def cut(self, step: int) -> None:
+        """Asks for a line of the log at this step."""
+        self._cuts.append(step)
+
+    def flush(self, step: int) -> dict[str, float]:
+        """Waits, reads everything, and returns the mean values of the last interval."""
+        while self._cuts:
+            self._read(self._cuts.popleft())
+        if self._steps:
+            self._read(step)
+        return self._last
+
+    def _read(self, step: int) -> None:
+        chosen = []
+        while self._steps and self._steps[0][0] <= step:
+            chosen.append(self._steps.popleft())
+        if not chosen:
+            return
+        rows = jax.device_get([metrics for _, metrics in chosen])
+        for (number, _), row in zip(chosen, rows, strict=True):
+            check_finite(number, row, self._store)
+        self._last = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        now = time.perf_counter()
+        self._say.progress(step, self._last, seconds=now - self._began, steps=len(rows), wait=self._wait, memory=devices.memory())
+        self.begin(step)
+
+
+def check_finite(step: int, metrics: dict[str, np.ndarray], store: stores.Store) -> None:
+    """Raises for the first step with a loss that is not finite, naming the part and the last good checkpoint."""
+    bad = [name for name, value in metrics.items() if name.startswith('loss') and not math.isfinite(float(value))]
+    if not bad:
+        return
+    parts = [name for name in bad if name != 'loss'] or bad
+    store.wait()
+    good = store.latest()
+    where = f'last good checkpoint: step {good} in {store.folder}' if good is not None else 'no checkpoint was saved before'
+    raise NonFiniteLoss(
+        f'{", ".join(parts)} is {float(metrics[parts[0]])} at step {step} (first bad step); {where}. '
+        'Lower optimizer.learning_rate, or set dtype=float32, and run again: it resumes from there.'
+    )

@@ -1,0 +1,89 @@
+"""Run folders: numbered or given, with the config, the command and the environment beside the results."""
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+import re
+import shlex
+import subprocess
+import sys
+
+import jax
+from etils import epath
+
+from t3d.core import config as configs
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain')
+FREE = ('steps', 'log_every', 'preview_every', 'checkpoint', 'mesh', 'fsdp_floor', 'loader', 'export')  # may change on resume
+
+
+def prepare(workdir, config):
+    """The run folder, made or accepted, with config.json, command.txt and environment.json in it."""
+    path = number(config) if workdir is None else epath.Path(workdir)
+    check(path, config)
+    if jax.process_index() == 0:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / 'config.json').write_text(configs.to_json(config))
+        (path / 'command.txt').write_text(shlex.join([pathlib.Path(sys.executable).name, *sys.orig_argv[1:]]) + '\n')
+        (path / 'environment.json').write_text(json.dumps(environment(), indent=2) + '\n')
+    return path
+
+
+def number(config, root='runs'):
+    """runs/0007-<system>-<name>: one more than the highest number there."""
+    if jax.process_count() > 1:
+        raise ValueError('with many processes the run folder must be given: add --workdir DIR (shared by all processes).')
+    root = epath.Path(root)
+    used = [int(match.group(1)) for path in (root.iterdir() if root.exists() else ()) if (match := re.match(r'(\d{4,})-', path.name))]
+    name = config.get('name') or (config.get('data') or {}).get('name') or 'run'
+    text = re.sub(r'[^A-Za-z0-9.]+', '_', f'{name}').strip('_')[:48]
+    return root / f'{max(used, default=0) + 1:04d}-{config.system or "system"}-{text}'
+
+
+def check(path, config) -> None:
+    """Raises if a folder is in use by another config."""
+    stored = path / 'config.json'
+    if not stored.exists():
+        others = [child.name for child in path.iterdir()] if path.exists() else []
+        if others:
+            raise ValueError(f'workdir {path} holds {", ".join(sorted(others)[:5])} but no config.json: it is no run. Choose another.')
+        return
+    changed = {
+        key: pair for key, pair in configs.differences(configs.from_json(stored.read_text()), config).items()
+        if key.split('.')[0] not in FREE
+    }
+    if changed:
+        lines = '\n'.join(f'  {key}: {old!r} there, {new!r} given' for key, (old, new) in list(changed.items())[:10])
+        more = f'\n  and {len(changed) - 10} more' if len(changed) > 10 else ''
+        raise ValueError(
+            f'workdir {path} is of another config:\n{lines}{more}\n'
+            'Choose another --workdir, or give the same values to resume.'
+        )
+
+
+def environment() -> dict:
+    """Versions, commit and devices."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        'python': platform.python_version(), 'platform': platform.platform(), 'packages': versions, 'commit': commit(),
+        'devices': [f'{device.device_kind} {device.id}' for device in jax.devices()], 'processes': jax.process_count(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout, with '+' if files differ; None outside one."""
+    def git(*args):
+        return subprocess.run(['git', '-C', str(configs.CHECKOUT), *args], capture_output=True, text=True, timeout=10)
+
+    try:
+        head = git('rev-parse', 'HEAD')
+        dirty = git('status', '--porcelain', '--untracked-files=no')
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ('+' if dirty.stdout.strip() else '') if head.returncode == 0 else None
