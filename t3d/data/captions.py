@@ -89,7 +89,7 @@ def noun(name: str) -> str:
 def is_plural(noun: str) -> bool:
     """Whether a noun phrase is plural, by the ending of its head: 'flowers', 'woman shoes', not 'bus' or 'bowl with fruits'."""
     head = re.split(r'\s+(?:with|on|under|of|in|for)\s+', noun)[0].split(' - ')[0].split()[-1]
-    return head.endswith('s') and not head.endswith(('ss', 'us', 'is')) or ' and ' in noun and ' with ' not in noun
+    return head.endswith('s') and not head.endswith(('ss', 'us', 'is')) or bool(re.search(r'^\S+ and |, ', noun))
 
 
 def _a(text: str, plural: bool) -> str:

@@ -162,12 +162,6 @@ def _png(pixels: np.ndarray) -> np.ndarray:
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def _pixels(png: bytes) -> np.ndarray:
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(png)))
-
-
 def render_all(tasks: list[Task], processes: int, label: str) -> None:
     """Renders what is not rendered yet, with a progress line every few seconds."""
     waiting = [task for task in tasks if not zipfile.is_zipfile(task.target)]
@@ -454,7 +448,7 @@ class FurnitureSource:
         if split not in builder.info.splits:
             raise ValueError(f'split={split!r} of {self.folder}: choose one of {", ".join(builder.info.splits)}.')
         self.split = split
-        self._data = builder.as_data_source(split, decoders={'views': tfds.decode.SkipDecoding()})
+        self._data = builder.as_data_source(split)
 
     def __len__(self) -> int:
         return len(self._data)
@@ -466,7 +460,7 @@ class FurnitureSource:
         variant = int(row['variant'])
         attributes = {key: row[key].decode() for key in ('noun', 'colour', 'category', 'tags', 'licence', 'creator')}
         return {
-            'image': np.stack([_pixels(png) for png in row['views']]),
+            'image': np.stack(list(row['views'])),
             'depth': row['depth'].astype(np.float32) * np.float32(DEPTH_STEP),
             **{key: np.asarray(row[key], np.float32) for key in ('world_from_cam', 'intrinsics', 'azimuth', 'elevation')},
             'captions': tuple(text.decode() for text in row['captions']),
