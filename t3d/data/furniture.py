@@ -47,7 +47,7 @@ SUPERSAMPLE = 2
 DEPTH_STEP = 1.0 / 8192.0  # scene units
 MAX_VARIANTS = len(captions.PALETTE) - 1
 RECOLOUR_SHARE = 0.5  # of the visible pixels that a material needs to be recoloured
-STATISTICS_VIEWS = (0, 3, 6, 9)  # front and sides, for colour words and visible materials
+STATISTICS_VIEWS = (0, 2, 4, 5, 8, 10)  # all sides, level to 30 degrees, for colour words and visible materials
 STATISTICS_SIZE = 64
 SPLITS = ('train', 'val', 'test', 'test_combo')
 LICENSES = ('all', 'cc0')
@@ -244,8 +244,6 @@ def builder_class():
         """Captioned multi-view renders of Sweet Home 3D's furniture library."""
 
         VERSION = tfds.core.Version(VERSION)
-        BUILDER_CONFIGS = [FurnitureConfig(name=config_name(size, variants), size=size, variants=variants)
-                           for size in (64, 128, 256) for variants in (0, MAX_VARIANTS)]
         url_infos = None  # nothing is downloaded; TFDS's own look-up wants the package importlib_resources
         MANUAL_DOWNLOAD_INSTRUCTIONS = f'To build this data set, {sweethome.HOW_TO_GET}.'
 
