@@ -99,7 +99,10 @@ def open_libraries(source: str | pathlib.Path, scratch: str | pathlib.Path, *, v
     if not paths:
         raise ValueError(f'{source} holds no furniture library: wanted *.sh3f, a sweethome3d-furniture .deb or a folder with '
                          f'{CATALOGUE}; {HOW_TO_GET}.')
-    libraries = [Library(path.name if path.is_dir() else path.stem, path) for path in sorted(paths)]
+    by_name = {}  # a folder may hold a library twice: the one nearest to its top counts
+    for path in sorted(paths, key=lambda path: (len(path.parts), path)):
+        by_name.setdefault(path.name if path.is_dir() else path.stem, path)
+    libraries = [Library(name, path) for name, path in sorted(by_name.items())]
     for library in libraries:
         if library.path.is_file():
             _check(library, verify)
