@@ -8,6 +8,7 @@ import argparse
 import sys
 
 from t3d.core import config as configs
+from t3d.core.errors import UsageError
 
 
 def main(argv=None) -> int:
@@ -24,8 +25,10 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     try:
         config = configs.load(args.config, overrides)
-    except ValueError as error:
+    except UsageError as error:
         parser.error(str(error))
+
+    import jax
 
     from t3d.parallel import devices
     from t3d.train import loop
@@ -33,7 +36,14 @@ def main(argv=None) -> int:
     devices.compilation_cache()
     if args.distributed or args.coordinator:
         devices.start(args.coordinator, args.num_processes, args.process_id)
-    loop.run(config, args.workdir, stop_after=args.stop_after)
+    try:
+        loop.run(config, args.workdir, stop_after=args.stop_after)
+    except UsageError as error:
+        if jax.process_index() == 0:
+            print(f'error: {error}', file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -6,15 +6,15 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from t3d.core import tree
+from t3d.core import replicas, tree
 from t3d.core.system import System, TrainState
 
 WIDTH = 32
 
 
-def make(batch: int = 16, rate: float = 1e-2, poison: int | None = None) -> System:
-    """`poison`: the step whose loss/fit becomes NaN."""
-    optimizer = optax.adam(rate)
+def make(batch: int = 16, rate: float = 1e-2, poison: int | None = None, noise: float = 0.01) -> System:
+    """`poison`: the step whose loss/fit becomes NaN; `noise`: standard deviation of what is added to x."""
+    optimizer, batch_size = optax.adam(rate), batch
 
     def init(key, batch):
         key_in, key_out = jax.random.split(key)
@@ -29,20 +29,23 @@ def make(batch: int = 16, rate: float = 1e-2, poison: int | None = None) -> Syst
         return h @ params['layer_out']['kernel'] + params['layer_out']['bias']
 
     def train_step(state, batch, key):
-        noise = 0.01 * jax.random.normal(key, batch['x'].shape)
+        added = noise * jax.random.normal(key, batch['x'].shape)
 
         def loss_fn(params):
-            fit = jnp.mean(jnp.square(model(params, batch['x'] + noise) - batch['y']))
+            fit = jnp.mean(jnp.square(model(params, batch['x'] + added) - batch['y']))
             if poison is not None:
                 fit = jnp.where(state.step + 1 >= poison, jnp.nan, fit)
             size = 1e-4 * sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(params))
             return fit + size, {'loss/fit': fit, 'loss/size': size}
 
         (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        metrics = {'loss': loss, **parts, 'lr': jnp.float32(rate)}
+        grads, metrics = replicas.mean((grads, metrics))
         updates, opt_state = optimizer.update(grads, state.opt_state)
         params = optax.apply_updates(state.params, updates)
-        metrics = {'loss': loss, **parts, 'lr': jnp.float32(rate), 'count/rays': jnp.float32(batch['x'].shape[0])}
-        return TrainState(state.step + 1, params, opt_state, tree.ema(state.ema, params, 0.9), state.extras), metrics
+        ema = tree.ema(state.ema, params, 0.9)
+        metrics['count/rays'] = jnp.float32(batch_size)
+        return TrainState(state.step + 1, params, opt_state, ema, state.extras), metrics
 
     def preview(params, batch, key):
         rgb = jax.nn.sigmoid(model(params, batch['x']))[:4]

@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from t3d.core import tree as trees
+from t3d.core.errors import UsageError
 from t3d.core.system import TrainState
 from t3d.core.typing import PyTree
 
@@ -32,7 +33,11 @@ class Restored(NamedTuple):
     meta: dict[str, Any]  # format, config, leaves
 
 
-class CorruptCheckpoint(ValueError):
+class NoCheckpoint(UsageError, FileNotFoundError):
+    """Nothing to restore."""
+
+
+class CorruptCheckpoint(UsageError):
     """The stored bytes are not those that were saved."""
 
 
@@ -78,7 +83,7 @@ class Store:
             return False
         leaves, bad = inspect(state)
         if bad:
-            raise FloatingPointError(f'not saved: {", ".join(bad[:3])} {"is" if len(bad) == 1 else "are"} not finite at step {step}.')
+            raise FloatingPointError(f'not saved: NaN or infinity in {", ".join(bad[:3])} at step {step}.')
         save = self._ocp.args
         main, ema = _split(state)
         meta = {'format': FORMAT, 'step': step, 'config': config, 'leaves': leaves}
@@ -108,7 +113,7 @@ class Store:
         _check_format(meta, self._path(step))
         leaves = {name: leaf for name, leaf in meta['leaves'].items() if name.startswith('ema/')}
         if not leaves:
-            raise ValueError(f'checkpoint {self._path(step)} holds no averaged parameters (ema).')
+            raise UsageError(f'checkpoint {self._path(step)} holds no averaged parameters (ema).')
         sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = trees.unflatten({
             name: jax.ShapeDtypeStruct(leaf['shape'], jnp.dtype(leaf['dtype']), sharding=sharding)
@@ -138,9 +143,9 @@ class Store:
     def _pick(self, step: int | None) -> int:
         steps = self.steps()
         if not steps:
-            raise FileNotFoundError(f'no checkpoint found in {self.folder}: train first, or check the run folder.')
+            raise NoCheckpoint(f'no checkpoint found in {self.folder}: train first, or check the run folder.')
         if step is not None and step not in steps:
-            raise FileNotFoundError(f'no checkpoint of step {step} in {self.folder}: there are {steps}.')
+            raise NoCheckpoint(f'no checkpoint of step {step} in {self.folder}: there are {steps}.')
         return self.latest() if step is None else step
 
     def _json(self, step: int, item: str) -> dict:
@@ -221,7 +226,7 @@ def _split(state: TrainState) -> tuple[dict, PyTree]:
 
 def _check_format(meta: dict, path) -> None:
     if meta['format'] > FORMAT:
-        raise ValueError(f'{path} has format {meta["format"]}, this t3d reads up to {FORMAT}: update t3d.')
+        raise UsageError(f'{path} has format {meta["format"]}, this t3d reads up to {FORMAT}: update t3d.')
 
 
 def _check_leaves(target: dict, stored: dict, path) -> None:
@@ -235,7 +240,7 @@ def _check_leaves(target: dict, stored: dict, path) -> None:
     lines = [f'  {title}: {", ".join(names[:5])}{f" and {len(names) - 5} more" if len(names) > 5 else ""}'
              for title, names in (('missing', missing), ('not wanted', extra), ('other shape', shapes)) if names]
     if lines:
-        raise ValueError(f'checkpoint {path} is of another model:\n' + '\n'.join(lines)
+        raise UsageError(f'checkpoint {path} is of another model:\n' + '\n'.join(lines)
                          + '\n  Restore with the config beside it (config.json of the run folder).')
 
 
@@ -248,6 +253,7 @@ def _policy(keep: int, keep_every: int, best: str):
     if best:
         name = best.lstrip('+')
         kept.append(policies.BestN(
-            get_metric_fn=lambda metrics: metrics[name], reverse=not best.startswith('+'), n=1, keep_checkpoints_without_metrics=False
+            get_metric_fn=lambda metrics: metrics[name], reverse=not best.startswith('+'), n=1,
+            keep_checkpoints_without_metrics=False,
         ))
     return policies.AnyPreservationPolicy(kept)

@@ -1,19 +1,18 @@
 """A folder of weights to share: `model.safetensors` and `config.json`. Never pickle."""
 
-import json
-
 import jax
 import numpy as np
 from etils import epath
 
 from t3d.core import config as configs
 from t3d.core import tree as trees
+from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
 
 FILE, CONFIG = 'model.safetensors', 'config.json'
 
 
-class MissingWeights(FileNotFoundError):
+class MissingWeights(UsageError, FileNotFoundError):
     """The folder lacks a file."""
 
 
@@ -39,7 +38,7 @@ def load(folder) -> tuple[PyTree, object]:
     try:
         leaves = from_bytes((folder / FILE).read_bytes())
     except SafetensorError as error:
-        raise ValueError(f'{folder / FILE} is damaged ({error}): copy or download it again.') from error
+        raise UsageError(f'{folder / FILE} is damaged ({error}): copy or download it again.') from error
     return trees.unflatten(leaves), configs.from_json((folder / CONFIG).read_text())
 
 
@@ -56,7 +55,7 @@ def check(params: PyTree, abstract: PyTree, where: str = 'weights') -> PyTree:
         ) if names
     ]
     if lines:
-        raise ValueError(f'{where} do not fit the model of their config:\n' + '\n'.join(lines))
+        raise UsageError(f'{where} do not fit the model of their config:\n' + '\n'.join(lines))
     return trees.unflatten({name: have[name].astype(want[name].dtype) for name in want})
 
 

@@ -12,6 +12,8 @@ import pathlib
 import sys
 from collections.abc import Iterable, Mapping
 
+from t3d.core.errors import UsageError
+
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 MISSING = '(absent)'
 
@@ -78,10 +80,10 @@ def apply(config, override: str) -> None:
     name, equals, text = override.partition('=')
     name = name.strip()
     if not equals:
-        raise ValueError(f'override {override!r}: wanted name=value, for example batch=16.')
+        raise UsageError(f'override {override!r}: wanted name=value, for example batch=16.')
     flat = flatten(config)
     if name not in flat:
-        raise ValueError(unknown(name, flat, 'config key'))
+        raise UsageError(unknown(name, flat, 'config key'))
     node, *keys = config, *name.split('.')
     for key in keys[:-1]:
         node = node[key]
@@ -115,7 +117,7 @@ def _parse(name: str, text: str, old):
         value = float(value)
     if old is None or value is None or type(value) is type(old):
         return value
-    raise ValueError(f'{name}={text}: wanted {type(old).__name__} (now {old!r}), got {type(value).__name__}.')
+    raise UsageError(f'{name}={text}: wanted {type(old).__name__} (now {old!r}), got {type(value).__name__}.')
 
 
 def _tuples(value):
@@ -128,7 +130,7 @@ def _find(path: str) -> pathlib.Path:
     for candidate in (pathlib.Path(path), CHECKOUT / path, folder() / f'{path}.py'):
         if candidate.is_file():
             return candidate
-    raise ValueError(f'no config {path!r} (looked in {folder()}). ' + unknown(pathlib.Path(path).stem, names(), 'config'))
+    raise UsageError(f'no config {path!r} (looked in {folder()}). ' + unknown(pathlib.Path(path).stem, names(), 'config'))
 
 
 def _module(path: pathlib.Path):

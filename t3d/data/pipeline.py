@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from t3d.core.errors import UsageError
+
 Transform = Callable[[Any, np.random.Generator], dict[str, np.ndarray]]
+
+
+class DataError(UsageError):
+    """A record cannot be read."""
 
 
 class Batches(Iterator):
@@ -47,9 +53,9 @@ def make(
       threads: how many batches are made at a time; prefetch: how many wait ready.
     """
     if len(source) == 0:
-        raise ValueError('the data source is empty: check data.split and data.name.')
+        raise UsageError('the data source is empty: check data.split and data.name.')
     if batch % process_count:
-        raise ValueError(f'batch {batch} does not divide over {process_count} processes.')
+        raise UsageError(f'batch {batch} does not divide over {process_count} processes.')
     build = functools.partial(
         _build, source, transform, batch, seed, process_index, process_count, threads, prefetch
     )
@@ -61,7 +67,8 @@ def _build(source, transform, batch, seed, index, count, threads, prefetch, star
 
     dataset = grain.MapDataset.source(_Checked(source)).seed(seed).shuffle().repeat(None).random_map(_Arrays(transform))
     dataset = _block_shard()(dataset, index, count, batch).batch(batch // count, drop_remainder=True)
-    iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
+    iterator = iter(dataset.to_iter_dataset(options))
     if start:
         iterator.set_state({'next_index': start})
     return iterator
@@ -114,7 +121,7 @@ class _Checked:
         try:
             return self._source[int(i)]
         except Exception as error:
-            raise RuntimeError(
+            raise DataError(
                 f'record {int(i)} of {len(self._source)} cannot be read from {self._source!r}: '
                 f'{type(error).__name__}: {error}. The data file is probably truncated or damaged: '
                 'compare its size with the original, delete it and build or copy it again.'

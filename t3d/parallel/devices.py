@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from t3d.core.errors import UsageError
+
 AXES = ('data', 'fsdp', 'tensor')
 
 
@@ -24,7 +26,7 @@ def make(shape: Mapping[str, int] | None = None, devices: Sequence[jax.Device] |
     sizes = resolve(shape or {}, len(devices))
     used = math.prod(sizes)
     if used < len(devices) and jax.process_count() > 1:
-        raise ValueError(
+        raise UsageError(
             f'mesh {_product(sizes)} uses {used} of {len(devices)} devices, and every process must take part: '
             'set one axis to -1.'
         )
@@ -35,15 +37,15 @@ def resolve(shape: Mapping[str, int], count: int) -> tuple[int, int, int]:
     """The sizes along AXES for `count` devices, -1 replaced."""
     unknown = sorted(set(shape) - set(AXES))
     if unknown:
-        raise ValueError(f'unknown mesh axis {unknown[0]!r}: the axes are {", ".join(AXES)}.')
+        raise UsageError(f'unknown mesh axis {unknown[0]!r}: the axes are {", ".join(AXES)}.')
     sizes = [int(shape.get(axis, -1 if axis == 'data' else 1)) for axis in AXES]
     given = _product(sizes)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise ValueError(f'mesh {given}: sizes are positive, and at most one is -1 (= the rest of the devices).')
+        raise UsageError(f'mesh {given}: sizes are positive, and at most one is -1 (= the rest of the devices).')
     rest = math.prod(size for size in sizes if size != -1)
     if rest > count or (-1 in sizes and count % rest):
         fits = [n for n in range(1, count + 1) if count % n == 0]
-        raise ValueError(f'mesh {given} does not fit {count} devices: the fixed sizes must multiply to one of {fits}.')
+        raise UsageError(f'mesh {given} does not fit {count} devices: the fixed sizes must multiply to one of {fits}.')
     return tuple(count // rest if size == -1 else size for size in sizes)
 
 
@@ -53,7 +55,7 @@ def check_batch(batch: int, mesh: Mesh) -> None:
     if batch % ways:
         low, high = batch // ways * ways, (batch // ways + 1) * ways
         near = f'{low} or {high}' if low else f'{high}'
-        raise ValueError(
+        raise UsageError(
             f'batch {batch} is not divisible by the {ways} devices of the batch axes '
             f'(data={mesh.shape["data"]} x fsdp={mesh.shape["fsdp"]}): set batch={near}, or change mesh.data, mesh.fsdp.'
         )

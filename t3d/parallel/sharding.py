@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from t3d.core import tree as trees
+from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
 
 FLOOR = 2**20  # bytes
@@ -130,13 +131,13 @@ def constrain(x: jax.Array, *spec) -> jax.Array:
 def _by_rule(name: str, shape: tuple[int, ...], spec, mesh: Mesh) -> Placement:
     entries = tuple(spec)
     if len(entries) > len(shape):
-        raise ValueError(f'sharding rule {spec} has {len(entries)} axes, {name} has shape {tuple(shape)}: shorten the rule.')
+        raise UsageError(f'sharding rule {spec} has {len(entries)} axes, {name} has shape {tuple(shape)}: shorten the rule.')
     kept, dropped = [], []
     for length, entry in zip(shape, entries):
         axes = () if entry is None else entry if isinstance(entry, tuple) else (entry,)
         unknown = [axis for axis in axes if axis not in mesh.shape]
         if unknown:
-            raise ValueError(f'sharding rule {spec} for {name}: no mesh axis {unknown[0]!r}, wanted one of {list(mesh.shape)}.')
+            raise UsageError(f'sharding rule {spec} for {name}: no mesh axis {unknown[0]!r}, wanted one of {list(mesh.shape)}.')
         if axes and length % math.prod(mesh.shape[axis] for axis in axes):
             dropped += axes
             entry = None

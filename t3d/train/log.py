@@ -1,8 +1,8 @@
 """What a run says: the console, log.txt, metrics.jsonl, TensorBoard.
 
-On a terminal one bar (rich), else one line per interval; only process 0 writes. Names in the metrics of a system:
-'loss' and 'loss/<part>' are shown as such, 'lr' as the learning rate, 'count/<unit>' (per step, say 'count/rays') becomes
-'perf/<unit>_per_sec', everything else goes to the files alone.
+On a terminal one bar (rich), else one line per interval; only process 0 writes. Names in the metrics of a system: 'loss'
+and 'loss/<part>' are shown as such, 'lr' or 'learning_rate' as the learning rate, 'count/<unit>' (per step and over all
+devices, say 'count/rays') becomes 'perf/<unit>_per_sec', everything else goes to the files alone.
 """
 
 import json
@@ -24,7 +24,9 @@ class Log:
       write: a function for lines of text in place of the console; active: False writes nothing (processes other than 0).
     """
 
-    def __init__(self, workdir=None, *, total: int, batch: int, write: Callable[[str], None] | None = None, active: bool = True):
+    def __init__(
+        self, workdir=None, *, total: int, batch: int, write: Callable[[str], None] | None = None, active: bool = True,
+    ):
         self.total, self.batch, self.active = total, batch, active
         self._workdir = epath.Path(workdir) if workdir is not None else None
         self._write = write
@@ -60,7 +62,8 @@ class Log:
             return
         rate = steps / max(seconds, 1e-9)
         record = {name: value for name, value in values.items() if not name.startswith('count/')}
-        record |= {'perf/steps_per_sec': rate, 'perf/examples_per_sec': rate * self.batch, 'perf/data_wait_seconds': wait / steps}
+        record |= {'perf/steps_per_sec': rate, 'perf/examples_per_sec': rate * self.batch}
+        record |= {'perf/data_wait_seconds': wait / max(steps, 1)}  # per step
         for name, value in values.items():
             if name.startswith('count/'):
                 record[f'perf/{name[6:]}_per_sec'] = value * rate
@@ -159,13 +162,15 @@ def progress_line(step: int, total: int, values: dict[str, float], memory: tuple
     eta = clock((total - step) / rate) if rate else '?'
     parts = [f'step {step:>{len(str(total))}}/{total}', f'{100 * step // max(total, 1):3d}%', f'eta {eta}', f'{rate:.3g} it/s']
     for name, value in values.items():
-        if name.startswith('perf/') and name.endswith('_per_sec') and name not in ('perf/steps_per_sec', 'perf/examples_per_sec'):
-            parts.append(f'{si(value)}{name[5:-8].removesuffix("s")}/s')
+        unit = name.removeprefix('perf/').removesuffix('_per_sec')
+        if name == f'perf/{unit}_per_sec' and unit not in ('steps', 'examples'):
+            parts.append(f'{si(value)}{unit.removesuffix("s")}/s')
     shown = [f'{name[5:]} {value:.3g}' for name, value in values.items() if name.startswith('loss/')]
     if 'loss' in values:
         parts.append(f'loss {values["loss"]:.4g}' + (f' ({" ".join(shown)})' if shown else ''))
-    if 'lr' in values:
-        parts.append(f'lr {values["lr"]:.1e}')
+    for name in ('lr', 'learning_rate'):
+        if name in values:
+            parts.append(f'lr {values[name]:.1e}')
     if memory:
         limit = f'/{memory[1] / 2**30:.0f}' if memory[1] else ''
         parts.append(f'mem {memory[0] / 2**30:.1f}{limit} GiB')

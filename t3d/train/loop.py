@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from t3d.checkpoint import store as stores
 from t3d.core import config as configs
+from t3d.core.errors import UsageError
 from t3d.core.system import System, TrainState
 from t3d.data import pipeline
 from t3d.parallel import devices, sharding
@@ -27,7 +28,7 @@ KEY_INIT, KEY_PREVIEW = 2**32 - 1, 2**32 - 2  # folded into the seed's key; step
 AHEAD = 3  # steps dispatched beyond the one running
 
 
-class NonFiniteLoss(FloatingPointError):
+class NonFiniteLoss(UsageError, FloatingPointError):
     """A loss became NaN or infinite."""
 
 
@@ -80,20 +81,20 @@ def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_
 
 def start(config, system: System, store: stores.Store, mesh: Mesh, say: logs.Log) -> tuple[TrainState, TrainState]:
     """(the state to train from: restored, or made by a sharded init; its ShapeDtypeStructs with shardings)."""
-    key = jax.random.fold_in(jax.random.key(config.seed), KEY_INIT)
-
-    def init(key):
+    def init(seed):
+        key = jax.random.fold_in(jax.random.key(seed), KEY_INIT)
         return system.init(key, {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()})
 
-    abstract = jax.eval_shape(init, key)
+    seed = np.uint32(config.seed)
+    abstract = jax.eval_shape(init, seed)
     placed = sharding.shardings(abstract, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
     target = sharding.abstract_with(abstract, placed)
     if store.latest() is None:
-        return jax.jit(init, out_shardings=placed)(key), target
+        return jax.jit(init, out_shardings=placed)(seed), target
     restored = store.restore(target)
     step = int(restored.state.step)
     if restored.data['position'] != step:
-        raise ValueError(f'checkpoint {step}: its data position is {restored.data["position"]}: not made by this loop.')
+        raise UsageError(f'checkpoint {step}: its data position is {restored.data["position"]}: not made by this loop.')
     say.line(f'resuming from step {step}')
     say.resume(step)
     return restored.state, target
@@ -105,9 +106,7 @@ class Program:
     def __init__(self, config, system: System, mesh: Mesh, target: TrainState, state: TrainState, say: logs.Log):
         self.mesh = mesh
         replicated, batched = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-        key = jax.random.key(config.seed)
-        self.key = jax.device_put(key, replicated)
-        self._preview_key = jax.device_put(jax.random.fold_in(key, KEY_PREVIEW), replicated)
+        self.key, self._preview_key = jax.jit(_keys, out_shardings=replicated)(np.uint32(config.seed))
         placed = jax.tree.map(lambda leaf: leaf.sharding, target)
 
         def train_step(state, batch, key):
@@ -123,10 +122,21 @@ class Program:
         say.line(f'compiled train_step in {time.perf_counter() - began:.1f} s (cached next time)')
         self._preview = jax.jit(system.preview, out_shardings=replicated)
 
+    def __call__(self, state: TrainState, local: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One step, dispatched; the state is donated."""
+        batch = sharding.global_batch(local, self.mesh)
+        with jax.transfer_guard('disallow'):
+            return self.step(state, batch, self.key)
+
     def preview(self, state: TrainState, batch) -> np.ndarray:
         """The preview images [N, H, W, 3] of the averaged parameters."""
         params = state.ema if jax.tree.leaves(state.ema) else state.params
-        return np.asarray(self._preview(params, batch, self._preview_key))
+        return jax.device_get(self._preview(params, batch, self._preview_key))
+
+
+def _keys(seed):
+    key = jax.random.key(seed)
+    return key, jax.random.fold_in(key, KEY_PREVIEW)
 
 
 def _data(config, system: System, data: tuple | None, start: int):
@@ -158,17 +168,18 @@ def _loop(config, program: Program, state: TrainState, batches, shown, store, sa
         began = time.perf_counter()
         local = next(batches)
         window.waited(time.perf_counter() - began)
-        state, metrics = program.step(state, sharding.global_batch(local, mesh), program.key)
+        state, metrics = program(state, local)
         step += 1
         window.add(step, metrics)
-        if step % config.log_every == 0:
+        if due(step, config.log_every):
             window.cut(step)
         stopped = store.reached_preemption(step) if many else stop.requested
         done = stopped or step == end
-        if done or step % config.checkpoint.every == 0:
+        if done or due(step, config.checkpoint.every):
             values = window.flush(step)
             store.save(state, data={'position': step, 'batch': config.batch}, config=config.to_dict(), metrics=values)
-        if done or (config.preview_every and step % config.preview_every == 0):
+        if done or due(step, config.preview_every):
+            window.flush(step)
             preview_batch = preview_batch or _global(shown[0], mesh)
             _write_preview(program, state, preview_batch, shown[1], say, step, workdir)
             window.begin(step)
@@ -177,6 +188,11 @@ def _loop(config, program: Program, state: TrainState, batches, shown, store, sa
             break
     if step == first:
         say.line(f'nothing to do: {step} of {config.steps} steps are finished')
+
+
+def due(step: int, every: int) -> bool:
+    """True at the multiples of `every`; never for 0."""
+    return bool(every) and step % every == 0
 
 
 def _global(batch, mesh: Mesh):
@@ -246,7 +262,8 @@ class Window:
             check_finite(number, row, self._store)
         self._last = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         now = time.perf_counter()
-        self._say.progress(step, self._last, seconds=now - self._began, steps=len(rows), wait=self._wait, memory=devices.memory())
+        seconds, memory = now - self._began, devices.memory()
+        self._say.progress(step, self._last, seconds=seconds, steps=len(rows), wait=self._wait, memory=memory)
         self.begin(step)
 
 

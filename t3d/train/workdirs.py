@@ -11,8 +11,10 @@ import sys
 
 import jax
 from etils import epath
+from jax.experimental import multihost_utils
 
 from t3d.core import config as configs
+from t3d.core.errors import UsageError
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain')
 FREE = ('steps', 'log_every', 'preview_every', 'checkpoint', 'mesh', 'fsdp_floor', 'loader', 'export')  # may change on resume
@@ -22,21 +24,31 @@ def prepare(workdir, config):
     """The run folder, made or accepted, with config.json, command.txt and environment.json in it."""
     path = number(config) if workdir is None else epath.Path(workdir)
     check(path, config)
+    if jax.process_count() > 1:  # all have read before one writes
+        multihost_utils.sync_global_devices('workdir')
     if jax.process_index() == 0:
         path.mkdir(parents=True, exist_ok=True)
-        (path / 'config.json').write_text(configs.to_json(config))
-        (path / 'command.txt').write_text(shlex.join([pathlib.Path(sys.executable).name, *sys.orig_argv[1:]]) + '\n')
-        (path / 'environment.json').write_text(json.dumps(environment(), indent=2) + '\n')
+        _write(path / 'config.json', configs.to_json(config))
+        _write(path / 'command.txt', shlex.join([pathlib.Path(sys.executable).name, *sys.orig_argv[1:]]) + '\n')
+        _write(path / 'environment.json', json.dumps(environment(), indent=2) + '\n')
     return path
+
+
+def _write(path, text: str) -> None:
+    """Whole or not at all, whenever the process is killed."""
+    part = path.parent / f'{path.name}.part'
+    part.write_text(text)
+    part.replace(path)
 
 
 def number(config, root='runs'):
     """runs/0007-<system>-<name>: one more than the highest number there."""
     if jax.process_count() > 1:
-        raise ValueError('with many processes the run folder must be given: add --workdir DIR (shared by all processes).')
+        raise UsageError('with many processes the run folder must be given: add --workdir DIR (shared by all processes).')
     root = epath.Path(root)
-    used = [int(match.group(1)) for path in (root.iterdir() if root.exists() else ()) if (match := re.match(r'(\d{4,})-', path.name))]
-    name = config.get('name') or (config.get('data') or {}).get('name') or 'run'
+    runs = [re.match(r'(\d{4,})-', path.name) for path in root.iterdir()] if root.exists() else []
+    used = [int(match.group(1)) for match in runs if match]
+    name = config.get('name') or config.get('variant') or 'run'
     text = re.sub(r'[^A-Za-z0-9.]+', '_', f'{name}').strip('_')[:48]
     return root / f'{max(used, default=0) + 1:04d}-{config.system or "system"}-{text}'
 
@@ -45,9 +57,11 @@ def check(path, config) -> None:
     """Raises if a folder is in use by another config."""
     stored = path / 'config.json'
     if not stored.exists():
-        others = [child.name for child in path.iterdir()] if path.exists() else []
+        others = [child.name for child in path.iterdir() if child.suffix != '.part'] if path.exists() else []
         if others:
-            raise ValueError(f'workdir {path} holds {", ".join(sorted(others)[:5])} but no config.json: it is no run. Choose another.')
+            raise UsageError(
+                f'workdir {path} holds {", ".join(sorted(others)[:5])} but no config.json: it is no run. Choose another.'
+            )
         return
     changed = {
         key: pair for key, pair in configs.differences(configs.from_json(stored.read_text()), config).items()
@@ -56,7 +70,7 @@ def check(path, config) -> None:
     if changed:
         lines = '\n'.join(f'  {key}: {old!r} there, {new!r} given' for key, (old, new) in list(changed.items())[:10])
         more = f'\n  and {len(changed) - 10} more' if len(changed) > 10 else ''
-        raise ValueError(
+        raise UsageError(
             f'workdir {path} is of another config:\n{lines}{more}\n'
             'Choose another --workdir, or give the same values to resume.'
         )
