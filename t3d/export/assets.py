@@ -1,0 +1,192 @@
+"""From an Asset to files: mesh, turntable, labelled views, cameras and a report, with one timing line for each part."""
+
+import json
+import math
+import pathlib
+import time
+
+import numpy as np
+
+from t3d.core.system import Asset
+from t3d.export import meshes, report, video
+from t3d.export import texture as textures
+from t3d.geom import cameras, meshing
+
+SHEET_VIEWS = (('front', 0.0, None), ('right', 90.0, None), ('back', 180.0, None), ('left', 270.0, None), ('top', 0.0, 75.0))
+
+
+def write(asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000, grid=128, frames=120, size=512,
+          render_size=256, gif=False, threshold=None, report_info=None, log=print) -> dict[str, pathlib.Path]:
+    """Writes everything people expect of one asset into `out_dir`.
+
+    Args:
+      asset: what a system's `generate` returned.
+      formats: of {'glb', 'obj', 'ply', 'stl'}; the GLB is always written, the report shows it.
+      texture: side of the texture in texels; 0 for vertex colours only.
+      faces: upper bound of the mesh's triangles.
+      grid: cells per side of the density grid.
+      frames: of the turntable, at 30 per second; 0 for none.
+      size: height of the video; each frame is three squares of it side by side.
+      render_size: height at which frames are rendered; ffmpeg scales them up to `size`.
+      gif: also write turntable.gif (colour only, at the rendered size).
+      threshold: density of the surface; None chooses the one that matches the render.
+      report_info: dict of report.write's `metrics`, `config`, `environment`, `title`, `subtitle`; any may be missing.
+
+    Returns:
+      paths by name: 'glb' ..., 'mp4', 'gif', 'sheet', 'cameras', 'report'.
+    """
+    unknown = sorted(set(formats) - set(meshes.FORMATS))
+    if unknown:
+        raise ValueError(f'unknown mesh format {unknown[0]!r}: choose from {list(meshes.FORMATS)}.')
+    out = pathlib.Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    clock, paths = _Clock(log), {}
+
+    densities = meshing.density_grid(asset.field, asset.scene, asset.bound, grid)
+    clock.lap(f'density grid {grid}^3')
+    mesh, facts = extract(asset, densities, faces=faces, threshold=threshold, log=log)
+    clock.lap(f'mesh, {len(mesh.faces)} faces')
+    if texture:
+        mesh = _textured(asset, mesh, texture, grid, log)
+        clock.lap(f'texture {texture}')
+    for kind in dict.fromkeys(('glb', *formats)):
+        paths[kind] = meshes.write(mesh, out / f'mesh.{kind}')
+    clock.lap('mesh files')
+
+    paths['sheet'] = write_sheet(asset, mesh, densities, out / 'sheet.png', size=min(render_size, size), log=log)
+    clock.lap('sheet')
+    if frames:
+        paths |= write_turntable(asset, densities, out, frames=frames, size=size, render_size=render_size, gif=gif, log=log)
+        clock.lap(f'turntable of {frames} frames')
+    info = dict(report_info or {})
+    info.setdefault('environment', environment())
+    moving = paths.get('mp4', paths.get('gif'))
+    paths['report'] = report.write(out / 'report.html', prompt=asset.prompt, sheet=paths['sheet'], video=moving, glb=paths['glb'],
+                                   facts={**facts, 'texture': f'{texture} x {texture}' if texture else 'vertex colours'}, **info)
+    clock.lap('report')
+    log(f'export: {out} in {clock.total():.1f} s')
+    return paths
+
+
+def extract(asset: Asset, densities: np.ndarray, *, faces: int, threshold: float | None = None, log=print):
+    """(Mesh with vertex colours, facts about it as a dict) of a density grid."""
+    if threshold is None:
+        threshold = meshing.choose_threshold(densities, asset.bound, log)
+    filled = meshing.fill_cavities(densities, threshold)
+    vertices, triangles = meshing.surface(filled, threshold, asset.bound)
+    vertices, triangles = meshes.clean(vertices, triangles, log=log)
+    raw = len(triangles)
+    vertices, triangles = meshes.simplify(vertices, triangles, faces)
+    normals = meshes.smooth_normals(vertices, triangles)
+    colors = textures.surface_colors(asset, vertices, -normals, step=2.0 * asset.bound / densities.shape[0])
+    facts = {
+        'threshold': float(threshold), 'density': f'{densities.min():.4g} to {densities.max():.4g}',
+        'faces': len(triangles), 'faces before simplification': raw, 'volume': meshes.volume(vertices, triangles),
+        'size x y z': ' x '.join(f'{side:.3f}' for side in np.ptp(vertices, axis=0)), 'frame': 'y up, front +z, metres',
+    }
+    return meshes.Mesh(vertices, triangles, normals, colors), facts
+
+
+def _textured(asset: Asset, mesh: meshes.Mesh, side: int, grid: int, log) -> meshes.Mesh:
+    return textures.bake(asset, mesh, side, step=2.0 * asset.bound / grid, log=log)
+
+
+def write_turntable(asset: Asset, densities, out: pathlib.Path, *, frames: int, size: int, render_size: int, gif: bool = False,
+                    log=print) -> dict[str, pathlib.Path]:
+    """turntable.mp4, turntable.gif if asked for, and cameras.json; without ffmpeg only the GIF, or an error without `gif`."""
+    views = video.orbit(asset, frames)
+    names = [f'turntable.mp4#frame={index}' for index in range(frames)]
+    (out / 'cameras.json').write_text(json.dumps(cameras.transforms_json(views, size, names)))
+    paths = {'cameras': out / 'cameras.json'}
+    rendered = video.render_views(asset, views, render_size, grid=densities, log=log)
+    images = video.panels(rendered, video.normal_maps(rendered, views, densities, asset.bound))
+    if gif:
+        paths['gif'] = video.write_gif(images[:, :, :render_size], out / 'turntable.gif')
+    try:
+        paths['mp4'] = video.write_mp4(images, out / 'turntable.mp4', height=size)
+    except RuntimeError as error:
+        if not gif:
+            raise
+        log(f'video: {error}')
+    return paths
+
+
+# ----------------------------------------------------------------------------------------------------------------- sheet
+
+
+def write_sheet(asset: Asset, mesh: meshes.Mesh, densities, path: pathlib.Path, *, size: int = 256, log=print) -> pathlib.Path:
+    """A labelled PNG: one column for each of five views; the field's render, its normals, and the mesh that was written."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    azimuths = np.radians([azimuth for _, azimuth, _ in SHEET_VIEWS])
+    level = asset.camera.get('elevation', video.ELEVATION)
+    elevations = np.array([level if angle is None else math.radians(angle) for _, _, angle in SHEET_VIEWS])
+    views = cameras.orbit(azimuths, elevations, asset.camera['radius'], asset.camera['fov'])
+    rendered = video.render_views(asset, views, size, grid=densities, log=lambda _: None)
+    images = video.panels(rendered, video.normal_maps(rendered, views, densities, asset.bound))
+    drawn = np.stack([draw_mesh(mesh, np.asarray(pose), np.asarray(lens), size)
+                      for pose, lens in zip(views.world_from_cam, views.intrinsics)])
+    rows = {'field': images[:, :, :size], 'normal': images[:, :, size : 2 * size], 'mesh': drawn}
+    font = ImageFont.load_default(max(11, size // 16))
+    margin, head = max(44, size // 4), max(18, size // 10)
+    sheet = Image.new('RGB', (margin + len(SHEET_VIEWS) * size, 2 * head + len(rows) * size), 'white')
+    pen = ImageDraw.Draw(sheet)
+    pen.text((6, head // 2), asset.prompt, fill='black', font=font, anchor='lm')
+    for column, (name, _, _) in enumerate(SHEET_VIEWS):
+        pen.text((margin + (column + 0.5) * size, 1.5 * head), name, fill='black', font=font, anchor='mm')
+    for row, (name, strip) in enumerate(rows.items()):
+        pen.text((6, 2 * head + (row + 0.5) * size), name, fill='black', font=font, anchor='lm')
+        for column, image in enumerate(strip):
+            sheet.paste(Image.fromarray(image), (margin + column * size, 2 * head + row * size))
+    sheet.save(path)
+    return path
+
+
+def draw_mesh(mesh: meshes.Mesh, world_from_cam, intrinsics, size: int) -> np.ndarray:
+    """uint8 [size, size, 3]: the mesh's own colours (texture or vertices), unlit, over white; a z-buffer in numpy."""
+    local = (mesh.vertices - world_from_cam[:3, 3]) @ world_from_cam[:3, :3]
+    uv = local @ intrinsics.T
+    pixel, face, weights = textures.rasterize(uv[:, :2] / uv[:, 2:] * size, mesh.faces, (size, size), depth=local[:, 2])
+    weights = weights / local[mesh.faces[face], 2]  # perspective: interpolate attribute / z
+    weights /= weights.sum(-1, keepdims=True)
+    image = np.full((size * size, 3), 255, np.uint8)
+    if mesh.texture is not None:
+        st = np.einsum('kf,kfc->kc', weights, mesh.uv[mesh.faces[face]])
+        side = np.array(mesh.texture.shape[1::-1])
+        at = np.clip((st * [1, -1] + [0, 1]) * side, 0, side - 1).astype(int)
+        image[pixel] = mesh.texture[at[:, 1], at[:, 0]]
+    elif mesh.colors is not None:
+        image[pixel] = np.round(np.einsum('kf,kfc->kc', weights, mesh.colors[mesh.faces[face]].astype(float)))
+    return image.reshape(size, size, 3)
+
+
+# ------------------------------------------------------------------------------------------------------------- odds, ends
+
+
+def environment() -> dict[str, str]:
+    """Versions and devices, for the report."""
+    import platform
+
+    import jax
+
+    import t3d
+
+    kinds = [device.device_kind for device in jax.devices()]
+    return {'t3d': t3d.__version__, 'jax': jax.__version__, 'python': platform.python_version(),
+            'system': platform.platform(terse=True), 'devices': f'{len(kinds)} x {kinds[0]}'}
+
+
+class _Clock:
+    """Prints the time since the last lap."""
+
+    def __init__(self, log):
+        self._log, self._start = log, time.perf_counter()
+        self._last = self._start
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._log(f'export: {name:<28} {now - self._last:6.1f} s')
+        self._last = now
+
+    def total(self) -> float:
+        return time.perf_counter() - self._start

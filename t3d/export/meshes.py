@@ -1,0 +1,175 @@
+"""Triangle meshes on their way to a file: clean, simplify, smooth normals, and GLB, OBJ, PLY and STL writers.
+
+World as everywhere: y up, front +z, scene units read as metres, which is glTF's frame as it stands. Colours are sRGB bytes.
+"""
+
+import io
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+FORMATS = ('glb', 'obj', 'ply', 'stl')
+
+
+class Mesh(NamedTuple):
+    """A triangle mesh on the host."""
+
+    vertices: np.ndarray  # float32 [N, 3] world
+    faces: np.ndarray  # int32 [M, 3], counter-clockwise from outside
+    normals: np.ndarray  # float32 [N, 3] unit
+    colors: np.ndarray | None = None  # uint8 [N, 3] sRGB
+    uv: np.ndarray | None = None  # float32 [N, 2] in [0, 1], v upwards
+    texture: np.ndarray | None = None  # uint8 [T, T, 3] sRGB, row 0 at v = 1
+
+
+def face_areas(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(normals times twice the area [M, 3], area [M])."""
+    corners = vertices[faces].astype(np.float64)
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return cross, 0.5 * np.linalg.norm(cross, axis=-1)
+
+
+def volume(vertices: np.ndarray, faces: np.ndarray) -> float:
+    """Signed volume of a closed mesh: positive when wound outwards (sum of tetrahedra to the origin)."""
+    corners = vertices[faces].astype(np.float64)
+    return float(np.sum(corners[:, 0] * np.cross(corners[:, 1], corners[:, 2])) / 6.0)
+
+
+def smooth_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Unit vertex normals, the mean of the adjoining faces' normals weighted by area; [N, 3] float32."""
+    cross, _ = face_areas(vertices, faces)
+    total = np.zeros((len(vertices), 3))
+    for corner in range(3):
+        for axis in range(3):
+            total[:, axis] += np.bincount(faces[:, corner], weights=cross[:, axis], minlength=len(vertices))
+    length = np.linalg.norm(total, axis=-1, keepdims=True)
+    return np.where(length > 1e-20, total / np.maximum(length, 1e-20), [0.0, 1.0, 0.0]).astype(np.float32)
+
+
+def components(faces: np.ndarray, count: int) -> np.ndarray:
+    """Label of the connected component of each of the M faces; `count` is the number of vertices."""
+    from scipy import sparse
+
+    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
+    graph = sparse.coo_array((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), shape=(count, count))
+    labels = sparse.csgraph.connected_components(graph, directed=False)[1]
+    return np.unique(labels[faces[:, 0]], return_inverse=True)[1]
+
+
+def clean(vertices, faces, *, share: float = 0.01, log=print) -> tuple[np.ndarray, np.ndarray]:
+    """Drops floaters: components whose volume is below `share` of the largest one's, and cavities (volume < 0).
+
+    The largest component always stays.
+    """
+    labels = components(faces, len(vertices))
+    corners = vertices[faces].astype(np.float64)
+    signed = np.sum(corners[:, 0] * np.cross(corners[:, 1], corners[:, 2]), axis=-1) / 6.0
+    volumes = np.bincount(labels, weights=signed)
+    keep = volumes >= share * volumes.max()
+    keep[np.argmax(volumes)] = True
+    if not keep.all():
+        log(f'mesh: kept {keep.sum()} of {len(keep)} parts; dropped the parts below {share:.1%} of the largest')
+    return compact(vertices, faces[keep[labels]])
+
+
+def compact(vertices, faces) -> tuple[np.ndarray, np.ndarray]:
+    """The same faces over only the vertices they use."""
+    used, index = np.unique(faces, return_inverse=True)
+    return vertices[used], index.reshape(-1, 3).astype(np.int32)
+
+
+def simplify(vertices, faces, target: int = 40_000) -> tuple[np.ndarray, np.ndarray]:
+    """At most about `target` faces by quadric edge collapse (fast-simplification); degenerate faces are dropped."""
+    if len(faces) <= target:
+        return vertices, faces
+    import fast_simplification
+
+    vertices, faces = fast_simplification.simplify(
+        np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32), target_count=int(target)
+    )[:2]
+    return compact(np.asarray(vertices, np.float32), np.asarray(faces, np.int32))
+
+
+# --------------------------------------------------------------------------------------------------------------- writing
+
+
+def write(mesh: Mesh, path) -> pathlib.Path:
+    """Writes by the suffix of `path`: .glb and .obj with the texture if there is one, .ply with vertex colours, .stl bare."""
+    path = pathlib.Path(path)
+    kind = path.suffix.lstrip('.').lower()
+    if kind not in FORMATS:
+        raise ValueError(f'cannot write a mesh as {path.name!r}: choose a format in {list(FORMATS)}.')
+    if len(mesh.faces) == 0:
+        raise ValueError(f'the mesh for {path.name} has no faces: lower the density threshold.')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    {'glb': _write_glb, 'obj': _write_obj, 'ply': _write_ply, 'stl': _write_stl}[kind](mesh, path)
+    return path
+
+
+def _trimesh(mesh: Mesh, visual=None):
+    import trimesh
+
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, visual=visual, process=False)
+
+
+def _write_glb(mesh: Mesh, path: pathlib.Path) -> None:
+    import trimesh
+    from PIL import Image
+
+    visual = None
+    if mesh.texture is not None:
+        material = trimesh.visual.material.PBRMaterial(
+            name='t3d', baseColorTexture=Image.fromarray(mesh.texture), baseColorFactor=[255, 255, 255, 255],
+            metallicFactor=0.0, roughnessFactor=1.0, doubleSided=False,
+        )
+        visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material)
+    elif mesh.colors is not None:
+        visual = trimesh.visual.ColorVisuals(vertex_colors=mesh.colors)
+    path.write_bytes(_trimesh(mesh, visual).export(file_type='glb', include_normals=True))
+
+
+def _write_obj(mesh: Mesh, path: pathlib.Path) -> None:
+    from PIL import Image
+
+    rows = io.StringIO()
+    textured = mesh.texture is not None
+    stem = path.stem
+    rows.write('# t3d: y up, front +z, metres\n')
+    if textured:
+        rows.write(f'mtllib {stem}.mtl\nusemtl t3d\n')
+    position = mesh.vertices
+    if not textured and mesh.colors is not None:
+        position = np.concatenate([position, mesh.colors / 255.0], -1)  # the widespread extension: v x y z r g b
+    np.savetxt(rows, position, fmt='v ' + ' '.join(['%.6f'] * position.shape[1]))
+    if textured:
+        np.savetxt(rows, mesh.uv, fmt='vt %.6f %.6f')
+    np.savetxt(rows, mesh.normals, fmt='vn %.4f %.4f %.4f')
+    corner = '%d/%d/%d' if textured else '%d//%d'
+    index = np.repeat(mesh.faces + 1, 3 if textured else 2, axis=1)
+    np.savetxt(rows, index, fmt='f ' + ' '.join([corner] * 3))
+    path.write_text(rows.getvalue())
+    if textured:
+        Image.fromarray(mesh.texture).save(path.with_suffix('.png'))
+        path.with_suffix('.mtl').write_text(f'newmtl t3d\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {stem}.png\n')
+
+
+def _write_ply(mesh: Mesh, path: pathlib.Path) -> None:
+    names = [(name, '<f4') for name in ('x', 'y', 'z', 'nx', 'ny', 'nz')]
+    columns = np.concatenate([mesh.vertices, mesh.normals], -1)
+    kinds = {'<f4': 'float', 'u1': 'uchar'}
+    if mesh.colors is not None:
+        names += [(name, 'u1') for name in ('red', 'green', 'blue')]
+    table = np.empty(len(mesh.vertices), names)
+    for index, (name, kind) in enumerate(names):
+        table[name] = columns[:, index] if kind == '<f4' else mesh.colors[:, index - 6]
+    polygons = np.empty(len(mesh.faces), [('count', 'u1'), ('index', '<i4', 3)])
+    polygons['count'], polygons['index'] = 3, mesh.faces
+    head = ['ply', 'format binary_little_endian 1.0', 'comment t3d: y up, front +z, metres', f'element vertex {len(table)}']
+    head += [f'property {kinds[kind]} {name}' for name, kind in names]
+    head += [f'element face {len(polygons)}', 'property list uchar int vertex_indices', 'end_header\n']
+    path.write_bytes('\n'.join(head).encode() + table.tobytes() + polygons.tobytes())
+
+
+def _write_stl(mesh: Mesh, path: pathlib.Path) -> None:
+    path.write_bytes(_trimesh(mesh).export(file_type='stl'))

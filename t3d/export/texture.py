@@ -1,0 +1,177 @@
+"""UV unwrap (xatlas) and baking of a field's colour into a texture, and the small rasteriser both baking and previews use.
+
+Colours of a field are display values (sRGB, as the training images are), so they go into the base colour texture unchanged.
+"""
+
+import functools
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t3d.export.meshes import Mesh
+
+PADDING = 4  # texels between charts
+FACES_PER_SECOND = 4000  # of xatlas on one slow core; only for the estimate that is printed
+
+
+def unwrap(vertices, faces, normals, size: int, log=print) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An atlas of charts: (vertex index [N'], faces [M, 3] over N', uv float32 [N', 2] with v upwards).
+
+    Vertices on chart borders are doubled: `vertices[index]` are the positions of the new ones.
+    """
+    import xatlas
+
+    log(f'texture: unwrapping {len(faces)} faces, about {len(faces) / FACES_PER_SECOND:.0f} s ...')
+    started = time.perf_counter()
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.uint32),
+                   np.ascontiguousarray(normals, np.float32))
+    charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
+    charts.max_iterations = 1
+    packing.resolution, packing.padding, packing.bilinear = size, PADDING, True
+    with _heartbeat('texture: still unwrapping', log):
+        atlas.generate(charts, packing)
+    index, unwrapped, uv = atlas[0]
+    log(f'texture: {atlas.chart_count} charts in {time.perf_counter() - started:.1f} s')
+    uv = np.stack([uv[:, 0], 1.0 - uv[:, 1]], -1).astype(np.float32)
+    return index.astype(np.int64), unwrapped.astype(np.int32), uv
+
+
+class _heartbeat:
+    """Prints the elapsed time every 5 s while the block runs."""
+
+    def __init__(self, message: str, log):
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(message, log), daemon=True)
+
+    def _run(self, message, log):
+        started = time.perf_counter()
+        while not self._done.wait(5.0):
+            log(f'{message} ({time.perf_counter() - started:.0f} s)')
+
+    def __enter__(self):
+        self._thread.start()
+
+    def __exit__(self, *_):
+        self._done.set()
+        self._thread.join()
+
+
+def rasterize(xy: np.ndarray, faces: np.ndarray, size: tuple[int, int], depth=None, chunk: int = 2**22):
+    """Which triangle covers each pixel centre.
+
+    Args:
+      xy: float [N, 2] in pixels, x right, y down; pixel (i, j) has its centre at (j + 1/2, i + 1/2).
+      faces: int [M, 3].
+      size: (height, width).
+      depth: float [N] at the vertices, smaller is nearer; None where triangles do not overlap (a texture).
+      chunk: candidate (triangle, pixel) pairs tested at a time.
+
+    Returns:
+      (pixel [K] flat index, face [K], barycentric weights [K, 3]) of the covered pixels, each pixel once.
+    """
+    height, width = size
+    corners = xy[faces].astype(np.float64)  # [M, 3, 2]
+    low = np.maximum(np.ceil(corners.min(1) - 0.5), 0).astype(np.int64)
+    high = np.minimum(np.floor(corners.max(1) - 0.5), [width - 1, height - 1]).astype(np.int64)
+    extent = np.maximum(high - low + 1, 0)
+    counts = extent[:, 0] * extent[:, 1]
+    found = []
+    bounds = np.searchsorted(np.cumsum(counts), np.arange(0, counts.sum() + chunk, chunk), side='left')
+    bounds = np.unique(np.concatenate([bounds, [0, len(faces)]]))
+    for first, last in zip(bounds[:-1], bounds[1:]):
+        face = np.repeat(np.arange(first, last), counts[first:last])
+        within = np.arange(len(face)) - np.repeat(np.cumsum(counts[first:last]) - counts[first:last], counts[first:last])
+        column = low[face, 0] + within % np.maximum(extent[face, 0], 1)
+        row = low[face, 1] + within // np.maximum(extent[face, 0], 1)
+        weights = _barycentric(corners[face], np.stack([column, row], -1) + 0.5)
+        inside = np.all(weights >= -1e-9, axis=-1)
+        found.append((row[inside] * width + column[inside], face[inside], weights[inside]))
+    pixel, face, weights = (np.concatenate(part) for part in zip(*found))
+    order = slice(None)
+    if depth is not None:
+        order = np.argsort(np.sum(depth[faces[face]] * weights, -1), kind='stable')
+    _, first = np.unique(pixel[order], return_index=True)
+    chosen = np.arange(len(pixel))[order][first]
+    return pixel[chosen], face[chosen], weights[chosen]
+
+
+def _barycentric(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
+    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
+    ab, ac, ap = b - a, c - a, points - a
+    area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
+    area = np.where(np.abs(area) > 1e-12, area, np.inf)
+    v = (ap[:, 0] * ac[:, 1] - ap[:, 1] * ac[:, 0]) / area
+    w = (ab[:, 0] * ap[:, 1] - ab[:, 1] * ap[:, 0]) / area
+    u = np.where(np.isinf(area), -1.0, 1.0 - v - w)
+    return np.stack([u, v, w], -1)
+
+
+def bake(asset, mesh: Mesh, size: int, *, step: float, chunk: int = 2**16, log=print) -> Mesh:
+    """`mesh` with uv and a texture of the field's colour at the surface.
+
+    Args:
+      asset: the Asset whose field is asked.
+      mesh: without uv.
+      size: texture side, texels.
+      step: width of a grid cell, scene units; see `surface_colors`.
+    """
+    index, faces, uv = unwrap(mesh.vertices, mesh.faces, mesh.normals, size, log)
+    vertices, normals = mesh.vertices[index], mesh.normals[index]
+    pixel, face, weights = rasterize(np.stack([uv[:, 0], 1.0 - uv[:, 1]], -1) * size, faces, (size, size))
+    points = np.einsum('kf,kfc->kc', weights, vertices[faces[face]])
+    inward = -np.einsum('kf,kfc->kc', weights, normals[faces[face]])
+    colors = surface_colors(asset, points, inward, step=step, chunk=chunk)
+    texture = np.zeros((size * size, 3), np.uint8)
+    covered = np.zeros(size * size, bool)
+    texture[pixel], covered[pixel] = colors, True
+    texture = dilate(texture.reshape(size, size, 3), covered.reshape(size, size))
+    log(f'texture: {size} x {size}, {len(pixel) / size**2:.0%} covered by the charts')
+    return Mesh(vertices, faces, normals, mesh.colors[index] if mesh.colors is not None else None, uv, texture)
+
+
+def surface_colors(asset, points, inward, *, step: float, chunk: int = 2**16) -> np.ndarray:
+    """sRGB bytes [K, 3] that a short ray along the inward normal would see at surface points.
+
+    Four samples from one half step outside to two steps inside are composited with the field's own density, so that the
+    texture shows what the render shows and not the untrained colour of the air in front. Where they stay transparent the
+    rest takes the colour of the innermost one.
+    """
+    parts = []
+    for start in range(0, len(points), chunk):
+        here = _fill(points[start : start + chunk], chunk), _fill(inward[start : start + chunk], chunk)
+        parts.append((_surface_colors(asset.field, asset.scene, *here, jnp.float32(step)), min(chunk, len(points) - start)))
+    if not parts:
+        return np.zeros((0, 3), np.uint8)
+    return np.concatenate([np.asarray(part)[:count] for part, count in parts])
+
+
+def _fill(rows: np.ndarray, count: int) -> np.ndarray:
+    """Rows padded with zeros to a fixed count: one compiled program for every chunk."""
+    return np.pad(np.asarray(rows, np.float32), ((0, count - len(rows)), (0, 0)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _surface_colors(field, scene, points, inward, step):
+    offsets = jnp.array([-0.5, 0.25, 1.0, 1.75]) * step
+    samples = points + offsets[:, None, None] * inward  # [4, K, 3]
+    density, rgb = field(scene, samples.reshape(-1, 3))
+    density, rgb = density.reshape(4, -1), rgb.reshape(4, -1, 3)
+    transmittance = jnp.exp(-jnp.cumsum(density, 0) * 0.75 * step)
+    before = jnp.concatenate([jnp.ones_like(transmittance[:1]), transmittance[:-1]])
+    weights = (before - transmittance).at[-1].add(transmittance[-1])
+    color = jnp.sum(weights[..., None] * rgb, 0)
+    return jnp.round(jnp.clip(color, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+def dilate(texture: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Gives every uncovered texel the colour of the nearest covered one: no seams, at any mipmap level."""
+    from scipy import ndimage
+
+    if covered.all() or not covered.any():
+        return texture
+    rows, columns = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    return texture[rows, columns]

@@ -1,0 +1,137 @@
+"""From a density field to a closed triangle mesh: a grid in jitted chunks, a threshold from the render, marching cubes.
+
+A grid has R^3 cells over [-bound, bound]^3; `grid[i, j, k]` is the density at the centre of cell (i, j, k) along x, y, z.
+Outside the box the density counts as 0, so that every surface is closed. Host side, but for the field's own evaluation.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+THRESHOLDS = 64  # candidates of `choose_threshold`, spaced geometrically over the grid's density range
+
+
+def density_grid(field, scene, bound: float, resolution: int = 128, chunk: int = 2**16) -> np.ndarray:
+    """Density at the R^3 cell centres of [-bound, bound]^3, evaluated `chunk` points at a time by one compiled program.
+
+    Args:
+      field: `(scene, points [N, 3]) -> (density [N], rgb [N, 3])`, as `Asset.field`; colours are not computed.
+      scene: pytree of arrays.
+      bound: half the side of the cube, scene units.
+      resolution: R.
+      chunk: points per call; bounds the memory.
+
+    Returns:
+      float32 [R, R, R], axes x, y, z; density per scene unit.
+    """
+    total = resolution**3
+    chunk = min(chunk, total)
+    parts = []
+    for start in range(0, total, chunk):
+        parts.append(_densities(field, scene, jnp.int32(start), jnp.float32(bound), resolution, chunk))
+    flat = np.concatenate([np.asarray(part) for part in parts])[:total]
+    if not np.all(np.isfinite(flat)):
+        raise ValueError(
+            f'{np.count_nonzero(~np.isfinite(flat))} of {total} densities are not finite: the parameters have diverged. '
+            'Export an earlier checkpoint.'
+        )
+    return flat.reshape(resolution, resolution, resolution)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _densities(field, scene, start, bound, resolution: int, chunk: int):
+    index = start + jnp.arange(chunk)
+    cell = jnp.stack([index // resolution**2, index // resolution % resolution, index % resolution], -1)
+    points = ((cell.astype(jnp.float32) + 0.5) * (2.0 / resolution) - 1.0) * bound
+    return field(scene, points)[0].astype(jnp.float32)
+
+
+def opacity_silhouettes(grid: np.ndarray, bound: float) -> np.ndarray:
+    """[3, R, R] opacity 1 - exp(-sum density dx) of parallel rays along x, y and z: what a renderer would show."""
+    step = 2.0 * bound / grid.shape[0]
+    return np.stack([1.0 - np.exp(-np.sum(grid, axis=axis, dtype=np.float64) * step) for axis in range(3)])
+
+
+def choose_threshold(grid: np.ndarray, bound: float, log=print) -> float:
+    """The density whose surface has the silhouettes of the render.
+
+    Scans thresholds; at each, the surface's silhouette along an axis is `max(grid, axis) >= threshold`. The best mean IoU
+    with the rendered silhouettes (opacity > 1/2) over the three axes wins, and of equals the middle, which for a sharp field
+    puts the surface half way up the step. A grid that is nowhere half opaque is compared with half of its largest opacity.
+    """
+    grid = np.maximum(grid, 0.0)
+    top = float(grid.max())
+    if top <= 0.0:
+        raise ValueError('the density is 0 in the whole grid: there is no object to mesh. Train longer, or raise the bound.')
+    opacity = opacity_silhouettes(grid, bound)
+    level = 0.5
+    if opacity.max() <= level:
+        level = 0.5 * float(opacity.max())
+        log(f'mesh: nothing is half opaque (largest opacity {opacity.max():.3f}); comparing with opacity > {level:.3g}')
+    target = opacity > level
+    height = np.stack([grid.max(axis=axis) for axis in range(3)])
+    low = max(float(height[target].min()) * 0.25, top * 1e-6)
+    candidates = np.geomspace(low, top * 0.999, THRESHOLDS)
+    scores = np.array([_iou(height >= value, target) for value in candidates])
+    best = np.flatnonzero(scores >= scores.max() - 1e-3)
+    best = best[: np.argmax(np.diff(best, append=best[-1] + 2) > 1) + 1]  # the first unbroken run
+    threshold = float(0.5 * (candidates[best[0]] + candidates[best[-1]]))
+    log(f'mesh: density {grid.min():.3g} to {top:.3g}, threshold {threshold:.4g}, silhouette IoU with the render {scores.max():.3f}')
+    return threshold
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean over the first axis of |a and b| / |a or b|."""
+    both, either = np.sum(a & b, axis=(1, 2)), np.sum(a | b, axis=(1, 2))
+    return float(np.mean(both / np.maximum(either, 1)))
+
+
+def fill_cavities(grid: np.ndarray, threshold: float) -> np.ndarray:
+    """The grid with every hollow that the solid encloses filled: no inner surface is left, the outer one is untouched."""
+    from scipy import ndimage
+
+    solid = grid >= threshold
+    hollow = ndimage.binary_fill_holes(solid) & ~solid
+    return np.where(hollow, np.maximum(grid.max(), threshold), grid) if hollow.any() else grid
+
+
+def surface(grid: np.ndarray, threshold: float, bound: float) -> tuple[np.ndarray, np.ndarray]:
+    """Marching cubes at `threshold`: (vertices float32 [N, 3] world, faces int32 [M, 3] wound outwards); closed."""
+    from skimage import measure
+
+    high = float(grid.max())
+    if not 0.0 < threshold <= high:
+        raise ValueError(empty_message(grid, threshold, bound))
+    padded = np.pad(grid, 1)
+    vertices, faces, _, _ = measure.marching_cubes(padded, level=min(threshold, high * (1 - 1e-6)), gradient_direction='descent')
+    step = 2.0 * bound / grid.shape[0]
+    vertices = (vertices - 0.5) * step - bound  # padded index 1 is the first cell centre, half a step inside the box
+    return vertices.astype(np.float32), faces.astype(np.int32)
+
+
+def empty_message(grid: np.ndarray, threshold: float, bound: float) -> str:
+    """Why there is no surface at the threshold, and which threshold has one."""
+    low, high = float(grid.min()), float(grid.max())
+    message = f'the mesh is empty at threshold {threshold:.4g}: the density ranges from {low:.4g} to {high:.4g}.'
+    if high <= 0.0:
+        return message + ' The field is empty everywhere: train longer, or raise the bound.'
+    return message + f' Choose threshold={choose_threshold(grid, bound, log=lambda _: None):.4g}, or leave it out.'
+
+
+def occupied_box(grid: np.ndarray, bound: float, opacity: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
+    """(low [3], high [3]) of the cells that could be seen, in world units: where density * 2 bound alone reaches `opacity`."""
+    seen = visible_cells(grid, bound, opacity)
+    if not seen.any():
+        return np.full(3, -bound), np.full(3, bound)
+    step = 2.0 * bound / grid.shape[0]
+    spans = [np.flatnonzero(seen.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    low = np.array([span[0] for span in spans]) * step - bound
+    high = np.array([span[-1] + 1 for span in spans]) * step - bound
+    return low, high
+
+
+def visible_cells(grid: np.ndarray, bound: float, opacity: float = 0.02) -> np.ndarray:
+    """bool [R, R, R]: cells whose density, if it filled the whole width of the box, would reach `opacity`."""
+    return grid * (2.0 * bound) > -np.log1p(-opacity)

@@ -1,0 +1,64 @@
+"""Assets in closed form for the export tests: coloured shapes whose every colour and extent is known."""
+
+import jax.numpy as jnp
+
+from t3d.core.system import Asset
+from t3d.geom import rays as ray_geometry
+from t3d.geom import volume
+
+CAMERA = {'radius': 3.5, 'fov': 0.7}
+
+
+def asset(prompt, field, bound=1.0, num_samples=48):
+    """An Asset over `field(scene, points) -> (density, rgb)`, rendered by geom.volume over white."""
+
+    def render(scene, rays):
+        near, far = ray_geometry.ray_box(rays, 2.0 * bound)
+        out = volume.render(lambda points, directions: field(scene, points), rays, None,
+                            near=near, far=far, num_samples=num_samples)
+        return out.replace(features=volume.over(out, jnp.ones(3)))
+
+    return Asset(prompt, {'sharpness': jnp.float32(60.0)}, field, render, bound, CAMERA)
+
+
+def _solid(scene, distance):
+    """Density 40 inside, with a soft step at signed distance 0."""
+    return 40.0 / (1.0 + jnp.exp(jnp.clip(scene['sharpness'] * distance, -30.0, 30.0)))
+
+
+def sphere(radius=0.6):
+    """A sphere about the origin whose colour encodes its normal: (n + 1) / 2."""
+
+    def field(scene, points):
+        norm = jnp.linalg.norm(points, axis=-1)
+        return _solid(scene, norm - radius), 0.5 + 0.5 * points / jnp.maximum(norm, 1e-6)[..., None]
+
+    return asset('a sphere that wears its normals', field)
+
+
+def cone_on_cube():
+    """A blue cube over y in [-0.7, 0], a red cone over y in [0, 0.8]."""
+
+    def field(scene, points):
+        x, y, z = points[..., 0], points[..., 1], points[..., 2]
+        cube = jnp.maximum(jnp.maximum(jnp.abs(x) - 0.4, jnp.abs(z) - 0.4), jnp.abs(y + 0.35) - 0.35)
+        cone = jnp.maximum(0.9 * (jnp.sqrt(x * x + z * z + 1e-12) - 0.4 * (1.0 - y / 0.8)), -y)
+        red, blue = jnp.array([0.85, 0.1, 0.1]), jnp.array([0.1, 0.2, 0.9])
+        return _solid(scene, jnp.minimum(cube, cone)), jnp.where((y > 0.0)[..., None], red, blue)
+
+    return asset('a red cone on top of a blue cube', field)
+
+
+def arrows():
+    """Three bars from the origin: +x red, +y green, +z blue, of lengths 0.9, 0.7 and 0.5."""
+
+    def field(scene, points):
+        parts = []
+        for axis, length in enumerate((0.9, 0.7, 0.5)):
+            along = points[..., axis]
+            across = jnp.maximum(jnp.abs(points[..., (axis + 1) % 3]), jnp.abs(points[..., (axis + 2) % 3]))
+            parts.append(jnp.maximum(across - 0.1, jnp.maximum(-along - 0.1, along - length)))
+        color = jnp.eye(3)[jnp.argmax(points, -1)]
+        return _solid(scene, jnp.min(jnp.stack(parts), 0)), 0.1 + 0.8 * color
+
+    return asset('three arrows', field)
