@@ -28,16 +28,17 @@ def test_colour_words_need_their_share():
 
 
 @pytest.mark.parametrize('name, noun', [
-    ('Chair', 'chair'), ('Sofa 3 seats', 'sofa'), ('TV 16:9', 'tv'), ('MP3 base', 'mp3 base'), ('Square RJ45 plug', 'square rj45 plug'),
-    ('Parking slot 45°', 'parking slot'), ('Chair2', 'chair'), ("Rubik's cube", "rubik's cube"), ('Bill 10€', 'bill'), ('2004', '2004'),
+    ('Chair', 'chair'), ('Sofa 3 seats', 'sofa'), ('TV 16:9', 'tv'), ('MP3 base', 'mp3 base'),
+    ('Square RJ45 plug', 'square rj45 plug'), ('Parking slot 45°', 'parking slot'), ('Chair2', 'chair'),
+    ("Rubik's cube", "rubik's cube"), ('Bill 10€', 'bill'), ('2004', '2004'),
 ])
 def test_nouns(name, noun):
     assert captions.noun(name) == noun
 
 
 @pytest.mark.parametrize('noun, plural', [
-    ('flowers', True), ('woman shoes', True), ('bus', False), ('beer glass', False), ('bowl with fruits', False), ('ficus', False),
-    ('plate, glass and cutlery', True), ('chair', False),
+    ('flowers', True), ('woman shoes', True), ('bus', False), ('beer glass', False), ('bowl with fruits', False),
+    ('ficus', False), ('plate, glass and cutlery', True), ('chair', False),
 ])
 def test_plurals(noun, plural):
     assert captions.is_plural(noun) is plural

@@ -83,8 +83,9 @@ def test_concave_quads_are_cut_inside(turn):
 @pytest.mark.parametrize('axis', [0, 1, 2])
 @pytest.mark.parametrize('sign', [1, -1])
 def test_ear_clipping_keeps_the_area_of_concave_polygons(axis, sign):
-    star = [[np.cos(k * np.pi / 5) * (2.0 if k % 2 else 0.7), np.sin(k * np.pi / 5) * (2.0 if k % 2 else 0.7)] for k in range(10)]
-    points = np.insert(np.array(star)[::sign], axis, 0.3, axis=1)
+    angle, radius = np.arange(10) * np.pi / 5, np.resize([0.7, 2.0], 10)
+    star = np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1)
+    points = np.insert(star[::sign], axis, 0.3, axis=1)
     triangles = objmesh.ear_clip(points)
     assert triangles.shape == (8, 3)
     np.testing.assert_allclose(area(points, triangles), 10 * 0.5 * 2.0 * 0.7 * np.sin(np.pi / 5), rtol=1e-6)

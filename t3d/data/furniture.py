@@ -454,7 +454,11 @@ class FurnitureSource:
     def __getitem__(self, index) -> dict:
         if not 0 <= index < len(self):
             raise IndexError(f'example {index} of {len(self)} in {self.folder.parent.name}/{self.split}')
-        row = self._data[int(index)]
+        try:
+            row = self._data[int(index)]
+        except RuntimeError as error:  # array_record's checksums
+            raise ValueError(f'{self.folder}/{self.split}: example {index} does not read back as it was written ({error}): '
+                             'delete the folder and run `t3d data build furniture` again.') from error
         variant = int(row['variant'])
         attributes = {key: row[key].decode() for key in ('noun', 'colour', 'category', 'tags', 'licence', 'creator')}
         return {
