@@ -25,7 +25,7 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
 
 
 def tiny() -> ml_collections.ConfigDict:
-    config = common.get_config()
+    config = common.defaults()
     config.system = 'instant3d'
     config.variant = 'tiny'
     config.steps = 1000
@@ -37,14 +37,18 @@ def tiny() -> ml_collections.ConfigDict:
         channels=(96, 64, 32), heads=(6, 4, 0), groups=(8, 8, 8), layers=1, mid_heads=6, base_size=4, base_channels=64,
         mixer_width=32, mixer_heads=4, style_width=32, style_channels=96, out_channels=48, out_groups=8,
         cross_attention=True, style_injection=True, token_to_plane=True, remat=False)
-    config.field = dict(hidden=32, alpha=0.5, blob=0.0, density_scale=20.0)
+    config.field = dict(hidden=32, alpha=0.5, blob=0.0, density_bias=-3.0, density_scale=20.0)
     config.render = dict(samples=32, importance=0, samples_shown=48, plane_axes='orthogonal', background=1.0,
                          radius=3.2, fov=0.7027699)
-    config.loss = dict(rays=64, mask=0.5, depth=0.0)
+    config.loss = dict(rays=128, foreground=0.5, mask=0.5, depth=0.0)
     config.optimizer = dict(learning_rate=3e-3, warmup=50, final=0.05, b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, clip=1.0)
+    config.noise = 1.0
     config.ema_decay = 0.99
     config.data = dict(name='toy', split='train', scenes='singles', size=32, views=1, poses=256, seed=0, path='', train_views=0)
-    config.preview = dict(every=250, rows=8, views=4)
+    config.preview = dict(rows=8, views=4)
+    config.preview_every = 250
+    config.export = dict(prompts=('a red cube', 'a purple sphere', 'a small green cone'), formats=('glb',), texture=512,
+                         faces=10_000, grid=96, frames=120, size=512, render_size=128)
     return config
 
 
@@ -54,6 +58,7 @@ def scenes() -> ml_collections.ConfigDict:
     config.steps = 40_000
     config.data.scenes = 'both'
     config.data.poses = 64
+    config.export.prompts = ('a red cone on top of a blue cube', 'a green sphere to the left of a purple cylinder')
     return config
 
 
@@ -71,7 +76,8 @@ def furniture() -> ml_collections.ConfigDict:
     config.optimizer.update(learning_rate=2e-3, warmup=200)
     config.ema_decay = 0.999
     config.data.update(name='furniture', size=64, views=2, train_views=12)
-    config.preview.update(every=1000)
+    config.preview_every = 1000
+    config.export.update(prompts=('a chair', 'a table', 'a sofa'), texture=1024, faces=20_000, grid=128, render_size=192)
     return config
 
 
@@ -102,7 +108,7 @@ def pod() -> ml_collections.ConfigDict:
         channels=(320, 320, 160, 80, 80, 40), heads=(0, 20, 10, 5, 0, 0), groups=(8, 8, 8, 8, 4, 2), layers=13, mid_heads=20,
         base_size=4, base_channels=512, mixer_width=192, mixer_heads=8, style_width=768, style_channels=320, out_channels=96,
         out_groups=4, cross_attention=True, style_injection=True, token_to_plane=True, remat=True)
-    config.field.update(hidden=64, blob=10.0, density_scale=1.0)
+    config.field.update(hidden=64, blob=10.0, density_bias=-1.0, density_scale=1.0)
     config.render.update(samples=64, importance=64, samples_shown=128)
     config.loss.update(rays=1024)
     config.optimizer.update(learning_rate=1e-4, b2=0.99, eps=1e-15)

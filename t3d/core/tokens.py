@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from t3d.core.errors import UsageError
+
 START, END, UNKNOWN = 0, 1, 2  # ids of the marks in a WordTokenizer; words follow
 
 
@@ -58,7 +60,7 @@ def refuse_long(prompt: str, words: list[str], limit: int) -> None:
     """Raises ValueError naming the words that would be dropped."""
     if len(words) > limit:
         dropped = ' '.join(words[limit:])
-        raise ValueError(
+        raise UsageError(
             f'the prompt has {len(words)} words or word pieces, the model reads {limit}: "{dropped}" would be dropped. '
             f'Shorten the prompt: "{prompt}"'
         )
@@ -71,7 +73,7 @@ def refuse_unknown(prompt: str, words: list[str], known: tuple[str, ...]) -> Non
         nearest = {word: difflib.get_close_matches(word, known, 3, 0.7) for word in unknown}
         hints = '; '.join(f'"{word}"' + (f' (nearest: {", ".join(near)})' if near else '') for word, near in nearest.items())
         shown = ', '.join(known[:40]) + (f', ... ({len(known)} words)' if len(known) > 40 else '')
-        raise ValueError(
+        raise UsageError(
             f'words this model was not trained on: {hints}, in the prompt "{prompt}". It knows: {shown}. '
             'Use these words, or choose weights trained on more text with --weights or --run.'
         )

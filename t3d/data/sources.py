@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from t3d.core import tokens
+from t3d.core.errors import UsageError
 from t3d.data import shapes, toy
 
 SOURCES = ('toy', 'furniture')
@@ -33,7 +34,7 @@ def open_source(data, split: str):
         from t3d.data import furniture
 
         return furniture.FurnitureSource(data.path or None, split)
-    raise ValueError(f'unknown data set {data.name!r}: wanted one of {", ".join(SOURCES)}')
+    raise UsageError(f'unknown data set {data.name!r}: wanted one of {", ".join(SOURCES)}')
 
 
 def example(config) -> Callable[[dict, np.random.Generator], dict[str, np.ndarray]]:

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 
+from t3d.core.errors import UsageError
 from t3d.core.system import System
 
 SYSTEMS = {
@@ -20,5 +21,5 @@ def make(config) -> System:
     if name not in SYSTEMS:
         near = difflib.get_close_matches(str(name), SYSTEMS, 1)
         hint = f' Did you mean {near[0]!r}?' if near else ''
-        raise ValueError(f'unknown system {name!r}: there are {", ".join(sorted(SYSTEMS))}.{hint}')
+        raise UsageError(f'unknown system {name!r}: there are {", ".join(sorted(SYSTEMS))}.{hint}')
     return importlib.import_module(SYSTEMS[name]).make(config)

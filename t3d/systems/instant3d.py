@@ -55,7 +55,7 @@ def make(config) -> System:
         step = state.step.astype(jnp.float32)
         decay = jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))
         metrics['grad_norm'] = optax_norm(grads)
-        metrics['learning_rate'] = optim.warmup_cosine(
+        metrics['lr'] = optim.warmup_cosine(
             state.step, config.optimizer.learning_rate, config.optimizer.warmup, config.steps, config.optimizer.final)
         return TrainState(state.step + 1, params, opt_state, tree.ema(state.ema, params, decay), state.extras), metrics
 
@@ -125,10 +125,11 @@ class Modules:
                                dtype=dtype)
         self.decoder = TextDecoder(**{name: tuple(value) if isinstance(value, (list, tuple)) else value
                                       for name, value in config.decoder.items()}, dtype=dtype)
-        self.planes_channels = config.decoder.out_channels // 3
+        self.plane_channels = config.decoder.out_channels // 3
         self.frozen_text = bool(text.frozen)
         self.field, self.render = config.field, config.render
         self.steps = config.steps
+        self.noise_scale = config.noise
 
     def init(self, key, ids):
         """Parameters {'text', 'decoder', 'field'}."""
@@ -136,11 +137,11 @@ class Modules:
         text = self.tower.init(key_text, ids)['params']
         features = self.tower.apply({'params': text}, ids)
         decoder = self.decoder.init(key_decoder, features, self.noise(key, ids.shape[0]))['params']
-        field = triplane_field.init(key_field, self.planes_channels, self.field.hidden, 4)
+        field = triplane_field.init(key_field, self.plane_channels, hidden=self.field.hidden, outputs=3, equalised=False)
         return {'text': text, 'decoder': decoder, 'field': field}
 
     def noise(self, key, batch: int):
-        return jax.random.normal(key, (batch, self.decoder.style_width))
+        return self.noise_scale * jax.random.normal(key, (batch, self.decoder.style_width))
 
     def scene(self, params, ids, key):
         """Planes [B, 3, R, R, C] and the point MLP for token ids [B, N], with fresh noise."""
@@ -153,37 +154,27 @@ class Modules:
         flat = self.decoder.apply({'params': params['decoder']}, features, noise).astype(jnp.float32)
         return {'planes': triplanes.unpack(flat), 'field': params['field']}
 
-    def query(self, scene, points, alpha=1.0):
-        """(density [B, N] >= 0, albedo [B, N, 3]) at world points [B, N, 3]; scaled sigmoid of Sec. 3.3."""
-        raw, features = self.raw_field(scene)(points, None)
-        return self.density(raw), numerics.scaled_sigmoid(features, alpha)
+    def raw_field(self, scene, alpha):
+        """The renderer's field: raw density with the central blob, albedo by the scaled sigmoid of Sec. 3.3."""
+        plain = triplane_field.make(
+            scene['field'], scene['planes'], bound=1.0, plane_axes=self.render.plane_axes, equalised=False,
+            activation=lambda features: numerics.scaled_sigmoid(features, alpha))
+
+        def field(points, directions=None):
+            raw, albedo = plain(points)
+            blob = self.field.blob * (1.0 - numerics.safe_norm(points) / 0.6)  # the released code's, as is its bias of -1
+            return raw + self.field.density_bias + blob, albedo
+
+        return field
 
     def density(self, raw):
         """Density per scene unit from the raw output; `field.density_scale` is 1 in the paper."""
         return self.field.density_scale * numerics.softplus(raw)
 
-    def raw_field(self, scene):
-        """The renderer's field: raw density with the paper's central blob, raw albedo."""
-        padded = triplanes.pad(scene['planes'])
-        blob = self.field.blob
-
-        def field(points, directions):
-            raw, features = triplane_field.apply(scene['field'], padded, points, 1.0, self.render.plane_axes)
-            distance = numerics.safe_norm(points)
-            return raw - 1.0 + blob * (1.0 - distance / 0.6), features  # Instant3D code: density bias, blob 10 at radius .6
-
-        return field
-
     def render_rays(self, scene, rays: Rays, key, alpha, samples: int):
         """RenderOutput for rays [B, R, 3]; `features` are albedo over black, in (0, 1 / alpha)."""
         near, far = ray_box(rays, 2.0)
-        field = self.raw_field(scene)
-
-        def coloured(points, directions):
-            raw, features = field(points, directions)
-            return raw, numerics.scaled_sigmoid(features, alpha)
-
-        return volume.render(coloured, rays, key, near=near, far=far, num_samples=samples,
+        return volume.render(self.raw_field(scene, alpha), rays, key, near=near, far=far, num_samples=samples,
                              num_importance=self.render.importance, density_activation=self.density)
 
     def render_scene(self, scene, rays: Rays):
@@ -191,7 +182,7 @@ class Modules:
         shape = rays.origins.shape
         flat = jax.tree.map(lambda leaf: leaf.reshape(shape[0], -1, 3), rays)
         out = self.render_rays(scene, flat, None, 1.0, self.render.samples_shown)
-        colour = out.features + self.render.background * (1.0 - out.opacity[..., None])
+        colour = volume.over(out, self.render.background)
         return volume.RenderOutput(features=colour.reshape(shape), opacity=out.opacity.reshape(shape[:-1]),
                                    depth=out.depth.reshape(shape[:-1]), weights=None)
 
@@ -203,21 +194,38 @@ class Modules:
 
     def field_at(self, scene, points):
         """Asset.field: (density [N], rgb [N, 3])."""
-        density, rgb = self.query({'planes': scene['planes'][None], 'field': scene['field']}, points[None])
-        return density[0], jnp.clip(rgb[0], 0.0, 1.0)
+        field = self.raw_field({'planes': scene['planes'][None], 'field': scene['field']}, 1.0)
+        raw, rgb = field(points[None])
+        return self.density(raw)[0], rgb[0]
+
+
+def draw_pixels(key, alpha, count: int, foreground: float):
+    """Random pixel indices [B, V, count] of masks uint8 [B, V, H, W].
+
+    A share `foreground` comes from the object and the pixels next to it, the rest from the whole image; stratified inverse
+    CDF, with replacement.
+    """
+    batch, views, height, width = alpha.shape
+    solid = alpha.astype(jnp.float32) / 255.0
+    near = jax.lax.reduce_window(solid, 0.0, jax.lax.max, (1, 1, 5, 5), (1, 1, 1, 1), 'SAME').reshape(batch, views, -1)
+    share = near / jnp.maximum(jnp.sum(near, -1, keepdims=True), 1.0)
+    cdf = jnp.cumsum(foreground * share + (1.0 - foreground) / (height * width), -1)
+    u = (jnp.arange(count) + jax.random.uniform(key, (batch, views, count))) / count * cdf[..., -1:]
+    found = jax.vmap(jax.vmap(lambda row, at: jnp.searchsorted(row, at, side='right', method='compare_all')))(cdf, u)
+    return jnp.minimum(found, height * width - 1)
 
 
 def photometric(config):
     """Supervision by posed views: `(modules, params, batch, step, key) -> (loss, metrics)`.
 
-    Each view gives `loss.rays` random pixels. Colour is compared over a random background per view, so that the mask is
+    Each view gives `loss.rays` random pixels, a share `loss.foreground` of them from the object's surroundings. Colour is compared over a random background per view, so that the mask is
     learned too; opacity and, where asked for, distance along the ray have terms of their own.
     """
 
     def supervise(modules: Modules, params, batch, step, key):
         key_noise, key_pixels, key_background, key_jitter = jax.random.split(key, 4)
         batch_size, views, height, width, _ = batch['image'].shape
-        pixels = jax.random.randint(key_pixels, (batch_size, views, config.loss.rays), 0, height * width)
+        pixels = draw_pixels(key_pixels, batch['image'][..., 3], config.loss.rays, config.loss.foreground)
         uv = (jnp.stack([pixels % width, pixels // width], -1) + 0.5) / jnp.array([width, height])
         views_of = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
         rays = jax.vmap(jax.vmap(cameras.rays_at))(views_of, uv)  # [B, V, R, 3]
@@ -240,7 +248,8 @@ def photometric(config):
             parts['depth'] = config.loss.depth * jnp.mean(off)
         loss = sum(parts.values())
         metrics = {'loss': loss, **{f'loss/{name}': part for name, part in parts.items()},
-                   'psnr': -10.0 * jnp.log10(error), 'alpha': alpha}
+                   'psnr': -10.0 * jnp.log10(error), 'alpha': alpha,
+                   'count/rays': jnp.float32(opacity.size)}
         return loss, metrics
 
     return supervise

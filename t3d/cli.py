@@ -1,0 +1,236 @@
+"""`t3d`: the command line. Each command parses its words and makes one call; nothing heavy is imported before that."""
+
+import argparse
+import sys
+
+from t3d import __version__
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 2 for wrong input, 130 when interrupted."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    from t3d.core.errors import UsageError
+
+    try:
+        return args.call(args) or 0
+    except (UsageError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f'error: {error}', file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='t3d', description='Text-to-3D in JAX.')
+    parser.add_argument('--version', action='version', version=f't3d {__version__}')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+
+    def add(name, call, text):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(call=call)
+        return command
+
+    generate = add('generate', _generate, 'prompts to textured meshes, turntables and reports')
+    _prompts(generate)
+    _source(generate)
+    _outputs(generate, 'out')
+
+    train = add('train', _train, 'train a system; the same command again resumes')
+    train.add_argument('config', help='configs/<name>.py:<variant>, for example configs/instant3d.py:tiny')
+    train.add_argument('overrides', nargs='*', metavar='key=value', help='changed config keys, for example batch=8')
+    train.add_argument('--workdir', help='the run folder (default: the next runs/NNNN-...)')
+    train.add_argument('--prompts', nargs='+', help='write the assets of these prompts at the end')
+    train.add_argument('--dry-run', action='store_true', help='print the resolved config and the parameter counts, train nothing')
+
+    for name, text in (('export', 'meshes of a run in other formats'), ('render', 'the turntable of a prompt')):
+        command = add(name, _generate, text)
+        command.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
+        _prompts(command)
+        _outputs(command, 'out')
+
+    view = add('view', _view, 'look at a prompt in the browser, live from a checkpoint')
+    view.add_argument('run', nargs='?', help='run folder, weights folder, or the name of shipped weights')
+    view.add_argument('prompt', nargs='*')
+    view.add_argument('--port', type=int, default=8080)
+
+    evaluate = add('eval', _evaluate, 'scores of a run, with their controls')
+    evaluate.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
+    evaluate.add_argument('--limit', type=int, help='at most this many objects or scenes')
+    evaluate.add_argument('--json', help='also write the scores here')
+
+    weights = add('weights', _weights, 'turn a run into a folder to share: model.safetensors and config.json')
+    weights.add_argument('run')
+    weights.add_argument('out')
+    weights.add_argument('--dtype', default='float32', choices=('float32', 'float16', 'bfloat16'))
+
+    bench = add('bench', _bench, 'throughput of this machine: `t3d bench render`, `t3d bench train --config ...`')
+    bench.add_argument('rest', nargs=argparse.REMAINDER)
+
+    data = add('data', _data, 'build data sets: `t3d data build furniture --source PATH --size 64`')
+    data.add_argument('action', choices=('build',))
+    data.add_argument('name', choices=('furniture',))
+    data.add_argument('--source', required=True, help='the .deb, a .sh3f library, or a folder of them')
+    data.add_argument('--size', type=int, default=64, help='pixels of the square views')
+    data.add_argument('--out', help='where built data sets live (default: $T3D_DATA or ~/.cache/t3d/data)')
+    data.add_argument('--variants', type=int, default=0, help='recoloured variants of each object, up to 7')
+    data.add_argument('--limit', type=int, help='only this many objects')
+    data.add_argument('--license', default='all', choices=('all', 'cc0'))
+
+    add('configs', _configs, 'the configs there are')
+    info = add('info', _info, 'what a run or weights folder holds')
+    info.add_argument('run', nargs='?', help='default: the shipped weights')
+    add('doctor', _doctor, 'what this machine has: the first thing to send with a report')
+    return parser
+
+
+def _prompts(command) -> None:
+    command.add_argument('prompt', nargs='*', help='one prompt each, in quotes')
+    command.add_argument('--prompts', metavar='FILE', help='a text file, one prompt a line')
+    command.add_argument('--seeds', default='0', help='a number, a list 0,4 or a range 0-3')
+
+
+def _source(command) -> None:
+    command.add_argument('--system', help='choose among the shipped weights, for example instant3d')
+    command.add_argument('--run', help='a run folder')
+    command.add_argument('--weights', help='a folder with model.safetensors and config.json (or T3D_WEIGHTS)')
+
+
+def _outputs(command, out) -> None:
+    command.add_argument('--out', default=out, help=f'folder to write (default: {out}/)')
+    command.add_argument('--format', nargs='+', metavar='F', help='glb, obj, ply, stl')
+    for name, text in (('texture', 'texels per side, 0 for vertex colours'), ('faces', 'triangles at most'),
+                       ('grid', 'cells per side of the density grid'), ('frames', 'of the turntable, 0 for none'),
+                       ('size', 'pixels of the turntable'), ('render-size', 'pixels rendered before scaling to --size')):
+        command.add_argument(f'--{name}', type=int, help=text)
+    command.add_argument('--threshold', type=float, help='density of the surface (default: the one that fits the renders)')
+    command.add_argument('--gif', action='store_true', help='also a gif')
+    command.add_argument('--dry-run', action='store_true', help='print what would be made, make nothing')
+
+
+def parse_seeds(text: str) -> list[int]:
+    """[0, 1, 2, 3, 7] from '0-3,7'."""
+    from t3d.core.errors import UsageError
+
+    seeds = []
+    for part in text.split(','):
+        first, _, last = part.partition('-')
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise UsageError(f'seeds {text!r}: wanted a number, a list 0,4 or a range 0-3.')
+        seeds += range(int(first), int(last or first) + 1)
+    return seeds
+
+
+def _all_prompts(args, config) -> list[str]:
+    from t3d.core.errors import UsageError
+
+    prompts = list(args.prompt)
+    if args.prompts:
+        with open(args.prompts) as lines:
+            prompts += [line.strip() for line in lines if line.strip()]
+    prompts = prompts or list(config.export.prompts)
+    if not prompts:
+        raise UsageError('no prompt: give one in quotes, or a file with --prompts FILE.')
+    return prompts
+
+
+def _generate(args) -> None:
+    from t3d.parallel import devices
+    from t3d.train import inference, publish
+
+    devices.compilation_cache()
+    folder = getattr(args, 'weights', None) or args.run
+    loaded = inference.load(folder, getattr(args, 'system', None))
+    prompts, seeds = _all_prompts(args, loaded.config), parse_seeds(args.seeds)
+    names = ('texture', 'faces', 'grid', 'frames', 'size', 'render_size', 'threshold')
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.format:
+        options['formats'] = tuple(args.format)
+    options['gif'] = args.gif
+    print(f'{loaded.config.system} from {loaded.name}, step {loaded.step}: {len(prompts)} prompts x seeds {seeds} -> {args.out}')
+    if args.dry_run:
+        print('\n'.join(f'  {name} = {value}' for name, value in {**loaded.config.export, **options}.items()))
+        return
+    for folder in publish.assets(loaded, prompts, args.out, seeds=seeds, **options):
+        print(f'open {folder / "report.html"}')
+
+
+def _train(args) -> int:
+    from t3d.core import config as configs
+    from t3d.data import sources
+    from t3d.parallel import devices
+    from t3d.train import loop, publish
+
+    config = sources.resolve(configs.load(args.config, args.overrides))
+    devices.compilation_cache()
+    if args.dry_run:
+        from t3d.train import plan
+
+        print(plan.describe(config))
+        return 0
+    workdir = loop.run(config, args.workdir)
+    publish.finish(workdir, list(args.prompts or config.export.prompts))
+    return 0
+
+
+def _view(args) -> None:
+    from t3d import viewer
+
+    viewer.serve(args.run, ' '.join(args.prompt), port=args.port)
+
+
+def _evaluate(args) -> None:
+    import json
+
+    from t3d.parallel import devices
+    from t3d.train import evaluate, inference, publish
+
+    devices.compilation_cache()
+    loaded = inference.load(args.run)
+    scores = evaluate.evaluate(loaded, print, limit=args.limit)
+    print(publish.table({'step': loaded.step, **scores}))
+    if args.json:
+        with open(args.json, 'w') as file:
+            json.dump({'step': loaded.step, **scores}, file, indent=1)
+
+
+def _weights(args) -> None:
+    from t3d.train import inference
+
+    inference.save_weights(inference.load(args.run), args.out, args.dtype)
+    print(f'wrote {args.out}/model.safetensors and {args.out}/config.json')
+
+
+def _bench(args) -> int:
+    from t3d.train import bench
+
+    return bench.main(args.rest)
+
+
+def _data(args) -> None:
+    from t3d.data import furniture
+
+    path = furniture.build(args.source, args.out, args.size, variants=args.variants, limit=args.limit, license=args.license)
+    print(f'built {path}')
+
+
+def _configs(args) -> None:
+    from t3d.train import plan
+
+    print(plan.configs_table())
+
+
+def _info(args) -> None:
+    from t3d.train import plan
+
+    print(plan.info(args.run))
+
+
+def _doctor(args) -> None:
+    from t3d.train import doctor
+
+    print(doctor.report())
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""`t3d doctor`: versions, devices, memory, optional parts and weights found."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+
+from t3d import __version__
+
+EXTRAS = {
+    'embreex': ('data', 'building the furniture data set'),
+    'viser': ('view', 't3d view'),
+    'gradio': ('view', 'the demo page'),
+    'torch': ('test', 'parity tests and the renderer peer of t3d bench'),
+    'diffusers': ('test', 'parity tests'),
+    'pxr': ('usdz', 'USDZ export'),
+}
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'numpy', 'trimesh', 'xatlas')
+SUPPORTED = {'jax': ('0.10.2', '0.12.1'), 'flax': ('0.12.8', '0.13')}  # tested from the first, below the second
+
+
+def report() -> str:
+    """The lines to send with a bug report."""
+    lines = [f't3d {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}']
+    lines += [f'  {name} {_version(name) or "MISSING: pip install t3d"}{_warning(name)}' for name in PACKAGES]
+    lines += ['', *_devices(), '', 'optional parts:']
+    for module, (extra, use) in EXTRAS.items():
+        found = importlib.util.find_spec(module) is not None
+        lines.append(f'  {module}: ' + ('found' if found else f'missing; for {use}: pip install "t3d[{extra}]"'))
+    ffmpeg = importlib.util.find_spec('imageio_ffmpeg') is not None
+    lines.append(f'  ffmpeg: {"found" if ffmpeg else "missing, no mp4: pip install imageio-ffmpeg"}')
+    return '\n'.join([*lines, '', *_weights(), *_data()])
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _warning(name: str) -> str:
+    if name not in SUPPORTED or not _version(name):
+        return ''
+
+    def numbers(text):
+        return tuple(int(part) for part in text.split('.')[:3] if part.isdigit())
+
+    low, high = SUPPORTED[name]
+    inside = numbers(low) <= numbers(_version(name)) < numbers(high)
+    return '' if inside else f'  (outside the tested range: at least {low}, below {high})'
+
+
+def _devices() -> list[str]:
+    import jax
+
+    from t3d.parallel import devices
+
+    found = jax.devices()
+    lines = [f'backend: {jax.default_backend()}, {len(found)} devices of kind {found[0].device_kind}']
+    memory = devices.memory()
+    lines.append(f'device memory: {memory}' if memory else f'processor cores: {os.cpu_count()}')
+    free = shutil.disk_usage('.').free / 2**30
+    lines.append(f'free disk here: {free:.0f} GiB; compilation cache: {devices.compilation_cache()}')
+    return lines
+
+
+def _weights() -> list[str]:
+    from t3d.train import inference
+
+    found = [f'  {name}: {folder}' for name, folder in inference.shipped().items()]
+    given = os.environ.get('T3D_WEIGHTS')
+    if given:
+        state = 'found' if os.path.exists(os.path.join(given, 'model.safetensors')) else 'no model.safetensors there'
+        found.append(f'  T3D_WEIGHTS={given}: {state}')
+    return ['weights:', *(found or ['  none'])]
+
+
+def _data() -> list[str]:
+    from t3d.data import sources
+
+    folder = sources.default_folder()
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [f'data sets in {folder}: {", ".join(names) or "none"}']

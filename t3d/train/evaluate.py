@@ -1,0 +1,158 @@
+"""Scores of a trained text-to-3D system on views it has not seen, each with its n and its control."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t3d.data import oracle, shapes, sources, toy
+from t3d.geom import cameras
+from t3d.metrics import image, retrieval
+from t3d.train.inference import Loaded
+
+AZIMUTH = np.arange(6) * (np.pi / 3) + 0.2  # the views every toy score is taken from
+ELEVATION = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 0.3])
+SHARED = (1, 4, 7, 10)  # views of furniture at azimuths 30, 120, 210, 300 degrees, elevation 15, the same for every object
+
+
+def render_views(loaded: Loaded, prompts: list[str], views: cameras.Cameras, size: int, *, params=None, batch: int = 32,
+                 seed: int = 0, progress=lambda done, total: None) -> np.ndarray:
+    """Renders of each prompt: [N, V, size, size, 3] in [0, 1] over the config's background.
+
+    Args:
+      views: leading shape [V] (the same for all) or [N, V].
+      params: other weights than `loaded.params`, for controls.
+    """
+    shared = views.world_from_cam.ndim == 3
+    draw = None
+    found = []
+    for start in range(0, len(prompts), batch):
+        some = prompts[start : start + batch]
+        some = some + [some[-1]] * (batch - len(some))  # one shape, one compilation
+        assets = loaded.system.generate(loaded.params if params is None else params, some,
+                                        jax.random.fold_in(jax.random.key(seed), start))
+        draw = draw or _renderer(assets[0].render, size)
+        for k, asset in enumerate(assets[: len(prompts) - start]):
+            own = views if shared else jax.tree.map(lambda leaf: leaf[start + k], views)
+            found.append(np.asarray(draw(asset.scene, own)))
+        progress(len(found), len(prompts))
+    return np.stack(found)
+
+
+def _renderer(render, size):
+    @jax.jit
+    def draw(scene, views):
+        rays = cameras.rays(views, size, size)
+        return jax.lax.map(lambda ray: jnp.clip(render(scene, ray).features, 0.0, 1.0), rays)
+
+    return draw
+
+
+def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None) -> dict[str, float]:
+    """All scores of a run: those of its data set. Keys are `<score>` with `<score>_n` beside, and `control/<score>`."""
+    if loaded.config.data.name == 'toy':
+        scores = singles(loaded)
+        if loaded.config.data.scenes != 'singles':
+            scores.update(relations(loaded, log, limit=limit))
+        return scores
+    return views_of_objects(loaded, log, limit=limit)
+
+
+def singles(loaded: Loaded) -> dict[str, float]:
+    """Single toy objects: PSNR and nearest-target share over (pair, view), held-out and seen pairs apart.
+
+    A render counts as right if its own target is the nearest, among the 32 shape-colour pairs, from the same view; chance is
+    1/32. The control asks each prompt for another pair (captions rotated within the held-out ones).
+    """
+    size, background = loaded.config.data.size, loaded.config.render.background
+    things = [scene for scene in shapes.singles('all') if scene.attributes['size'] == 'large']
+    held_out = np.array([shapes.is_held_out(scene.attributes['shape'], scene.attributes['colour']) for scene in things])
+    targets = np.stack([oracle.composite(toy.record(scene, AZIMUTH, ELEVATION, size)['image'], background) for scene in things])
+    views = cameras.Cameras(*toy.camera_arrays(AZIMUTH, ELEVATION, shapes.RADIUS, shapes.FOV))
+    renders = render_views(loaded, [scene.captions[0] for scene in things], views, size)
+    quality = np.asarray(image.psnr(renders, targets))
+    scores = {}
+    for name, chosen in (('held_out', np.flatnonzero(held_out)), ('seen', np.flatnonzero(~held_out))):
+        scores[f'{name}/psnr'] = float(quality[chosen].mean())
+        scores[f'{name}/nearest'] = _nearest(renders, targets, chosen, chosen)
+        scores[f'control/{name}/nearest_shuffled_prompts'] = _nearest(renders, targets, chosen, np.roll(chosen, 3))
+        scores[f'{name}/n'] = int(len(chosen) * len(AZIMUTH))
+    return scores
+
+
+def _nearest(renders, targets, chosen, own) -> float:
+    """Share of (render, view) of `chosen` whose nearest target of that view is `own`."""
+    hits = [retrieval.ranks(retrieval.distances(renders[chosen, v], targets[:, v]), own) == 0 for v in range(renders.shape[1])]
+    return float(np.mean(hits))
+
+
+def relations(loaded: Loaded, log=lambda line: None, *, limit: int | None = None) -> dict[str, float]:
+    """Two-object toy scenes by the exact oracle among all 3,072: shapes, colours, relation, and all of them at once."""
+    size, background = loaded.config.data.size, loaded.config.render.background
+    azimuth, elevation = AZIMUTH[:4], ELEVATION[:4]
+    judge = oracle.Oracle(shapes.pairs('all'), azimuth, elevation, size, background)
+    views = cameras.Cameras(*toy.camera_arrays(azimuth, elevation, shapes.RADIUS, shapes.FOV))
+    scores = {}
+    for split in ('test', 'train'):
+        scenes = shapes.pairs(split)
+        step = max(1, len(scenes) // (limit or 256))
+        scenes = scenes[step // 2 :: step]
+        log(f'oracle: {len(scenes)} {split} scenes')
+        renders = render_views(loaded, [scene.captions[0] for scene in scenes], views, size)
+        name = {'test': 'held_out', 'train': 'seen'}[split]
+        scores.update({f'{name}_pairs/{label}': value for label, value in judge.score(renders, scenes).items()})
+        shuffled = judge.score(np.roll(renders, len(scenes) // 2 + 1, axis=0), scenes)
+        scores[f'control/{name}_pairs/all_shuffled_prompts'] = shuffled['all']
+        scores[f'{name}_pairs/n'] = len(scenes)
+    return scores
+
+
+def views_of_objects(loaded: Loaded, log=lambda line: None, *, limit: int | None = None) -> dict[str, float]:
+    """Real objects: PSNR of held-out views of trained objects, and retrieval of the object among all by its renders.
+
+    The caption given is the first of the object's. Retrieval compares renders from the four `SHARED` cameras, the same for
+    all objects, with every object's true views. Objects whose captions are the same text cannot be told apart by any method
+    that reads only the caption: `r1_ceiling` is the best such a method could reach. Controls: untrained weights, captions of
+    other objects, and the mean picture of all objects.
+    """
+    config = loaded.config
+    source = sources.open_source(config.data, config.data.split)
+    chosen = np.arange(len(source)) if limit is None else np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)
+    records = [source[int(k)] for k in chosen]
+    prompts = [record['captions'][0] for record in records]
+    held_out, shared = (_views(records, which, config.render.background)
+                        for which in (range(config.data.train_views, len(records[0]['image'])), SHARED))
+    log(f'rendering {len(prompts)} objects x {held_out[1].shape[1]} held-out and {len(SHARED)} shared views')
+    untrained = loaded.system.init(jax.random.key(1), _zeros(loaded.system.batch_spec)).params
+    scores = _object_scores(loaded, prompts, held_out, shared, None)
+    control = _object_scores(loaded, prompts, held_out, shared, untrained)
+    scores.update({f'control/{name}_untrained': value for name, value in control.items() if 'shuffled' not in name})
+    counts = {prompt: prompts.count(prompt) for prompt in set(prompts)}
+    scores['r1_ceiling'] = float(np.mean([1.0 / counts[prompt] for prompt in prompts]))
+    mean = np.broadcast_to(held_out[1].mean(0, keepdims=True), held_out[1].shape)
+    scores['control/psnr_of_the_mean_picture'] = float(np.asarray(image.psnr(mean, held_out[1])).mean())
+    scores['n_objects'], scores['n_views'] = len(prompts), int(held_out[1].shape[0] * held_out[1].shape[1])
+    return scores
+
+
+def _views(records, which, background):
+    """(cameras [N, V], images [N, V, H, W, 3]) of chosen views of records."""
+    which = list(which)
+    matrices, intrinsics = (np.stack([record[name][which] for record in records]) for name in ('world_from_cam', 'intrinsics'))
+    images = np.stack([oracle.composite(record['image'][which], background) for record in records])
+    return cameras.Cameras(matrices, intrinsics), images
+
+
+def _object_scores(loaded, prompts, held_out, shared, params):
+    size = held_out[1].shape[2]
+    renders = render_views(loaded, prompts, held_out[0], size, params=params)
+    scores = {'psnr': float(np.asarray(image.psnr(renders, held_out[1])).mean())}
+    renders, own = render_views(loaded, prompts, shared[0], size, params=params), np.arange(len(prompts))
+    rank = retrieval.ranks(retrieval.distances(renders, shared[1]), own)
+    shuffled = retrieval.ranks(retrieval.distances(np.roll(renders, 7, axis=0), shared[1]), own)
+    return {**scores, 'r1': retrieval.recall(rank, 1), 'r10': retrieval.recall(rank, 10),
+            'control/r1_shuffled_prompts': retrieval.recall(shuffled, 1),
+            'control/r10_shuffled_prompts': retrieval.recall(shuffled, 10)}
+
+
+def _zeros(spec):
+    return {name: jnp.zeros(item.shape, item.dtype) for name, item in spec.items()}

@@ -1,0 +1,85 @@
+"""What a config would do, without doing it: parameter counts, the sharded step compiled, memory for each device."""
+
+import time
+
+import jax
+
+from t3d import systems
+from t3d.core import config as configs
+from t3d.core import tree
+from t3d.parallel import devices, sharding
+
+
+def describe(config, *, compile_step: bool = True) -> str:
+    """The resolved config, the parameter counts, and the memory that the compiled train step needs on each device.
+
+    The step is lowered and compiled for the device mesh of the config on the devices of this process; virtual CPU devices
+    (`JAX_NUM_CPU_DEVICES=64`) stand in for a pod. Argument bytes are those of any backend; temporary bytes are XLA:CPU's and
+    larger than an accelerator's.
+    """
+    system = systems.make(config)
+    abstract = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec)
+    lines = [f'{name} = {value}' for name, value in configs.flatten(config).items()]
+    lines += ['', *counts(abstract.params)]
+    if compile_step:
+        lines += ['', *compiled(config, system, abstract)]
+    return '\n'.join(lines)
+
+
+def counts(params) -> list[str]:
+    """A line for each part of the parameters, and their sum."""
+    parts = {name: tree.count(part) for name, part in params.items()}
+    return [f'{name:>10}: {number:>13,} parameters' for name, number in {**parts, 'all': sum(parts.values())}.items()]
+
+
+def compiled(config, system, abstract) -> list[str]:
+    """Lines about the sharded train step: mesh, seconds to compile, bytes for each device."""
+    mesh = devices.make(config.mesh)
+    devices.check_batch(config.batch, mesh)
+    placed = sharding.shardings(abstract, system.sharding, mesh, config.fsdp_floor)
+    state = sharding.abstract_with(abstract, placed)
+    batched, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    batch = {name: jax.ShapeDtypeStruct(item.shape, item.dtype, sharding=batched) for name, item in system.batch_spec.items()}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    began = time.perf_counter()
+    with jax.set_mesh(mesh):
+        step = jax.jit(system.train_step, donate_argnums=0, out_shardings=(placed, replicated))
+        memory = step.lower(state, batch, key).compile().memory_analysis()
+    seconds = time.perf_counter() - began
+    shape = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
+    giga = 2**30
+    return [
+        f'mesh: {shape} = {mesh.size} devices ({jax.default_backend()})',
+        f'train step compiled in {seconds:.1f} s',
+        f'for each device: arguments {memory.argument_size_in_bytes / giga:.3f} GiB (state of all devices together '
+        f'{tree.size_bytes(abstract) / giga:.3f} GiB), temporaries {memory.temp_size_in_bytes / giga:.3f} GiB',
+    ]
+
+
+def configs_table() -> str:
+    """Every config file with the first line of its docstring."""
+    lines = []
+    for name in configs.names():
+        text = (configs.folder() / f'{name}.py').read_text()
+        lines.append(f'configs/{name}.py  {text.split(chr(34) * 3)[1].strip().splitlines()[0]}')
+    return '\n'.join(lines)
+
+
+def info(folder) -> str:
+    """System, step, parameters and scores of a run or weights folder."""
+    import json
+    import pathlib
+
+    from t3d.train import inference
+
+    loaded = inference.load(folder)
+    lines = [f'{loaded.name}: {loaded.config.system} {loaded.config.get("variant", "")}, step {loaded.step}']
+    lines += counts(loaded.params)
+    home = inference.shipped().get(str(folder), pathlib.Path(folder or inference.shipped()[loaded.name]))
+    if (home / 'scores.json').exists():
+        lines += [f'{name}: {value}' for name, value in json.loads((home / 'scores.json').read_text()).items()]
+    words = loaded.config.text.words
+    lines.append(f'words it knows ({len(words)}): {" ".join(words[:60])}{" ..." if len(words) > 60 else ""}')
+    return '\n'.join(lines)
+
+

@@ -1,0 +1,62 @@
+"""From a trained run or weights to what people open: assets, scores, weights to share."""
+
+import json
+import pathlib
+import re
+
+from t3d.train import evaluate, inference
+
+
+def assets(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, metrics=None, **options) -> list[pathlib.Path]:
+    """Writes mesh, turntable, sheet and report of every prompt and seed into `out` (a folder each if there are several).
+
+    Args:
+      metrics: path of a run's metrics.jsonl for the report, or None.
+      options: of export.assets.write; what is left out comes from the config's `export` section.
+    Returns:
+      the folders written.
+    """
+    from t3d.core import config as configs
+    from t3d.export import assets as exporter
+
+    out = pathlib.Path(out)
+    given = {**{name: value for name, value in loaded.config.export.items() if name != 'prompts'}, **options}
+    made = inference.generate(loaded, prompts, list(seeds))
+    folders = []
+    for seed, asset in made:
+        folder = out if len(made) == 1 else out / name_of(asset.prompt, seed if len(seeds) > 1 else None)
+        log(f'"{asset.prompt}", seed {seed}')
+        info = {'config': configs.flatten(loaded.config), 'metrics': metrics,
+                'subtitle': f'{loaded.config.system} {loaded.config.get("variant", "")}, {loaded.name}, step {loaded.step}, seed {seed}'}
+        exporter.write(asset, folder, report_info={k: v for k, v in info.items() if v is not None}, log=log, **given)
+        folders.append(folder)
+    return folders
+
+
+def name_of(prompt: str, seed: int | None = None) -> str:
+    """A folder name: 'a_red_cube' or 'a_red_cube-3'."""
+    words = re.sub(r'[^a-z0-9]+', '_', prompt.lower()).strip('_')[:60] or 'asset'
+    return words if seed is None else f'{words}-{seed}'
+
+
+def finish(workdir, prompts: list[str], *, log=print, score: bool = True) -> None:
+    """After the last step: scores into `scores.json`, then the assets of the prompts into `assets/`. Before it: nothing."""
+    workdir = pathlib.Path(workdir)
+    loaded = inference.load(workdir)
+    if loaded.step < loaded.config.steps:
+        return
+    if score:
+        scores = evaluate.evaluate(loaded, log)
+        (workdir / 'scores.json').write_text(json.dumps({'step': loaded.step, **scores}, indent=1))
+        log(table(scores))
+    if prompts:
+        folders = assets(loaded, prompts, workdir / 'assets', log=log, metrics=workdir / 'metrics.jsonl')
+        for folder in folders:
+            log(f'open {folder / "report.html"}')
+
+
+def table(scores: dict) -> str:
+    """Scores as lines, one each."""
+    width = max(len(name) for name in scores)
+    return '\n'.join(f'  {name:<{width}}  {value:.4g}' if isinstance(value, float) else f'  {name:<{width}}  {value}'
+                     for name, value in scores.items())
