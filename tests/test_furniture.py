@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from t3d.data import captions, furniture, objmesh, raycast, sweethome
+from t3d.data import captions, furniture, furniture_views, objmesh, raycast, sweethome
 from t3d.geom import cameras
 
 SIZE = 16
@@ -72,7 +72,7 @@ def test_a_record_has_the_shapes_and_the_rig_of_the_contract(built):
     record = source[0]
     assert record['image'].shape == (16, SIZE, SIZE, 4) and record['image'].dtype == np.uint8
     assert record['depth'].shape == (16, SIZE, SIZE) and record['depth'].dtype == np.float32
-    rig = cameras.orbit(record['azimuth'], record['elevation'], furniture.CAMERA_RADIUS, furniture.FOV)
+    rig = cameras.orbit(record['azimuth'], record['elevation'], furniture_views.CAMERA_RADIUS, furniture_views.FOV)
     np.testing.assert_allclose(record['world_from_cam'], rig.world_from_cam, atol=1e-6)
     np.testing.assert_allclose(record['intrinsics'], rig.intrinsics, atol=1e-6)
     np.testing.assert_allclose(np.degrees(record['azimuth'][:furniture.TRAIN_VIEWS]), np.arange(12) * 30.0, atol=1e-4)
@@ -105,10 +105,11 @@ def test_what_is_stored_is_what_was_rendered(built, tmp_path):
     scene = raycast.Scene(dataclasses.replace(mesh, positions=raycast.fit_sphere(mesh.positions, 0.9)), found.read)
     for view in (0, 13):
         pose, lens = record['world_from_cam'][view], record['intrinsics'][view]
-        hits = raycast.view_hits(scene, pose, lens, SIZE, furniture.SUPERSAMPLE)
-        np.testing.assert_array_equal(record['image'][view], raycast.image(hits, hits.albedo, SIZE, furniture.SUPERSAMPLE))
+        hits = raycast.view_hits(scene, pose, lens, SIZE, furniture_views.SUPERSAMPLE)
+        rendered = raycast.image(hits, hits.albedo, SIZE, furniture_views.SUPERSAMPLE)
+        np.testing.assert_array_equal(record['image'][view], rendered)
         np.testing.assert_allclose(record['depth'][view], raycast.planar_depth(scene, pose, lens, SIZE),
-                                   atol=0.51 * furniture.DEPTH_STEP)
+                                   atol=0.51 * furniture_views.DEPTH_STEP)
 
 
 def test_splits_never_share_nouns_look_alikes_or_pairs(built):
@@ -160,7 +161,7 @@ def test_recolouring_keeps_texture_as_brightness():
     albedo = np.array([[[0.2, 0.2, 0.2], [0.4, 0.4, 0.4], [0.9, 0.0, 0.0]]], np.float32)
     hits = raycast.Hits(np.array([[1, 1, 0]]), albedo, np.ones((1, 3)), np.ones((1, 3)), np.ones((1, 3)))
     statistics = {'part': 1, 'luminance': 0.3}
-    result = furniture.recolour(hits, statistics, (0.0, 0.3, 0.9))
+    result = furniture_views.recolour(hits, statistics, (0.0, 0.3, 0.9))
     np.testing.assert_allclose(result[0], [[0, 0.2, 0.6], [0, 0.4, 1.0], [0.9, 0, 0]], atol=1e-6)
 
 
@@ -180,7 +181,7 @@ def test_the_build_is_deterministic_and_done_once(built, tmp_path, capsys):
 
 def test_an_interrupted_build_continues(built, tmp_path, monkeypatch, capsys):
     _, library, folder = built
-    render, calls = furniture.render_object, []
+    render, calls = furniture_views.render_object, []
 
     def stop_at_the_fifth(task):
         calls.append(task.entry.object_id)
@@ -189,7 +190,7 @@ def test_an_interrupted_build_continues(built, tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         return render(task)
 
-    monkeypatch.setattr(furniture, 'render_object', stop_at_the_fifth)
+    monkeypatch.setattr(furniture_views, 'render_object', stop_at_the_fifth)
     arguments = {'source': str(library), 'out': str(tmp_path), 'size': SIZE, 'variants': 2, 'processes': 1}
     with pytest.raises(KeyboardInterrupt):
         furniture.build(**arguments)

@@ -23,174 +23,19 @@ import dataclasses
 import functools
 import io
 import json
-import multiprocessing
 import os
 import pathlib
 import shutil
-import time
-import zipfile
 
 import numpy as np
 
-from t3d.data import captions, objmesh, raycast, sweethome
-from t3d.geom import cameras
+from t3d.data import captions, furniture_views, sweethome
 
 VERSION = '1.1.8'  # of this format, then that of the library (1.8)
-VIEWS = 16
-TRAIN_VIEWS = 12  # views 0 .. 11 train, 12 .. 15 are held out
-CAMERA_RADIUS = 3.5
-FOV = 0.7027699  # radians
-OBJECT_RADIUS = 0.9
-RING_ELEVATIONS = (0.0, 15.0, 30.0)  # degrees, in turn
-RANDOM_ELEVATIONS = (-10.0, 45.0)  # degrees
-SUPERSAMPLE = 2
-DEPTH_STEP = 1.0 / 8192.0  # scene units
-MAX_VARIANTS = len(captions.PALETTE) - 1
-RECOLOUR_SHARE = 0.5  # of the visible pixels that a material needs to be recoloured
-STATISTICS_VIEWS = (0, 2, 4, 5, 8, 10)  # all sides, level to 30 degrees, for colour words and visible materials
-STATISTICS_SIZE = 64
+TRAIN_VIEWS = furniture_views.TRAIN_VIEWS  # of furniture_views.VIEWS; the rest are held out
+MAX_VARIANTS = furniture_views.MAX_VARIANTS
 SPLITS = ('train', 'val', 'test', 'test_combo')
 LICENSES = ('all', 'cc0')
-
-
-# -------------------------------------------------------------------------------------------------------------- views
-
-
-def view_angles(object_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """(azimuth, elevation) float32 [VIEWS] in radians: the fixed ring, then the object's own random views."""
-    ring = VIEWS - (VIEWS - TRAIN_VIEWS)
-    rng = np.random.default_rng(sweethome.bucket(object_id, 2**32))
-    azimuth = np.concatenate([np.arange(ring) * 360.0 / ring, rng.uniform(0.0, 360.0, VIEWS - ring)])
-    elevation = np.concatenate([np.resize(RING_ELEVATIONS, ring), rng.uniform(*RANDOM_ELEVATIONS, VIEWS - ring)])
-    return np.radians(azimuth).astype(np.float32), np.radians(elevation).astype(np.float32)
-
-
-def _rigs(object_ids: list[str]) -> list[dict[str, np.ndarray]]:
-    """Cameras of every object: azimuth, elevation [V], world_from_cam [V, 4, 4], intrinsics [V, 3, 3]."""
-    azimuth, elevation = (np.stack(angles) for angles in zip(*map(view_angles, object_ids)))
-    rig = cameras.orbit(azimuth, elevation, CAMERA_RADIUS, FOV)
-    arrays = {'azimuth': azimuth, 'elevation': elevation, 'world_from_cam': np.asarray(rig.world_from_cam),
-              'intrinsics': np.asarray(rig.intrinsics)}
-    return [{key: value[index] for key, value in arrays.items()} for index in range(len(object_ids))]
-
-
-# ---------------------------------------------------------------------------------------------------------- rendering
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What a worker needs to render one object."""
-
-    library: sweethome.Library
-    entry: sweethome.Entry
-    rig: dict[str, np.ndarray]
-    size: int
-    variants: int
-    target: pathlib.Path
-
-
-def render_object(task: Task) -> str:
-    """Renders all views and variants of an object into `task.target` (an npz, written whole or not at all); returns its id."""
-    mesh = sweethome.rotate(objmesh.load(task.entry.model, task.library.read), task.entry)
-    mesh = dataclasses.replace(mesh, positions=raycast.fit_sphere(mesh.positions, OBJECT_RADIUS))
-    scene = raycast.Scene(mesh, task.library.read)
-    poses, lens = task.rig['world_from_cam'], task.rig['intrinsics']
-    seen = [raycast.view_hits(scene, poses[view], lens[view], STATISTICS_SIZE, 1) for view in STATISTICS_VIEWS]
-    statistics = _statistics(seen, len(mesh.parts))
-    colours = _variant_colours(task.entry.object_id, statistics, task.variants)
-    arrays, depth = {}, []
-    for view in range(VIEWS):
-        hits = raycast.view_hits(scene, poses[view], lens[view], task.size, SUPERSAMPLE)
-        for variant, colour in enumerate(['', *colours]):
-            albedo = recolour(hits, statistics, captions.PALETTE[colour]) if colour else hits.albedo
-            arrays[f'png_{variant}_{view}'] = _png(raycast.image(hits, albedo, task.size, SUPERSAMPLE))
-        depth.append(raycast.planar_depth(scene, poses[view], lens[view], task.size))
-    meta = {'colours': [statistics['colour'], *colours], 'signature': [len(mesh.positions), mesh.num_vertices, len(mesh.parts)],
-            'missing': list(mesh.missing), 'share': float(statistics['share'])}
-    arrays['depth'] = np.round(np.stack(depth) / DEPTH_STEP).astype(np.uint16)
-    arrays['meta'] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    partial = task.target.with_suffix('.partial')
-    with open(partial, 'wb') as file:
-        np.savez(file, **arrays)
-    partial.replace(task.target)
-    return task.entry.object_id
-
-
-def _statistics(seen: list[raycast.Hits], num_parts: int) -> dict:
-    """Over all rays: the colour word, the part most seen, its share of what is seen, its mean colour and luminance."""
-    weights = np.concatenate([hits.weights().ravel() for hits in seen])
-    part = np.concatenate([hits.part.ravel() for hits in seen])[weights > 0.0]
-    albedo = np.concatenate([hits.albedo.reshape(-1, 3) for hits in seen])[weights > 0.0]
-    weights = weights[weights > 0.0]
-    if not len(weights):
-        return {'colour': '', 'part': 0, 'share': 0.0, 'mean': np.zeros(3), 'luminance': 1.0}
-    visible = np.bincount(part, weights, num_parts)
-    main = int(visible.argmax())
-    mean = np.average(albedo[part == main], axis=0, weights=weights[part == main])
-    return {'colour': captions.colour_word(albedo, weights), 'part': main, 'share': visible[main] / visible.sum(), 'mean': mean,
-            'luminance': max(float(mean @ LUMINANCE), 1e-3)}
-
-
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # ITU-R BT.709
-
-
-def _variant_colours(object_id: str, statistics: dict, count: int) -> list[str]:
-    """Palette colours for `count` variants in the object's own order, without the one it nearly has already."""
-    if not count or statistics['share'] <= RECOLOUR_SHARE:
-        return []
-    names = list(captions.PALETTE)
-    distance = ((captions.lab(list(captions.PALETTE.values())) - captions.lab(statistics['mean'])) ** 2).sum(-1)
-    names.pop(int(distance.argmin()))
-    order = np.random.default_rng(sweethome.bucket(object_id + '|colours', 2**32)).permutation(len(names))
-    return [names[index] for index in order[:count]]
-
-
-def recolour(hits: raycast.Hits, statistics: dict, target) -> np.ndarray:
-    """Albedo [L, N, 3] with the main part in the `target` colour, its texture kept as relative luminance."""
-    relative = hits.albedo @ LUMINANCE / np.float32(statistics['luminance'])
-    if statistics['luminance'] < 0.02:  # a black part has no texture to keep
-        relative = np.ones_like(relative)
-    tinted = np.clip(relative[..., None] * np.asarray(target, np.float32), 0.0, 1.0)
-    return np.where((hits.part == statistics['part'])[..., None], tinted, hits.albedo)
-
-
-def _png(pixels: np.ndarray) -> np.ndarray:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'PNG')
-    return np.frombuffer(buffer.getvalue(), np.uint8)
-
-
-def render_all(tasks: list[Task], processes: int, label: str) -> None:
-    """Renders what is not rendered yet, with a progress line every few seconds."""
-    waiting = [task for task in tasks if not zipfile.is_zipfile(task.target)]
-    done = len(tasks) - len(waiting)
-    if done:
-        print(f'{label}: {done} of {len(tasks)} objects were rendered before', flush=True)
-    if not waiting:
-        return
-    start = last = time.monotonic()
-    with multiprocessing.get_context('spawn').Pool(processes) if processes > 1 else _Serial() as pool:
-        for count, _ in enumerate(pool.imap_unordered(render_object, waiting), 1):
-            now = time.monotonic()
-            if now - last > 10.0 or count == len(waiting):
-                last, rate = now, count / (now - start)
-                left = (len(waiting) - count) / rate
-                print(f'{label}: {done + count}/{len(tasks)} objects, {rate:.1f} a second, {left:.0f} s left', flush=True)
-
-
-class _Serial:
-    """A pool of this process."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused):
-        return None
-
-    def imap_unordered(self, function, items):
-        return map(function, items)
 
 
 # ------------------------------------------------------------------------------------------------------------- splits
@@ -248,23 +93,23 @@ def builder_class():
         MANUAL_DOWNLOAD_INSTRUCTIONS = f'To build this data set, {sweethome.HOW_TO_GET}.'
 
         def _info(self):
-            size = self.builder_config.size
+            size, views = self.builder_config.size, furniture_views.VIEWS
             text, f32 = tfds.features.Text(), np.float32
             tensor = tfds.features.Tensor
             return tfds.core.DatasetInfo(builder=self, description=__doc__, features=tfds.features.FeaturesDict({
                 'object_id': text, 'noun': text, 'colour': text, 'category': text, 'licence': text, 'creator': text,
                 'tags': text, 'variant': tensor(shape=(), dtype=np.int32), 'captions': tfds.features.Sequence(text),
                 'views': tfds.features.Sequence(tfds.features.Image(shape=(size, size, 4), encoding_format='png')),
-                'depth': tensor(shape=(VIEWS, size, size), dtype=np.uint16, encoding='zlib'),
-                'world_from_cam': tensor(shape=(VIEWS, 4, 4), dtype=f32), 'intrinsics': tensor(shape=(VIEWS, 3, 3), dtype=f32),
-                'azimuth': tensor(shape=(VIEWS,), dtype=f32), 'elevation': tensor(shape=(VIEWS,), dtype=f32)}))
+                'depth': tensor(shape=(views, size, size), dtype=np.uint16, encoding='zlib'),
+                'world_from_cam': tensor(shape=(views, 4, 4), dtype=f32), 'intrinsics': tensor(shape=(views, 3, 3), dtype=f32),
+                'azimuth': tensor(shape=(views,), dtype=f32), 'elevation': tensor(shape=(views,), dtype=f32)}))
 
         def _split_generators(self, dl_manager):
             config = self.builder_config
             source = config.source or dl_manager.manual_dir
             work = pathlib.Path(config.work or pathlib.Path(self.data_dir).parent / f'work-{config.name}')
             tasks = plan(source, work, config)
-            render_all(tasks, config.processes, f'furniture {config.name}')
+            furniture_views.render_all(tasks, config.processes, f'furniture {config.name}')
             examples = describe(tasks)
             splits = assign_splits(examples)
             chosen = {split: [example for example, other in zip(examples, splits) if other == split] for split in SPLITS}
@@ -277,7 +122,7 @@ def builder_class():
     return Furniture, FurnitureConfig
 
 
-def plan(source, work: pathlib.Path, config) -> list[Task]:
+def plan(source, work: pathlib.Path, config) -> list[furniture_views.Task]:
     """One task per object, in catalogue order."""
     libraries = {library.name: library for library in sweethome.open_libraries(source, work / 'libraries')}
     entries = [entry for library in libraries.values() for entry in library.entries()]
@@ -290,13 +135,13 @@ def plan(source, work: pathlib.Path, config) -> list[Task]:
         raise ValueError(f'{source} holds no object under license={config.license!r}: choose license="all", or a source with '
                          'the library BlendSwap-CC-0.')
     (work / 'objects').mkdir(parents=True, exist_ok=True)
-    rigs = _rigs([entry.object_id for entry in entries])
+    rigs = furniture_views.rigs([entry.object_id for entry in entries])
     targets = [work / 'objects' / f'{entry.object_id}.npz' for entry in entries]
-    return [Task(libraries[entry.library], entry, rig, config.size, config.variants, target)
+    return [furniture_views.Task(libraries[entry.library], entry, rig, config.size, config.variants, target)
             for entry, rig, target in zip(entries, rigs, targets)]
 
 
-def describe(tasks: list[Task]) -> list[dict]:
+def describe(tasks: list[furniture_views.Task]) -> list[dict]:
     """One dictionary per (object, variant), without the arrays."""
     examples = []
     for task in tasks:
@@ -314,7 +159,7 @@ def load_example(example: dict) -> dict:
     task, variant = example['task'], example['variant']
     entry = task.entry
     with np.load(task.target) as arrays:
-        views = [io.BytesIO(arrays[f'png_{variant}_{view}'].tobytes()) for view in range(VIEWS)]
+        views = [io.BytesIO(arrays[f'png_{variant}_{view}'].tobytes()) for view in range(furniture_views.VIEWS)]
         depth = arrays['depth']
     return {'object_id': entry.object_id, 'noun': example['noun'], 'colour': example['colour'], 'category': entry.category,
             'licence': entry.licence, 'creator': entry.creator, 'tags': ', '.join(entry.tags), 'variant': variant,
@@ -336,6 +181,7 @@ def build(source: str, out: str | None = None, size: int = 64, variants: int = 0
         processes: worker processes.
     """
     import tensorflow_datasets as tfds
+    from absl import logging
 
     if not 0 <= variants <= MAX_VARIANTS:
         raise ValueError(f'variants={variants}: choose 0 (originals only) to {MAX_VARIANTS}.')
@@ -360,8 +206,13 @@ def build(source: str, out: str | None = None, size: int = 64, variants: int = 0
     config = furniture_config(name=name, size=size, variants=variants, limit=limit, license=license, source=str(source),
                               work=str(work), processes=processes)
     tfds.disable_progress_bar()  # there is one line every few seconds already
-    builder = furniture(data_dir=str(data_root(out)), config=config, file_format='array_record')
-    builder.download_and_prepare()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # TFDS warns that the configuration is none of its own
+    try:
+        builder = furniture(data_dir=str(data_root(out)), config=config, file_format='array_record')
+        builder.download_and_prepare()
+    finally:
+        logging.set_verbosity(verbosity)
     _write_attribution(folder, plan(source, work, config))
     (folder / SIZES).write_text(json.dumps({file.name: file.stat().st_size for file in sorted(folder.iterdir())}, indent=1))
     shutil.rmtree(work)
@@ -378,7 +229,7 @@ def data_root(out: str | None = None) -> pathlib.Path:
     return pathlib.Path(out or os.environ.get('T3D_DATA') or '~/.cache/t3d/data').expanduser()
 
 
-def _write_attribution(folder: pathlib.Path, tasks: list[Task]) -> None:
+def _write_attribution(folder: pathlib.Path, tasks: list[furniture_views.Task]) -> None:
     lines = ['# Attribution', '', 'Renders of 3D models from the furniture libraries of Sweet Home 3D (www.sweethome3d.com).',
              'The models were rendered, and in the variants recoloured; nothing else was changed.', '']
     libraries = {}
@@ -463,7 +314,7 @@ class FurnitureSource:
         attributes = {key: row[key].decode() for key in ('noun', 'colour', 'category', 'tags', 'licence', 'creator')}
         return {
             'image': np.stack(list(row['views'])),
-            'depth': row['depth'].astype(np.float32) * np.float32(DEPTH_STEP),
+            'depth': row['depth'].astype(np.float32) * np.float32(furniture_views.DEPTH_STEP),
             **{key: np.asarray(row[key], np.float32) for key in ('world_from_cam', 'intrinsics', 'azimuth', 'elevation')},
             'captions': tuple(text.decode() for text in row['captions']),
             'name': row['object_id'].decode() + (f'/{attributes["colour"]}' if variant else ''),
