@@ -19,6 +19,7 @@ TensorFlow; `FurnitureSource` reads it by random access. One example is one obje
 The rig is SPAD's (arXiv 2402.05235). Licences differ by library: `ATTRIBUTION.md` beside the data names every creator.
 """
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -180,9 +181,6 @@ def build(source: str, out: str | None = None, size: int = 64, variants: int = 0
         license: 'cc0' leaves out what asks for attribution.
         processes: worker processes.
     """
-    import tensorflow_datasets as tfds
-    from absl import logging
-
     if not 0 <= variants <= MAX_VARIANTS:
         raise ValueError(f'variants={variants}: choose 0 (originals only) to {MAX_VARIANTS}.')
     if license not in LICENSES:
@@ -191,7 +189,7 @@ def build(source: str, out: str | None = None, size: int = 64, variants: int = 0
         raise ValueError(f'size={size}: choose 8 to 1024 pixels; 64, 128 and 256 are usual.')
     name = config_name(size, variants, limit, license)
     parent = data_root(out) / 'furniture' / name
-    folder, work = parent / VERSION, parent / 'work'
+    folder, work = parent / VERSION, parent / f'work-{VERSION}'
     if folder.exists():
         try:
             check(folder)
@@ -202,23 +200,35 @@ def build(source: str, out: str | None = None, size: int = 64, variants: int = 0
             shutil.rmtree(folder)
     for leftover in parent.glob('*incomplete*'):
         shutil.rmtree(leftover)
-    furniture, furniture_config = builder_class()
+    _, furniture_config = builder_class()
     config = furniture_config(name=name, size=size, variants=variants, limit=limit, license=license, source=str(source),
                               work=str(work), processes=processes)
-    tfds.disable_progress_bar()  # there is one line every few seconds already
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # TFDS warns that the configuration is none of its own
-    try:
-        builder = furniture(data_dir=str(data_root(out)), config=config, file_format='array_record')
-        builder.download_and_prepare()
-    finally:
-        logging.set_verbosity(verbosity)
-    _write_attribution(folder, plan(source, work, config))
+    tasks = plan(source, work, config)
+    furniture_views.render_all(tasks, processes, f'furniture {name}')
+    counts = _pack(config, data_root(out))
+    _write_attribution(folder, tasks)
     (folder / SIZES).write_text(json.dumps({file.name: file.stat().st_size for file in sorted(folder.iterdir())}, indent=1))
     shutil.rmtree(work)
-    counts = ', '.join(f'{split} {info.num_examples}' for split, info in builder.info.splits.items())
     print(f'furniture {name}: {counts} examples in {folder}', flush=True)
     return folder
+
+
+def _pack(config, root: pathlib.Path) -> str:
+    """Has TFDS write what was rendered, silently; returns the number of examples of each split, for people."""
+    import tensorflow_datasets as tfds
+    from absl import logging
+
+    furniture, _ = builder_class()
+    tfds.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # it warns that the configuration is none of its own
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of a download
+            builder = furniture(data_dir=str(root), config=config, file_format='array_record')
+            builder.download_and_prepare(download_dir=str(pathlib.Path(config.work) / 'downloads'))
+    finally:
+        logging.set_verbosity(verbosity)
+    return ', '.join(f'{split} {info.num_examples}' for split, info in builder.info.splits.items())
 
 
 SIZES = 'sizes.json'  # bytes of every file of a finished build, to notice truncation
