@@ -6,8 +6,14 @@ restores onto any device mesh and any number of processes: the targets are built
 the layout it was saved in. No random key is stored: keys are functions of the seed and the step.
 """
 
+import contextlib
 import functools
+import gc
+import hashlib
+import json
 import logging
+import re
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +28,6 @@ from t3d.core.typing import PyTree
 
 FORMAT = 1
 DIGITS = 8
-log = logging.getLogger('t3d')
 
 
 class Restored(NamedTuple):
@@ -55,18 +60,22 @@ class Store:
 
         self.folder = epath.Path(folder).absolute() if '://' not in str(folder) else epath.Path(folder)
         self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(
-            step_name_format=ocp.path.step.standard_name_format(step_format_fixed_length=DIGITS),
-            preservation_policy=_policy(keep, keep_every, best),
-            enable_async_checkpointing=not read_only,
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-            read_only=read_only,
-        )
         self._best = best.lstrip('+')
-        self._manager = ocp.CheckpointManager(
-            self.folder, options=options, item_names=('state', 'ema', 'data', 'meta')
-        ) if not read_only or self.folder.exists() else None
+        self._manager = None
+        if read_only and not self.folder.exists():
+            return
+        with _quiet('absl'):  # it warns of read_only
+            options = ocp.CheckpointManagerOptions(
+                step_name_format=ocp.path.step.standard_name_format(step_format_fixed_length=DIGITS),
+                preservation_policy=_policy(keep, keep_every, best),
+                best_fn=(lambda metrics: metrics[self._best]) if best else None,  # without it metrics are not written
+                best_mode='max' if best.startswith('+') else 'min',
+                enable_async_checkpointing=not read_only,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
+            )
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=('state', 'ema', 'data', 'meta'))
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -78,7 +87,7 @@ class Store:
 
     def save(self, state: TrainState, *, data: dict, config: dict, metrics: dict[str, float] | None = None) -> bool:
         """Starts saving the state under its step; False if that step is there already. The state may be donated after."""
-        step = int(state.step)
+        step = int(jax.device_get(state.step))
         if step in self._manager.all_steps():
             return False
         leaves, bad = inspect(state)
@@ -87,6 +96,7 @@ class Store:
         save = self._ocp.args
         main, ema = _split(state)
         meta = {'format': FORMAT, 'step': step, 'config': config, 'leaves': leaves}
+        meta['check'] = _json_digest(meta, data)
         args = {'state': save.StandardSave(main), 'data': save.JsonSave(data), 'meta': save.JsonSave(meta)}
         if jax.tree.leaves(ema):
             args['ema'] = save.StandardSave(ema)
@@ -96,21 +106,19 @@ class Store:
     def restore(self, target: TrainState, step: int | None = None) -> Restored:
         """The state of a step (default: the latest), laid out as `target`: ShapeDtypeStructs with shardings."""
         step = self._pick(step)
-        meta = self._json(step, 'meta')
-        _check_format(meta, self._path(step))
+        meta, data = self.describe(step)
         _check_leaves(trees.flatten(target), meta['leaves'], self._path(step))
         main, ema = _split(target)
         items = {'state': main, 'ema': ema} if jax.tree.leaves(ema) else {'state': main}
         read = self._read(step, items)
         state = TrainState(**read['state'], ema=read.get('ema', ema))
         self._verify(step, state, meta['leaves'])
-        return Restored(state, self._json(step, 'data'), meta)
+        return Restored(state, data, meta)
 
     def restore_ema(self, step: int | None = None, sharding=None) -> PyTree:
         """Only the averaged parameters, as nested dictionaries: all that inference needs."""
         step = self._pick(step)
-        meta = self._json(step, 'meta')
-        _check_format(meta, self._path(step))
+        meta, _ = self.describe(step)
         leaves = {name: leaf for name, leaf in meta['leaves'].items() if name.startswith('ema/')}
         if not leaves:
             raise UsageError(f'checkpoint {self._path(step)} holds no averaged parameters (ema).')
@@ -122,6 +130,16 @@ class Store:
         read = self._read(step, target)
         self._verify(step, read, leaves)
         return read['ema']
+
+    def describe(self, step: int | None = None) -> tuple[dict, dict]:
+        """The items (meta, data) of a step: config, leaves, position."""
+        step = self._pick(step)
+        meta, data = self._json(step, 'meta'), self._json(step, 'data')
+        if meta.get('format', FORMAT) > FORMAT:
+            raise UsageError(f'{self._path(step)} has format {meta["format"]}, this t3d reads up to {FORMAT}: update t3d.')
+        if meta.pop('check', None) != _json_digest(meta, data):
+            raise CorruptCheckpoint(f'{self._path(step)}: meta or data are not what was saved. {self._other(step)}')
+        return meta, data
 
     def reached_preemption(self, step: int) -> bool:
         """True on all processes at the same step once one of them got SIGTERM."""
@@ -156,11 +174,16 @@ class Store:
 
     def _read(self, step: int, items: dict[str, PyTree]) -> dict[str, PyTree]:
         args = {name: self._ocp.args.StandardRestore(target) for name, target in items.items()}
-        try:
-            return dict(self._manager.restore(step, args=self._ocp.args.Composite(**args)).items())
-        except Exception as error:
-            text = str(error).split('\n')[0][:300]
-            raise CorruptCheckpoint(f'{self._path(step)} cannot be read: {text}. {self._other(step)}') from error
+        with _quiet('asyncio', 'absl'):
+            try:
+                return dict(self._manager.restore(step, args=self._ocp.args.Composite(**args)).items())
+            except Exception as error:
+                text = str(error)
+            gc.collect()  # the abandoned reads of the other leaves complain as they are freed: here, where it is quiet
+        leaf = re.search(r"""Error reading "([^"]+)/[^"/]*"|'path': '([^'/][^']*)/'""", text)
+        item = 'ema/' if '/ema/' in text else ''
+        leaf = f' at leaf {item}{(leaf.group(1) or leaf.group(2)).replace(".", "/")}' if leaf else ''
+        raise CorruptCheckpoint(f'{self._path(step)} cannot be read{leaf}: {text.splitlines()[0][:160]}. {self._other(step)}')
 
     def _verify(self, step: int, tree: PyTree, leaves: dict) -> None:
         found, _ = inspect(tree)
@@ -224,9 +247,25 @@ def _split(state: TrainState) -> tuple[dict, PyTree]:
     return main, state.ema
 
 
-def _check_format(meta: dict, path) -> None:
-    if meta['format'] > FORMAT:
-        raise UsageError(f'{path} has format {meta["format"]}, this t3d reads up to {FORMAT}: update t3d.')
+def _json_digest(*items: dict) -> str:
+    """A digest of JSON data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _quiet(*names: str):
+    """Silences what libraries log about a failure that is reported here in one line."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _check_leaves(target: dict, stored: dict, path) -> None:

@@ -1,6 +1,7 @@
 """A folder of weights to share: `model.safetensors` and `config.json`. Never pickle."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -10,6 +11,11 @@ from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
 
 FILE, CONFIG = 'model.safetensors', 'config.json'
+DTYPES = {  # of the safetensors format; its own numpy reader lacks bfloat16
+    'BF16': jnp.bfloat16, 'F16': np.float16, 'F32': np.float32, 'F64': np.float64, 'BOOL': np.bool_,
+    'I8': np.int8, 'I16': np.int16, 'I32': np.int32, 'I64': np.int64,
+    'U8': np.uint8, 'U16': np.uint16, 'U32': np.uint32, 'U64': np.uint64,
+}
 
 
 class MissingWeights(UsageError, FileNotFoundError):
@@ -30,15 +36,15 @@ def save(folder, params: PyTree, config, dtype=None) -> None:
 
 def load(folder) -> tuple[PyTree, object]:
     """(params as nested dictionaries of numpy arrays, config) of a folder."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as from_bytes
+    from safetensors import SafetensorError, deserialize
 
     folder = epath.Path(folder)
     require(folder)
     try:
-        leaves = from_bytes((folder / FILE).read_bytes())
+        stored = deserialize((folder / FILE).read_bytes())
     except SafetensorError as error:
         raise UsageError(f'{folder / FILE} is damaged ({error}): copy or download it again.') from error
+    leaves = {name: np.frombuffer(leaf['data'], DTYPES[leaf['dtype']]).reshape(leaf['shape']) for name, leaf in stored}
     return trees.unflatten(leaves), configs.from_json((folder / CONFIG).read_text())
 
 

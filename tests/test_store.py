@@ -1,0 +1,212 @@
+"""Checkpoints: exact, verified, restorable on any mesh, with errors that name what is wrong."""
+
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from dummy_system import make
+from jax.sharding import PartitionSpec as P
+
+from t3d.checkpoint import store as stores
+from t3d.core import tree
+from t3d.core.system import TrainState
+from t3d.parallel import devices, sharding
+
+SYSTEM = make()
+# After a failed read the library's abandoned tasks complain when they are freed.
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
+
+def init():
+    state = SYSTEM.init(jax.random.key(0), None)
+    return state.replace(extras={'key': jax.random.key(3), 'seen': jnp.array([True, False]), 'half': jnp.ones(3, jnp.bfloat16)})
+
+
+def target(*sizes):
+    mesh = devices.make(dict(zip(devices.AXES, sizes or (1, 1, 1))))
+    abstract = jax.eval_shape(init)
+    return sharding.abstract_with(abstract, sharding.shardings(abstract, SYSTEM.sharding, mesh, 64))
+
+
+def placed(*sizes):
+    return jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target(*sizes)))()
+
+
+def at(state, step):
+    return state.replace(step=jnp.int32(step))
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    """A folder with steps 2 (saved on 2 x 4 devices) and 4, each with its own values."""
+    folder = tmp_path_factory.mktemp('run') / 'checkpoints'
+    store, state = stores.Store(folder), placed(2, 4, 1)
+    store.save(at(state, 2), data={'position': 2}, config={'batch': 4})
+    store.save(at(state, 4).replace(ema=jax.tree.map(lambda x: x + 1, state.ema)), data={'position': 4}, config={'batch': 4})
+    store.close()
+    return folder
+
+
+@pytest.mark.parametrize('sizes', [(1, 1, 1), (2, 1, 1), (1, 8, 1), (2, 2, 2)], ids=lambda s: 'x'.join(map(str, s)))
+def test_restores_exactly_on_any_mesh(saved, sizes):
+    store, want = stores.Store(saved, read_only=True), target(*sizes)
+    restored = store.restore(want, 2)
+    assert restored.data == {'position': 2} and restored.meta['config'] == {'batch': 4}
+    assert jax.tree.map(lambda leaf: leaf.sharding, restored.state) == jax.tree.map(lambda leaf: leaf.sharding, want)
+    data = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    bits = lambda state: jax.device_get(jax.tree.map(data, state))
+    chex.assert_trees_all_equal(bits(restored.state), bits(at(placed(2, 4, 1), 2)))
+    store.close()
+
+
+def test_latest_and_averaged_parameters_alone(saved):
+    store = stores.Store(saved, read_only=True)
+    assert store.latest() == 4 and store.steps() == [2, 4]
+    ema = store.restore_ema()
+    chex.assert_trees_all_equal(ema, jax.tree.map(lambda x: np.asarray(x) + 1, placed(2, 4, 1).ema))
+    store.close()
+
+
+def test_keeps_the_last_every_nth_and_the_best(tmp_path):
+    store, state = stores.Store(tmp_path, keep=2, keep_every=4, best='loss'), placed()
+    for step, loss in ((2, 1.0), (3, 0.5), (4, 2.0), (5, 3.0), (6, 4.0), (7, 5.0)):
+        store.save(at(state, step), data={}, config={}, metrics={'loss': loss})
+    store.wait()
+    assert store.steps() == [3, 4, 6, 7]
+    assert store.save(at(state, 7), data={}, config={}) is False
+    store.close()
+    store = stores.Store(tmp_path, keep=2, keep_every=4, best='loss')  # the best one is remembered after a restart
+    store.save(at(state, 8), data={}, config={}, metrics={'loss': 6.0})
+    store.close()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == [f'{s:08d}' for s in (3, 4, 7, 8)]
+
+
+def test_donated_state_is_saved_as_it_was(tmp_path):
+    """The step after an asynchronous save overwrites the donated buffers."""
+    def init():
+        params = {'w': jax.random.normal(jax.random.key(0), (2048, 1024))}
+        return TrainState(jnp.int32(1), params, (), tree.copy(params), {})
+
+    state = jax.jit(init)()
+    step = jax.jit(lambda s: s.replace(step=s.step + 1, params=jax.tree.map(lambda x: x * 1.5, s.params), ema=s.params),
+                   donate_argnums=0)
+    before = jax.device_get(state)
+    store = stores.Store(tmp_path)
+    store.save(state, data={}, config={})
+    for _ in range(5):
+        state = step(state)
+    store.wait()
+    sharding_ = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    want = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding_), state)
+    chex.assert_trees_all_equal(jax.device_get(store.restore(want, 1).state), before)  # restore verifies the digests too
+    store.close()
+
+
+def test_flipped_byte_is_found_and_the_leaf_named(tmp_path):
+    """A value changed behind Orbax's back, without damage that its own reader could see."""
+    store, state = stores.Store(tmp_path), placed()
+    store.save(at(state, 2), data={'position': 2}, config={})
+    store.close()
+    flipped = jax.tree.map(np.array, jax.device_get(state.params))
+    flipped['layer_out']['kernel'].view(np.uint8)[3, 5] ^= 1
+    path = tmp_path / '00000002'
+    store = stores.Store(tmp_path / 'other')
+    store.save(at(state, 2).replace(params=jax.tree.map(jnp.asarray, flipped)), data={'position': 2}, config={})
+    store.close()
+    _replace(path / 'state', tmp_path / 'other' / '00000002' / 'state')
+    store = stores.Store(tmp_path, read_only=True)
+    with pytest.raises(stores.CorruptCheckpoint, match=r'00000002 is corrupt: .* params/layer_out/kernel are not .* no other'):
+        store.restore(target())
+    chex.assert_trees_all_equal(store.restore_ema(), jax.device_get(state.ema))  # the averages are intact
+    store.close()
+
+
+@pytest.mark.parametrize('item', ['state', 'ema', 'meta', 'data'])
+def test_damaged_files_never_restore_silently(saved, tmp_path, item):
+    """One byte flipped in each file of an item: the values come back as saved, or an error names the folder."""
+    import shutil
+
+    shutil.copytree(saved, tmp_path / 'checkpoints')
+    rng, found = np.random.default_rng(0), 0
+    files = [path for path in (tmp_path / 'checkpoints' / '00000004' / item).rglob('*') if path.is_file() and path.stat().st_size]
+    wanted = jax.device_get(jax.tree.map(lambda x: x + 1, placed(2, 4, 1).ema))
+    for path in files:
+        raw = path.read_bytes()
+        damaged = bytearray(raw)
+        damaged[rng.integers(len(raw))] ^= 16
+        path.write_bytes(bytes(damaged))
+        store = stores.Store(tmp_path / 'checkpoints', read_only=True)
+        try:
+            restored = store.restore(target())
+            chex.assert_trees_all_equal(jax.device_get(restored.state.ema), wanted)
+            assert restored.data == {'position': 4}
+        except stores.CorruptCheckpoint as error:
+            found += 1
+            assert '00000004' in str(error) and 'Delete that folder to go on from step 2' in str(error)
+        store.close()
+        path.write_bytes(raw)
+    assert found
+
+
+def test_digest_sees_every_bit_and_no_layout():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(16, 24)).astype(np.float32)
+    plain = int(stores.digest(jnp.asarray(x)))
+    mesh = devices.make({'data': 2, 'fsdp': 4})
+    cut = jax.device_put(x, jax.NamedSharding(mesh, P('fsdp', 'data')))
+    assert int(jax.jit(stores.digest)(cut)) == plain
+    for _ in range(200):
+        y = x.copy()
+        y.view(np.uint32)[rng.integers(16), rng.integers(24)] ^= np.uint32(1) << rng.integers(32, dtype=np.uint32)
+        assert int(stores.digest(jnp.asarray(y))) != plain
+    assert int(stores.digest(jnp.asarray(x[::-1]))) != plain
+    assert int(stores.digest(jnp.zeros(4))) != int(stores.digest(jnp.zeros(5)))
+
+
+def test_other_model_gives_a_short_difference(saved):
+    store, want = stores.Store(saved, read_only=True), target()
+    params = dict(want.params, extra={'kernel': jax.ShapeDtypeStruct((3,), jnp.float32)})
+    params.pop('layer_in')
+    params['layer_out'] = {'kernel': jax.ShapeDtypeStruct((9, 3), jnp.float32), 'bias': params['layer_out']['bias']}
+    with pytest.raises(ValueError) as error:
+        store.restore(want.replace(params=params))
+    text = str(error.value)
+    assert 'missing: params/extra/kernel\n' in text and 'not wanted: params/layer_in/bias, params/layer_in/kernel' in text
+    assert 'params/layer_out/kernel (32, 3) stored, (9, 3) wanted' in text and len(text.splitlines()) == 5
+    store.close()
+
+
+def test_nothing_to_restore(tmp_path, saved):
+    for store in (stores.Store(tmp_path / 'empty', read_only=True), stores.Store(tmp_path / 'new')):
+        assert store.latest() is None
+        with pytest.raises(FileNotFoundError, match='no checkpoint found in .*: train first'):
+            store.restore(target())
+        store.close()
+    with pytest.raises(FileNotFoundError, match=r'no checkpoint of step 3 .*: there are \[2, 4\]'):
+        stores.Store(saved, read_only=True).restore(target(), 3)
+
+
+def test_newer_format_is_refused(saved, monkeypatch):
+    monkeypatch.setattr(stores, 'FORMAT', 0)
+    with pytest.raises(ValueError, match='has format 1, this t3d reads up to 0: update t3d'):
+        stores.Store(saved, read_only=True).restore(target())
+
+
+def test_non_finite_state_is_not_saved(tmp_path):
+    store, state = stores.Store(tmp_path), placed()
+    bad = state.replace(opt_state=optax.tree.map_params(optax.adam(1e-2), lambda x: x * jnp.nan, state.opt_state))
+    with pytest.raises(FloatingPointError, match='not saved: NaN or infinity in opt_state/0/mu/layer_in/bias'):
+        store.save(bad, data={}, config={})
+    assert store.steps() == []
+    store.close()
+
+
+def _replace(old: pathlib.Path, new: pathlib.Path):
+    import shutil
+
+    shutil.rmtree(old)
+    shutil.copytree(new, old)
