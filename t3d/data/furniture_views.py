@@ -8,9 +8,12 @@ import dataclasses
 import io
 import json
 import multiprocessing
+import os
 import pathlib
+import signal
 import time
 import zipfile
+from concurrent import futures
 
 import numpy as np
 
@@ -71,7 +74,11 @@ class Task:
 
 def render_object(task: Task) -> str:
     """Renders all views and variants of an object into `task.target` (an npz, written whole or not at all); returns its id."""
-    mesh = sweethome.rotate(objmesh.load(task.entry.model, task.library.read), task.entry)
+    try:
+        mesh = sweethome.rotate(objmesh.load(task.entry.model, task.library.read), task.entry)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f'{task.entry.model} of {task.library.path} does not read as an OBJ file ({error}): the library is '
+                         f'damaged; {sweethome.HOW_TO_GET}.') from error
     mesh = dataclasses.replace(mesh, positions=raycast.fit_sphere(mesh.positions, OBJECT_RADIUS))
     scene = raycast.Scene(mesh, task.library.read)
     poses, lens = task.rig['world_from_cam'], task.rig['intrinsics']
@@ -89,7 +96,7 @@ def render_object(task: Task) -> str:
             'missing': list(mesh.missing), 'share': float(statistics['share'])}
     arrays['depth'] = np.round(np.stack(depth) / DEPTH_STEP).astype(np.uint16)
     arrays['meta'] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    partial = task.target.with_suffix('.partial')
+    partial = task.target.with_suffix(f'.{os.getpid()}.partial')  # a killed build may leave a worker at the same object
     with open(partial, 'wb') as file:
         np.savez(file, **arrays)
     partial.replace(task.target)
@@ -149,23 +156,26 @@ def render_all(tasks: list[Task], processes: int, label: str) -> None:
     if not waiting:
         return
     start = last = time.monotonic()
-    with multiprocessing.get_context('spawn').Pool(processes) if processes > 1 else _Serial() as pool:
-        for count, _ in enumerate(pool.imap_unordered(render_object, waiting), 1):
-            now = time.monotonic()
-            if now - last > 10.0 or count == len(waiting):
-                last, rate = now, count / (now - start)
-                left = (len(waiting) - count) / rate
-                print(f'{label}: {done + count}/{len(tasks)} objects, {rate:.1f} a second, {left:.0f} s left', flush=True)
+    for count, _ in enumerate(_rendered(waiting, processes), 1):
+        now = time.monotonic()
+        if now - last > 10.0 or count == len(waiting):
+            last, rate = now, count / (now - start)
+            left = (len(waiting) - count) / rate
+            print(f'{label}: {done + count}/{len(tasks)} objects, {rate:.1f} a second, {left:.0f} s left', flush=True)
 
 
-class _Serial:
-    """A pool of this process."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused):
-        return None
-
-    def imap_unordered(self, function, items):
-        return map(function, items)
+def _rendered(tasks: list[Task], processes: int):
+    """Ids of objects as they get done, in this process or in several."""
+    if processes <= 1:
+        yield from map(render_object, tasks)
+        return
+    pool = futures.ProcessPoolExecutor(processes, multiprocessing.get_context('spawn'), signal.signal,
+                                       (signal.SIGINT, signal.SIG_IGN))  # Ctrl-C is for the parent
+    try:
+        for done in futures.as_completed([pool.submit(render_object, task) for task in tasks]):
+            yield done.result()
+    except futures.process.BrokenProcessPool as error:
+        raise RuntimeError('a rendering process died, perhaps for want of memory: run the same command again (what is rendered '
+                           'is kept), with fewer processes.') from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
