@@ -14,6 +14,8 @@ from t3d.geom import cameras, meshing
 
 SHEET_VIEWS = (('front', 0.0, None), ('right', 90.0, None), ('back', 180.0, None), ('left', 270.0, None), ('top', 0.0, 75.0))
 
+NEEDLESS = 3  # marching cubes makes this many times the faces the shape needs: at a third the surface moves by 1/100 cell
+
 
 def write(asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000, grid=128, frames=120, size=512,
           render_size=256, gif=False, threshold=None, report_info=None, log=print) -> dict[str, pathlib.Path]:
@@ -53,7 +55,7 @@ def write(asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000
         paths[kind] = meshes.write(mesh, out / f'mesh.{kind}')
     clock.lap('mesh files')
 
-    paths['sheet'] = write_sheet(asset, mesh, densities, out / 'sheet.png', size=min(render_size, size), log=log)
+    paths['sheet'] = write_sheet(asset, mesh, densities, out / 'sheet.png', size=min(render_size, size))
     clock.lap('sheet')
     if frames:
         paths |= write_turntable(asset, densities, out, frames=frames, size=size, render_size=render_size, gif=gif, log=log)
@@ -61,8 +63,9 @@ def write(asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000
     info = dict(report_info or {})
     info.setdefault('environment', environment())
     moving = paths.get('mp4', paths.get('gif'))
-    paths['report'] = report.write(out / 'report.html', prompt=asset.prompt, sheet=paths['sheet'], video=moving, glb=paths['glb'],
-                                   facts={**facts, 'texture': f'{texture} x {texture}' if texture else 'vertex colours'}, **info)
+    facts['texture'] = f'{texture} x {texture}' if texture else 'vertex colours'
+    paths['report'] = report.write(
+        out / 'report.html', prompt=asset.prompt, sheet=paths['sheet'], video=moving, glb=paths['glb'], facts=facts, **info)
     clock.lap('report')
     log(f'export: {out} in {clock.total():.1f} s')
     return paths
@@ -76,7 +79,7 @@ def extract(asset: Asset, densities: np.ndarray, *, faces: int, threshold: float
     vertices, triangles = meshing.surface(filled, threshold, asset.bound)
     vertices, triangles = meshes.clean(vertices, triangles, log=log)
     raw = len(triangles)
-    vertices, triangles = meshes.simplify(vertices, triangles, faces)
+    vertices, triangles = meshes.simplify(vertices, triangles, min(faces, raw // NEEDLESS))
     normals = meshes.smooth_normals(vertices, triangles)
     colors = textures.surface_colors(asset, vertices, -normals, step=2.0 * asset.bound / densities.shape[0])
     facts = {
@@ -98,8 +101,7 @@ def write_turntable(asset: Asset, densities, out: pathlib.Path, *, frames: int, 
     names = [f'turntable.mp4#frame={index}' for index in range(frames)]
     (out / 'cameras.json').write_text(json.dumps(cameras.transforms_json(views, size, names)))
     paths = {'cameras': out / 'cameras.json'}
-    rendered = video.render_views(asset, views, render_size, grid=densities, log=log)
-    images = video.panels(rendered, video.normal_maps(rendered, views, densities, asset.bound))
+    images = video.turntable(asset, views, render_size, densities, log=log)
     if gif:
         paths['gif'] = video.write_gif(images[:, :, :render_size], out / 'turntable.gif')
     try:
@@ -114,7 +116,7 @@ def write_turntable(asset: Asset, densities, out: pathlib.Path, *, frames: int, 
 # ----------------------------------------------------------------------------------------------------------------- sheet
 
 
-def write_sheet(asset: Asset, mesh: meshes.Mesh, densities, path: pathlib.Path, *, size: int = 256, log=print) -> pathlib.Path:
+def write_sheet(asset: Asset, mesh: meshes.Mesh, densities, path: pathlib.Path, *, size: int = 256) -> pathlib.Path:
     """A labelled PNG: one column for each of five views; the field's render, its normals, and the mesh that was written."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -122,8 +124,9 @@ def write_sheet(asset: Asset, mesh: meshes.Mesh, densities, path: pathlib.Path, 
     level = asset.camera.get('elevation', video.ELEVATION)
     elevations = np.array([level if angle is None else math.radians(angle) for _, _, angle in SHEET_VIEWS])
     views = cameras.orbit(azimuths, elevations, asset.camera['radius'], asset.camera['fov'])
-    rendered = video.render_views(asset, views, size, grid=densities, log=lambda _: None)
-    images = video.panels(rendered, video.normal_maps(rendered, views, densities, asset.bound))
+    rendered = video.render_views(asset, views, size, grid=densities)
+    normals = video.normal_maps(rendered, views, video.opacity_gradient(densities, asset.bound), asset.bound)
+    images = video.panels(rendered, normals, video.depth_limits(asset, densities))
     drawn = np.stack([draw_mesh(mesh, np.asarray(pose), np.asarray(lens), size)
                       for pose, lens in zip(views.world_from_cam, views.intrinsics)])
     rows = {'field': images[:, :, :size], 'normal': images[:, :, size : 2 * size], 'mesh': drawn}

@@ -80,7 +80,7 @@ def compact(vertices, faces) -> tuple[np.ndarray, np.ndarray]:
 
 
 def simplify(vertices, faces, target: int = 40_000) -> tuple[np.ndarray, np.ndarray]:
-    """At most about `target` faces by quadric edge collapse (fast-simplification); degenerate faces are dropped."""
+    """At most about `target` faces by quadric edge collapse (fast-simplification)."""
     if len(faces) <= target:
         return vertices, faces
     import fast_simplification

@@ -30,7 +30,8 @@ def write(path, *, prompt: str, sheet=None, video=None, glb=None, metrics=None, 
     if video is not None:
         sections.append(_section('Turntable: colour, normal, depth', _video(pathlib.Path(video))))
     if sheet is not None:
-        sections.append(_section('Views', f'<img alt="views of the result" src="data:image/png;base64,{_base64(sheet)}">', True))
+        picture = f'<img alt="views of the result" src="data:image/png;base64,{_base64(sheet)}">'
+        sections.append(_section('Views', picture, True))
     rows = read_metrics(metrics) if metrics is not None else []
     if rows:
         sections.append(_section('Training', loss_plot(rows) + _metrics_table(rows[-1]), True))
@@ -40,8 +41,8 @@ def write(path, *, prompt: str, sheet=None, video=None, glb=None, metrics=None, 
     if config:
         sections.append(f'<section class="wide"><details><summary>Config</summary>{_table(config)}</details></section>')
     page = (HERE / 'report.html').read_text(encoding='utf-8')
-    filled = {'title': html.escape(title or f't3d: {prompt}'), 'heading': html.escape(prompt), 'subtitle': html.escape(subtitle),
-              'sections': '\n'.join(sections), 'scripts': scripts}
+    filled = {'title': html.escape(title or f't3d: {prompt}'), 'heading': html.escape(prompt),
+              'subtitle': html.escape(subtitle), 'sections': '\n'.join(sections), 'scripts': scripts}
     for name, value in filled.items():
         head, mark, tail = page.partition('{{' + name + '}}')
         assert mark, f'report.html lacks {name}'
@@ -139,13 +140,15 @@ def loss_plot(rows: list[dict], width: int = 1080, height: int = 260) -> str:
         level = y0 + fraction * (y1 - y0)
         y = at(x0, level)[1]
         parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e3e7eb"/>')
-        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{(10**level if logarithmic else level):.3g}</text>')
+        shown = 10**level if logarithmic else level
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{shown:.3g}</text>')
         step = x0 + fraction * (x1 - x0)
         parts.append(f'<text x="{at(step, y0)[0]:.1f}" y="{height - 8}" text-anchor="middle">{step:.0f}</text>')
     for index, (name, curve) in enumerate(curves.items()):
         path = ' '.join(f'{x:.1f},{y:.1f}' for x, y in (at(step, scale(value)) for step, value in _thin(curve)))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{COLORS[index]}" stroke-width="1.6"/>')
-        parts.append(f'<text x="{width - right + 10}" y="{top + 12 + 17 * index}" style="fill:{COLORS[index]}">{html.escape(name)}</text>')
+        label = f'x="{width - right + 10}" y="{top + 12 + 17 * index}" style="fill:{COLORS[index]}"'
+        parts.append(f'<text {label}>{html.escape(name)}</text>')
     return ''.join(parts) + '</svg>'
 
 

@@ -4,7 +4,10 @@ Colours of a field are display values (sRGB, as the training images are), so the
 """
 
 import functools
-import threading
+import pathlib
+import subprocess
+import sys
+import tempfile
 import time
 
 import jax
@@ -13,51 +16,40 @@ import numpy as np
 
 from t3d.export.meshes import Mesh
 
-PADDING = 4  # texels between charts
-FACES_PER_SECOND = 4000  # of xatlas on one slow core; only for the estimate that is printed
+REACH = 6  # cells: how deep below the surface `surface_colors` looks
+SAMPLES = 8  # along that way
 
 
 def unwrap(vertices, faces, normals, size: int, log=print) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """An atlas of charts: (vertex index [N'], faces [M, 3] over N', uv float32 [N', 2] with v upwards).
 
-    Vertices on chart borders are doubled: `vertices[index]` are the positions of the new ones.
+    Vertices on chart borders are doubled: `vertices[index]` are the positions of the new ones. xatlas works in a process of
+    its own while this one prints how long it has been at it.
     """
-    import xatlas
-
-    log(f'texture: unwrapping {len(faces)} faces, about {len(faces) / FACES_PER_SECOND:.0f} s ...')
+    estimate = 1.0 + (len(faces) / 12_000) ** 2  # measured on one slow core; charts get more and smaller as faces do
+    log(f'texture: unwrapping {len(faces)} faces, about {estimate:.0f} s ...')
     started = time.perf_counter()
-    atlas = xatlas.Atlas()
-    atlas.add_mesh(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.uint32),
-                   np.ascontiguousarray(normals, np.float32))
-    charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
-    charts.max_iterations = 1
-    packing.resolution, packing.padding, packing.bilinear = size, PADDING, True
-    with _heartbeat('texture: still unwrapping', log):
-        atlas.generate(charts, packing)
-    index, unwrapped, uv = atlas[0]
-    log(f'texture: {atlas.chart_count} charts in {time.perf_counter() - started:.1f} s')
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = pathlib.Path(folder, 'mesh.npz'), pathlib.Path(folder, 'atlas.npz')
+        np.savez(source, vertices=np.float32(vertices), faces=np.uint32(faces), normals=np.float32(normals), size=size)
+        command = [sys.executable, str(pathlib.Path(__file__).with_name('unwrap.py')), str(source), str(target)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            while True:
+                try:
+                    _, error = process.communicate(timeout=5.0)
+                    break
+                except subprocess.TimeoutExpired:
+                    log(f'texture: still unwrapping, {time.perf_counter() - started:.0f} s of about {estimate:.0f}')
+                except BaseException:
+                    process.kill()
+                    raise
+        if process.returncode:
+            raise RuntimeError(f'xatlas failed ({process.returncode}): {error[-500:].strip()}. texture=0 needs no unwrapping.')
+        found = np.load(target)
+        index, unwrapped, uv, charts = (found[name] for name in ('index', 'faces', 'uv', 'charts'))
+    log(f'texture: {charts} charts in {time.perf_counter() - started:.1f} s')
     uv = np.stack([uv[:, 0], 1.0 - uv[:, 1]], -1).astype(np.float32)
     return index.astype(np.int64), unwrapped.astype(np.int32), uv
-
-
-class _heartbeat:
-    """Prints the elapsed time every 5 s while the block runs."""
-
-    def __init__(self, message: str, log):
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(message, log), daemon=True)
-
-    def _run(self, message, log):
-        started = time.perf_counter()
-        while not self._done.wait(5.0):
-            log(f'{message} ({time.perf_counter() - started:.0f} s)')
-
-    def __enter__(self):
-        self._thread.start()
-
-    def __exit__(self, *_):
-        self._done.set()
-        self._thread.join()
 
 
 def rasterize(xy: np.ndarray, faces: np.ndarray, size: tuple[int, int], depth=None, chunk: int = 2**22):
@@ -136,9 +128,9 @@ def bake(asset, mesh: Mesh, size: int, *, step: float, chunk: int = 2**16, log=p
 def surface_colors(asset, points, inward, *, step: float, chunk: int = 2**16) -> np.ndarray:
     """sRGB bytes [K, 3] that a short ray along the inward normal would see at surface points.
 
-    Four samples from one half step outside to two steps inside are composited with the field's own density, so that the
-    texture shows what the render shows and not the untrained colour of the air in front. Where they stay transparent the
-    rest takes the colour of the innermost one.
+    Samples from half a step outside to REACH steps inside are composited with the field's own density and divided by their
+    opacity, so that the texture shows what the render shows, and not the untrained colour of the air in front. Where all
+    stays transparent it is the colour at the surface.
     """
     parts = []
     for start in range(0, len(points), chunk):
@@ -156,14 +148,15 @@ def _fill(rows: np.ndarray, count: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _surface_colors(field, scene, points, inward, step):
-    offsets = jnp.array([-0.5, 0.25, 1.0, 1.75]) * step
-    samples = points + offsets[:, None, None] * inward  # [4, K, 3]
+    offsets = jnp.linspace(-0.5, REACH, SAMPLES) * step
+    samples = points + offsets[:, None, None] * inward  # [S, K, 3]
     density, rgb = field(scene, samples.reshape(-1, 3))
-    density, rgb = density.reshape(4, -1), rgb.reshape(4, -1, 3)
-    transmittance = jnp.exp(-jnp.cumsum(density, 0) * 0.75 * step)
-    before = jnp.concatenate([jnp.ones_like(transmittance[:1]), transmittance[:-1]])
-    weights = (before - transmittance).at[-1].add(transmittance[-1])
-    color = jnp.sum(weights[..., None] * rgb, 0)
+    density, rgb = density.reshape(SAMPLES, -1), rgb.reshape(SAMPLES, -1, 3)
+    optical = density * (REACH + 0.5) / (SAMPLES - 1) * step
+    weights = jnp.exp(optical - jnp.cumsum(optical, 0)) * -jnp.expm1(-optical)
+    opacity = jnp.sum(weights, 0)[:, None]
+    surface = field(scene, points)[1]
+    color = jnp.where(opacity > 1e-2, jnp.sum(weights[..., None] * rgb, 0) / jnp.maximum(opacity, 1e-2), surface)
     return jnp.round(jnp.clip(color, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 

@@ -7,6 +7,7 @@ the density grid are painted into each frame first, and only the pixels they tou
 import functools
 import math
 import pathlib
+import subprocess
 import time
 from typing import NamedTuple
 
@@ -14,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.geom import cameras, meshing
+from t3d.geom import cameras
 from t3d.geom.rays import Rays
 
 ELEVATION = math.radians(15.0)
-COARSE = 32  # cells per side of the occupancy that is painted into the frames
+COARSE = 64  # cells per side of the occupancy that is painted into the frames
+VISIBLE = 0.01  # opacity below which a ray shows the background: two of 255 grey levels at most
 
 
 class Frames(NamedTuple):
@@ -42,31 +44,23 @@ def _render(render, scene, rays):
     return jnp.concatenate([out.features[..., :3], out.opacity[..., None], out.depth[..., None]], -1).astype(jnp.float32)
 
 
-def render_views(asset, views: cameras.Cameras, size: int, *, grid=None, chunk: int = 2**14, log=print) -> Frames:
+def render_views(asset, views: cameras.Cameras, size: int, *, grid=None, chunk: int = 2**14) -> Frames:
     """Colour, opacity and depth of V views of `size` x `size`, `chunk` rays at a time under one compiled program.
 
     Args:
-      grid: float [R, R, R] density over the asset's box (`meshing.density_grid`): pixels that no visible cell touches take
-        the background without being traced. None traces every pixel.
+      grid: float [R, R, R] density over the asset's box (`meshing.density_grid`): pixels that see none of it take the
+        background without being traced. None traces every pixel.
     """
     count = views.world_from_cam.shape[0]
     matrices, lenses = np.asarray(views.world_from_cam), np.asarray(views.intrinsics)
     touched = np.ones((count, size, size), bool) if grid is None else touched_pixels(grid, asset.bound, matrices, lenses, size)
-    todo = np.flatnonzero(touched)
-    missed = np.flatnonzero(~touched)[:1]  # one of the others is traced too, for the background's colour
-    pixels = np.concatenate([missed, todo])
-    log(f'video: {count} views of {size} x {size}, {len(todo) / touched.size:.0%} of the pixels traced')
-    values, started, told = [], time.perf_counter(), time.perf_counter()
+    todo, missed = np.flatnonzero(touched), np.flatnonzero(~touched)[:1]
+    pixels = np.concatenate([missed, todo])  # one of the others is traced too, for the background's colour
+    values = []
     for start in range(0, len(pixels), chunk):
         block = pixels[start : start + chunk]
         rays = _pixel_rays(matrices, lenses, np.resize(block, chunk), size)
         values.append(np.asarray(_render(asset.render, asset.scene, rays))[: len(block)])
-        now = time.perf_counter()
-        if now - told > 5.0:
-            done = min(start + chunk, len(pixels))
-            log(f'video: {done / len(pixels):4.0%}  {done / (now - started) / 1e6:.2f} Mray/s  '
-                f'eta {(len(pixels) - done) * (now - started) / done:.0f} s')
-            told = now
     values = np.concatenate(values)
     flat = np.zeros((touched.size, 5), np.float32)
     if len(missed):
@@ -89,76 +83,111 @@ def _pixel_rays(matrices, lenses, index, size: int) -> Rays:
 
 
 def touched_pixels(grid, bound: float, matrices, lenses, size: int) -> np.ndarray:
-    """bool [V, size, size]: pixels whose ray may meet a visible cell of the grid; never too few.
+    """bool [V, size, size]: pixels whose ray may gather an opacity of VISIBLE; rather too many than too few.
 
-    The grid's visible cells are pooled to COARSE^3 balls; each is painted as the square around its projection.
+    The grid is pooled to at most COARSE^3 cells of the largest density in each; the optical thickness of a cell (density
+    times diagonal) is spread over the square around its projection, and the sum compared.
     """
     from scipy import ndimage
 
-    seen = meshing.visible_cells(grid, bound)
-    step = -(-seen.shape[0] // COARSE)
-    seen = np.pad(seen, (0, -seen.shape[0] % step))
-    side = seen.shape[0] // step
-    index = np.argwhere(seen.reshape(side, step, side, step, side, step).any(axis=(1, 3, 5)))
+    step = -(-grid.shape[0] // COARSE)
+    padded = np.pad(grid, (0, -grid.shape[0] % step))
+    side = padded.shape[0] // step
+    pooled = padded.reshape(side, step, side, step, side, step).max(axis=(1, 3, 5))
     cell = 2.0 * bound / grid.shape[0] * step
-    centres = (index + 0.5) * cell - bound
-    radius = cell * math.sqrt(3.0) / 2.0 + bound / grid.shape[0]
+    diagonal = cell * math.sqrt(3.0)
+    index = np.argwhere(pooled * diagonal > 0.5 * VISIBLE / side)  # a whole row of less could not be seen
+    thickness = pooled[tuple(index.T)] * diagonal
+    centres = np.float32((index + 0.5) * cell - bound)
     touched = np.zeros((len(matrices), size, size), bool)
     for frame, matrix, lens in zip(touched, matrices, lenses):
         local = (centres - matrix[:3, 3]) @ matrix[:3, :3]
         if len(local) == 0:
             continue
-        nearest = local[:, 2].min() - radius
+        nearest = local[:, 2].min() - diagonal
         if nearest <= 0.0:  # the camera stands in the object
             frame[:] = True
             continue
         uv = local @ lens.T
-        pixel = np.floor(uv[:, :2] / uv[:, 2:] * size).astype(int)
-        reach = int(math.ceil(radius * max(lens[0, 0], lens[1, 1]) * size / nearest * 1.1)) + 1
-        wide = np.zeros((size + 2 * reach, size + 2 * reach), bool)
-        pixel = pixel + reach
-        inside = np.all((pixel >= 0) & (pixel < len(wide)), axis=-1)
-        wide[pixel[inside, 1], pixel[inside, 0]] = True
-        wide = ndimage.maximum_filter(wide.view(np.uint8), size=2 * reach + 1)
-        frame[:] = wide[reach:-reach, reach:-reach] > 0
+        focal = max(lens[0, 0], lens[1, 1]) * size
+        reach = 1 + math.ceil(0.5 * diagonal * focal / nearest)
+        wide = size + 2 * reach
+        pixel = np.floor(uv[:, :2] / uv[:, 2:] * size).astype(int) + reach
+        inside = np.all((pixel >= 0) & (pixel < wide), axis=-1)
+        flat = pixel[inside, 1] * wide + pixel[inside, 0]
+        total = np.bincount(flat, thickness[inside], wide * wide).reshape(wide, wide)
+        spread = 2.0 * (cell * focal / nearest) ** 2  # one cell over the pixels it covers, twice to be safe
+        total = ndimage.uniform_filter(np.float32(total * spread), 2 * reach + 1, mode='constant')
+        frame[:] = total[reach:-reach, reach:-reach] > VISIBLE
     return touched
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
-def normal_maps(frames: Frames, views: cameras.Cameras, grid, bound: float) -> np.ndarray:
-    """World normals [V, H, W, 3] in [-1, 1] at the rendered depth: minus the gradient of the smoothed opacity grid.
+def turntable(asset, views: cameras.Cameras, size: int, grid, *, log=print) -> np.ndarray:
+    """uint8 [V, size, 3 size, 3]: colour, normal and depth side by side, a few views at a time, with progress."""
+    count = views.world_from_cam.shape[0]
+    group = max(1, 2**20 // size**2)
+    gradient = opacity_gradient(grid, asset.bound)
+    limits = depth_limits(asset, grid)
+    images, started, told = np.empty((count, size, 3 * size, 3), np.uint8), time.perf_counter(), 0.0
+    for start in range(0, count, group):
+        some = jax.tree.map(lambda leaf: leaf[start : start + group], views)  # noqa: B023
+        frames = render_views(asset, some, size, grid=grid)
+        normals = normal_maps(frames, some, gradient, asset.bound)
+        images[start : start + group] = panels(frames, normals, limits)
+        done, passed = min(start + group, count), time.perf_counter() - started
+        if passed > told + 3.0 or done == count:
+            log(f'video: {done}/{count} views of {size} x {size}  {passed:.0f} s  eta {passed / done * (count - done):.0f} s')
+            told = passed
+    return images
 
-    The grid's gradient is smoother than finite differences of the depth, and needs no second pass through the field.
+
+def opacity_gradient(grid, bound: float) -> np.ndarray:
+    """[R, R, R, 3]: gradient of the smoothed opacity of the cells; it points into the object."""
+    from scipy import ndimage
+
+    step = 2.0 * bound / grid.shape[0]
+    solid = ndimage.gaussian_filter(-np.expm1(-np.maximum(grid, 0.0) * 2.0 * step).astype(np.float32), 1.2)
+    return np.stack(np.gradient(solid), -1)
+
+
+def normal_maps(frames: Frames, views: cameras.Cameras, gradient, bound: float) -> np.ndarray:
+    """World normals [V, H, W, 3] at the rendered depth, minus `opacity_gradient` by trilinear lookup; 0 where nothing is.
+
+    Smoother than finite differences of the depth, and without a second pass through the field.
     """
     from scipy import ndimage
 
-    resolution = grid.shape[0]
-    step = 2.0 * bound / resolution
-    solid = ndimage.gaussian_filter(1.0 - np.exp(-np.maximum(grid, 0.0) * 2.0 * step).astype(np.float32), 1.5)
-    gradient = [ndimage.sobel(solid, axis) for axis in range(3)]
     matrices, lenses, size = np.asarray(views.world_from_cam), np.asarray(views.intrinsics), frames.rgb.shape[1]
     hit = np.flatnonzero(frames.opacity > 0.02)
     rays = _pixel_rays(matrices, lenses, hit, size)
     points = rays.origins + rays.directions * frames.depth.reshape(-1)[hit, None]
-    where = ((points + bound) / step - 0.5).T
-    vectors = -np.stack([ndimage.map_coordinates(part, where, order=1, mode='nearest') for part in gradient], -1)
+    where = ((points + bound) * (gradient.shape[0] / (2.0 * bound)) - 0.5).T
+    vectors = -np.stack([ndimage.map_coordinates(gradient[..., c], where, order=1, mode='nearest') for c in range(3)], -1)
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     maps = np.zeros((*frames.opacity.shape, 3), np.float32)
-    maps.reshape(-1, 3)[hit] = np.where(length > 1e-9, vectors / np.maximum(length, 1e-9), -rays.directions)
+    maps.reshape(-1, 3)[hit] = np.where(length > 1e-6, vectors / np.maximum(length, 1e-6), -rays.directions)
     return maps
 
 
-def panels(frames: Frames, normals: np.ndarray) -> np.ndarray:
+def depth_limits(asset, grid) -> tuple[float, float]:
+    """(near, far) between which depths are shaded: the camera's distance -+ that of the object's farthest dense cell."""
+    index = np.argwhere(grid > 0.25 * grid.max())
+    farthest = np.linalg.norm((index + 0.5) / grid.shape[0] * 2.0 - 1.0, axis=-1).max(initial=0.1) * asset.bound
+    return asset.camera['radius'] - farthest, asset.camera['radius'] + farthest
+
+
+def panels(frames: Frames, normals: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     """uint8 [V, H, 3 W, 3]: colour, world normal as (n + 1) / 2, depth from white (near) to dark (far); white behind."""
-    opacity = np.clip(frames.opacity, 0.0, 1.0)[..., None]
-    solid = frames.opacity > 0.5
-    near, far = (np.percentile(frames.depth[solid], (0.5, 99.5)) if solid.any() else (0.0, 1.0))
-    shade = 0.95 - 0.8 * np.clip((frames.depth - near) / max(far - near, 1e-6), 0.0, 1.0)
-    normal = (0.5 + 0.5 * normals) * opacity + (1.0 - opacity)
-    depth = np.repeat(shade[..., None], 3, -1) * opacity + (1.0 - opacity)
-    return np.round(np.concatenate([frames.rgb, normal, depth], axis=2) * 255.0).astype(np.uint8)
+    images = []
+    for rgb, opacity, depth, normal in zip(*frames, normals):
+        opacity = np.clip(opacity, 0.0, 1.0)[..., None]
+        shade = 0.95 - 0.8 * np.clip((depth[..., None] - limits[0]) / (limits[1] - limits[0]), 0.0, 1.0)
+        layers = [rgb, 1.0 + opacity * (0.5 * normal - 0.5), np.repeat(1.0 + opacity * (shade - 1.0), 3, -1)]
+        images.append(np.round(np.concatenate(layers, 1) * 255.0).astype(np.uint8))
+    return np.stack(images)
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
@@ -167,36 +196,32 @@ def panels(frames: Frames, normals: np.ndarray) -> np.ndarray:
 def write_mp4(images: np.ndarray, path, *, height: int | None = None, fps: int = 30) -> pathlib.Path:
     """H.264, yuv420p, of uint8 images [V, H, W, 3], scaled by ffmpeg to `height` (made even) with their aspect ratio."""
     path = pathlib.Path(path)
-    imageio_ffmpeg = _ffmpeg()
+    program = ffmpeg()
     _, rows, columns, _ = images.shape
     height = rows if height is None else height
     target = [2 * round(value / 2) for value in (columns * height / rows, height)]
-    options = ['-crf', '18', '-preset', 'fast', '-movflags', '+faststart']
-    options += ['-vf', f'scale={target[0]}:{target[1]}:flags=bicubic']
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = imageio_ffmpeg.write_frames(
-        str(path), (columns, rows), fps=fps, codec='libx264', pix_fmt_in='rgb24', pix_fmt_out='yuv420p', quality=None,
-        macro_block_size=1, output_params=options, ffmpeg_log_level='error',
-    )
-    writer.send(None)
-    for image in images:
-        writer.send(np.ascontiguousarray(image))
-    writer.close()
+    command = [program, '-y', '-loglevel', 'error', '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{columns}x{rows}',
+               '-r', str(fps), '-i', '-', '-an', '-c:v', 'libx264', '-pix_fmt', 'yuv420p', '-crf', '18', '-preset', 'fast',
+               '-vf', f'scale={target[0]}:{target[1]}:flags=bicubic', '-movflags', '+faststart', str(path)]
+    # Not imageio_ffmpeg.write_frames: it starts ffmpeg through os.fork, which a process with JAX's threads must not use.
+    done = subprocess.run(command, input=np.ascontiguousarray(images).data, stderr=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise RuntimeError(f'ffmpeg could not write {path}: {done.stderr.decode(errors="replace").strip()[-500:]}')
     return path
 
 
-def _ffmpeg():
-    """imageio-ffmpeg with a working ffmpeg, or an error that says how to get one."""
+def ffmpeg() -> str:
+    """Path of a working ffmpeg (imageio-ffmpeg brings one), or an error that says how to get it."""
     try:
         import imageio_ffmpeg
 
-        imageio_ffmpeg.get_ffmpeg_exe()
+        return imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
         raise RuntimeError(
             'no ffmpeg to write an mp4 with: `pip install imageio-ffmpeg`, or point IMAGEIO_FFMPEG_EXE at an ffmpeg program, '
             'or ask for a gif (--gif), which needs none.'
         ) from error
-    return imageio_ffmpeg
 
 
 def write_gif(images: np.ndarray, path, *, fps: int = 30) -> pathlib.Path:

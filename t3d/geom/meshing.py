@@ -78,7 +78,8 @@ def choose_threshold(grid: np.ndarray, bound: float, log=print) -> float:
     best = np.flatnonzero(scores >= scores.max() - 1e-3)
     best = best[: np.argmax(np.diff(best, append=best[-1] + 2) > 1) + 1]  # the first unbroken run
     threshold = float(0.5 * (candidates[best[0]] + candidates[best[-1]]))
-    log(f'mesh: density {grid.min():.3g} to {top:.3g}, threshold {threshold:.4g}, silhouette IoU with the render {scores.max():.3f}')
+    log(f'mesh: density {grid.min():.3g} to {top:.3g}, threshold {threshold:.4g}, '
+        f'silhouette IoU with the render {scores.max():.3f}')
     return threshold
 
 
@@ -105,7 +106,8 @@ def surface(grid: np.ndarray, threshold: float, bound: float) -> tuple[np.ndarra
     if not 0.0 < threshold <= high:
         raise ValueError(empty_message(grid, threshold, bound))
     padded = np.pad(grid, 1)
-    vertices, faces, _, _ = measure.marching_cubes(padded, level=min(threshold, high * (1 - 1e-6)), gradient_direction='descent')
+    level = min(threshold, high * (1.0 - 1e-6))
+    vertices, faces, _, _ = measure.marching_cubes(padded, level=level, gradient_direction='ascent')
     step = 2.0 * bound / grid.shape[0]
     vertices = (vertices - 0.5) * step - bound  # padded index 1 is the first cell centre, half a step inside the box
     return vertices.astype(np.float32), faces.astype(np.int32)
@@ -118,20 +120,3 @@ def empty_message(grid: np.ndarray, threshold: float, bound: float) -> str:
     if high <= 0.0:
         return message + ' The field is empty everywhere: train longer, or raise the bound.'
     return message + f' Choose threshold={choose_threshold(grid, bound, log=lambda _: None):.4g}, or leave it out.'
-
-
-def occupied_box(grid: np.ndarray, bound: float, opacity: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
-    """(low [3], high [3]) of the cells that could be seen, in world units: where density * 2 bound alone reaches `opacity`."""
-    seen = visible_cells(grid, bound, opacity)
-    if not seen.any():
-        return np.full(3, -bound), np.full(3, bound)
-    step = 2.0 * bound / grid.shape[0]
-    spans = [np.flatnonzero(seen.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    low = np.array([span[0] for span in spans]) * step - bound
-    high = np.array([span[-1] + 1 for span in spans]) * step - bound
-    return low, high
-
-
-def visible_cells(grid: np.ndarray, bound: float, opacity: float = 0.02) -> np.ndarray:
-    """bool [R, R, R]: cells whose density, if it filled the whole width of the box, would reach `opacity`."""
-    return grid * (2.0 * bound) > -np.log1p(-opacity)
