@@ -1,4 +1,7 @@
-"""EG3D's field: plane features averaged, a two-layer MLP, raw density and features out; no view direction."""
+"""EG3D's field: plane features averaged, a two-layer MLP, raw density and features out; no view direction.
+
+The plane features, the hidden layer and their gradients exist for one block of points at a time (`triplanes.map_sum`).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +24,38 @@ def init(key: Key, channels: int, *, hidden: int = 64, outputs: int = 32, equali
     }
 
 
+LOG1P = (  # log(1 + e) / e on [0, 1]: Chebyshev fit of degree 8, error 2e-8 (tests/test_triplane_field.py makes it again)
+    0.9999999705, -0.4999950152, 0.3331927134, -0.2484436989, 0.1911143108, -0.136747697, 0.07836166801, -0.02958850739,
+    0.005253457796,
+)
+
+
+@jax.custom_vjp
+def hidden_softplus(x: jax.Array) -> jax.Array:
+    """softplus to 2e-7 absolute, for hidden layers: a polynomial for the logarithm, a gradient that needs the result alone.
+
+    Three times as fast on a CPU as max(x, 0) + log1p(exp(-|x|)), which the densities keep for its relative accuracy.
+    """
+    e = jnp.exp(-jnp.abs(x))
+    series = jnp.full_like(e, LOG1P[-1])
+    for coefficient in LOG1P[-2::-1]:
+        series = series * e + coefficient
+    return jnp.maximum(x, 0.0) + series * e
+
+
+hidden_softplus.defvjp(lambda x: (lambda y: (y, y))(hidden_softplus(x)), lambda y, gradient: (gradient * (1.0 - jnp.exp(-y)),))
+
+
 @typechecked
 def decode(params: PyTree, plane_sum: Float[Array, '*b c'], *, equalised: bool = True, dtype=jnp.float32):
-    """(raw density [...], raw features [..., outputs]) from the *sum* of the plane features; the mean's 1/3 is in the weights."""
+    """(raw density [...], raw features [..., outputs]) of the *sum* of the plane features; the mean's 1/3 is in the weights."""
     first, last = params['hidden'], params['out']
     gain = (lambda kernel: kernel.shape[0] ** -0.5) if equalised else (lambda kernel: 1.0)
     kernel = (first['kernel'] * (gain(first['kernel']) / 3.0)).astype(dtype)
-    hidden = softplus(plane_sum.astype(dtype) @ kernel + first['bias'].astype(dtype))
-    out = hidden @ (last['kernel'] * gain(last['kernel'])).astype(dtype) + last['bias'].astype(dtype)
-    return out[..., 0].astype(jnp.float32), out[..., 1:]
+    hidden = hidden_softplus(plane_sum.astype(dtype) @ kernel + first['bias'].astype(dtype))
+    out_kernel, out_bias = (last['kernel'] * gain(last['kernel'])).astype(dtype), last['bias'].astype(dtype)
+    density = (hidden @ out_kernel[:, :1])[..., 0] + out_bias[0]  # apart from the features: no slice to copy
+    return density.astype(jnp.float32), hidden @ out_kernel[:, 1:] + out_bias[1:]
 
 
 def colour(features: jax.Array) -> jax.Array:
@@ -39,18 +65,21 @@ def colour(features: jax.Array) -> jax.Array:
 
 def make(
     params: PyTree, planes: Float[Array, '*b 3 r r c'], *, bound: float, plane_axes: str = 'orthogonal', equalised: bool = True,
-    activation=colour, dtype=jnp.float32,
+    activation=colour, dtype=jnp.float32, block: int | None = None,
 ):
-    """The field of these planes: `(points [*b, N, 3], directions) -> (raw density [*b, N], activation(features) [*b, N, outputs])`.
+    """The field of these planes: `(points [*b, N, 3], directions) -> (raw density [*b, N], activation(features) [*b, N, F])`.
 
-    EG3D's density is softplus(raw - 1) (`density_activation` of the renderer).
+    EG3D's density is softplus(raw - 1) (`eg3d_density`, the renderer's `density_activation`). For `block` see
+    `triplanes.map_sum`; it changes memory and speed, not the result.
     """
     padded = triplanes.pad(planes)
 
-    def field(points, directions=None):
-        plane_sum = triplanes.sample_sum(padded, points, bound, plane_axes)
+    def point_mlp(params, plane_sum):
         density, features = decode(params, plane_sum, equalised=equalised, dtype=dtype)
         return density, activation(features)
+
+    def field(points, directions=None):
+        return triplanes.map_sum(point_mlp, params, padded, points, bound, plane_axes, block=block)
 
     return field
 

@@ -1,7 +1,7 @@
 """Triplanes: three feature images on the coordinate planes; a point's feature comes from its three projections.
 
-Planes are `[..., 3, R, R, C]`, channels last. A point p of the box [-bound, bound]^3 has q = p / bound in [-1, 1]^3; on each plane
-the first coordinate runs along the width, the second along the height:
+Planes are `[..., 3, R, R, C]`, channels last. A point p of the box [-bound, bound]^3 has q = p / bound in [-1, 1]^3; on each
+plane the first coordinate runs along the width, the second along the height:
 
 | plane_axes | plane 0 | plane 1 | plane 2 |
 |---|---|---|---|
@@ -18,6 +18,8 @@ import jax.numpy as jnp
 
 from t3d.core import grids
 from t3d.core.typing import Array, Float, typechecked
+
+CPU_BLOCK = 4096  # points whose features and hidden layer of 64 fill about 2 MiB
 
 PLANE_AXES = {
     'orthogonal': ((0, 1), (0, 2), (2, 1)),
@@ -51,43 +53,77 @@ def pad(planes: Float[Array, '*b 3 r r c']) -> Float[Array, '*b 3 r2 r2 c']:
 def project(points: Float[Array, '*b n 3'], bound: float, plane_axes: str = 'orthogonal') -> Float[Array, '*b 3 n 2']:
     """Coordinates in [-1, 1]^2 (width, height) of points on the three planes."""
     if plane_axes not in PLANE_AXES:
-        raise ValueError(f'plane_axes {plane_axes!r}: choose one of {sorted(PLANE_AXES)} ("legacy" is for released EG3D weights).')
+        raise ValueError(f'plane_axes {plane_axes!r}: choose one of {sorted(PLANE_AXES)}; legacy is for released EG3D weights.')
     q = points * (1.0 / bound)
     return jnp.stack([jnp.stack([q[..., i], q[..., j]], -1) for i, j in PLANE_AXES[plane_axes]], -3)
 
 
-def _corners(padded, points, bound, plane_axes):
-    """(table [B * 3 * T * T, C], index [4, B, 3, N], weight [4, B, 3, N]) of all planes flattened into one table of rows."""
-    *lead, planes, size, _, channels = padded.shape
-    table = padded.reshape(-1, channels)
-    batch = table.shape[0] // (planes * size * size)
-    uv = project(points.reshape(batch, -1, 3), bound, plane_axes)
+def corners(points: Float[Array, 'n 3'], size: int, bound: float, plane_axes: str = 'orthogonal'):
+    """(index [4, 3, N], weight [4, 3, N]) into the rows [3 * T * T, C] of padded planes of T = `size` texels."""
+    uv = project(points, bound, plane_axes)
     x, y = (0.5 * ((uv[..., axis] + 1.0) * (size - 2) - 1.0) for axis in (0, 1))
     index, weight = grids.bilinear_corners(x, y, size, size, border=1)
-    first = jnp.arange(batch * planes, dtype=jnp.int32).reshape(batch, planes, 1) * (size * size)
-    return table, index + first, weight
+    return index + jnp.arange(3, dtype=jnp.int32)[:, None] * (size * size), weight
+
+
+def _batched(function, padded, points):
+    """function(table [3 T T, C], points [N, 3]) for each example of the leading axes."""
+    lead, (size, _, channels) = points.shape[:-2], padded.shape[-3:]
+    tables = padded.reshape(-1, 3 * size * size, channels)
+    out = jax.vmap(function)(tables, points.reshape(-1, *points.shape[-2:]))
+    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), out)
 
 
 @typechecked
 def sample(
-    padded: Float[Array, '*b 3 r r c'], points: Float[Array, '*b n 3'], bound: float, plane_axes: str = 'orthogonal',
+    padded: Float[Array, '*b 3 t t c'], points: Float[Array, '*b n 3'], bound: float, plane_axes: str = 'orthogonal',
 ) -> Float[Array, '*b 3 n c']:
     """The feature of each plane at each point, zero outside the box."""
-    table, index, weight = _corners(padded, points, bound, plane_axes)
-    values = grids.weighted_rows(table, index.reshape(4, -1), weight.reshape(4, -1))
-    return values.reshape(*points.shape[:-2], 3, points.shape[-2], table.shape[-1])
+
+    def one(table, points):
+        index, weight = corners(points, padded.shape[-2], bound, plane_axes)
+        return grids.weighted_rows(table, index.reshape(4, -1), weight.reshape(4, -1)).reshape(3, -1, table.shape[-1])
+
+    return _batched(one, padded, points)
 
 
 @typechecked
 def sample_sum(
-    padded: Float[Array, '*b 3 r r c'], points: Float[Array, '*b n 3'], bound: float, plane_axes: str = 'orthogonal',
+    padded: Float[Array, '*b 3 t t c'], points: Float[Array, '*b n 3'], bound: float, plane_axes: str = 'orthogonal',
 ) -> Float[Array, '*b n c']:
     """The sum over the three planes of the features at each point: one pass of 12 rows a point, without [3, N, C] in memory."""
-    table, index, weight = _corners(padded, points, bound, plane_axes)
-    index, weight = (jnp.moveaxis(value, 2, 1).reshape(12, -1) for value in (index, weight))  # [4, 3, B, N] -> [12, B N]
-    return grids.weighted_rows(table, index, weight).reshape(*points.shape[:-1], table.shape[-1])
+
+    def one(table, points):
+        index, weight = corners(points, padded.shape[-2], bound, plane_axes)
+        return grids.weighted_rows(table, index.reshape(12, -1), weight.reshape(12, -1))
+
+    return _batched(one, padded, points)
+
+
+def map_sum(
+    function, params, padded: Float[Array, '*b 3 t t c'], points: Float[Array, '*b n 3'], bound: float,
+    plane_axes: str = 'orthogonal', *, block: int | None = None,
+):
+    """function(params, sample_sum(...)) in blocks of points, forward and backward: `grids.lookup_map` on planes.
+
+    Args:
+      function: `(params, plane_sum [n, C]) -> pytree of [n, ...]`, each point by itself.
+      block: points at a time over all examples together. None: what stays in a core's cache on a CPU, all at once elsewhere.
+    """
+    size, count = padded.shape[-2], points.shape[-2]
+    examples = max(1, points.size // (3 * count))
+    if block is None:
+        block = CPU_BLOCK if jax.default_backend() == 'cpu' else count * examples
+
+    def places(points):
+        return jax.tree.map(lambda value: value.reshape(12, -1), corners(points, size, bound, plane_axes))
+
+    def one(table, points):
+        return grids.lookup_map(function, params, table, places, points, max(1, block // examples))
+
+    return _batched(one, padded, points)
 
 
 def aggregate(padded: jax.Array, points: jax.Array, bound: float, plane_axes: str = 'orthogonal') -> jax.Array:
-    """The mean over the three planes (EG3D's code; its paper says sum). The field folds the 1/3 into its first weights instead."""
+    """The mean over the three planes (EG3D's code; its paper says sum). The field folds the 1/3 into its weights instead."""
     return sample_sum(padded, points, bound, plane_axes) * (1.0 / 3.0)

@@ -85,14 +85,18 @@ def limits(rays: Rays, near, far) -> tuple[jax.Array, jax.Array]:
 
 
 def draws(key: Key | None, shape: tuple, num_samples: int, num_importance: int, jitter: bool = True):
-    """(u_coarse [..., S, R], u_fine [..., N, R]) for rays of the given shape; without a key, or without jitter, evenly spaced."""
+    """(u_coarse [..., S, R], u_fine [..., N, R]) for rays [..., R]; without a key, or without jitter, evenly spaced.
+
+    u_fine is sorted, one draw in each N-th of [0, 1): less variance than independent draws, and nothing left to sort.
+    """
     *lead, count = shape
     coarse_shape, fine_shape = (*lead, num_samples, count), (*lead, num_importance, count)
+    strata = jnp.arange(num_importance, dtype=jnp.float32)[:, None]
     if key is None or not jitter:
-        even = (jnp.arange(num_importance, dtype=jnp.float32)[:, None] + 0.5) / max(num_importance, 1)
-        return jnp.zeros(coarse_shape), jnp.broadcast_to(even, fine_shape)
+        return jnp.zeros(coarse_shape), jnp.broadcast_to((strata + 0.5) / max(num_importance, 1), fine_shape)
     key_coarse, key_fine = jax.random.split(key)
-    return jax.random.uniform(key_coarse, coarse_shape), jax.random.uniform(key_fine, fine_shape)
+    u_fine = (strata + jax.random.uniform(key_fine, fine_shape)) / max(num_importance, 1)
+    return jax.random.uniform(key_coarse, coarse_shape), u_fine
 
 
 def _query(field, rays, depths):
@@ -105,7 +109,7 @@ def _query(field, rays, depths):
 
 
 def render_at(field, rays: Rays, u_coarse, u_fine, *, near, far, density_activation=identity) -> RenderOutput:
-    """`render` with the random numbers given: u_coarse [..., S, R], u_fine [..., N, R], both in [0, 1)."""
+    """`render` with the random numbers given: u_coarse [..., S, R], u_fine [..., N, R] sorted along N, in [0, 1)."""
     near, far = limits(rays, near, far)
     depths = jax.lax.stop_gradient(sampling.stratified(near, far, u_coarse))
     density, features = _query(field, rays, depths)
@@ -117,11 +121,11 @@ def render_at(field, rays: Rays, u_coarse, u_fine, *, near, far, density_activat
         coarse = midpoint_weights(jax.lax.stop_gradient(density), depths, density_activation)
         fine = jax.lax.stop_gradient(sampling.importance(depths, coarse, u_fine))
         fine_density, fine_features = _query(field, rays, fine)
-        ranks = sampling.merge_ranks(depths, fine)
-        ordered = sampling.sort_by_rank(jnp.concatenate([depths, fine], -2), ranks)
-        density = sampling.sort_by_rank(jnp.concatenate([density, fine_density], -2), ranks)
-        weights = midpoint_weights(density, ordered, density_activation)
-        at_samples = jnp.take_along_axis(_sample_weights(weights), ranks, axis=-2)
+        ranks, order = sampling.merge(depths, fine)
+        ordered = sampling.permute(jnp.concatenate([depths, fine], -2), order, ranks)
+        weights = midpoint_weights(
+            sampling.permute(jnp.concatenate([density, fine_density], -2), order, ranks), ordered, density_activation)
+        at_samples = sampling.permute(_sample_weights(weights), ranks, order)
         count = depths.shape[-2]
         composited = jnp.einsum('...sr,...src->...rc', at_samples[..., :count, :], features.astype(jnp.float32))
         composited += jnp.einsum('...sr,...src->...rc', at_samples[..., count:, :], fine_features.astype(jnp.float32))
@@ -157,7 +161,7 @@ def render_chunked(
     field, rays: Rays, key: Key | None, *, chunk: int, near, far, num_samples: int, num_importance: int = 0,
     density_activation=identity, jitter: bool = True,
 ) -> RenderOutput:
-    """`render` in pieces of `chunk` rays, one after the other, each recomputed in the backward pass: the same result, less memory.
+    """`render` in pieces of `chunk` rays, one after the other, recomputed in the backward pass: the same result, less memory.
 
     `weights` is None. The last piece is filled up with copies of the last ray.
     """
@@ -174,7 +178,8 @@ def render_chunked(
 
     def join(value, axis):
         value = jnp.moveaxis(value, 0, axis)
-        return value.reshape(*value.shape[:axis], pieces * chunk, *value.shape[axis + 2 :])[(slice(None),) * axis + (slice(count),)]
+        joined = value.reshape(*value.shape[:axis], pieces * chunk, *value.shape[axis + 2 :])
+        return jax.lax.slice_in_dim(joined, 0, count, axis=axis)
 
     @jax.checkpoint
     def one(piece):
@@ -182,12 +187,12 @@ def render_chunked(
         out = render_at(field, piece_rays, u, v, near=piece_near, far=piece_far, density_activation=density_activation)
         return out.replace(weights=None)
 
-    pieces_in = (jax.tree.map(lambda x: split(x, -2), rays), split(near, -1), split(far, -1), split(u_coarse, -1), split(u_fine, -1))
-    out = jax.lax.map(one, pieces_in)
+    per_ray = (split(value, -1) for value in (near, far, u_coarse, u_fine))
+    out = jax.lax.map(one, (jax.tree.map(lambda value: split(value, -2), rays), *per_ray))
     axis = rays.origins.ndim - 2
     return jax.tree.map(lambda value: join(value, axis), out)
 
 
 def over(out: RenderOutput, background) -> jax.Array:
-    """features + (1 - opacity) * background; the background broadcasts against [..., R, C]. Rays that hit nothing give it exactly."""
+    """features + (1 - opacity) * background, which broadcasts against [..., R, C]. Rays that hit nothing give it exactly."""
     return out.features + (1.0 - out.opacity)[..., None] * background
