@@ -30,6 +30,7 @@ import shutil
 
 import numpy as np
 
+from t3d.core.errors import UsageError
 from t3d.data import captions, furniture_views, sweethome
 
 VERSION = '1.1.8'  # of this format, then that of the library (1.8)
@@ -133,7 +134,7 @@ def plan(source, work: pathlib.Path, config) -> list[furniture_views.Task]:
         chosen = sorted(entries, key=lambda entry: sweethome.bucket(entry.object_id, 2**32))[:config.limit]
         entries = [entry for entry in entries if entry in chosen]
     if not entries:
-        raise ValueError(f'{source} holds no object under license={config.license!r}: choose license="all", or a source with '
+        raise UsageError(f'{source} holds no object under license={config.license!r}: choose license="all", or a source with '
                          'the library BlendSwap-CC-0.')
     (work / 'objects').mkdir(parents=True, exist_ok=True)
     rigs = furniture_views.rigs([entry.object_id for entry in entries])
@@ -182,11 +183,11 @@ def build(source: str, out: str | None = None, size: int = 64, variants: int = 0
         processes: worker processes.
     """
     if not 0 <= variants <= MAX_VARIANTS:
-        raise ValueError(f'variants={variants}: choose 0 (originals only) to {MAX_VARIANTS}.')
+        raise UsageError(f'variants={variants}: choose 0 (originals only) to {MAX_VARIANTS}.')
     if license not in LICENSES:
-        raise ValueError(f'license={license!r}: choose one of {", ".join(LICENSES)}.')
+        raise UsageError(f'license={license!r}: choose one of {", ".join(LICENSES)}.')
     if not 8 <= size <= 1024:
-        raise ValueError(f'size={size}: choose 8 to 1024 pixels; 64, 128 and 256 are usual.')
+        raise UsageError(f'size={size}: choose 8 to 1024 pixels; 64, 128 and 256 are usual.')
     name = config_name(size, variants, limit, license)
     parent = data_root(out) / 'furniture' / name
     folder, work = parent / VERSION, parent / f'work-{VERSION}'
@@ -195,7 +196,7 @@ def build(source: str, out: str | None = None, size: int = 64, variants: int = 0
             check(folder)
             print(f'furniture {name}: already built in {folder}', flush=True)
             return folder
-        except ValueError as error:
+        except UsageError as error:
             print(f'furniture {name}: building again, because {error}', flush=True)
             shutil.rmtree(folder)
     for leftover in parent.glob('*incomplete*'):
@@ -256,16 +257,16 @@ def _write_attribution(folder: pathlib.Path, tasks: list[furniture_views.Task]) 
 
 
 def check(folder: pathlib.Path) -> None:
-    """Raises ValueError if a file of a finished build is missing or not as long as it was written."""
+    """Raises UsageError if a file of a finished build is missing or not as long as it was written."""
     again = 'run `t3d data build furniture` again with the same arguments'
     if not (folder / SIZES).is_file():
-        raise ValueError(f'{folder} is no finished furniture build ({SIZES} is missing): {again}.')
+        raise UsageError(f'{folder} is no finished furniture build ({SIZES} is missing): {again}.')
     for name, wanted in json.loads((folder / SIZES).read_text()).items():
         file = folder / name
         if not file.is_file():
-            raise ValueError(f'{file} is missing: {again}.')
+            raise UsageError(f'{file} is missing: {again}.')
         if file.stat().st_size != wanted:
-            raise ValueError(f'{file} has {file.stat().st_size} bytes, but {wanted} were written: it is truncated or changed; '
+            raise UsageError(f'{file} has {file.stat().st_size} bytes, but {wanted} were written: it is truncated or changed; '
                              f'{again}.')
 
 
@@ -285,7 +286,7 @@ def find(path: str | pathlib.Path | None = None, size: int | None = None, varian
                                 f'--source PATH --size {size or 64} --out {root}`.')
     if len(wanted) > 1:
         names = ', '.join(str(folder.relative_to(root)) for folder in wanted)
-        raise ValueError(f'{len(wanted)} furniture builds{asked} under {root}: give the path of one of {names}.')
+        raise UsageError(f'{len(wanted)} furniture builds{asked} under {root}: give the path of one of {names}.')
     return wanted[0]
 
 
@@ -305,7 +306,7 @@ class FurnitureSource:
         check(self.folder)
         builder = tfds.builder_from_directory(str(self.folder))
         if split not in builder.info.splits:
-            raise ValueError(f'split={split!r} of {self.folder}: choose one of {", ".join(builder.info.splits)}.')
+            raise UsageError(f'split={split!r} of {self.folder}: choose one of {", ".join(builder.info.splits)}.')
         self.split = split
         self._data = builder.as_data_source(split)
 
@@ -318,7 +319,7 @@ class FurnitureSource:
         try:
             row = self._data[int(index)]
         except RuntimeError as error:  # array_record's checksums
-            raise ValueError(f'{self.folder}/{self.split}: example {index} does not read back as it was written ({error}): '
+            raise UsageError(f'{self.folder}/{self.split}: example {index} does not read back as it was written ({error}): '
                              'delete the folder and run `t3d data build furniture` again.') from error
         variant = int(row['variant'])
         attributes = {key: row[key].decode() for key in ('noun', 'colour', 'category', 'tags', 'licence', 'creator')}

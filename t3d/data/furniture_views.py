@@ -17,6 +17,7 @@ from concurrent import futures
 
 import numpy as np
 
+from t3d.core.errors import UsageError
 from t3d.data import captions, objmesh, raycast, sweethome
 from t3d.geom import cameras
 
@@ -77,7 +78,7 @@ def render_object(task: Task) -> str:
     try:
         mesh = sweethome.rotate(objmesh.load(task.entry.model, task.library.read), task.entry)
     except (KeyError, ValueError) as error:
-        raise ValueError(f'{task.entry.model} of {task.library.path} does not read as an OBJ file ({error}): the library is '
+        raise UsageError(f'{task.entry.model} of {task.library.path} does not read as an OBJ file ({error}): the library is '
                          f'damaged; {sweethome.HOW_TO_GET}.') from error
     mesh = dataclasses.replace(mesh, positions=raycast.fit_sphere(mesh.positions, OBJECT_RADIUS))
     scene = raycast.Scene(mesh, task.library.read)
@@ -175,7 +176,7 @@ def _rendered(tasks: list[Task], processes: int):
         for done in futures.as_completed([pool.submit(render_object, task) for task in tasks]):
             yield done.result()
     except futures.process.BrokenProcessPool as error:
-        raise RuntimeError('a rendering process died, perhaps for want of memory: run the same command again (what is rendered '
-                           'is kept), with fewer processes.') from error
+        raise UsageError('a rendering process died, perhaps for want of memory: run the same command again (what is rendered '
+                         'is kept), with fewer processes.') from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

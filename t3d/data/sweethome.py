@@ -19,6 +19,8 @@ import zlib
 
 import numpy as np
 
+from t3d.core.errors import UsageError
+
 CATALOGUE = 'PluginFurnitureCatalog.properties'
 LIBRARY_VERSION = '1.8'
 SHA256 = {
@@ -97,7 +99,7 @@ def open_libraries(source: str | pathlib.Path, scratch: str | pathlib.Path, *, v
         raise FileNotFoundError(f'no furniture source at {source}: wanted a .deb, a .sh3f or a folder with them; {HOW_TO_GET}.')
     paths = _library_paths(source, pathlib.Path(scratch))
     if not paths:
-        raise ValueError(f'{source} holds no furniture library: wanted *.sh3f, a sweethome3d-furniture .deb or a folder with '
+        raise UsageError(f'{source} holds no furniture library: wanted *.sh3f, a sweethome3d-furniture .deb or a folder with '
                          f'{CATALOGUE}; {HOW_TO_GET}.')
     by_name = {}  # a folder may hold a library twice: the one nearest to its top counts
     for path in sorted(paths, key=lambda path: (len(path.parts), path)):
@@ -115,7 +117,7 @@ def _library_paths(source: pathlib.Path, scratch: pathlib.Path) -> list[pathlib.
             return unpack_deb(source, scratch)
         if source.suffix == '.sh3f':
             return [source]
-        raise ValueError(f'{source.name} is not a furniture source: wanted a .deb, a .sh3f or a folder; {HOW_TO_GET}.')
+        raise UsageError(f'{source.name} is not a furniture source: wanted a .deb, a .sh3f or a folder; {HOW_TO_GET}.')
     if (source / CATALOGUE).is_file():
         return [source]
     paths = list(source.rglob('*.sh3f')) or [path.parent for path in source.rglob(CATALOGUE)]
@@ -129,10 +131,10 @@ def _check(library: Library, verify: bool) -> None:
     found = hashlib.sha256(library.path.read_bytes()).hexdigest()
     wanted = SHA256.get(library.name, found)
     if verify and found != wanted:
-        raise ValueError(f'{library.path} has SHA-256 {found[:16]}..., but library {library.name} {LIBRARY_VERSION} has '
+        raise UsageError(f'{library.path} has SHA-256 {found[:16]}..., but library {library.name} {LIBRARY_VERSION} has '
                          f'{wanted[:16]}...: the file is damaged or of another version; {HOW_TO_GET}.')
     if not zipfile.is_zipfile(library.path):
-        raise ValueError(f'{library.path} is no zip file, so no furniture library: it is damaged or truncated; {HOW_TO_GET}.')
+        raise UsageError(f'{library.path} is no zip file, so no furniture library: it is damaged or truncated; {HOW_TO_GET}.')
 
 
 def unpack_deb(path: str | pathlib.Path, scratch: str | pathlib.Path) -> list[pathlib.Path]:
@@ -141,17 +143,17 @@ def unpack_deb(path: str | pathlib.Path, scratch: str | pathlib.Path) -> list[pa
     Files that are there at full size are kept, so an interrupted unpacking continues.
     """
     scratch = pathlib.Path(scratch)
-    scratch.mkdir(parents=True, exist_ok=True)
     with open(path, 'rb') as file:
         for name, size in _ar_members(file, path):
             if name.startswith('data.tar'):
                 break
             file.seek(size + size % 2, io.SEEK_CUR)
         else:
-            raise ValueError(f'{path} has no data.tar member: it is truncated or no binary package; {HOW_TO_GET}.')
+            raise UsageError(f'{path} has no data.tar member: it is truncated or no binary package; {HOW_TO_GET}.')
         body = file.read(size)
     if len(body) < size:
-        raise ValueError(f'{path} is truncated: its data.tar should hold {size} bytes and {len(body)} are left; {HOW_TO_GET}.')
+        raise UsageError(f'{path} is truncated: its data.tar should hold {size} bytes and {len(body)} are left; {HOW_TO_GET}.')
+    scratch.mkdir(parents=True, exist_ok=True)
     paths = []
     with tarfile.open(fileobj=io.BytesIO(body)) as archive:
         for member in archive:
@@ -169,11 +171,11 @@ def unpack_deb(path: str | pathlib.Path, scratch: str | pathlib.Path) -> list[pa
 def _ar_members(file, path):
     """(name, size) of each member of an `ar` archive; the file is left at the member's first byte."""
     if file.read(8) != b'!<arch>\n':
-        raise ValueError(f'{path} is no Debian package (no ar archive): {HOW_TO_GET}.')
+        raise UsageError(f'{path} is no Debian package (no ar archive): {HOW_TO_GET}.')
     while len(header := file.read(60)) == 60:
         name, size = header[:16].decode('ascii', 'replace').strip().rstrip('/'), header[48:58].strip()
         if header[58:] != b'`\n' or not size.isdigit():
-            raise ValueError(f'{path} is damaged: a member header of the ar archive is malformed; {HOW_TO_GET}.')
+            raise UsageError(f'{path} is damaged: a member header of the ar archive is malformed; {HOW_TO_GET}.')
         yield name, int(size)
 
 
