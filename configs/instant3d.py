@@ -6,7 +6,7 @@
 |---|---|---|---|
 | `tiny` | toy, single objects | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `scenes` | toy, one and two objects with relations | 3 x 32 x 32 x 16 | two CPU cores, hours; the shipped weights |
-| `furniture` | the real furniture library, 64 px | 3 x 64 x 64 x 24 | CPU overnight or one GPU |
+| `furniture` | the real furniture library, 64 px | 3 x 32 x 32 x 24 | CPU overnight or one GPU |
 | `base` | furniture | 3 x 128 x 128 x 32 | one large GPU |
 | `pod` | furniture; the released network, 270 M parameters | 3 x 256 x 256 x 32 | v5e-64 or 32 x H100 class |
 """
@@ -28,23 +28,24 @@ def tiny() -> ml_collections.ConfigDict:
     config = common.defaults()
     config.system = 'instant3d'
     config.variant = 'tiny'
-    config.steps = 1000
-    config.batch = 16
+    config.steps = 2500
+    config.batch = 8
     config.dtype = 'float32'
-    config.text = dict(words=(), length=14, open_vocabulary=False, folder='', vocabulary_size=0, width=64, layers=2, heads=4,
-                       activation='quick_gelu', frozen=False)
+    config.text = dict(words=(), length=8, open_vocabulary=False, folder='', vocabulary_size=0, width=64, layers=2, heads=4,
+                       activation='quick_gelu', embedding_scale=1.0, frozen=False)
     config.decoder = dict(
         channels=(96, 64, 32), heads=(6, 4, 0), groups=(8, 8, 8), layers=1, mid_heads=6, base_size=4, base_channels=64,
         mixer_width=32, mixer_heads=4, style_width=32, style_channels=96, out_channels=48, out_groups=8,
         cross_attention=True, style_injection=True, token_to_plane=True, remat=False)
-    config.field = dict(hidden=32, alpha=0.5, blob=0.0, density_bias=-3.0, density_scale=20.0)
+    config.field = dict(hidden=32, alpha=0.7, blob=0.0, density_bias=-3.0, density_scale=20.0)
     config.render = dict(samples=32, importance=0, samples_shown=48, plane_axes='orthogonal', background=1.0,
                          radius=3.2, fov=0.7027699)
-    config.loss = dict(rays=128, foreground=0.5, mask=0.5, depth=0.0)
-    config.optimizer = dict(learning_rate=3e-3, warmup=50, final=0.05, b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, clip=1.0)
+    config.loss = dict(rays=192, foreground=0.5, mask=0.5, depth=0.0)
+    config.optimizer = dict(learning_rate=1e-3, warmup=50, final=0.05, b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, clip=1.0)
     config.noise = 1.0
     config.ema_decay = 0.99
-    config.data = dict(name='toy', split='train', scenes='singles', size=32, views=1, poses=256, seed=0, path='', train_views=0)
+    config.data = dict(name='toy', split='train', scenes='singles', size=32, views=1, poses=256, seed=0, path='', train_views=0,
+                       variants=0)
     config.preview = dict(rows=8, views=4)
     config.preview_every = 250
     config.export = dict(prompts=('a red cube', 'a purple sphere', 'a small green cone'), formats=('glb',), texture=512,
@@ -55,7 +56,13 @@ def tiny() -> ml_collections.ConfigDict:
 def scenes() -> ml_collections.ConfigDict:
     config = tiny()
     config.variant = 'scenes'
-    config.steps = 40_000
+    config.steps = 16_000
+    config.batch = 16
+    config.text.length = 12
+    config.loss.rays = 128
+    config.optimizer.warmup = 200
+    config.ema_decay = 0.999
+    config.preview_every = 2000
     config.data.scenes = 'both'
     config.data.poses = 64
     config.export.prompts = ('a red cone on top of a blue cube', 'a green sphere to the left of a purple cylinder')
@@ -65,15 +72,16 @@ def scenes() -> ml_collections.ConfigDict:
 def furniture() -> ml_collections.ConfigDict:
     config = tiny()
     config.variant = 'furniture'
-    config.steps = 20_000
-    config.text.update(length=24, open_vocabulary=True, width=128, layers=4, heads=4)
+    config.steps = 12_000
+    config.batch = 16
+    config.text.update(length=14, open_vocabulary=True, width=128, layers=2, heads=4)
     config.decoder.update(
-        channels=(192, 128, 96, 48), heads=(12, 8, 6, 0), groups=(8, 8, 8, 8), layers=1, mid_heads=12, base_channels=128,
-        mixer_width=48, mixer_heads=4, style_width=64, style_channels=128, out_channels=72)
+        channels=(128, 96, 48), heads=(8, 6, 0), mid_heads=8, base_channels=96, mixer_width=32, style_width=64,
+        style_channels=128, out_channels=72)
     config.field.update(hidden=64)
-    config.render.update(samples=48, samples_shown=64, radius=3.5)
-    config.loss.update(rays=64)
-    config.optimizer.update(learning_rate=2e-3, warmup=200)
+    config.render.update(samples=40, samples_shown=64, radius=3.5)
+    config.loss.update(rays=96)
+    config.optimizer.update(learning_rate=1e-3, warmup=200)
     config.ema_decay = 0.999
     config.data.update(name='furniture', size=64, views=2, train_views=12)
     config.preview_every = 1000
@@ -103,12 +111,13 @@ def pod() -> ml_collections.ConfigDict:
     config = base()
     config.variant = 'pod'
     config.batch = 384
-    config.text.update(length=77, folder='', vocabulary_size=49408, width=1024, layers=23, heads=16, activation='gelu', frozen=True)
+    config.text.update(length=77, folder='', vocabulary_size=49408, width=1024, layers=23, heads=16,
+                       activation='gelu', embedding_scale=0.02, frozen=True)
     config.decoder = dict(
         channels=(320, 320, 160, 80, 80, 40), heads=(0, 20, 10, 5, 0, 0), groups=(8, 8, 8, 8, 4, 2), layers=13, mid_heads=20,
         base_size=4, base_channels=512, mixer_width=192, mixer_heads=8, style_width=768, style_channels=320, out_channels=96,
         out_groups=4, cross_attention=True, style_injection=True, token_to_plane=True, remat=True)
-    config.field.update(hidden=64, blob=10.0, density_bias=-1.0, density_scale=1.0)
+    config.field.update(hidden=64, alpha=0.5, blob=10.0, density_bias=-1.0, density_scale=1.0)
     config.render.update(samples=64, importance=64, samples_shown=128)
     config.loss.update(rays=1024)
     config.optimizer.update(learning_rate=1e-4, b2=0.99, eps=1e-15)

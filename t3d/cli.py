@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument('overrides', nargs='*', metavar='key=value', help='changed config keys, for example batch=8')
     train.add_argument('--workdir', help='the run folder (default: the next runs/NNNN-...)')
     train.add_argument('--prompts', nargs='+', help='write the assets of these prompts at the end')
-    train.add_argument('--dry-run', action='store_true', help='print the resolved config and the parameter counts, train nothing')
+    train.add_argument('--dry-run', action='store_true', help='print the config, parameter counts and memory; train nothing')
 
     for name, text in (('export', 'meshes of a run in other formats'), ('render', 'the turntable of a prompt')):
         command = add(name, _generate, text)
@@ -147,7 +147,7 @@ def _generate(args) -> None:
     if args.format:
         options['formats'] = tuple(args.format)
     options['gif'] = args.gif
-    print(f'{loaded.config.system} from {loaded.name}, step {loaded.step}: {len(prompts)} prompts x seeds {seeds} -> {args.out}')
+    print(f'{loaded.config.system} from {loaded.name}, step {loaded.step}: {len(prompts)} prompts, seeds {seeds} -> {args.out}')
     if args.dry_run:
         print('\n'.join(f'  {name} = {value}' for name, value in {**loaded.config.export, **options}.items()))
         return

@@ -63,7 +63,7 @@ def single(shape: str, colour: str, size: str = 'large') -> Scene:
 
 
 def pair(first: tuple[str, str], relation: str, second: tuple[str, str]) -> Scene:
-    """Two objects, each (shape, colour): the first stands in `relation` to the second. They rest on each other or on a floor."""
+    """Two objects, each (shape, colour): the first in `relation` to the second, resting on each other or on a floor."""
     (shape_a, colour_a), (shape_b, colour_b) = first, second
     half_a, half_b = PAIR_SCALE * HALF_HEIGHT[shape_a], PAIR_SCALE * HALF_HEIGHT[shape_b]
     floor = -max(half_a, half_b)

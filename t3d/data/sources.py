@@ -23,18 +23,35 @@ def make(config, split: str | None = None) -> tuple[object, Callable]:
       FileNotFoundError: a built data set is missing; the message has the command that builds it.
     """
     data = config.data
-    return open_source(data, split or data.split), example(config)
+    return open_source(data, split or data.split, depth=config.loss.depth > 0.0), example(config)
 
 
-def open_source(data, split: str):
+def open_source(data, split: str, depth: bool = False):
     """The random-access source of a `data` section."""
     if data.name == 'toy':
         return toy.ToySource(split, scenes=data.scenes, size=data.size, views=data.views, poses=data.poses, seed=data.seed)
     if data.name == 'furniture':
         from t3d.data import furniture
 
-        return furniture.FurnitureSource(data.path or None, split)
+        return Cached(furniture.FurnitureSource(data.path or None, split, size=data.size, variants=data.variants), depth=depth)
     raise UsageError(f'unknown data set {data.name!r}: wanted one of {", ".join(SOURCES)}')
+
+
+class Cached:
+    """A source whose decoded records stay in memory; for sets of a few thousand small records."""
+
+    def __init__(self, source, *, depth: bool):
+        self.source, self.depth, self.records = source, depth, {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict:
+        index = int(index)
+        if index not in self.records:
+            record = self.source[index]
+            self.records[index] = record if self.depth else {key: value for key, value in record.items() if key != 'depth'}
+        return self.records[index]
 
 
 def example(config) -> Callable[[dict, np.random.Generator], dict[str, np.ndarray]]:
@@ -84,7 +101,7 @@ def resolve(config):
             words = shapes.WORDS
         else:
             source = open_source(config.data, config.data.split)
-            words = vocabulary(caption for k in range(len(source)) for caption in source.captions(k))
+            words = vocabulary(caption for k in range(len(source)) for caption in source[k]['captions'])
         with config.unlocked():
             text.words = tuple(words)
     return config

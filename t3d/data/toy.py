@@ -8,7 +8,7 @@ from t3d.data import shapes
 
 
 def camera_arrays(azimuth: np.ndarray, elevation: np.ndarray, radius: float, fov: float):
-    """NumPy twin of geom.cameras.orbit, for data processes that never touch JAX: (world_from_cam, intrinsics) float32 [V, ...]."""
+    """(world_from_cam [V, 4, 4], intrinsics [V, 3, 3]) float32: geom.cameras.orbit for processes that never touch JAX."""
     cos = np.cos(elevation)
     back = np.stack([cos * np.sin(azimuth), np.sin(elevation), cos * np.cos(azimuth)], -1)  # from the origin to the camera
     right = np.stack([np.cos(azimuth), np.zeros_like(azimuth), -np.sin(azimuth)], -1)

@@ -107,7 +107,8 @@ class DistanceAttention(nn.Module):
         x = RMSNorm(dtype=self.dtype, name='norm')(x)
 
         def project(name):
-            return nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(x).reshape(batch, count, self.heads, head_dim)
+            out = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(x)
+            return out.reshape(batch, count, self.heads, head_dim)
 
         null = self.param('null', nn.initializers.normal(1.0), (2, self.heads, head_dim))
         query, value = project('query_key').astype(jnp.float32), project('value')

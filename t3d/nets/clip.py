@@ -48,6 +48,8 @@ class TextTower(nn.Module):
       vocabulary_size, length: of the tokenizer.
       width, layers, heads: of the transformer; the MLP is `mlp_ratio` times as wide.
       activation: 'quick_gelu' (OpenAI) or 'gelu' (OpenCLIP).
+      embedding_scale: standard deviation of new token embeddings, positions get half of it. CLIP's is 0.02; a small model
+        trained at a high rate needs about 1, or its words move faster than what reads them.
     Returns:
       [B, N, width], after the final layer norm.
     """
@@ -59,13 +61,14 @@ class TextTower(nn.Module):
     heads: int
     mlp_ratio: int = 4
     activation: str = 'quick_gelu'
+    embedding_scale: float = 0.02
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, tokens: Int[Array, 'b n']) -> Float[Array, 'b n c']:
-        init = nn.initializers.normal(0.02)
+        init = nn.initializers.normal(self.embedding_scale)
         x = nn.Embed(self.vocabulary_size, self.width, embedding_init=init, name='token_embedding')(tokens)
-        x = x + self.param('position_embedding', nn.initializers.normal(0.01), (self.length, self.width))
+        x = x + self.param('position_embedding', nn.initializers.normal(0.5 * self.embedding_scale), (self.length, self.width))
         stack = nn.scan(
             TextLayer, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=nn.broadcast, length=self.layers
         )

@@ -9,11 +9,11 @@ Differences from the paper:
   tower of Stable Diffusion (`text.frozen`).
 - Planes are corrected (`orthogonal`), where the released code inherits EG3D's duplicated plane; `plane_axes='legacy'` is there.
 - Plain linear layers, not equalised ones, in the text branches and the point MLP. Parameter shapes are the released ones.
-- The object lives in [-1, 1]^3 and rays are clipped to that box; the released code uses a box of side 3.5 about the same object.
+- The object lives in [-1, 1]^3 and rays are clipped to that box; the released code has a box of side 3.5.
+- Pixels are drawn at random from each view, half of them near the object, where the paper renders whole 64 x 64 views.
 - `dtype` bfloat16 is for the decoder; sampling, MLP, compositing and losses are float32.
 """
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -74,8 +74,9 @@ def make(config) -> System:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(prompts)))
         scenes = generate_scenes(params, jnp.asarray(ids), keys)
         camera = {'radius': config.render.radius, 'fov': config.render.fov}
-        return [Asset(prompt, jax.tree.map(lambda leaf: leaf[k], scenes), modules.field_at, modules.render_one, 1.0, camera)
-                for k, prompt in enumerate(prompts)]
+        each = [jax.tree.map(lambda leaf, k=k: leaf[k], scenes) for k in range(len(prompts))]
+        return [Asset(prompt, scene, modules.field_at, modules.render_one, 1.0, camera)
+                for prompt, scene in zip(prompts, each, strict=True)]
 
     @jax.jit
     def generate_scenes(params, ids, keys):
@@ -122,7 +123,7 @@ class Modules:
         dtype = jnp.dtype(config.dtype)
         text = config.text
         self.tower = TextTower(vocabulary, text.length, text.width, text.layers, text.heads, activation=text.activation,
-                               dtype=dtype)
+                               embedding_scale=text.embedding_scale, dtype=dtype)
         self.decoder = TextDecoder(**{name: tuple(value) if isinstance(value, (list, tuple)) else value
                                       for name, value in config.decoder.items()}, dtype=dtype)
         self.plane_channels = config.decoder.out_channels // 3
@@ -218,8 +219,9 @@ def draw_pixels(key, alpha, count: int, foreground: float):
 def photometric(config):
     """Supervision by posed views: `(modules, params, batch, step, key) -> (loss, metrics)`.
 
-    Each view gives `loss.rays` random pixels, a share `loss.foreground` of them from the object's surroundings. Colour is compared over a random background per view, so that the mask is
-    learned too; opacity and, where asked for, distance along the ray have terms of their own.
+    Each view gives `loss.rays` random pixels, a share `loss.foreground` of them from the object's surroundings. Colour is
+    compared over a random background per view, so that the mask is learned too; opacity and, where asked for, distance along
+    the ray have terms of their own.
     """
 
     def supervise(modules: Modules, params, batch, step, key):

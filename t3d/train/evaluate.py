@@ -32,7 +32,7 @@ def render_views(loaded: Loaded, prompts: list[str], views: cameras.Cameras, siz
                                         jax.random.fold_in(jax.random.key(seed), start))
         draw = draw or _renderer(assets[0].render, size)
         for k, asset in enumerate(assets[: len(prompts) - start]):
-            own = views if shared else jax.tree.map(lambda leaf: leaf[start + k], views)
+            own = views if shared else jax.tree.map(lambda leaf, n=start + k: leaf[n], views)
             found.append(np.asarray(draw(asset.scene, own)))
         progress(len(found), len(prompts))
     return np.stack(found)
@@ -109,7 +109,7 @@ def relations(loaded: Loaded, log=lambda line: None, *, limit: int | None = None
 def views_of_objects(loaded: Loaded, log=lambda line: None, *, limit: int | None = None) -> dict[str, float]:
     """Real objects: PSNR of held-out views of trained objects, and retrieval of the object among all by its renders.
 
-    The caption given is the first of the object's. Retrieval compares renders from the four `SHARED` cameras, the same for
+    The caption given is the longest of the object's. Retrieval compares renders from the four `SHARED` cameras, the same for
     all objects, with every object's true views. Objects whose captions are the same text cannot be told apart by any method
     that reads only the caption: `r1_ceiling` is the best such a method could reach. Controls: untrained weights, captions of
     other objects, and the mean picture of all objects.
@@ -118,7 +118,7 @@ def views_of_objects(loaded: Loaded, log=lambda line: None, *, limit: int | None
     source = sources.open_source(config.data, config.data.split)
     chosen = np.arange(len(source)) if limit is None else np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)
     records = [source[int(k)] for k in chosen]
-    prompts = [record['captions'][0] for record in records]
+    prompts = [max(record['captions'], key=len) for record in records]
     held_out, shared = (_views(records, which, config.render.background)
                         for which in (range(config.data.train_views, len(records[0]['image'])), SHARED))
     log(f'rendering {len(prompts)} objects x {held_out[1].shape[1]} held-out and {len(SHARED)} shared views')

@@ -7,7 +7,8 @@ import re
 from t3d.train import evaluate, inference
 
 
-def assets(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, metrics=None, **options) -> list[pathlib.Path]:
+def assets(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, metrics=None,
+           **options) -> list[pathlib.Path]:
     """Writes mesh, turntable, sheet and report of every prompt and seed into `out` (a folder each if there are several).
 
     Args:
@@ -26,8 +27,9 @@ def assets(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log
     for seed, asset in made:
         folder = out if len(made) == 1 else out / name_of(asset.prompt, seed if len(seeds) > 1 else None)
         log(f'"{asset.prompt}", seed {seed}')
+        variant = loaded.config.get('variant', '')
         info = {'config': configs.flatten(loaded.config), 'metrics': metrics,
-                'subtitle': f'{loaded.config.system} {loaded.config.get("variant", "")}, {loaded.name}, step {loaded.step}, seed {seed}'}
+                'subtitle': f'{loaded.config.system} {variant}, {loaded.name}, step {loaded.step}, seed {seed}'}
         exporter.write(asset, folder, report_info={k: v for k, v in info.items() if v is not None}, log=log, **given)
         folders.append(folder)
     return folders

@@ -1,0 +1,95 @@
+"""`t3d view`: a prompt box and a turntable camera in the browser, rendered live from a checkpoint with viser."""
+
+import time
+
+import numpy as np
+
+
+def serve(folder, prompt: str = '', *, port: int = 8080, size: int = 128, stop=lambda: False) -> None:
+    """Serves until interrupted: type a prompt, drag the camera; the picture is one fixed-size compiled render.
+
+    Args:
+      folder: run folder, weights folder or name of shipped weights; None for the shipped ones.
+      prompt: shown first; empty takes the first of the config's export prompts.
+      stop: polled between frames; returns True to end (tests).
+    Raises:
+      ModuleNotFoundError: viser is not installed; the message names the extra.
+    """
+    try:
+        import viser
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('`t3d view` needs viser: pip install "t3d[view]"') from error
+    import jax
+
+    from t3d.parallel import devices
+    from t3d.train import inference
+
+    devices.compilation_cache()
+    loaded = inference.load(folder)
+    prompt = prompt or loaded.config.export.prompts[0]
+    shown = Shown(loaded, size)
+    shown.read(prompt)
+    server = viser.ViserServer(port=port, verbose=False)
+    print(f'open http://localhost:{port}  (from another machine: ssh -L {port}:localhost:{port} HOST, then the same link)')
+    box = server.gui.add_text('prompt', prompt)
+    seed = server.gui.add_number('seed', 0, min=0, step=1)
+    note = server.gui.add_markdown('')
+
+    def again(_):
+        try:
+            shown.read(box.value, int(seed.value))
+            note.content = ''
+        except ValueError as error:
+            note.content = f'**{error}**'
+
+    box.on_update(again)
+    seed.on_update(again)
+    while not stop():
+        for client in server.get_clients().values():
+            camera = client.camera
+            picture = shown.draw(pose(np.asarray(camera.wxyz), np.asarray(camera.position)), float(camera.fov))
+            client.scene.set_background_image(np.asarray(jax.device_get(picture)), format='jpeg')
+        time.sleep(0.03)
+
+
+class Shown:
+    """The asset on display and its compiled render."""
+
+    def __init__(self, loaded, size: int):
+        import jax
+        import jax.numpy as jnp
+
+        from t3d.geom import cameras
+
+        self.loaded, self.asset = loaded, None
+
+        @jax.jit
+        def draw(scene, world_from_cam, fov):
+            camera = cameras.Cameras(world_from_cam, cameras.intrinsics_from_fov(fov))
+            image = self.asset.render(scene, cameras.rays(camera, size, size)).features
+            return (jnp.clip(image, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+        self._draw = draw
+
+    def read(self, prompt: str, seed: int = 0) -> None:
+        """Generates the asset of a prompt; a prompt that is refused leaves the old one on display."""
+        import jax
+
+        self.asset = self.loaded.system.generate(self.loaded.params, [prompt], jax.random.key(seed))[0]
+
+    def draw(self, world_from_cam, fov: float):
+        """uint8 [size, size, 3]."""
+        return self._draw(self.asset.scene, world_from_cam, fov)
+
+
+def pose(wxyz: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """world_from_cam 4x4 from a unit quaternion (w, x, y, z) and a position; viser's cameras are OpenCV's."""
+    w, x, y, z = wxyz / np.linalg.norm(wxyz)
+    matrix = np.eye(4, dtype=np.float32)
+    matrix[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    matrix[:3, 3] = position
+    return matrix

@@ -1,0 +1,52 @@
+"""Every variant of every config builds its system; the small ones also run a step."""
+
+import jax
+import pytest
+
+from t3d import systems
+from t3d.core import config as configs
+from t3d.core import tree
+from t3d.data import sources, toy
+
+VARIANTS = [('instant3d', name) for name in ('tiny', 'scenes', 'furniture', 'base', 'pod')]
+MILLIONS = {('instant3d', 'pod'): (540.0, 640.0), ('instant3d', 'tiny'): (1.0, 3.0)}
+
+
+@pytest.mark.parametrize('name, variant', VARIANTS)
+def test_every_variant_makes_its_system_by_shapes_alone(name, variant):
+    config = configs.load(f'configs/{name}.py:{variant}', ['text.words=("a",)'])
+    system = systems.make(config)
+    abstract = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec)
+    low, high = MILLIONS.get((name, variant), (0.5, 1000.0))
+    assert low < tree.count(abstract.params) / 1e6 < high
+    after, metrics = jax.eval_shape(system.train_step, abstract, system.batch_spec, jax.random.key(0))
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), abstract)
+    assert all(value.shape == () for value in metrics.values())
+
+
+def test_the_table_of_variants_is_complete():
+    for name in configs.names():
+        with pytest.raises(ValueError) as error:
+            configs.load(f'configs/{name}.py:no-such-variant')
+        for other, variant in VARIANTS:
+            assert other != name or variant in str(error.value)
+    assert {name for name, _ in VARIANTS} == set(configs.names())
+
+
+def test_words_are_resolved_from_the_data():
+    config = sources.resolve(configs.load('configs/instant3d.py:tiny'))
+    assert set('a red cone on top of'.split()) <= set(config.text.words)
+    words = sources.vocabulary(['a chair', 'a red chair', 'Sofa'])
+    assert words == ['a', 'chair', 'red', 'sofa']
+
+
+def test_unknown_data_sets_are_refused():
+    config = configs.load('configs/instant3d.py:tiny', ['data.name=shapenet'])
+    with pytest.raises(ValueError, match="unknown data set 'shapenet': wanted one of toy, furniture"):
+        sources.make(config)
+
+
+def test_toy_sources_mix_singles_and_pairs():
+    source = toy.ToySource('train', scenes='both', poses=2)
+    kinds = [len(source.scene(k).objects) for k in range(300)]
+    assert kinds.count(1) == 100 and len({source.scene(k).captions[0] for k in range(3000)}) > 1700
