@@ -9,7 +9,12 @@ from t3d import __version__
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 2 for wrong input, 130 when interrupted."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    if args.command == 'train':  # key=value may stand anywhere
+        args.overrides += [word for word in rest if '=' in word and not word.startswith('-')]
+        rest = [word for word in rest if word not in args.overrides]
+    if rest:
+        parser.error(f'unrecognized arguments: {" ".join(rest)}')
     from t3d.core.errors import UsageError
 
     try:
