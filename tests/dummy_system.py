@@ -12,8 +12,10 @@ from t3d.core.system import System, TrainState
 WIDTH = 32
 
 
-def make(batch: int = 16, rate: float = 1e-2, poison: int | None = None, noise: float = 0.01) -> System:
-    """`poison`: the step whose loss/fit becomes NaN; `noise`: standard deviation of what is added to x."""
+def make(
+    batch: int = 16, rate: float = 1e-2, poison: int | None = None, noise: float = 0.01, ballast: int = 0,
+) -> System:
+    """`poison`: the step whose loss/fit becomes NaN; `noise`: deviation of what is added to x; `ballast`: floats to save."""
     optimizer, batch_size = optax.adam(rate), batch
 
     def init(key, batch):
@@ -22,7 +24,8 @@ def make(batch: int = 16, rate: float = 1e-2, poison: int | None = None, noise: 
             'layer_in': {'kernel': jax.random.normal(key_in, (8, WIDTH)) * 0.3, 'bias': jnp.zeros(WIDTH)},
             'layer_out': {'kernel': jax.random.normal(key_out, (WIDTH, 3)) * 0.3, 'bias': jnp.zeros(3)},
         }
-        return TrainState(jnp.int32(0), params, optimizer.init(params), tree.copy(params), {})
+        extras = {'ballast': jnp.arange(ballast, dtype=jnp.float32)} if ballast else {}
+        return TrainState(jnp.int32(0), params, optimizer.init(params), tree.copy(params), extras)
 
     def model(params, x):
         h = jnp.tanh(x @ params['layer_in']['kernel'] + params['layer_in']['bias'])

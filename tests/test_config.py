@@ -9,7 +9,8 @@ TEXT = '''
 from configs import common
 def get_config(variant='tiny'):
     config = common.defaults()
-    config.update({'system': 'dummy', 'optimizer': {'learning_rate': 1e-3, 'name': 'adam'}, 'sizes': [1, 2], 'big': variant == 'big'})
+    config.update({'system': 'dummy', 'optimizer': {'learning_rate': 1e-3, 'name': 'adam'}})
+    config.update({'sizes': [1, 2], 'big': variant == 'big'})
     return config
 '''
 
@@ -22,7 +23,8 @@ def path(tmp_path):
 
 
 def test_variant_and_overrides(path):
-    config = configs.load(f'{path}:big', ['optimizer.learning_rate=1', 'batch=16', 'optimizer.name=sgd', 'sizes=[3,4]', 'big=false'])
+    overrides = ['optimizer.learning_rate=1', 'batch=16', 'optimizer.name=sgd', 'sizes=[3,4]', 'big=false']
+    config = configs.load(f'{path}:big', overrides)
     assert config.optimizer.learning_rate == 1.0 and isinstance(config.optimizer.learning_rate, float)
     assert (config.batch, config.optimizer.name, config.sizes, config.big) == (16, 'sgd', (3, 4), False)
     assert configs.load(path).big is False and configs.load(f'{path}:big').big is True

@@ -22,7 +22,8 @@ def test_progress_line():
     )
 
 
-@pytest.mark.parametrize('seconds, text', [(5, '00:05'), (752, '12:32'), (3723, '1:02:03'), (90061, '1d 01:01:01'), (np.inf, '?')])
+@pytest.mark.parametrize(
+    'seconds, text', [(5, '00:05'), (752, '12:32'), (3723, '1:02:03'), (90061, '1d 01:01:01'), (np.inf, '?')])
 def test_clock(seconds, text):
     assert logs.clock(seconds) == text
 

@@ -132,7 +132,8 @@ def test_damaged_files_never_restore_silently(saved, tmp_path, item):
 
     shutil.copytree(saved, tmp_path / 'checkpoints')
     rng, found = np.random.default_rng(0), 0
-    files = [path for path in (tmp_path / 'checkpoints' / '00000004' / item).rglob('*') if path.is_file() and path.stat().st_size]
+    files = (tmp_path / 'checkpoints' / '00000004' / item).rglob('*')
+    files = [path for path in files if path.is_file() and path.stat().st_size]
     wanted = jax.device_get(jax.tree.map(lambda x: x + 1, placed(2, 4, 1).ema))
     for path in files:
         raw = path.read_bytes()

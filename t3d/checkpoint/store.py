@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gc
 import hashlib
+import itertools
 import json
 import logging
 import re
@@ -28,6 +29,7 @@ from t3d.core.typing import PyTree
 
 FORMAT = 1
 DIGITS = 8
+_QUESTIONS = itertools.count(1)  # of this process, over all its runs
 
 
 class Restored(NamedTuple):
@@ -141,9 +143,13 @@ class Store:
             raise CorruptCheckpoint(f'{self._path(step)}: meta or data are not what was saved. {self._other(step)}')
         return meta, data
 
-    def reached_preemption(self, step: int) -> bool:
-        """True on all processes at the same step once one of them got SIGTERM."""
-        return self._manager.reached_preemption(step)
+    def reached_preemption(self) -> bool:
+        """To be asked by every process after every step: True on all of them at once, after one of them got SIGTERM.
+
+        JAX's service is given the number of the question, not the step: it answers at one more than the largest number it
+        has seen, so a signal that comes before the first question of a resumed run would name a step long past.
+        """
+        return self._manager.reached_preemption(next(_QUESTIONS))
 
     def wait(self) -> None:
         """Returns when the save in flight is complete."""

@@ -89,6 +89,18 @@ def global_batch(local: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     }
 
 
+def whole_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """A batch that every process holds in full: sharded over the batch axes if its rows divide, else replicated."""
+    rows = min(len(value) for value in batch.values())
+    sharding = batch_sharding(mesh) if rows % ways(BATCH, mesh) == 0 else replicated(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return {
+        name: jax.make_array_from_callback(np.shape(value), sharding, lambda index, value=value: np.asarray(value)[index])
+        for name, value in batch.items()
+    }
+
+
 def report(abstract: PyTree, rules: tuple, mesh: Mesh, floor: int = FLOOR) -> str:
     """A table of the sharded leaves, largest first, and the bytes per device."""
     rows, total, each = [], 0, 0

@@ -173,14 +173,14 @@ def _loop(config, program: Program, state: TrainState, batches, shown, store, sa
         window.add(step, metrics)
         if due(step, config.log_every):
             window.cut(step)
-        stopped = store.reached_preemption(step) if many else stop.requested
+        stopped = store.reached_preemption() if many else stop.requested
         done = stopped or step == end
         if done or due(step, config.checkpoint.every):
             values = window.flush(step)
             store.save(state, data={'position': step, 'batch': config.batch}, config=config.to_dict(), metrics=values)
         if done or due(step, config.preview_every):
             window.flush(step)
-            preview_batch = preview_batch or _global(shown[0], mesh)
+            preview_batch = preview_batch or sharding.whole_batch(shown[0], mesh)
             _write_preview(program, state, preview_batch, shown[1], say, step, workdir)
             window.begin(step)
         if stopped:
@@ -193,13 +193,6 @@ def _loop(config, program: Program, state: TrainState, batches, shown, store, sa
 def due(step: int, every: int) -> bool:
     """True at the multiples of `every`; never for 0."""
     return bool(every) and step % every == 0
-
-
-def _global(batch, mesh: Mesh):
-    """A batch that every process holds in full, as global arrays."""
-    count, index = jax.process_count(), jax.process_index()
-    rows = {k: np.asarray(v).reshape(count, -1, *np.shape(v)[1:])[index] for k, v in batch.items()}
-    return sharding.global_batch(rows, mesh)
 
 
 def _write_preview(program: Program, state, batch, labels, say: logs.Log, step: int, workdir) -> None:

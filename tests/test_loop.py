@@ -1,0 +1,204 @@
+"""The loop: exact resume, interruptions, run folders, and what it refuses."""
+
+import json
+import os
+import signal
+
+import chex
+import jax
+import numpy as np
+import pytest
+from dummy_system import DATA, Source, config, make, transform
+
+from t3d import systems
+from t3d.checkpoint import store as stores
+from t3d.core import config as configs
+from t3d.core import tree
+from t3d.parallel import devices
+from t3d.train import loop, signals, workdirs
+
+
+def run(workdir, *, steps=6, system=None, log=lambda line: None, data=DATA, stop_after=None, **changes):
+    return loop.run(config(steps=steps, **changes), workdir, system=system or make(), data=data, log=log, stop_after=stop_after)
+
+
+def state(workdir, step=None):
+    """The checkpointed state, on one device."""
+    store, system = stores.Store(workdir / 'checkpoints', read_only=True), make()
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+                          jax.eval_shape(lambda: system.init(jax.random.key(0), None)))
+    try:
+        return jax.device_get(store.restore(target, step).state)
+    finally:
+        store.close()
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """A run of 6 steps without interruption."""
+    lines = []
+    workdir = run(tmp_path_factory.mktemp('whole') / 'run', log=lines.append)
+    return workdir, lines
+
+
+def test_run_folder_and_lines(whole):
+    workdir, lines = whole
+    assert {path.name for path in workdir.iterdir()} == {
+        'config.json', 'command.txt', 'environment.json', 'log.txt', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'previews'}
+    assert sorted(path.name for path in (workdir / 'checkpoints').iterdir()) == ['00000002', '00000004', '00000006']
+    assert [path.name for path in (workdir / 'previews').iterdir()] == ['00000006.png']
+    assert [record['step'] for record in metrics(workdir)] == [2, 4, 6]
+    assert lines[0].startswith('devices: 8 x CPU (no accelerator found)') and lines[1] == 'compiling train_step ...'
+    assert lines[2].startswith('compiled train_step in ') and lines[3].startswith('step 2/6   33%  eta')
+    assert 'ray/s' in lines[3] and '(fit ' in lines[3]
+    environment = json.loads((workdir / 'environment.json').read_text())
+    assert environment['packages']['jax'] == jax.__version__ and len(environment['devices']) == 8
+    assert metrics(workdir)[-1]['loss'] < metrics(workdir)[0]['loss']
+
+
+@pytest.mark.parametrize('stops', [(2, 3), (5,)], ids=str)
+def test_interrupted_equals_uninterrupted_exactly(whole, tmp_path, stops):
+    for stop in stops:
+        run(tmp_path / 'run', stop_after=stop)
+    run(tmp_path / 'run')
+    chex.assert_trees_all_equal(state(tmp_path / 'run'), state(whole[0]))
+    losses = lambda workdir: {record['step']: record['loss'] for record in metrics(workdir)}
+    assert losses(tmp_path / 'run')[6] == losses(whole[0])[6] or len(stops) == 1  # the window before 6 may be shorter
+
+
+@pytest.mark.parametrize('mesh', [(2, 1), (1, 8), (2, 4)], ids=str)
+def test_resumes_on_another_mesh(whole, tmp_path, mesh):
+    run(tmp_path / 'run', stop_after=4)
+    run(tmp_path / 'run', mesh={'data': mesh[0], 'fsdp': mesh[1], 'tensor': 1})
+    for name, leaf in tree.flatten(state(tmp_path / 'run').params).items():
+        wanted = tree.flatten(state(whole[0]).params)[name]
+        assert np.max(np.abs(leaf - wanted)) <= 1e-5 * np.max(np.abs(wanted)), name
+
+
+def test_finished_run_does_nothing_and_more_steps_go_on(whole, tmp_path):
+    lines = []
+    run(tmp_path / 'run', steps=2)
+    run(tmp_path / 'run', steps=2, log=lines.append)
+    assert lines[-1] == 'nothing to do: 2 of 2 steps are finished'
+    run(tmp_path / 'run', steps=3, log=lines.append)
+    assert 'resuming from step 2' in lines and int(state(tmp_path / 'run').step) == 3
+
+
+def test_traces_once_and_transfers_nothing_implicitly(tmp_path, monkeypatch):
+    chex.clear_trace_counter()
+    system = make()
+    counted = chex.assert_max_traces(system.train_step, n=1)
+    inner = loop._loop
+
+    def guarded(*args):
+        with jax.transfer_guard('disallow'):
+            inner(*args)
+
+    monkeypatch.setattr(loop, '_loop', guarded)
+    run(tmp_path / 'run', system=system._replace(train_step=counted))
+    chex.clear_trace_counter()
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['SIGINT', 'SIGTERM'])
+def test_first_signal_finishes_the_step_saves_and_previews(whole, tmp_path, number):
+    lines = []
+
+    def log(line):
+        lines.append(line)
+        if line.startswith('step ') and len(lines) == 4:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    run(tmp_path / 'run', steps=1000, log=log, log_every=3)
+    assert signal.getsignal(number) is before
+    step = int(state(tmp_path / 'run').step)
+    assert 3 <= step < 20 and f'stopped at step {step}: saved' in lines[-1]
+    assert (tmp_path / 'run' / 'previews' / f'{step:08d}.png').exists()
+
+
+def test_second_signal_stops_at_once():
+    with pytest.raises(KeyboardInterrupt), signals.Stop() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_non_finite_loss_names_part_step_and_checkpoint(tmp_path):
+    with pytest.raises(loop.NonFiniteLoss) as error:
+        run(tmp_path / 'run', steps=50, system=make(poison=8), log_every=5)
+    text = str(error.value)
+    assert text.startswith('loss/fit is nan at step 8 (first bad step); last good checkpoint: step 6 in ')
+    assert 'learning_rate' in text and stores.Store(tmp_path / 'run' / 'checkpoints', read_only=True).latest() == 6
+    with pytest.raises(loop.NonFiniteLoss, match='at step 1 .*no checkpoint was saved before'):
+        run(tmp_path / 'other', system=make(poison=1))
+
+
+def test_workdir_of_another_config_is_refused(whole, tmp_path):
+    with pytest.raises(ValueError) as error:
+        run(whole[0], seed=2, batch=32, system=make(batch=32))
+    assert '  batch: 16 there, 32 given\n  seed: 1 there, 2 given\n' in str(error.value)
+    (tmp_path / 'notes.txt').write_text('mine')
+    with pytest.raises(ValueError, match='holds notes.txt but no config.json: it is no run'):
+        run(tmp_path)
+
+
+def test_batch_that_does_not_divide(tmp_path):
+    with pytest.raises(ValueError, match='batch 12 is not divisible by the 8 .*set batch=8 or 16'):
+        run(tmp_path / 'run', batch=12, mesh={'data': -1})
+    assert not (tmp_path / 'run').exists()
+
+
+def test_numbered_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'runs' / '0006-x').mkdir(parents=True)
+    named = configs.from_dict(config(name='a corgi in a spacesuit'))
+    assert str(workdirs.number(named)) == 'runs/0007-dummy-a_corgi_in_a_spacesuit'
+    assert str(run(None, steps=1)) == 'runs/0007-dummy-test'
+    assert workdirs.number(configs.from_dict(config())).name == '0008-dummy-test'
+
+
+def test_labels_of_the_preview(tmp_path, monkeypatch):
+    seen = {}
+
+    def sheet(rows, labels):
+        seen.update(rows=rows, labels=labels)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(loop.preview, 'sheet', sheet)
+    batch = {'x': np.zeros((16, 8), np.float32), 'y': np.zeros((16, 3), np.float32)}
+    run(tmp_path / 'run', steps=1, data=(*DATA, (batch, [f'caption {n}' for n in range(16)])))
+    assert seen['rows'].shape == (4, 8, 8, 3) and seen['labels'] == [f'caption {n}' for n in range(4)]
+
+
+def test_errors_of_the_data_reach_the_user(tmp_path):
+    class Truncated(Source):
+        def __getitem__(self, i):
+            raise EOFError('file ended')
+
+    with pytest.raises(ValueError, match='record .* file ended.*truncated'):
+        run(tmp_path / 'run', data=(Truncated(), transform))
+
+
+def test_command_line(tmp_path, monkeypatch, capsys):
+    from launch import train
+
+    (tmp_path / 'small.py').write_text(f'def get_config(variant=""):\n    return {config()!r}\n')
+    monkeypatch.setattr(systems, 'make', lambda config: make(batch=config.batch))
+    inner = loop._data
+    monkeypatch.setattr(loop, '_data', lambda config, system, data, start: inner(config, system, DATA, start))
+    monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
+    command = ['--config', str(tmp_path / 'small.py'), '--workdir', str(tmp_path / 'run')]
+    command += ['--config.steps=2', '--config.batch', '8']
+    assert train.main(command) == 0
+    stored = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    assert (stored['steps'], stored['batch']) == (2, 8) and 'step 2/2' in capsys.readouterr().out
+    assert train.main([*command, '--config.seed=9']) == 2
+    assert 'error: workdir' in (text := capsys.readouterr().err) and 'seed: 1 there, 9 given' in text
+    with pytest.raises(SystemExit):
+        train.main(['--config', str(tmp_path / 'small.py'), '--config.stps=3'])
+    assert "Did you mean 'steps'" in capsys.readouterr().err

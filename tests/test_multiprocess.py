@@ -1,0 +1,143 @@
+"""Two processes on loopback: killed, restarted, terminated; the result is that of an uninterrupted run, bit for bit."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import pytest
+from dummy_system import make
+
+from t3d.checkpoint import store as stores
+
+HERE = pathlib.Path(__file__).parent
+
+
+def launch(*workdirs, count=2, local=2, total=12, delay=0.0):
+    """Starts the processes of a run; their output goes to <last workdir>.<index>.txt."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    cache = str(HERE.parent / '.jax_cache')
+    environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': cache, 'PYTHONPATH': f'{HERE.parent}{os.pathsep}{HERE}'}
+    processes = []
+    for index in range(count):
+        output = open(f'{workdirs[-1]}.{index}.txt', 'a')  # noqa: SIM115
+        command = [sys.executable, str(HERE / 'multiprocess_worker.py'), str(port), str(index), str(count), str(local)]
+        command += [str(total), str(delay)]
+        processes.append(subprocess.Popen([*command, *map(str, workdirs)], stdout=output, stderr=output, env=environment))
+        output.close()
+    return processes
+
+
+def finish(processes, workdir, seconds=120):
+    """Exit codes; prints what the processes said if one failed."""
+    try:
+        codes = [process.wait(seconds) for process in processes]
+    finally:
+        kill(processes)
+    if any(codes):
+        print(*(pathlib.Path(f'{workdir}.{n}.txt').read_text()[-3000:] for n in range(len(processes))))
+    return codes
+
+
+def kill(processes):
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def wait_for(condition, processes, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline and all(process.poll() is None for process in processes), 'no such moment came'
+        time.sleep(0.002)
+
+
+def steps(workdir):
+    """The steps of the complete checkpoints."""
+    folder = workdir / 'checkpoints'
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
+
+
+def saving(workdir):
+    """Unfinished checkpoints: they lie in folders with a suffix until they are complete."""
+    folder = workdir / 'checkpoints'
+    return [path.name for path in folder.iterdir() if not path.name.isdigit()] if folder.exists() else []
+
+
+def final(workdir):
+    store, system = stores.Store(workdir / 'checkpoints', read_only=True), make(ballast=2**21)
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.eval_shape(lambda: system.init(jax.random.key(0), None))
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), abstract)
+    restored = store.restore(target)
+    store.close()
+    return jax.device_get(restored.state)
+
+
+def same(left, right):
+    assert int(left.step) == int(right.step)
+    chex.assert_trees_all_equal(left, right)
+
+
+def test_killed_in_mid_save_restarts_exactly(tmp_path):
+    whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+    processes = launch(whole, broken)
+    try:
+        wait_for(lambda: len(steps(broken)) >= 2 and saving(broken), processes)
+        processes[0].kill()  # the one that completes checkpoints
+        processes[0].wait()
+    finally:
+        kill(processes)
+    assert steps(whole)[-1] == 12
+    assert saving(broken), 'the save was complete before the kill'
+    before = steps(broken)[-1]
+    assert finish(launch(broken), broken) == [0, 0]
+    assert f'resuming from step {before}' in (broken / 'log.txt').read_text() and not saving(broken)
+    same(final(whole), final(broken))
+
+
+@pytest.mark.slow
+def test_killed_in_mid_run_and_terminated(tmp_path):
+    whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+    assert finish(launch(whole, total=40), whole) == [0, 0]
+    said = lambda text: (broken / 'log.txt').exists() and text in (broken / 'log.txt').read_text()
+    processes = launch(broken, total=40, delay=0.02)
+    try:
+        wait_for(lambda: steps(broken), processes)
+        processes[1].kill()
+        processes[1].wait()
+    finally:
+        kill(processes)
+    assert steps(broken)[-1] < 40
+
+    processes = launch(broken, total=40, delay=0.04)  # SIGTERM to one process: both stop at the same step and exit 0
+    wait_for(lambda: said('resuming from step'), processes)
+    processes[1].send_signal(signal.SIGTERM)
+    assert finish(processes, broken) == [0, 0]
+    assert said(f'stopped at step {steps(broken)[-1]}: saved')
+
+    assert finish(launch(broken, total=40), broken) == [0, 0]
+    assert steps(broken)[-1] == 40
+    same(final(whole), final(broken))
+
+
+@pytest.mark.slow
+def test_goes_on_with_another_number_of_processes(tmp_path):
+    pair, single = tmp_path / 'pair', tmp_path / 'single'
+    assert finish(launch(pair), pair) == [0, 0]
+    processes = launch(single, delay=0.02)
+    try:
+        wait_for(lambda: len(steps(single)) >= 2, processes)
+    finally:
+        kill(processes)
+    assert finish(launch(single, count=1, local=4), single) == [0]
+    one, two = final(pair), final(single)
+    chex.assert_trees_all_close(one.params, two.params, rtol=1e-5, atol=1e-6)
