@@ -100,7 +100,11 @@ def test_traces_once_and_transfers_nothing_implicitly(tmp_path, monkeypatch):
             inner(*args)
 
     monkeypatch.setattr(loop, '_loop', guarded)
+    programs = []
+    first = loop.Program._first
+    monkeypatch.setattr(loop.Program, '_first', lambda self, *args: programs.append(self) or first(self, *args))
     run(tmp_path / 'run', system=system._replace(train_step=counted))
+    assert programs[0].step._cache_size() == 1
     chex.clear_trace_counter()
 
 

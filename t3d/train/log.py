@@ -116,12 +116,9 @@ class Log:
         if self._workdir is None or self._board is False:
             return False
         if self._board is None:
-            try:
-                from tensorboardX import SummaryWriter
-
-                self._board = SummaryWriter(str(self._workdir / 'tensorboard'), purge_step=step)
-            except ImportError:
-                self._board = False
+            writer = _summary_writer()
+            self._board = writer(str(self._workdir / 'tensorboard'), purge_step=step) if writer else False
+            if not writer:
                 return False
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
@@ -137,6 +134,21 @@ class Log:
             self._bar.start()
             self._task = self._bar.add_task('', total=self.total)
         self._bar.update(self._task, completed=step, description=text)
+
+
+def _summary_writer():
+    """tensorboardX's writer, or None. It imports torch where that is installed, for two seconds and no use here: hidden."""
+    hidden = 'torch' not in sys.modules
+    if hidden:
+        sys.modules['torch'] = None
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    finally:
+        if hidden:
+            del sys.modules['torch']
+    return SummaryWriter
 
 
 class _Rewritten:
