@@ -9,7 +9,7 @@ from t3d.geom import volume
 CAMERA = {'radius': 3.5, 'fov': 0.7}
 
 
-def asset(prompt, field, bound=1.0, num_samples=48):
+def asset(prompt, field, *, sharpness=150.0, bound=1.0, num_samples=64):
     """An Asset over `field(scene, points) -> (density, rgb)`, rendered by geom.volume over white."""
 
     def render(scene, rays):
@@ -18,7 +18,7 @@ def asset(prompt, field, bound=1.0, num_samples=48):
                             near=near, far=far, num_samples=num_samples)
         return out.replace(features=volume.over(out, jnp.ones(3)))
 
-    return Asset(prompt, {'sharpness': jnp.float32(60.0)}, field, render, bound, CAMERA)
+    return Asset(prompt, {'sharpness': jnp.float32(sharpness)}, field, render, bound, CAMERA)
 
 
 def _solid(scene, distance):
@@ -26,14 +26,14 @@ def _solid(scene, distance):
     return 40.0 / (1.0 + jnp.exp(jnp.clip(scene['sharpness'] * distance, -30.0, 30.0)))
 
 
-def sphere(radius=0.6):
+def sphere(radius=0.6, sharpness=150.0):
     """A sphere about the origin whose colour encodes its normal: (n + 1) / 2."""
 
     def field(scene, points):
         norm = jnp.linalg.norm(points, axis=-1)
         return _solid(scene, norm - radius), 0.5 + 0.5 * points / jnp.maximum(norm, 1e-6)[..., None]
 
-    return asset('a sphere that wears its normals', field)
+    return asset('a sphere that wears its normals', field, sharpness=sharpness)
 
 
 def cone_on_cube():
@@ -42,7 +42,7 @@ def cone_on_cube():
     def field(scene, points):
         x, y, z = points[..., 0], points[..., 1], points[..., 2]
         cube = jnp.maximum(jnp.maximum(jnp.abs(x) - 0.4, jnp.abs(z) - 0.4), jnp.abs(y + 0.35) - 0.35)
-        cone = jnp.maximum(0.9 * (jnp.sqrt(x * x + z * z + 1e-12) - 0.4 * (1.0 - y / 0.8)), -y)
+        cone = jnp.maximum(0.9 * (jnp.sqrt(x * x + z * z + 1e-12) - 0.35 * (1.0 - y / 0.8)), -y)
         red, blue = jnp.array([0.85, 0.1, 0.1]), jnp.array([0.1, 0.2, 0.9])
         return _solid(scene, jnp.minimum(cube, cone)), jnp.where((y > 0.0)[..., None], red, blue)
 

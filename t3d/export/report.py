@@ -27,17 +27,18 @@ def write(path, *, prompt: str, sheet=None, video=None, glb=None, metrics=None, 
         sections.append(_section('3D', _pane()))
         viewer = (HERE / 'report_viewer.js').read_text(encoding='utf-8')
         scripts = f'<script id="glb" type="application/octet-stream">{_base64(glb)}</script>\n<script>\n{viewer}</script>'
+    if facts:
+        sections.append(_section('Mesh', _table(facts)))
     if video is not None:
-        sections.append(_section('Turntable: colour, normal, depth', _video(pathlib.Path(video))))
+        sections.append(_section('Turntable: colour, normal, depth', _video(pathlib.Path(video)), True))
     if sheet is not None:
         picture = f'<img alt="views of the result" src="data:image/png;base64,{_base64(sheet)}">'
         sections.append(_section('Views', picture, True))
     rows = read_metrics(metrics) if metrics is not None else []
     if rows:
         sections.append(_section('Training', loss_plot(rows) + _metrics_table(rows[-1]), True))
-    for name, values in (('Mesh', facts), ('Environment', environment)):
-        if values:
-            sections.append(_section(name, _table(values)))
+    if environment:
+        sections.append(_section('Environment', _table(environment), True))
     if config:
         sections.append(f'<section class="wide"><details><summary>Config</summary>{_table(config)}</details></section>')
     page = (HERE / 'report.html').read_text(encoding='utf-8')

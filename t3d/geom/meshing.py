@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 THRESHOLDS = 64  # candidates of `choose_threshold`, spaced geometrically over the grid's density range
+CLIP = 3.0  # log-odds either side of the threshold that marching cubes sees: densities 20 times more and less
 
 
 def density_grid(field, scene, bound: float, resolution: int = 128, chunk: int = 2**16) -> np.ndarray:
@@ -99,18 +100,29 @@ def fill_cavities(grid: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def surface(grid: np.ndarray, threshold: float, bound: float) -> tuple[np.ndarray, np.ndarray]:
-    """Marching cubes at `threshold`: (vertices float32 [N, 3] world, faces int32 [M, 3] wound outwards); closed."""
+    """Marching cubes at `threshold`: (vertices float32 [N, 3] world, faces int32 [M, 3] wound outwards); closed.
+
+    The cubes interpolate the log-odds of density / largest density, clipped to CLIP on either side of the threshold: fields
+    fall off exponentially and saturate, and their log-odds are what is linear across the surface. Interpolating the density
+    itself makes terraces at low thresholds; the clip puts the surface of a hard step half way.
+    """
     from skimage import measure
 
     high = float(grid.max())
     if not 0.0 < threshold <= high:
         raise ValueError(empty_message(grid, threshold, bound))
-    padded = np.pad(grid, 1)
-    level = min(threshold, high * (1.0 - 1e-6))
-    vertices, faces, _, _ = measure.marching_cubes(padded, level=level, gradient_direction='ascent')
+    odds = _log_odds(grid, high) - _log_odds(min(threshold, 0.999 * high), high)
+    padded = np.pad(np.clip(odds, -CLIP, CLIP), 1, constant_values=-CLIP)
+    vertices, faces, _, _ = measure.marching_cubes(padded, level=0.0, gradient_direction='ascent')
     step = 2.0 * bound / grid.shape[0]
     vertices = (vertices - 0.5) * step - bound  # padded index 1 is the first cell centre, half a step inside the box
     return vertices.astype(np.float32), faces.astype(np.int32)
+
+
+def _log_odds(density, high: float):
+    """log(p / (1 - p)) of p = density / (1.001 high), so that the largest density stays finite."""
+    share = np.clip(density / (1.001 * high), 1e-12, None)
+    return np.log(share) - np.log1p(-share)
 
 
 def empty_message(grid: np.ndarray, threshold: float, bound: float) -> str:

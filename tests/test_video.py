@@ -1,0 +1,144 @@
+"""Turntables: the right pixels traced, normals and depth in closed form, and files in the format people can play."""
+
+import json
+import math
+import subprocess
+
+import analytic_assets
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from t3d.export import assets, video
+from t3d.geom import cameras, meshing
+
+
+def silent(message):
+    pass
+
+
+def grid_of(asset, resolution=64):
+    return meshing.density_grid(asset.field, asset.scene, asset.bound, resolution)
+
+
+def test_skipping_pixels_changes_nothing_that_can_be_seen():
+    for asset in (analytic_assets.cone_on_cube(), analytic_assets.arrows()):
+        views = video.orbit(asset, 5)
+        grid = grid_of(asset)
+        every, some = video.render_views(asset, views, 48), video.render_views(asset, views, 48, grid=grid)
+        assert np.abs(every.rgb - some.rgb).max() < 2 / 255
+        assert np.abs(every.opacity - some.opacity).max() < 2 / 255
+        touched = video.touched_pixels(grid, 1.0, np.asarray(views.world_from_cam), np.asarray(views.intrinsics), 48)
+        assert touched.mean() < 0.4 and not touched[every.opacity <= 0].all()
+
+
+def test_a_camera_inside_the_object_traces_every_pixel():
+    views = cameras.orbit(np.zeros(1), 0.0, 0.2, 0.7)
+    grid = np.full((16,) * 3, 5.0)
+    assert video.touched_pixels(grid, 1.0, np.asarray(views.world_from_cam), np.asarray(views.intrinsics), 8).all()
+
+
+def test_chunks_share_one_program_and_agree():
+    asset = analytic_assets.sphere()
+    traces = []
+
+    def counted(scene, rays):
+        traces.append(rays.origins.shape)
+        return asset.render(scene, rays)
+
+    counted_asset = asset._replace(render=counted)
+    views = video.orbit(asset, 3)
+    whole = video.render_views(asset, views, 20, chunk=4096)
+    parts = video.render_views(counted_asset, views, 20, chunk=128)
+    assert traces == [(128, 3)]
+    for a, b in zip(whole, parts):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_normals_and_depth_of_a_sphere():
+    asset = analytic_assets.sphere(0.6)
+    views = video.orbit(asset, 4)
+    grid = grid_of(asset)
+    frames = video.render_views(asset, views, 64, grid=grid)
+    normals = video.normal_maps(frames, views, video.opacity_gradient(grid, 1.0), 1.0)
+    solid = frames.opacity > 0.99
+    expected = frames.rgb * 2.0 - 1.0  # the sphere wears its normals
+    cosine = np.sum(normals * expected, -1)[solid]
+    assert cosine.mean() > 0.995 and np.percentile(cosine, 1) > 0.95
+    assert frames.depth[:, 31:33, 31:33] == pytest.approx(3.5 - 0.6, abs=0.06)
+    assert (frames.depth[frames.opacity <= 1e-3] == 0).all()
+    rgb, normal, depth = np.split(video.panels(frames, normals, video.depth_limits(asset, grid)), 3, axis=2)
+    assert np.abs(rgb.astype(int) - normal)[solid].mean() < 4
+    assert depth[0, 32, 32, 0] > depth[0, 32, 32 - 13, 0] + 20  # the middle is nearer, so brighter
+    assert (normal[0, 0, 0] == 255).all() and (depth[0, 0, 0] == 255).all()
+
+
+def test_orbit_starts_at_the_front_and_honours_the_systems_elevation():
+    asset = analytic_assets.arrows()
+    azimuth, elevation, radius = cameras.angles(video.orbit(asset, 4).world_from_cam)
+    np.testing.assert_allclose(azimuth[:2], [0.0, math.pi / 2], atol=1e-5)
+    np.testing.assert_allclose(elevation, video.ELEVATION, atol=1e-5)
+    np.testing.assert_allclose(radius, 3.5, rtol=1e-5)
+    low = asset._replace(camera={**asset.camera, 'elevation': 0.1})
+    np.testing.assert_allclose(cameras.angles(video.orbit(low, 2).world_from_cam)[1], 0.1, atol=1e-5)
+
+
+def probe(path):
+    """ffmpeg's own description of a file."""
+    return subprocess.run([video.ffmpeg(), '-i', str(path)], capture_output=True, text=True, check=False).stderr
+
+
+def decode(path, height, width):
+    """All frames of a file, uint8 [V, height, width, 3]."""
+    command = [video.ffmpeg(), '-loglevel', 'error', '-i', str(path), '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-']
+    raw = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+
+
+def test_write_turntable_gives_120_frames_of_h264_and_cameras(tmp_path):
+    asset = analytic_assets.sphere()
+    lines = []
+    paths = assets.write_turntable(asset, grid_of(asset, 32), tmp_path, frames=120, size=64, render_size=24, gif=True,
+                                   log=lines.append)
+    shown = probe(paths['mp4'])
+    assert 'h264' in shown and 'yuv420p' in shown and '192x64' in shown and '30 fps' in shown
+    assert 'Duration: 00:00:04.00' in shown
+    assert paths['mp4'].read_bytes()[4:8] == b'ftyp'
+    first, *rest = decode(paths['mp4'], 64, 192)
+    assert len(rest) == 119
+    assert first[32, 32, 2] > 200 > first[32, 32, 0]  # the front, +z, is blue in a sphere that wears its normals
+    assert any('120/120' in line for line in lines)
+    stored = json.loads(paths['cameras'].read_text())
+    assert stored['convention'] == 'opengl' and len(stored['frames']) == 120
+    pose = np.array(stored['frames'][0]['transform_matrix'])
+    assert pose[2, 3] > 3.0 and pose[:3, 2] @ pose[:3, 3] > 3.0  # at +z, OpenGL's z axis points back at the camera
+    assert stored['frames'][0]['w'] == 64
+
+
+def test_gif_loops_through_all_frames(tmp_path):
+    from PIL import Image
+
+    images = np.zeros((5, 10, 12, 3), np.uint8)
+    images[np.arange(5), 0, np.arange(5)] = 255
+    with Image.open(video.write_gif(images, tmp_path / 'x.gif')) as gif:
+        assert gif.n_frames == 5 and gif.size == (12, 10) and gif.info['loop'] == 0
+
+
+def test_odd_sizes_become_even(tmp_path):
+    path = video.write_mp4(np.zeros((2, 15, 33, 3), np.uint8), tmp_path / 'odd.mp4')
+    assert '32x16' in probe(path) or '34x16' in probe(path)
+
+
+def test_without_ffmpeg_the_error_says_what_to_do_and_no_file_appears(tmp_path, monkeypatch):
+    def absent():
+        raise RuntimeError('No ffmpeg exe could be found.')
+
+    monkeypatch.setattr(imageio_ffmpeg, 'get_ffmpeg_exe', absent)
+    with pytest.raises(RuntimeError, match='pip install imageio-ffmpeg.*--gif'):
+        video.write_mp4(np.zeros((2, 16, 16, 3), np.uint8), tmp_path / 'x.mp4')
+    assert not (tmp_path / 'x.mp4').exists()
+    lines = []
+    asset = analytic_assets.sphere()
+    paths = assets.write_turntable(asset, grid_of(asset, 16), tmp_path, frames=2, size=16, render_size=16, gif=True,
+                                   log=lines.append)
+    assert 'mp4' not in paths and paths['gif'].exists() and any('no ffmpeg' in line for line in lines)
