@@ -95,8 +95,9 @@ def render(params, planes, origins, directions, u_coarse, u_fine, *, near, far, 
 
 def workload(shape: dict):
     """{'forward': f, 'both': f}: closures over random inputs of the given sizes (see t3d.train.bench.SHAPES)."""
-    generator = torch.Generator().manual_seed(0)
-    randn = lambda *size: torch.randn(*size, generator=generator)
+    device = 'cuda' if shape['device'] in ('gpu', 'cuda') else 'cpu'
+    torch.set_default_device(device)
+    randn = torch.randn
     batch, rays, channels, hidden, outputs = (shape[name] for name in ('batch', 'rays', 'channels', 'hidden', 'outputs'))
     params = {'hidden_kernel': randn(channels, hidden) / channels**0.5, 'hidden_bias': torch.zeros(hidden),
               'out_kernel': randn(hidden, 1 + outputs) / hidden**0.5, 'out_bias': torch.zeros(1 + outputs)}
@@ -130,10 +131,14 @@ def main():
         request = json.loads(line)
         if 'shape' in request:
             runs = workload(request['shape'])
-            answer = {'version': torch.__version__, 'threads': torch.get_num_threads()}
+            where = f'{torch.get_default_device()}, best of 1 and {torch.get_num_threads()} threads'
+            answer = {'is': f'torch {torch.__version__}, {where}'}
         else:
+            torch.set_num_threads(request['threads'])
             start = time.perf_counter()
             runs[request['run']]()
+            if torch.get_default_device().type == 'cuda':
+                torch.cuda.synchronize()
             answer = {'ms': 1e3 * (time.perf_counter() - start)}
         print(json.dumps(answer), flush=True)
 

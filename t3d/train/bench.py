@@ -1,0 +1,278 @@
+"""`t3d bench`: how fast this machine renders, beside a plain PyTorch peer that runs in a second process, turn by turn.
+
+Rules of measurement: compilation is timed apart; the median of at least 7 runs with the smallest and largest beside it; t3d and
+the peer take turns, so that other load on the machine meets both; ratios are printed of the medians and of the minima.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t3d.fields import triplane_field
+from t3d.geom import cameras, triplanes, volume
+
+# size: batch, image side, plane side R, plane channels C, coarse and fine samples, features out (performance.md's workloads)
+SHAPES = {
+    'tiny': {'batch': 4, 'image': 32, 'size': 32, 'channels': 16, 'coarse': 16, 'fine': 16, 'outputs': 16},
+    '64': {'batch': 1, 'image': 64, 'size': 256, 'channels': 32, 'coarse': 48, 'fine': 48, 'outputs': 32},
+    '128': {'batch': 1, 'image': 128, 'size': 256, 'channels': 32, 'coarse': 48, 'fine': 48, 'outputs': 32},
+}
+CAMERA = {'radius': 2.7, 'fov': 0.45, 'near': 2.0, 'far': 3.4, 'bound': 0.6, 'hidden': 64}
+PEER = pathlib.Path(__file__).resolve().parents[2] / 'tests' / 'peers' / 'torch_renderer.py'
+MIB = 2**20
+THREADS = sorted({1, len(os.sched_getaffinity(0))})  # the peer runs with each, the better one counts: waiting threads cost
+
+
+class Timing(NamedTuple):
+    """Milliseconds of repeated runs."""
+
+    median: float
+    min: float
+    max: float
+
+    def __str__(self):
+        return f'{self.median:.1f} [{self.min:.1f}, {self.max:.1f}]'
+
+
+def timing(milliseconds) -> Timing:
+    """The summary of a list of measurements."""
+    return Timing(statistics.median(milliseconds), min(milliseconds), max(milliseconds))
+
+
+def once(function, *args) -> float:
+    """Milliseconds of one call, its result waited for."""
+    start = time.perf_counter()
+    jax.block_until_ready(function(*args))
+    return 1e3 * (time.perf_counter() - start)
+
+
+def timed(function, *args, repeats: int = 7, warmup: int = 1) -> Timing:
+    """Median, minimum and maximum of `repeats` calls after `warmup` calls that do not count. Pass a compiled function."""
+    for _ in range(warmup):
+        once(function, *args)
+    return timing([once(function, *args) for _ in range(repeats)])
+
+
+class Compiled(NamedTuple):
+    """A compiled function and what compiling it took and needs."""
+
+    call: object
+    seconds: float  # tracing and compiling, no cache
+    temp_bytes: int  # XLA's temporaries on one device, without arguments and results
+
+
+def compiled(function, *args) -> Compiled:
+    """Compiles for these arguments, past any compilation cache."""
+    cached = jax.config.jax_enable_compilation_cache
+    jax.config.update('jax_enable_compilation_cache', False)
+    try:
+        start = time.perf_counter()
+        call = jax.jit(function).lower(*args).compile()
+        seconds = time.perf_counter() - start
+    finally:
+        jax.config.update('jax_enable_compilation_cache', cached)
+    return Compiled(call, seconds, call.memory_analysis().temp_size_in_bytes)
+
+
+# -------------------------------------------------------------------------------------------------------------- rendering
+
+
+class Workload(NamedTuple):
+    """Inputs of one size and the functions to time, all of (params, planes, key)."""
+
+    args: tuple
+    forward: object
+    both: object
+    lookup: object  # the forward pass's lookups alone
+    rows: int  # rows of C gathered in a forward pass
+    flops: float  # of the point MLP in a forward pass
+
+
+def render_workload(shape: dict) -> Workload:
+    """Random planes and weights; a fixed camera, the same rays for each example; see SHAPES."""
+    rays = _rays(shape)
+    params = triplane_field.init(jax.random.key(0), shape['channels'], hidden=CAMERA['hidden'], outputs=shape['outputs'],
+                                 equalised=False)
+    planes = jax.random.normal(jax.random.key(1), (shape['batch'], 3, shape['size'], shape['size'], shape['channels']))
+
+    def forward(params, planes, key):
+        field = triplane_field.make(params, planes, bound=CAMERA['bound'], equalised=False)
+        out = volume.render(field, rays, key, near=CAMERA['near'], far=CAMERA['far'], num_samples=shape['coarse'],
+                            num_importance=shape['fine'], density_activation=triplane_field.eg3d_density)
+        return out.features, out.opacity
+
+    def both(params, planes, key):
+        def loss(params, planes):
+            features, opacity = forward(params, planes, key)
+            return jnp.mean(features**2) + jnp.mean(opacity**2)
+
+        return jax.grad(loss, (0, 1))(params, planes)
+
+    def lookup(params, planes, key):
+        dist = jnp.linspace(CAMERA['near'], CAMERA['far'], shape['coarse'] + shape['fine'])[:, None, None]
+        points = (rays.origins[:, None] + dist * rays.directions[:, None]).reshape(shape['batch'], -1, 3)
+        total = lambda params, rows: jnp.sum(rows, -1)
+        return triplanes.map_sum(total, params, triplanes.pad(planes), points, CAMERA['bound'])
+
+    points = shape['batch'] * shape['image'] ** 2 * (shape['coarse'] + shape['fine'])
+    flops = 2.0 * points * CAMERA['hidden'] * (shape['channels'] + 1 + shape['outputs'])
+    return Workload((params, planes, jax.random.key(2)), forward, both, lookup, 12 * points, flops)
+
+
+def _rays(shape):
+    rays = cameras.rays(cameras.orbit(0.3, 0.2, CAMERA['radius'], CAMERA['fov']), shape['image'], shape['image'])
+    return jax.tree.map(lambda leaf: jnp.tile(leaf.reshape(1, -1, 3), (shape['batch'], 1, 1)), rays)
+
+
+class Peer:
+    """The PyTorch renderer in a process of its own; answers one JSON line to each request."""
+
+    def __init__(self, script=PEER):
+        self.process = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def load(self, shape: dict) -> str:
+        """Gives it a size; returns what it is ('torch 2.13.0, cpu, 2 threads')."""
+        rays = jax.tree.map(lambda leaf: np.asarray(leaf).ravel().tolist(), _rays({**shape, 'batch': 1}))
+        return self._ask({'shape': {**shape, **CAMERA, 'rays': shape['image'] ** 2, 'device': jax.default_backend(),
+                                    'origins': rays.origins, 'directions': rays.directions}})['is']
+
+    def once(self, name: str, threads: int) -> float:
+        """Milliseconds of one 'forward' or 'both' with so many threads."""
+        return self._ask({'run': name, 'threads': threads})['ms']
+
+    def _ask(self, request):
+        self.process.stdin.write(json.dumps(request) + '\n')
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError('the PyTorch peer ended: its message is above. Run with --no-peer to measure t3d alone.')
+        return json.loads(answer)
+
+    def close(self):
+        """Ends the process."""
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+
+
+def _measure(shape, peer, repeats):
+    """Rows of results, one for each pass, and a line on what bounds the forward pass."""
+    work = render_workload(shape)
+    rows, rays = [], shape['batch'] * shape['image'] ** 2
+    for name, function in (('forward', work.forward), ('both', work.both)):
+        program = compiled(function, *work.args)
+        ours, theirs = [], {threads: [] for threads in THREADS} if peer else {}
+        for _ in range(repeats + 1):
+            ours.append(once(program.call, *work.args))
+            for threads, found in theirs.items():
+                found.append(peer.once(name, threads))
+        ours, theirs = timing(ours[1:]), [timing(found[1:]) for found in theirs.values()]  # the first of each is a warm-up
+        rows.append({'pass': name, 't3d_ms': ours, 'mray_per_s': 1e-3 * rays / ours.median, 'compile_s': program.seconds,
+                     'temp_mib': program.temp_bytes / MIB, 'peer_ms': min(theirs) if theirs else None})
+    lookup = timed(compiled(work.lookup, *work.args).call, *work.args, repeats=repeats)
+    bytes_gathered = 4.0 * shape['channels'] * work.rows
+    bound = (f'forward gathers {work.rows / 1e6:.2f} M rows of {shape["channels"]} = {bytes_gathered / MIB:.0f} MiB; the '
+             f'lookups alone take {lookup} ms = {1e-6 * bytes_gathered / lookup.median:.1f} GB/s of rows, '
+             f'{100 * lookup.min / rows[0]["t3d_ms"].min:.0f} % of the pass; the point MLP is {1e-9 * work.flops:.2f} GFLOP '
+             f'and {work.flops / (2 * (shape["channels"] + 1 + shape["outputs"])) / 1e6:.1f} M softplus')
+    return rows, bound
+
+
+def _copy_roof() -> float:
+    """GB/s of reading and writing 256 MiB: what a streaming kernel reaches on this device, best of 7."""
+    data = jnp.ones(64 * MIB, jnp.float32)
+    copy = jax.jit(lambda data: data + 1.0, donate_argnums=0)
+    data, best = copy(data), float('inf')
+    for _ in range(7):
+        start = time.perf_counter()
+        data = jax.block_until_ready(copy(data))
+        best = min(best, time.perf_counter() - start)
+    return 2 * 256 * MIB / best / 1e9
+
+
+HEADER = ('| size | pass | t3d, ms: median [min, max] | Mray/s | compile, s | temporaries, MiB | PyTorch, ms '
+          '| ratio of medians (minima) |',
+          '|---|---|---|---|---|---|---|---|')
+
+
+def _line(size, row):
+    ours, theirs = row['t3d_ms'], row['peer_ms']
+    ratio = f'{theirs.median / ours.median:.2f} ({theirs.min / ours.min:.2f})' if theirs else '-'
+    name = {'forward': 'forward', 'both': 'forward + backward'}[row['pass']]
+    return (f'| {size} | {name} | {ours} | {row["mray_per_s"]:.3f} | {row["compile_s"]:.1f} | {row["temp_mib"]:.0f} '
+            f'| {theirs or "-"} | {ratio} |')
+
+
+def render_bench(argv=None) -> int:
+    """`t3d bench render`: prints a Markdown table; returns 0."""
+    parser = argparse.ArgumentParser(prog='t3d bench render', description=render_bench.__doc__)
+    parser.add_argument('--sizes', default='tiny,64,128', help=f'some of {",".join(SHAPES)}')
+    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--no-peer', action='store_true', help='without the PyTorch renderer')
+    parser.add_argument('--json', help='also write the figures to this file')
+    args = parser.parse_args(argv)
+    sizes = args.sizes.split(',')
+    unknown = [size for size in sizes if size not in SHAPES]
+    if unknown:
+        parser.error(f'unknown size {unknown[0]!r}: choose from {", ".join(SHAPES)}')
+    peer, why_not = _start_peer(args.no_peer)
+    device = jax.devices()[0]
+    print(f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
+          f'{platform.python_implementation()} {platform.python_version()}, load {os.getloadavg()[0]:.1f}, float32')
+    print('\n'.join(HEADER), flush=True)
+    results, bounds, peer_is = {}, [], None
+    try:
+        for size in sizes:
+            peer_is = peer.load(SHAPES[size]) if peer else None
+            results[size], bound = _measure(SHAPES[size], peer, args.repeats)
+            bounds.append(f'{size}: {bound}')
+            print('\n'.join(_line(size, row) for row in results[size]), flush=True)
+    finally:
+        if peer:
+            peer.close()
+    print(f'\npeer: {peer_is or why_not}\nstreaming copy: {_copy_roof():.1f} GB/s\n' + '\n'.join(bounds))
+    _warn_of_load()
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
+    return 0
+
+
+def _start_peer(refused: bool):
+    """(peer, None) or (None, why there is none)."""
+    import importlib.util
+
+    if refused:
+        return None, 'not asked for'
+    if importlib.util.find_spec('torch') is None:
+        return None, 'PyTorch is not installed: pip install "t3d[test]"'
+    if not PEER.exists():
+        return None, f'{PEER.name} comes with a checkout, not with the installed package'
+    return Peer(), None
+
+
+def _warn_of_load():
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load > 1.5 * cores:
+        print(f'load {load:.1f} on {cores} cores: other programs ran. Threads that wait for each other suffer most, PyTorch\'s '
+              'among them; trust the minima, or one core: `taskset -c 0 python -m launch.bench render`.')
+
+
+COMMANDS = {'render': render_bench}
+
+
+def main(argv=None) -> int:
+    """`t3d bench COMMAND ...`."""
+    parser = argparse.ArgumentParser(prog='t3d bench', description='Speed of this machine.', add_help=False)
+    parser.add_argument('command', choices=sorted(COMMANDS))
+    args, rest = parser.parse_known_args(argv)
+    return COMMANDS[args.command](rest)

@@ -1,0 +1,38 @@
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from t3d.train import bench
+
+
+def test_timing_and_compilation_are_apart():
+    program = bench.compiled(lambda x: jnp.sin(x) @ x, jnp.ones((64, 64)))
+    assert program.seconds > 0 and program.temp_bytes >= 0
+    found = bench.timed(program.call, jnp.ones((64, 64)), repeats=5)
+    assert 0 < found.min <= found.median <= found.max
+    assert str(bench.timing([3.0, 1.0, 2.0])) == '2.0 [1.0, 3.0]'
+
+
+def test_render_prints_the_table(monkeypatch, tmp_path, capsys):
+    small = {'batch': 2, 'image': 4, 'size': 8, 'channels': 4, 'coarse': 4, 'fine': 4, 'outputs': 3}
+    monkeypatch.setattr(bench, 'SHAPES', {'tiny': small})
+    assert bench.main(['render', '--sizes', 'tiny', '--repeats', '2', '--no-peer', '--json', str(tmp_path / 'bench.json')]) == 0
+    printed = capsys.readouterr().out
+    assert '| tiny | forward |' in printed and '| tiny | forward + backward |' in printed and 'rows of 4' in printed
+    assert json.loads((tmp_path / 'bench.json').read_text())['tiny'][0]['pass'] == 'forward'
+
+
+@pytest.mark.slow
+def test_the_peer_answers():
+    pytest.importorskip('torch')
+    peer = bench.Peer()
+    assert 'torch' in peer.load(bench.SHAPES['tiny'])
+    assert peer.once('forward', 1) > 0 and peer.once('both', 1) > 0
+    peer.close()
+
+
+def test_an_unknown_size_is_named(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(['render', '--sizes', '65'])
+    assert "unknown size '65': choose from tiny, 64, 128" in capsys.readouterr().err
