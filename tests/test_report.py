@@ -76,7 +76,7 @@ def test_sheet_shows_the_field_and_the_same_mesh(written):
 
     _, paths, _ = written
     sheet = np.asarray(Image.open(paths['sheet']).convert('RGB')).astype(int)
-    size, margin, head = 48, 44, 18
+    size, margin, head = 96, 44, 18
     top = sheet.shape[0] - 3 * size
     assert sheet.shape == (2 * head + 3 * size, margin + 5 * size, 3)
     for column in range(5):

@@ -9,6 +9,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from t3d.core.errors import UsageError
 from t3d.export import assets, video
 from t3d.geom import cameras, meshing
 
@@ -134,11 +135,14 @@ def test_without_ffmpeg_the_error_says_what_to_do_and_no_file_appears(tmp_path, 
         raise RuntimeError('No ffmpeg exe could be found.')
 
     monkeypatch.setattr(imageio_ffmpeg, 'get_ffmpeg_exe', absent)
-    with pytest.raises(RuntimeError, match='pip install imageio-ffmpeg.*--gif'):
+    with pytest.raises(UsageError, match='pip install imageio-ffmpeg.*--gif'):
         video.write_mp4(np.zeros((2, 16, 16, 3), np.uint8), tmp_path / 'x.mp4')
     assert not (tmp_path / 'x.mp4').exists()
     lines = []
     asset = analytic_assets.sphere()
+    with pytest.raises(UsageError, match='no ffmpeg'):
+        assets.write(asset, tmp_path / 'early', log=lines.append)
+    assert lines == [] and not (tmp_path / 'early').exists()
     paths = assets.write_turntable(asset, grid_of(asset, 16), tmp_path, frames=2, size=16, render_size=16, gif=True,
                                    log=lines.append)
     assert 'mp4' not in paths and paths['gif'].exists() and any('no ffmpeg' in line for line in lines)

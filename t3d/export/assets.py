@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from t3d.core.errors import UsageError
 from t3d.core.system import Asset
 from t3d.export import meshes, report, video
 from t3d.export import texture as textures
@@ -39,7 +40,9 @@ def write(asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000
     """
     unknown = sorted(set(formats) - set(meshes.FORMATS))
     if unknown:
-        raise ValueError(f'unknown mesh format {unknown[0]!r}: choose from {list(meshes.FORMATS)}.')
+        raise UsageError(f'unknown mesh format {unknown[0]!r}: choose from {list(meshes.FORMATS)}.')
+    if frames and not gif:
+        video.ffmpeg()  # its absence is better known before the work than after it
     out = pathlib.Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     clock, paths = _Clock(log), {}
@@ -55,7 +58,7 @@ def write(asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000
         paths[kind] = meshes.write(mesh, out / f'mesh.{kind}')
     clock.lap('mesh files')
 
-    paths['sheet'] = write_sheet(asset, mesh, densities, out / 'sheet.png', size=min(render_size, size))
+    paths['sheet'] = write_sheet(asset, mesh, densities, out / 'sheet.png', size=min(size, max(render_size, 256)))
     clock.lap('sheet')
     if frames:
         paths |= write_turntable(asset, densities, out, frames=frames, size=size, render_size=render_size, gif=gif, log=log)
@@ -106,7 +109,7 @@ def write_turntable(asset: Asset, densities, out: pathlib.Path, *, frames: int, 
         paths['gif'] = video.write_gif(images[:, :, :render_size], out / 'turntable.gif')
     try:
         paths['mp4'] = video.write_mp4(images, out / 'turntable.mp4', height=size)
-    except RuntimeError as error:
+    except UsageError as error:
         if not gif:
             raise
         log(f'video: {error}')
@@ -147,12 +150,13 @@ def write_sheet(asset: Asset, mesh: meshes.Mesh, densities, path: pathlib.Path, 
 
 def draw_mesh(mesh: meshes.Mesh, world_from_cam, intrinsics, size: int) -> np.ndarray:
     """uint8 [size, size, 3]: the mesh's own colours (texture or vertices), unlit, over white; a z-buffer in numpy."""
+    wide = 2 * size  # drawn at twice the size and averaged, against stairs at the outline
     local = (mesh.vertices - world_from_cam[:3, 3]) @ world_from_cam[:3, :3]
     uv = local @ intrinsics.T
-    pixel, face, weights = textures.rasterize(uv[:, :2] / uv[:, 2:] * size, mesh.faces, (size, size), depth=local[:, 2])
+    pixel, face, weights = textures.rasterize(uv[:, :2] / uv[:, 2:] * wide, mesh.faces, (wide, wide), depth=local[:, 2])
     weights = weights / local[mesh.faces[face], 2]  # perspective: interpolate attribute / z
     weights /= weights.sum(-1, keepdims=True)
-    image = np.full((size * size, 3), 255, np.uint8)
+    image = np.full((wide * wide, 3), 255, np.uint8)
     if mesh.texture is not None:
         st = np.einsum('kf,kfc->kc', weights, mesh.uv[mesh.faces[face]])
         side = np.array(mesh.texture.shape[1::-1])
@@ -160,7 +164,7 @@ def draw_mesh(mesh: meshes.Mesh, world_from_cam, intrinsics, size: int) -> np.nd
         image[pixel] = mesh.texture[at[:, 1], at[:, 0]]
     elif mesh.colors is not None:
         image[pixel] = np.round(np.einsum('kf,kfc->kc', weights, mesh.colors[mesh.faces[face]].astype(float)))
-    return image.reshape(size, size, 3)
+    return np.round(image.reshape(size, 2, size, 2, 3).mean((1, 3))).astype(np.uint8)
 
 
 # ------------------------------------------------------------------------------------------------------------- odds, ends

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from t3d.core.errors import UsageError
+
 FORMATS = ('glb', 'obj', 'ply', 'stl')
 
 
@@ -99,9 +101,9 @@ def write(mesh: Mesh, path) -> pathlib.Path:
     path = pathlib.Path(path)
     kind = path.suffix.lstrip('.').lower()
     if kind not in FORMATS:
-        raise ValueError(f'cannot write a mesh as {path.name!r}: choose a format in {list(FORMATS)}.')
+        raise UsageError(f'cannot write a mesh as {path.name!r}: choose a format in {list(FORMATS)}.')
     if len(mesh.faces) == 0:
-        raise ValueError(f'the mesh for {path.name} has no faces: lower the density threshold.')
+        raise UsageError(f'the mesh for {path.name} has no faces: lower the density threshold.')
     path.parent.mkdir(parents=True, exist_ok=True)
     {'glb': _write_glb, 'obj': _write_obj, 'ply': _write_ply, 'stl': _write_stl}[kind](mesh, path)
     return path

@@ -50,7 +50,7 @@
     void main() {
       vec3 m = normalize(n), base = texture(image, st).rgb * tint.rgb;
       vec3 lamp = normalize(eye + vec3(0.0, 0.6, 0.0));
-      float light = 0.55 + 0.15 * m.y + 0.35 * max(dot(m, lamp), 0.0);
+      float light = 0.65 + 0.12 * m.y + 0.35 * max(dot(m, lamp), 0.0);
       result = vec4(mode == 0 ? base * light : mode == 1 ? base : 0.5 + 0.5 * m, 1.0);
     }`));
   gl.linkProgram(program); gl.useProgram(program);

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t3d.core.errors import UsageError
 from t3d.geom import cameras
 from t3d.geom.rays import Rays
 
@@ -218,7 +219,7 @@ def ffmpeg() -> str:
 
         return imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
-        raise RuntimeError(
+        raise UsageError(
             'no ffmpeg to write an mp4 with: `pip install imageio-ffmpeg`, or point IMAGEIO_FFMPEG_EXE at an ffmpeg program, '
             'or ask for a gif (--gif), which needs none.'
         ) from error

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t3d.core.errors import UsageError
+
 THRESHOLDS = 64  # candidates of `choose_threshold`, spaced geometrically over the grid's density range
 CLIP = 3.0  # log-odds either side of the threshold that marching cubes sees: densities 20 times more and less
 
@@ -34,7 +36,7 @@ def density_grid(field, scene, bound: float, resolution: int = 128, chunk: int =
         parts.append(_densities(field, scene, jnp.int32(start), jnp.float32(bound), resolution, chunk))
     flat = np.concatenate([np.asarray(part) for part in parts])[:total]
     if not np.all(np.isfinite(flat)):
-        raise ValueError(
+        raise UsageError(
             f'{np.count_nonzero(~np.isfinite(flat))} of {total} densities are not finite: the parameters have diverged. '
             'Export an earlier checkpoint.'
         )
@@ -65,7 +67,7 @@ def choose_threshold(grid: np.ndarray, bound: float, log=print) -> float:
     grid = np.maximum(grid, 0.0)
     top = float(grid.max())
     if top <= 0.0:
-        raise ValueError('the density is 0 in the whole grid: there is no object to mesh. Train longer, or raise the bound.')
+        raise UsageError('the density is 0 in the whole grid: there is no object to mesh. Train longer, or raise the bound.')
     opacity = opacity_silhouettes(grid, bound)
     level = 0.5
     if opacity.max() <= level:
@@ -110,7 +112,7 @@ def surface(grid: np.ndarray, threshold: float, bound: float) -> tuple[np.ndarra
 
     high = float(grid.max())
     if not 0.0 < threshold <= high:
-        raise ValueError(empty_message(grid, threshold, bound))
+        raise UsageError(empty_message(grid, threshold, bound))
     odds = _log_odds(grid, high) - _log_odds(min(threshold, 0.999 * high), high)
     padded = np.pad(np.clip(odds, -CLIP, CLIP), 1, constant_values=-CLIP)
     vertices, faces, _, _ = measure.marching_cubes(padded, level=0.0, gradient_direction='ascent')
