@@ -30,6 +30,7 @@ def main(argv=None) -> int:
 
     import jax
 
+    from t3d.data import sources
     from t3d.parallel import devices
     from t3d.train import loop
 
@@ -37,7 +38,7 @@ def main(argv=None) -> int:
     if args.distributed or args.coordinator:
         devices.start(args.coordinator, args.num_processes, args.process_id)
     try:
-        loop.run(config, args.workdir, stop_after=args.stop_after)
+        loop.run(sources.resolve(config), args.workdir, stop_after=args.stop_after)
     except UsageError as error:
         if jax.process_index() == 0:
             print(f'error: {error}', file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ from t3d import systems
 from t3d.checkpoint import store as stores
 from t3d.core import config as configs
 from t3d.core import tree
+from t3d.data import sources
 from t3d.parallel import devices
 from t3d.train import loop, signals, workdirs
 
@@ -195,6 +196,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(systems, 'make', lambda config: make(batch=config.batch))
     inner = loop._data
     monkeypatch.setattr(loop, '_data', lambda config, system, data, start: inner(config, system, DATA, start))
+    monkeypatch.setattr(sources, 'resolve', lambda config: config)
     monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
     command = ['--config', str(tmp_path / 'small.py'), '--workdir', str(tmp_path / 'run')]
     command += ['--config.steps=2', '--config.batch', '8']

@@ -57,16 +57,16 @@ class Log:
 
     def progress(self, step: int, values: dict[str, float], *, seconds: float, steps: int, wait: float = 0.0,
                  memory: tuple[float, float] | None = None) -> None:
-        """One interval: mean values over `steps` steps that took `seconds`, of which `wait` for data."""
+        """One interval: mean values over `steps` steps that took `seconds`, of which `wait` for data; no rates for 0 steps."""
         if not self.active:
             return
-        rate = steps / max(seconds, 1e-9)
         record = {name: value for name, value in values.items() if not name.startswith('count/')}
-        record |= {'perf/steps_per_sec': rate, 'perf/examples_per_sec': rate * self.batch}
-        record |= {'perf/data_wait_seconds': wait / max(steps, 1)}  # per step
-        for name, value in values.items():
-            if name.startswith('count/'):
-                record[f'perf/{name[6:]}_per_sec'] = value * rate
+        if steps:
+            rate = steps / max(seconds, 1e-9)
+            record |= {'perf/steps_per_sec': rate, 'perf/examples_per_sec': rate * self.batch}
+            record |= {'perf/data_wait_seconds': wait / steps}  # per step
+            counts = {name.removeprefix('count/'): value for name, value in values.items() if name.startswith('count/')}
+            record |= {f'perf/{unit}_per_sec': value * rate for unit, value in counts.items()}
         if memory:
             record['perf/memory_gib'] = memory[0] / 2**30
         self._append('metrics.jsonl', json.dumps({'step': step} | {k: _number(v) for k, v in record.items()}))
@@ -172,7 +172,8 @@ def progress_line(step: int, total: int, values: dict[str, float], memory: tuple
     """'step  2400/10000  24%  eta 12:31  10.1 it/s  41.4 Mray/s  loss 0.183 (sds 0.161 sparsity 0.022)  lr 1.0e-02 ...'."""
     rate = values.get('perf/steps_per_sec', 0.0)
     eta = clock((total - step) / rate) if rate else '?'
-    parts = [f'step {step:>{len(str(total))}}/{total}', f'{100 * step // max(total, 1):3d}%', f'eta {eta}', f'{rate:.3g} it/s']
+    parts = [f'step {step:>{len(str(total))}}/{total}', f'{100 * step // max(total, 1):3d}%', f'eta {eta}']
+    parts += [f'{rate:.3g} it/s'] if rate else []
     for name, value in values.items():
         unit = name.removeprefix('perf/').removesuffix('_per_sec')
         if name == f'perf/{unit}_per_sec' and unit not in ('steps', 'examples'):

@@ -168,13 +168,14 @@ def _loop(config, program: Program, state: TrainState, batches, shown, store, sa
     first = step = int(state.step)
     window = Window(say, store)
     preview_batch = None
-    window.begin(step)
     while step < end:
         began = time.perf_counter()
         local = next(batches)
         window.waited(time.perf_counter() - began)
         state, metrics = program(state, local)
         step += 1
+        if step == first + 1:
+            window.begin(step)  # the first step compiles: not in the rate
         window.add(step, metrics)
         if due(step, config.log_every):
             window.cut(step)
@@ -219,7 +220,7 @@ class Window:
         self._running = collections.deque()
         self._cuts = collections.deque()
         self._last = {}
-        self._wait = 0.0
+        self.begin(0)
 
     def begin(self, step: int) -> None:
         """Starts the clock after a pause."""
@@ -260,8 +261,8 @@ class Window:
             check_finite(number, row, self._store)
         self._last = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         now = time.perf_counter()
-        seconds, memory = now - self._began, devices.memory()
-        self._say.progress(step, self._last, seconds=seconds, steps=len(rows), wait=self._wait, memory=memory)
+        timing = {'seconds': now - self._began, 'steps': step - self._from, 'wait': self._wait}
+        self._say.progress(step, self._last, **timing, memory=devices.memory())
         self.begin(step)
 
 
