@@ -17,6 +17,7 @@ def main(argv=None) -> int:
     parser.add_argument('--config', required=True, help='configs/<name>.py:<variant>; --config.a.b=value changes a key')
     parser.add_argument('--workdir', help='the run folder (default: the next runs/NNNN-...)')
     parser.add_argument('--stop-after', type=int, help='stop once this many steps are finished')
+    parser.add_argument('--init-from', help='a run or weights folder: a new run starts from its parameters')
     parser.add_argument('--distributed', action='store_true', help='join the processes of the cluster')
     parser.add_argument('--coordinator', help='HOST:PORT of process 0')
     parser.add_argument('--num-processes', type=int)
@@ -38,7 +39,7 @@ def main(argv=None) -> int:
     if args.distributed or args.coordinator:
         devices.start(args.coordinator, args.num_processes, args.process_id)
     try:
-        loop.run(sources.resolve(config), args.workdir, stop_after=args.stop_after)
+        loop.run(sources.resolve(config), args.workdir, stop_after=args.stop_after, init_from=args.init_from)
     except UsageError as error:
         if jax.process_index() == 0:
             print(f'error: {error}', file=sys.stderr, flush=True)

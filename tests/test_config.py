@@ -53,7 +53,7 @@ def test_unknown_config_lists_the_known_ones():
 
 
 def test_unknown_variant_is_a_usage_error():
-    with pytest.raises(ValueError, match='tiny'):
+    with pytest.raises(UsageError, match='tiny'):
         configs.load('instant3d:huge')
 
 

@@ -12,6 +12,7 @@ from dummy_system import DATA, Source, config, make, transform
 
 from t3d import systems
 from t3d.checkpoint import store as stores
+from t3d.checkpoint import weights
 from t3d.core import config as configs
 from t3d.core import tree
 from t3d.data import sources
@@ -19,8 +20,9 @@ from t3d.parallel import devices
 from t3d.train import loop, signals, workdirs
 
 
-def run(workdir, *, steps=6, system=None, log=lambda line: None, data=DATA, stop_after=None, **changes):
-    return loop.run(config(steps=steps, **changes), workdir, system=system or make(), data=data, log=log, stop_after=stop_after)
+def run(workdir, *, steps=6, system=None, log=lambda line: None, data=DATA, stop_after=None, init_from=None, **changes):
+    given = {'system': system or make(), 'data': data, 'log': log, 'stop_after': stop_after, 'init_from': init_from}
+    return loop.run(config(steps=steps, **changes), workdir, **given)
 
 
 def state(workdir, step=None):
@@ -165,6 +167,28 @@ def test_numbered_folders(tmp_path, monkeypatch):
     assert str(workdirs.number(named)) == 'runs/0007-dummy-a_corgi_in_a_spacesuit'
     assert str(run(None, steps=1)) == 'runs/0007-dummy-test'
     assert workdirs.number(configs.from_dict(config())).name == '0008-dummy-test'
+
+
+def test_weights_of_another_run_to_start_from(whole, tmp_path):
+    stored = state(whole[0]).ema
+    weights.save(tmp_path / 'weights', stored, config())
+    for folder in (whole[0], tmp_path / 'weights'):
+        lines = []
+        changes = {'steps': 1, 'seed': 5, 'mesh': {'data': 2, 'fsdp': 4}}
+        new = run(tmp_path / f'from_{folder.name}', init_from=folder, log=lines.append, **changes)
+        assert f'starting from the weights in {folder}' in lines
+        moved = state(new)
+        assert int(moved.step) == 1
+        for name, leaf in tree.flatten(moved.params).items():  # one step of Adam moves by the learning rate at most
+            assert np.max(np.abs(leaf - tree.flatten(stored)[name])) < 0.0101, name
+    assert 'leaves sharded' in (new / 'sharding.txt').read_text() and 'layer_in/kernel' in (new / 'sharding.txt').read_text()
+
+
+def test_out_of_memory_says_what_to_halve():
+    error = RuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3 GiB')
+    text = str(loop._out_of_memory(error, configs.from_dict(config(mesh={'data': -1}))))
+    assert 'Set one of batch=8 (now 16), dtype=bfloat16, mesh.fsdp=<devices>' in text
+    assert loop._out_of_memory(RuntimeError('INTERNAL'), configs.from_dict(config())) is None
 
 
 def test_labels_of_the_preview(tmp_path, monkeypatch):

@@ -132,12 +132,11 @@ def test_killed_in_mid_run_and_terminated(tmp_path):
 @pytest.mark.slow
 def test_goes_on_with_another_number_of_processes(tmp_path):
     pair, single = tmp_path / 'pair', tmp_path / 'single'
-    assert finish(launch(pair), pair) == [0, 0]
-    processes = launch(single, delay=0.02)
-    try:
-        wait_for(lambda: len(steps(single)) >= 2, processes)
-    finally:
-        kill(processes)
-    assert finish(launch(single, count=1, local=4), single) == [0]
+    assert finish(launch(pair, total=40), pair) == [0, 0]
+    processes = launch(single, total=40, delay=0.04)  # Ctrl-C at one process stops both
+    wait_for(lambda: steps(single), processes)
+    processes[0].send_signal(signal.SIGINT)
+    assert finish(processes, single) == [0, 0] and steps(single)[-1] < 40
+    assert finish(launch(single, count=1, local=4, total=40), single) == [0]
     one, two = final(pair), final(single)
     chex.assert_trees_all_close(one.params, two.params, rtol=1e-5, atol=1e-6)

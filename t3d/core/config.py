@@ -33,8 +33,10 @@ def load(spec: str, overrides: Iterable[str] = ()):
     """The locked ConfigDict of `configs/x.py:variant` (or `x:variant`; without a variant the file's default), overridden."""
     path, _, variant = spec.partition(':')
     module = _module(_find(path))
-    config = module.get_config(variant) if variant else module.get_config()
-    config = from_dict(config)
+    try:
+        config = from_dict(module.get_config(variant) if variant else module.get_config())
+    except ValueError as error:  # an unknown variant
+        raise UsageError(str(error)) from error
     for override in overrides:
         apply(config, override)
     return config

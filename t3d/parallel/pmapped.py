@@ -12,15 +12,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d.core import replicas
+from t3d.core.errors import UsageError
 from t3d.core.system import System
 from t3d.core.typing import PyTree
 
 
 def train_step(system: System, devices: Sequence[jax.Device] | None = None) -> Callable:
-    """`(replicated state, split batch, key) -> (replicated state, metrics of replica 0's shape [D])`; donates the state."""
+    """`(replicated state, split batch, key) -> (replicated state, metrics [D])`; the state is donated.
+
+    Raises, at the first call: the system does not average its gradients.
+    """
 
     def step(state, batch, key):
-        return system.train_step(state, batch, replicas.fold_in(jax.random.fold_in(key, state.step)))
+        before = replicas.count_means()
+        result = system.train_step(state, batch, replicas.fold_in(jax.random.fold_in(key, state.step)))
+        if replicas.count_means() == before:
+            raise UsageError(
+                'this train_step does not average over replicas, so under pmap each device would train a model of its own: '
+                'add `grads, metrics = replicas.mean((grads, metrics))` (t3d.core.replicas) before its optimizer.'
+            )
+        return result
 
     return jax.pmap(step, axis_name=replicas.AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
 

@@ -13,9 +13,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from t3d.checkpoint import store as stores
+from t3d.checkpoint import weights
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
 from t3d.core.system import System, TrainState
@@ -33,7 +35,7 @@ class NonFiniteLoss(UsageError, FloatingPointError):
 
 
 def run(config, workdir=None, *, stop_after: int | None = None, log: Callable[[str], None] | None = None,
-        system: System | None = None, data: tuple | None = None):
+        system: System | None = None, data: tuple | None = None, init_from=None):
     """Trains, or goes on training, and returns the run folder.
 
     Args:
@@ -43,6 +45,7 @@ def run(config, workdir=None, *, stop_after: int | None = None, log: Callable[[s
       log: a function that takes the lines of the console.
       system, data: in place of `systems.make(config)` and `sources.make(config, split)`; data is (source, transform) or
         (source, transform, (batch, labels) for the preview).
+      init_from: a run folder or weights folder of the same model: a new run starts from its averaged parameters.
     """
     config = configs.from_dict(config)
     mesh = devices.make(config.mesh)
@@ -52,13 +55,13 @@ def run(config, workdir=None, *, stop_after: int | None = None, log: Callable[[s
     stop = signals.Stop()
     try:
         with stop, jax.set_mesh(mesh):
-            _train(config, workdir, mesh, say, stop, stop_after, system, data)
+            _train(config, workdir, mesh, say, stop, stop_after, system, data, init_from)
     finally:
         say.close()
     return workdir
 
 
-def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_after, system, data) -> None:
+def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_after, system, data, init_from) -> None:
     say.line(devices.describe(mesh))
     if system is None:
         from t3d import systems
@@ -69,7 +72,11 @@ def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_
         best=config.checkpoint.get('best', ''),
     )
     try:
-        state, target = start(config, system, store, mesh, say)
+        state, target = start(config, system, store, mesh, say, init_from)
+        if mesh.size > 1 and say.active:
+            report = sharding.report(target, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
+            (workdir / 'sharding.txt').write_text(report + '\n')
+            say.line(report.splitlines()[-1])
         batches, shown = _data(config, system, data, int(state.step))
         program = Program(config, system, mesh, target, say)
         end = min(config.steps, stop_after if stop_after is not None else config.steps)
@@ -79,7 +86,9 @@ def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_
         store.close()
 
 
-def start(config, system: System, store: stores.Store, mesh: Mesh, say: logs.Log) -> tuple[TrainState, TrainState]:
+def start(
+    config, system: System, store: stores.Store, mesh: Mesh, say: logs.Log, init_from=None,
+) -> tuple[TrainState, TrainState]:
     """(the state to train from: restored, or made by a sharded init; its ShapeDtypeStructs with shardings)."""
     def init(seed):
         key = jax.random.fold_in(jax.random.key(seed), KEY_INIT)
@@ -90,7 +99,8 @@ def start(config, system: System, store: stores.Store, mesh: Mesh, say: logs.Log
     placed = sharding.shardings(abstract, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
     target = sharding.abstract_with(abstract, placed)
     if store.latest() is None:
-        return jax.jit(init, out_shardings=placed)(seed), target
+        state = jax.jit(init, out_shardings=placed)(seed)
+        return (state if init_from is None else _with_weights(state, init_from, mesh, say)), target
     restored = store.restore(target)
     step = int(restored.state.step)
     if restored.data['position'] != step:
@@ -98,6 +108,25 @@ def start(config, system: System, store: stores.Store, mesh: Mesh, say: logs.Log
     say.line(f'resuming from step {step}')
     say.resume(step)
     return restored.state, target
+
+
+def _with_weights(state: TrainState, folder, mesh: Mesh, say: logs.Log) -> TrainState:
+    """The state with the parameters, and their averages, of another run or weights folder."""
+    folder = epath.Path(folder)
+    if (folder / 'checkpoints').exists():
+        store = stores.Store(folder / 'checkpoints', read_only=True)
+        given = jax.device_get(store.restore_ema(sharding=sharding.replicated(mesh)))
+        store.close()
+    else:
+        given, _ = weights.load(folder)
+    given = weights.check(given, state.params, f'the weights in {folder}')
+
+    def put(new, old):
+        return jax.make_array_from_callback(old.shape, old.sharding, lambda index: new[index])
+
+    say.line(f'starting from the weights in {folder}')
+    averages = jax.tree.map(put, given, state.ema) if jax.tree.leaves(state.ema) else state.ema
+    return state.replace(params=jax.tree.map(put, given, state.params), ema=averages)
 
 
 class Program:
@@ -113,7 +142,7 @@ class Program:
             return system.train_step(state, batch, jax.random.fold_in(key, state.step))
 
         self.step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, replicated))
-        self._compiled, self._say = False, say
+        self._compiled, self._say, self._config = False, say, config
         self._preview = jax.jit(system.preview, out_shardings=replicated)
 
     def __call__(self, state: TrainState, local: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -128,7 +157,10 @@ class Program:
         """The first step, which compiles. (A call of the ahead-of-time executable costs 0.2 ms more at every step.)"""
         began = time.perf_counter()
         self._say.line('compiling train_step ...')
-        result = self.step(state, batch, self.key)
+        try:
+            result = self.step(state, batch, self.key)
+        except jax.errors.JaxRuntimeError as error:
+            raise _out_of_memory(error, self._config) or error from None
         self._say.line(f'compiled train_step in {time.perf_counter() - began:.1f} s (cached next time)')
         self._compiled = True
         return result
@@ -137,6 +169,19 @@ class Program:
         """The preview images [N, H, W, 3] of the averaged parameters."""
         params = state.ema if jax.tree.leaves(state.ema) else state.params
         return jax.device_get(self._preview(params, batch, self._preview_key))
+
+
+def _out_of_memory(error: Exception, config) -> UsageError | None:
+    """What to set to a half, if the device's memory ran out."""
+    text = str(error)
+    if 'RESOURCE_EXHAUSTED' not in text and 'out of memory' not in text.lower():
+        return None
+    flat, halves = configs.flatten(config), ('batch', 'loss.rays', 'data.views', 'render.samples')
+    choices = [f'{name}={flat[name] // 2} (now {flat[name]})' for name in halves if flat.get(name, 0) > 1]
+    choices += ['dtype=bfloat16'] if flat['dtype'] != 'bfloat16' else []
+    choices += ['decoder.remat=true'] if flat.get('decoder.remat') is False else []
+    choices += ['mesh.fsdp=<devices>'] if flat.get('mesh.fsdp', 1) == 1 and jax.device_count() > 1 else []
+    return UsageError(f'out of device memory: {text.splitlines()[0][:200]}\nSet one of {", ".join(choices)}.')
 
 
 def _keys(seed):
