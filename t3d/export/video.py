@@ -45,7 +45,7 @@ def _render(render, scene, rays):
     return jnp.concatenate([out.features[..., :3], out.opacity[..., None], out.depth[..., None]], -1).astype(jnp.float32)
 
 
-def render_views(asset, views: cameras.Cameras, size: int, *, grid=None, chunk: int = 2**14) -> Frames:
+def render_views(asset, views: cameras.Cameras, size: int, *, grid=None, chunk: int = 2**12) -> Frames:
     """Colour, opacity and depth of V views of `size` x `size`, `chunk` rays at a time under one compiled program.
 
     Args:
@@ -61,8 +61,8 @@ def render_views(asset, views: cameras.Cameras, size: int, *, grid=None, chunk: 
     for start in range(0, len(pixels), chunk):
         block = pixels[start : start + chunk]
         rays = _pixel_rays(matrices, lenses, np.resize(block, chunk), size)
-        values.append(np.asarray(_render(asset.render, asset.scene, rays))[: len(block)])
-    values = np.concatenate(values)
+        values.append(_render(asset.render, asset.scene, rays))  # dispatched ahead: the host builds the next rays meanwhile
+    values = np.concatenate([np.asarray(value) for value in values])[: len(pixels)]
     flat = np.zeros((touched.size, 5), np.float32)
     if len(missed):
         flat[:, :3] = values[0, :3]
