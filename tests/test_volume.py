@@ -216,3 +216,24 @@ def test_antialiased_resize_matches_the_reference(golden, size):
     image = jnp.moveaxis(jnp.asarray(data['x']), 1, -1)
     resized = jax.image.resize(image, (1, size, size, 3), 'bilinear', antialias=True)
     np.testing.assert_allclose(jnp.moveaxis(resized, -1, 1), data[f'to{size}'], atol=1e-6)
+
+
+def test_a_batch_over_devices_exchanges_parameter_gradients_only():
+    mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    params, planes, rays = random_case(jax.random.key(0), batch=8, size=6, channels=4, outputs=3, rays=16)
+
+    def loss(params, planes, rays):
+        field = triplane_field.make(params, planes, bound=0.6, equalised=False, block=256)
+        out = volume.render(field, rays, jax.random.key(1), near=2.0, far=3.4, num_samples=8, num_importance=8,
+                            density_activation=triplane_field.eg3d_density)
+        return jnp.mean(out.features**2) + jnp.mean(out.opacity)
+
+    step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    alone = step(params, planes, rays)
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+    same = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    arguments = (jax.device_put(params, same), jax.device_put(planes, split), jax.device_put(rays, split))
+    program = step.lower(*arguments).compile()
+    text = program.as_text()
+    assert 'all-reduce' in text and not any(word in text for word in ('all-gather', 'all-to-all', 'collective-permute'))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), program(*arguments), alone)
