@@ -109,11 +109,12 @@ def report(abstract: PyTree, rules: tuple, mesh: Mesh, floor: int = FLOOR) -> st
         size = math.prod(leaf.shape) * _itemsize(leaf)
         local = size // ways(placement.spec, mesh)
         total, each = total + size, each + local
-        if any(placement.spec) or placement.dropped:
+        if local < size or placement.dropped:
             note = placement.reason + (f', dropped {" ".join(placement.dropped)}' if placement.dropped else '')
             rows.append((size, f'{name}  {tuple(leaf.shape)}  {placement.spec}  {note}'))
     lines = [line for _, line in sorted(rows, key=lambda row: -row[0])]
-    lines.append(f'state: {total / 2**20:.1f} MiB in all, {each / 2**20:.1f} MiB per device, {len(rows)} leaves sharded')
+    lines.append(f'state: {total / 2**20:.1f} MiB in all, {each / 2**20:.1f} MiB per device, '
+                 f'{len(rows)} of {len(trees.flatten(abstract))} leaves sharded')
     return '\n'.join(lines)
 
 

@@ -122,7 +122,7 @@ def _with_weights(state: TrainState, folder, mesh: Mesh, say: logs.Log) -> Train
     given = weights.check(given, state.params, f'the weights in {folder}')
 
     def put(new, old):
-        return jax.make_array_from_callback(old.shape, old.sharding, lambda index: new[index])
+        return jax.make_array_from_callback(old.shape, old.sharding, lambda index: np.array(new[index]))
 
     say.line(f'starting from the weights in {folder}')
     averages = jax.tree.map(put, given, state.ema) if jax.tree.leaves(state.ema) else state.ema
