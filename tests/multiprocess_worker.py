@@ -1,4 +1,4 @@
-"""One process of a run of the dummy on loopback: PORT INDEX COUNT DEVICES STEPS DELAY WORKDIR... (the folders one after the other)."""
+"""One process of runs of the dummy on loopback: PORT INDEX COUNT DEVICES STEPS DELAY WORKDIR..., one folder after the other."""
 
 import sys
 import time
