@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -16,9 +18,18 @@ SMALL = ('batch=2', 'decoder.channels=(16,8,8)', 'decoder.heads=(2,2,0)', 'decod
          'loss.rays=16', 'render.samples=8', 'render.samples_shown=8', 'data.size=16', 'field.hidden=8')
 
 
+@functools.cache
 def small(*overrides):
     config = sources.resolve(configs.load('configs/instant3d.py:tiny', [*SMALL, *overrides]))
     return config, systems.make(config)
+
+
+@functools.cache
+def started():
+    """(config, system, batch, state) of the plain small system; never donated."""
+    config, system = small()
+    batch = a_batch(config)
+    return config, system, batch, jax.jit(system.init)(jax.random.key(0), batch)
 
 
 def a_batch(config):
@@ -48,16 +59,15 @@ def test_a_step_traces_once_learns_and_moves_every_parameter():
     assert int(state.step) == 30 and np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     np.testing.assert_allclose(metrics['loss'], sum(metrics[f'loss/{part}'] for part in ('rgb', 'mask', 'depth')), rtol=1e-6)
     old = tree.flatten(before.params)
-    still = [name for name, leaf in tree.flatten(state.params).items() if np.array_equal(leaf, old[name])]
+    assert old.pop('field/alpha') == np.float32(0.7) and 0.7 <= state.params['field']['alpha'] < 0.71  # scheduled, not learned
+    still = [name for name, leaf in tree.flatten(state.params).items() if name in old and np.array_equal(leaf, old[name])]
     assert still == []
     for name, leaf in tree.flatten(state.ema).items():
-        assert not np.array_equal(leaf, tree.flatten(state.params)[name]), name
+        assert name == 'field/alpha' or not np.array_equal(leaf, tree.flatten(state.params)[name]), name
 
 
 def test_the_same_key_gives_the_same_step_and_another_key_another():
-    config, system = small()
-    batch = a_batch(config)
-    state = system.init(jax.random.key(0), batch)
+    _, system, batch, state = started()
     step = jax.jit(system.train_step)
     one, two, other = (step(state, batch, jax.random.key(k))[1]['loss'] for k in (5, 5, 6))
     assert one == two != other
@@ -73,9 +83,9 @@ def test_a_frozen_text_tower_gets_no_gradient():
 
 
 def test_preview_shows_renders_beside_targets():
-    config, system = small()
+    config, system, _, state = started()
     batch, labels = sources.preview(config, system.batch_spec)
-    params = system.init(jax.random.key(0), a_batch(config)).params
+    params = state.params
     images = jax.jit(system.preview)(params, batch, jax.random.key(0))
     views = config.preview.views
     assert images.shape == (len(labels), 16, 2 * views * 16, 3) and images.min() >= 0 and images.max() <= 1
@@ -85,8 +95,8 @@ def test_preview_shows_renders_beside_targets():
 
 
 def test_an_asset_renders_its_own_field():
-    config, system = small()
-    params = system.init(jax.random.key(0), a_batch(config)).params
+    config, system, _, state = started()
+    params = state.params
     asset, other = system.generate(params, ['a red cube', 'a small blue cone'], jax.random.key(0))
     from t3d.geom import cameras
 
@@ -102,8 +112,8 @@ def test_an_asset_renders_its_own_field():
 
 
 def test_rays_that_miss_the_box_show_the_background():
-    config, system = small()
-    params = system.init(jax.random.key(0), a_batch(config)).params
+    config, system, _, state = started()
+    params = state.params
     asset = system.generate(params, ['a red cube'], jax.random.key(0))[0]
     from t3d.geom.rays import Rays
 
@@ -127,9 +137,8 @@ def test_pixels_are_drawn_near_the_object_in_the_asked_share():
 
 
 def test_unknown_systems_and_words_are_refused_with_the_choices():
-    config, system = small()
+    _, system, _, state = started()
     with pytest.raises(ValueError, match="unknown system 'instant3e': there are instant3d. Did you mean 'instant3d'?"):
         systems.make({'system': 'instant3e'})
-    params = system.init(jax.random.key(0), a_batch(config)).params
     with pytest.raises(ValueError, match='"corgi"'):
-        system.generate(params, ['a corgi'], jax.random.key(0))
+        system.generate(state.params, ['a corgi'], jax.random.key(0))

@@ -21,6 +21,7 @@ COLOURS = {
 }
 SIZES = {'large': 1.0, 'small': 0.6}
 RELATIONS = ('on top of', 'to the left of', 'in front of')
+SHORTER = {'on top of': 'on', 'to the left of': 'left of', 'in front of': 'in front of'}
 RADIUS, FOV = 3.2, 0.7027699  # camera distance and field of view (40.27 degrees) of every view
 AMBIENT, SKY, KEY = 0.55, 0.15, 0.30  # shade = AMBIENT + SKY n_y + KEY max(n . light, 0): no view dependence
 LIGHT = np.array([0.5, 0.8, 0.6]) / math.sqrt(0.5**2 + 0.8**2 + 0.6**2)
@@ -31,7 +32,7 @@ CYLINDER_RADIUS, CYLINDER_HALF = 0.50, 0.65
 CONE_RADIUS, CONE_HALF = 0.62, 0.65
 HALF_HEIGHT = {'sphere': SPHERE_RADIUS, 'cube': CUBE_HALF, 'cylinder': CYLINDER_HALF, 'cone': CONE_HALF}
 PAIR_SCALE, PAIR_OFFSET = 0.55, 0.45
-WORDS = tuple(sorted({'a', *SHAPES, *COLOURS, *SIZES, *(word for relation in RELATIONS for word in relation.split())}))
+WORDS = tuple(sorted({'a', 'an', *SHAPES, *COLOURS, *SIZES, *(word for relation in RELATIONS for word in relation.split())}))
 
 
 class Object(NamedTuple):
@@ -49,15 +50,19 @@ class Scene(NamedTuple):
     attributes: dict[str, str]
 
 
+def article(word: str) -> str:
+    return 'an' if word[0] in 'aeiou' else 'a'
+
+
 def is_held_out(shape: str, colour: str) -> bool:
     return list(COLOURS).index(colour) // 2 == SHAPES.index(shape)
 
 
 def single(shape: str, colour: str, size: str = 'large') -> Scene:
     """One object at the origin. "a red cube" means the large one."""
-    captions = (f'a {size} {colour} {shape}',)
+    captions = (f'a {size} {colour} {shape}', f'{size} {colour} {shape}')
     if size == 'large':
-        captions = (f'a {colour} {shape}', *captions)
+        captions = (f'{article(colour)} {colour} {shape}', f'{colour} {shape}', *captions)
     thing = Object(shape, colour, SIZES[size], (0.0, 0.0, 0.0))
     return Scene((thing,), captions, {'shape': shape, 'colour': colour, 'size': size})
 
@@ -76,9 +81,11 @@ def pair(first: tuple[str, str], relation: str, second: tuple[str, str]) -> Scen
     else:
         raise ValueError(f'unknown relation {relation!r}: wanted one of {RELATIONS}')
     objects = (Object(shape_a, colour_a, PAIR_SCALE, centre_a), Object(shape_b, colour_b, PAIR_SCALE, centre_b))
-    caption = f'a {colour_a} {shape_a} {relation} a {colour_b} {shape_b}'
+    things = f'{article(colour_a)} {colour_a} {shape_a}', f'{article(colour_b)} {colour_b} {shape_b}'
+    captions = (f'{things[0]} {relation} {things[1]}', f'{things[0]} {SHORTER[relation]} {things[1]}',
+                f'{colour_a} {shape_a} {relation} {colour_b} {shape_b}')
     labels = {'shape': shape_a, 'colour': colour_a, 'relation': relation, 'shape_b': shape_b, 'colour_b': colour_b}
-    return Scene(objects, (caption,), labels)
+    return Scene(objects, captions, labels)
 
 
 def singles(split: str) -> list[Scene]:

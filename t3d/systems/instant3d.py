@@ -16,6 +16,7 @@ Differences from the paper:
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import PartitionSpec as P
 
 from t3d.core import numerics, optim, tokens, tree
@@ -26,11 +27,14 @@ from t3d.geom.rays import Rays, ray_box
 from t3d.nets.clip import TextTower
 from t3d.nets.text_decoder import TextDecoder
 
-SHARDING = (
-    (r'.*/plane_text/kernel', P(None, ('fsdp', 'tensor'))),  # 45 % of all parameters in the released size
-    (r'.*/style_text/kernel', P('fsdp', 'tensor')),
-    (r'.*/(query|key|value|query_key|proj_in|mlp_in|in)/kernel', P('fsdp', 'tensor')),
-    (r'.*/(out|proj_out|mlp_out)/kernel', P('tensor', 'fsdp')),
+INWARD, OUTWARD = r'(query|key|value|query_key|proj_in|mlp_in|in)/kernel$', r'(out|proj_out|mlp_out)/kernel$'
+SHARDING = (  # scanned stacks have a layer axis in front; convolutions go by the fallback rule
+    (r'/plane_text/kernel$', P(None, ('fsdp', 'tensor'))),  # 45 % of all parameters in the released size
+    (r'/style_text/kernel$', P('fsdp', 'tensor')),
+    (r'/(layers|rest)/(.*/)?' + INWARD, P(None, 'fsdp', 'tensor')),
+    (r'/(layers|rest)/(.*/)?' + OUTWARD, P(None, 'tensor', 'fsdp')),
+    (r'/(decoder|text)/(.*/)?' + INWARD, P('fsdp', 'tensor')),
+    (r'/(decoder|text)/(.*/)?' + OUTWARD, P('tensor', 'fsdp')),
 )
 
 
@@ -47,14 +51,15 @@ def make(config) -> System:
 
     def train_step(state: TrainState, batch, key):
         def loss_fn(params):
-            return supervise(modules, params, batch, state.step, key)
+            return supervise(modules, params, batch, key)
 
         (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         updates, opt_state = schedule.update(grads, state.opt_state, state.params)
         params = jax.tree.map(jnp.add, state.params, updates)
+        params['field']['alpha'] = modules.alpha(state.step)
         step = state.step.astype(jnp.float32)
         decay = jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))
-        metrics['grad_norm'] = optax_norm(grads)
+        metrics['grad_norm'] = optax.tree.norm(grads)
         metrics['lr'] = optim.warmup_cosine(
             state.step, config.optimizer.learning_rate, config.optimizer.warmup, config.steps, config.optimizer.final)
         return TrainState(state.step + 1, params, opt_state, tree.ema(state.ema, params, decay), state.extras), metrics
@@ -112,10 +117,6 @@ def over(rgba: jax.Array, background) -> jax.Array:
     return rgba[..., :3] * rgba[..., 3:] + background * (1.0 - rgba[..., 3:])
 
 
-def optax_norm(grads) -> jax.Array:
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(grads)))
-
-
 class Modules:
     """The networks of a config and the functions that join them; holds no arrays."""
 
@@ -139,7 +140,12 @@ class Modules:
         features = self.tower.apply({'params': text}, ids)
         decoder = self.decoder.init(key_decoder, features, self.noise(key, ids.shape[0]))['params']
         field = triplane_field.init(key_field, self.plane_channels, hidden=self.field.hidden, outputs=3, equalised=False)
+        field['alpha'] = jnp.float32(self.field.alpha)  # not learned: the scaled sigmoid's coefficient, kept for inference
         return {'text': text, 'decoder': decoder, 'field': field}
+
+    def alpha(self, step):
+        """The coefficient of the scaled sigmoid: `field.alpha` at first, 1 from the middle of the run on (Sec. 3.3)."""
+        return optim.piecewise(step, ((0, self.field.alpha), (self.steps // 2, 1.0)))
 
     def noise(self, key, batch: int):
         return self.noise_scale * jax.random.normal(key, (batch, self.decoder.style_width))
@@ -155,8 +161,9 @@ class Modules:
         flat = self.decoder.apply({'params': params['decoder']}, features, noise).astype(jnp.float32)
         return {'planes': triplanes.unpack(flat), 'field': params['field']}
 
-    def raw_field(self, scene, alpha):
+    def raw_field(self, scene):
         """The renderer's field: raw density with the central blob, albedo by the scaled sigmoid of Sec. 3.3."""
+        alpha = jax.lax.stop_gradient(scene['field']['alpha'])
         plain = triplane_field.make(
             scene['field'], scene['planes'], bound=1.0, plane_axes=self.render.plane_axes, equalised=False,
             activation=lambda features: numerics.scaled_sigmoid(features, alpha))
@@ -172,17 +179,17 @@ class Modules:
         """Density per scene unit from the raw output; `field.density_scale` is 1 in the paper."""
         return self.field.density_scale * numerics.softplus(raw)
 
-    def render_rays(self, scene, rays: Rays, key, alpha, samples: int):
+    def render_rays(self, scene, rays: Rays, key, samples: int):
         """RenderOutput for rays [B, R, 3]; `features` are albedo over black, in (0, 1 / alpha)."""
         near, far = ray_box(rays, 2.0)
-        return volume.render(self.raw_field(scene, alpha), rays, key, near=near, far=far, num_samples=samples,
+        return volume.render(self.raw_field(scene), rays, key, near=near, far=far, num_samples=samples,
                              num_importance=self.render.importance, density_activation=self.density)
 
     def render_scene(self, scene, rays: Rays):
         """Deterministic render of batched scenes, rays [B, ..., 3], over the config's background."""
         shape = rays.origins.shape
         flat = jax.tree.map(lambda leaf: leaf.reshape(shape[0], -1, 3), rays)
-        out = self.render_rays(scene, flat, None, 1.0, self.render.samples_shown)
+        out = self.render_rays(scene, flat, None, self.render.samples_shown)
         colour = volume.over(out, self.render.background)
         return volume.RenderOutput(features=colour.reshape(shape), opacity=out.opacity.reshape(shape[:-1]),
                                    depth=out.depth.reshape(shape[:-1]), weights=None)
@@ -195,9 +202,9 @@ class Modules:
 
     def field_at(self, scene, points):
         """Asset.field: (density [N], rgb [N, 3])."""
-        field = self.raw_field({'planes': scene['planes'][None], 'field': scene['field']}, 1.0)
+        field = self.raw_field({'planes': scene['planes'][None], 'field': scene['field']})
         raw, rgb = field(points[None])
-        return self.density(raw)[0], rgb[0]
+        return self.density(raw)[0], jnp.clip(rgb[0], 0.0, 1.0)
 
 
 def draw_pixels(key, alpha, count: int, foreground: float):
@@ -217,14 +224,14 @@ def draw_pixels(key, alpha, count: int, foreground: float):
 
 
 def photometric(config):
-    """Supervision by posed views: `(modules, params, batch, step, key) -> (loss, metrics)`.
+    """Supervision by posed views: `(modules, params, batch, key) -> (loss, metrics)`.
 
     Each view gives `loss.rays` random pixels, a share `loss.foreground` of them from the object's surroundings. Colour is
     compared over a random background per view, so that the mask is learned too; opacity and, where asked for, distance along
     the ray have terms of their own.
     """
 
-    def supervise(modules: Modules, params, batch, step, key):
+    def supervise(modules: Modules, params, batch, key):
         key_noise, key_pixels, key_background, key_jitter = jax.random.split(key, 4)
         batch_size, views, height, width, _ = batch['image'].shape
         pixels = draw_pixels(key_pixels, batch['image'][..., 3], config.loss.rays, config.loss.foreground)
@@ -232,10 +239,9 @@ def photometric(config):
         views_of = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
         rays = jax.vmap(jax.vmap(cameras.rays_at))(views_of, uv)  # [B, V, R, 3]
         rgba = jnp.take_along_axis(batch['image'].reshape(batch_size, views, -1, 4), pixels[..., None], axis=2)
-        alpha = optim.piecewise(step, ((0, config.field.alpha), (modules.steps // 2, 1.0)))
         scene = modules.scene(params, batch['tokens'], key_noise)
         flat = jax.tree.map(lambda leaf: leaf.reshape(batch_size, -1, 3), rays)
-        out = modules.render_rays(scene, flat, key_jitter, alpha, config.render.samples)
+        out = modules.render_rays(scene, flat, key_jitter, config.render.samples)
         background = jax.random.uniform(key_background, (batch_size, views, 1, 3))
         shape = (batch_size, views, config.loss.rays)
         opacity = out.opacity.reshape(shape)
@@ -250,7 +256,7 @@ def photometric(config):
             parts['depth'] = config.loss.depth * jnp.mean(off)
         loss = sum(parts.values())
         metrics = {'loss': loss, **{f'loss/{name}': part for name, part in parts.items()},
-                   'psnr': -10.0 * jnp.log10(error), 'alpha': alpha,
+                   'psnr': -10.0 * jnp.log10(error), 'alpha': params['field']['alpha'],
                    'count/rays': jnp.float32(opacity.size)}
         return loss, metrics
 

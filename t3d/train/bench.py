@@ -267,7 +267,13 @@ def _warn_of_load():
               'among them; trust the minima, or one core: `taskset -c 0 python -m launch.bench render`.')
 
 
-COMMANDS = {'render': render_bench}
+def _train_bench(argv=None) -> int:
+    from t3d.train import bench_train  # reads configs and data, which this file must not
+
+    return bench_train.train_bench(argv)
+
+
+COMMANDS = {'render': render_bench, 'train': _train_bench}
 
 
 def main(argv=None) -> int:

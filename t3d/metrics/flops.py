@@ -1,0 +1,61 @@
+"""Model FLOPs counted in a jaxpr, and the share of a device's peak that a step reaches.
+
+Only matrix products and convolutions count, 2 per multiply-add, at their size in the program as traced (before the compiler):
+the convention behind published MFU figures. Loops count as often as they run; conditionals count their dearest branch.
+"""
+
+import math
+
+import jax
+
+PEAK = {  # dense bf16 FLOP/s of one device, from the vendors' data sheets; matched on the start of device_kind
+    'NVIDIA H200': 989e12, 'NVIDIA H100': 989e12, 'NVIDIA A100': 312e12, 'NVIDIA L4': 121e12,
+    'TPU v4': 275e12, 'TPU v5 lite': 197e12, 'TPU v5e': 197e12, 'TPU v5p': 459e12, 'TPU v5': 459e12, 'TPU v6 lite': 918e12,
+}
+
+
+def count(function, *args) -> int:
+    """FLOPs of one call; args may be ShapeDtypeStructs."""
+    return _jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def peak(device=None) -> float | None:
+    """Peak FLOP/s of a device in bf16, or None where it is not known (every CPU)."""
+    kind = (device or jax.devices()[0]).device_kind
+    return next((value for name, value in PEAK.items() if kind.startswith(name)), None)
+
+
+def _jaxpr(jaxpr) -> int:
+    return sum(_equation(equation) for equation in jaxpr.eqns)
+
+
+def _equation(equation) -> int:
+    name, parameters = equation.primitive.name, equation.params
+    if name == 'dot_general':
+        (contracted, _), _ = parameters['dimension_numbers']
+        inner = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        return 2 * inner * equation.outvars[0].aval.size
+    if name == 'conv_general_dilated':
+        return _convolution(equation)
+    inner = [_jaxpr(getattr(value, 'jaxpr', value)) for value in _subjaxprs(parameters)]
+    if name == 'scan':
+        return parameters['length'] * sum(inner)
+    if name == 'cond':
+        return max(inner, default=0)
+    return sum(inner)
+
+
+def _convolution(equation) -> int:
+    right = equation.invars[1].aval.shape
+    numbers = equation.params['dimension_numbers']
+    # Every output element sums over the kernel's window and input channels; dilated inputs hold zeros that are not counted.
+    window = math.prod(right[axis] for axis in numbers.rhs_spec[1:])
+    dilation = math.prod(equation.params['lhs_dilation'])
+    return 2 * window * equation.outvars[0].aval.size // dilation
+
+
+def _subjaxprs(parameters):
+    for value in parameters.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(item, 'eqns') or hasattr(getattr(item, 'jaxpr', None), 'eqns'):
+                yield item
