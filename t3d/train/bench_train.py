@@ -39,6 +39,7 @@ def measure(config, repeats: int, steps: int) -> dict:
     from t3d.parallel import devices, sharding
     from t3d.train import bench
 
+    devices.keep_freed_memory()
     system = systems.make(config)
     mesh = devices.make(config.mesh)
     batch, data_ms = _batch(config)

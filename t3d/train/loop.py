@@ -48,6 +48,7 @@ def run(config, workdir=None, *, stop_after: int | None = None, log: Callable[[s
       init_from: a run folder or weights folder of the same model: a new run starts from its averaged parameters.
     """
     config = configs.from_dict(config)
+    devices.keep_freed_memory()
     mesh = devices.make(config.mesh)
     devices.check_batch(config.batch, mesh)
     workdir = workdirs.prepare(workdir, config)
@@ -99,7 +100,9 @@ def start(
     placed = sharding.shardings(abstract, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
     target = sharding.abstract_with(abstract, placed)
     if store.latest() is None:
-        state = jax.jit(init, out_shardings=placed)(seed)
+        # Hundreds of small random draws, run once: a CPU spends twice as long compiling them well as it should.
+        options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else {}
+        state = jax.jit(init, out_shardings=placed, compiler_options=options)(seed)
         return (state if init_from is None else _with_weights(state, init_from, mesh, say)), target
     restored = store.restore(target)
     step = int(restored.state.step)
