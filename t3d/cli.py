@@ -8,22 +8,42 @@ from t3d import __version__
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 2 for wrong input, 130 when interrupted."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
-    if args.command == 'train':  # key=value may stand anywhere
-        args.overrides += [word for word in rest if '=' in word and not word.startswith('-')]
-        rest = [word for word in rest if word not in args.overrides]
-    if rest:
-        parser.error(f'unrecognized arguments: {" ".join(rest)}')
+    args = parse(argv)
     from t3d.core.errors import UsageError
 
     try:
         return args.call(args) or 0
-    except (UsageError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (UsageError, OSError, ModuleNotFoundError) as error:
+        if isinstance(error, OSError) and error.filename:
+            error = f'{error.strerror}: {error.filename}'
         print(f'error: {error}', file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The parsed words. Prompts of a command, and key=value of `t3d train`, may stand anywhere among the options."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    loose = [word for word in rest if not word.startswith('-')]
+    if args.command == 'train':
+        loose = [word for word in loose if _is_override(word)]
+        args.overrides += loose + [word for word in args.prompts or () if _is_override(word)]
+        args.prompts = [word for word in args.prompts or () if not _is_override(word)]
+    elif hasattr(args, 'prompt'):
+        args.prompt = args.prompt + loose
+    else:
+        loose = []
+    rest = [word for word in rest if word not in loose]
+    if rest:
+        parser.error(f'unrecognized arguments: {" ".join(rest)}')
+    return args
+
+
+def _is_override(word: str) -> bool:
+    name, equals, _ = word.partition('=')
+    return bool(equals) and name.replace('.', '_').isidentifier()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,8 +117,9 @@ def _prompts(command) -> None:
 
 def _source(command) -> None:
     command.add_argument('--system', help='choose among the shipped weights, for example instant3d')
-    command.add_argument('--run', help='a run folder')
-    command.add_argument('--weights', help='a folder with model.safetensors and config.json (or T3D_WEIGHTS)')
+    either = command.add_mutually_exclusive_group()
+    either.add_argument('--run', help='a run folder')
+    either.add_argument('--weights', help='a folder with model.safetensors and config.json (or T3D_WEIGHTS)')
 
 
 def _outputs(command, out) -> None:
@@ -119,11 +140,12 @@ def parse_seeds(text: str) -> list[int]:
 
     seeds = []
     for part in text.split(','):
-        first, _, last = part.partition('-')
-        if not first.isdigit() or (last and not last.isdigit()):
-            raise UsageError(f'seeds {text!r}: wanted a number, a list 0,4 or a range 0-3.')
-        seeds += range(int(first), int(last or first) + 1)
-    return seeds
+        first, dash, last = part.strip().partition('-')
+        good = all(number.isascii() and number.isdigit() and int(number) < 2**32 for number in (first, last if dash else first))
+        if not good or (dash and int(last) < int(first)):
+            raise UsageError(f'seeds {text!r}: wanted a number below 2^32, a list 0,4 or a range 0-3.')
+        seeds += range(int(first), int(last if dash else first) + 1)
+    return list(dict.fromkeys(seeds))
 
 
 def _all_prompts(args, config) -> list[str]:
@@ -131,7 +153,7 @@ def _all_prompts(args, config) -> list[str]:
 
     prompts = list(args.prompt)
     if args.prompts:
-        with open(args.prompts) as lines:
+        with open(args.prompts, encoding='utf-8') as lines:
             prompts += [line.strip() for line in lines if line.strip()]
     prompts = prompts or list(config.export.prompts)
     if not prompts:
@@ -145,8 +167,11 @@ def _generate(args) -> None:
 
     devices.compilation_cache()
     folder = getattr(args, 'weights', None) or args.run
+    seeds = parse_seeds(args.seeds)
+    _check_outputs(args)
     loaded = inference.load(folder, getattr(args, 'system', None))
-    prompts, seeds = _all_prompts(args, loaded.config), parse_seeds(args.seeds)
+    prompts = _all_prompts(args, loaded.config)
+    inference.check_prompts(loaded.config, prompts)
     names = ('texture', 'faces', 'grid', 'frames', 'size', 'render_size', 'threshold')
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.format:
@@ -160,17 +185,33 @@ def _generate(args) -> None:
         print(f'open {folder / "report.html"}')
 
 
+def _check_outputs(args) -> None:
+    """What can be known before the weights are read."""
+    from t3d.core.errors import UsageError
+    from t3d.export import meshes
+
+    unknown = [word for word in args.format or () if word not in meshes.FORMATS]
+    if unknown:
+        hint = ' Put prompts before --format.' if ' ' in unknown[0] else ''
+        raise UsageError(f'unknown mesh format {unknown[0]!r}: choose from {", ".join(meshes.FORMATS)}.{hint}')
+    for name, least in (('texture', 0), ('faces', 4), ('grid', 8), ('frames', 0), ('size', 16), ('render_size', 8)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UsageError(f'--{name.replace("_", "-")} {value}: wanted at least {least}.')
+
+
 def _train(args) -> int:
     from t3d.core import config as configs
     from t3d.data import sources
     from t3d.parallel import devices
-    from t3d.train import loop, publish
+    from t3d.train import inference, loop, plan, publish
 
-    config = sources.resolve(configs.load(args.config, args.overrides))
+    config = configs.load(args.config, args.overrides)
     devices.compilation_cache()
+    config = plan.resolve(config) if args.dry_run else sources.resolve(config)
+    if args.prompts:  # better refused now than after the last step
+        inference.check_prompts(config, args.prompts)
     if args.dry_run:
-        from t3d.train import plan
-
         print(plan.describe(config))
         return 0
     workdir = loop.run(config, args.workdir)
@@ -181,7 +222,10 @@ def _train(args) -> int:
 def _view(args) -> None:
     from t3d import viewer
 
-    viewer.serve(args.run, ' '.join(args.prompt), port=args.port)
+    words = list(args.prompt)
+    if args.run and ' ' in args.run:  # `t3d view "a red cube"`: the shipped weights
+        args.run, words = None, [args.run, *words]
+    viewer.serve(args.run, ' '.join(words), port=args.port)
 
 
 def _evaluate(args) -> None:

@@ -21,15 +21,22 @@ def serve(folder, prompt: str = '', *, port: int = 8080, size: int = 128, stop=l
         raise ModuleNotFoundError('`t3d view` needs viser: pip install "t3d[view]"') from error
     import jax
 
+    from t3d.core.errors import UsageError
     from t3d.parallel import devices
     from t3d.train import inference
 
     devices.compilation_cache()
     loaded = inference.load(folder)
-    prompt = prompt or loaded.config.export.prompts[0]
+    prompt = prompt or next(iter(loaded.config.export.prompts), '')
+    if not prompt:
+        raise UsageError(f'{loaded.name} names no prompt to begin with: t3d view {folder} "a prompt".')
     shown = Shown(loaded, size)
     shown.read(prompt)
     server = viser.ViserServer(port=port, verbose=False)
+    server.scene.set_up_direction('+y')
+    server.initial_camera.position = (0.0, 0.3 * shown.asset.camera['radius'], shown.asset.camera['radius'])
+    server.initial_camera.look_at = (0.0, 0.0, 0.0)
+    server.initial_camera.fov = shown.asset.camera['fov']
     print(f'open http://localhost:{port}  (from another machine: ssh -L {port}:localhost:{port} HOST, then the same link)')
     box = server.gui.add_text('prompt', prompt)
     seed = server.gui.add_number('seed', 0, min=0, step=1)
@@ -44,11 +51,16 @@ def serve(folder, prompt: str = '', *, port: int = 8080, size: int = 128, stop=l
 
     box.on_update(again)
     seed.on_update(again)
+    seen = {}  # client -> what it was last shown: a still camera costs nothing
     while not stop():
-        for client in server.get_clients().values():
+        for name, client in server.get_clients().items():
             camera = client.camera
-            picture = shown.draw(pose(np.asarray(camera.wxyz), np.asarray(camera.position)), float(camera.fov))
-            client.scene.set_background_image(np.asarray(jax.device_get(picture)), format='jpeg')
+            matrix, lens = pose(np.asarray(camera.wxyz), np.asarray(camera.position)), (float(camera.fov), float(camera.aspect))
+            state = (shown.count, matrix.tobytes(), lens)
+            if seen.get(name) != state:
+                picture = shown.draw(matrix, *lens)
+                client.scene.set_background_image(np.asarray(jax.device_get(picture)), format='jpeg')
+                seen[name] = state
         time.sleep(0.03)
 
 
@@ -61,11 +73,12 @@ class Shown:
 
         from t3d.geom import cameras
 
-        self.loaded, self.asset = loaded, None
+        self.loaded, self.asset, self.count = loaded, None, 0
 
         @jax.jit
-        def draw(scene, world_from_cam, fov):
-            camera = cameras.Cameras(world_from_cam, cameras.intrinsics_from_fov(fov))
+        def draw(scene, world_from_cam, fov, aspect):
+            lens = cameras.intrinsics_from_fov(fov)
+            camera = cameras.Cameras(world_from_cam, lens.at[0, 0].divide(aspect))
             image = self.asset.render(scene, cameras.rays(camera, size, size)).features
             return (jnp.clip(image, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
@@ -76,10 +89,11 @@ class Shown:
         import jax
 
         self.asset = self.loaded.system.generate(self.loaded.params, [prompt], jax.random.key(seed))[0]
+        self.count += 1
 
-    def draw(self, world_from_cam, fov: float):
-        """uint8 [size, size, 3]."""
-        return self._draw(self.asset.scene, world_from_cam, fov)
+    def draw(self, world_from_cam, fov: float, aspect: float = 1.0):
+        """uint8 [size, size, 3] of a vertical field of view (radians); squeezed to a square, as the window will stretch it."""
+        return self._draw(self.asset.scene, world_from_cam, fov, aspect)
 
 
 def pose(wxyz: np.ndarray, position: np.ndarray) -> np.ndarray:

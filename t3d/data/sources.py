@@ -29,7 +29,10 @@ def make(config, split: str | None = None) -> tuple[object, Callable]:
 def open_source(data, split: str, depth: bool = False):
     """The random-access source of a `data` section."""
     if data.name == 'toy':
-        return toy.ToySource(split, scenes=data.scenes, size=data.size, views=data.views, poses=data.poses, seed=data.seed)
+        try:
+            return toy.ToySource(split, scenes=data.scenes, size=data.size, views=data.views, poses=data.poses, seed=data.seed)
+        except ValueError as error:  # an unknown split or kind of scenes
+            raise UsageError(str(error)) from error
     if data.name == 'furniture':
         from t3d.data import furniture
 

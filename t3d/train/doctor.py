@@ -24,13 +24,21 @@ def report() -> str:
     """The lines to send with a bug report."""
     lines = [f't3d {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}']
     lines += [f'  {name} {_version(name) or "MISSING: pip install t3d"}{_warning(name)}' for name in PACKAGES]
-    lines += ['', *_devices(), '', 'optional parts:']
+    lines += ['', *_try('devices', _devices), '', 'optional parts:']
     for module, (extra, use) in EXTRAS.items():
         found = importlib.util.find_spec(module) is not None
         lines.append(f'  {module}: ' + ('found' if found else f'missing; for {use}: pip install "t3d[{extra}]"'))
     ffmpeg = importlib.util.find_spec('imageio_ffmpeg') is not None
     lines.append(f'  ffmpeg: {"found" if ffmpeg else "missing, no mp4: pip install imageio-ffmpeg"}')
-    return '\n'.join([*lines, '', *_weights(), *_data()])
+    return '\n'.join([*lines, '', *_try('weights', _weights), *_try('data sets', _data)])
+
+
+def _try(name: str, part) -> list[str]:
+    """The lines of a part, or why there are none: a broken installation is what the report is for."""
+    try:
+        return part()
+    except Exception as error:
+        return [f'{name}: FAILED, {type(error).__name__}: {error}']
 
 
 def _version(name: str) -> str | None:

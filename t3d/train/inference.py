@@ -1,12 +1,16 @@
 """From a run folder or a weights folder and prompts to assets."""
 
+import difflib
 import os
 import pathlib
 from typing import NamedTuple
 
 import jax
+from etils import epath
 
 from t3d import systems
+from t3d.core import tree
+from t3d.core.errors import UsageError
 from t3d.core.system import Asset, System
 from t3d.core.typing import PyTree
 
@@ -21,6 +25,7 @@ class Loaded(NamedTuple):
     params: PyTree  # EMA weights
     name: str  # the folder's name, for titles
     step: int
+    folder: os.PathLike | None = None
 
 
 def shipped() -> dict[str, pathlib.Path]:
@@ -36,24 +41,54 @@ def load(folder: str | os.PathLike | None = None, system: str | None = None) -> 
     Raises:
       FileNotFoundError: neither weights nor checkpoints there; the message says what was looked for and what to do.
     """
+    from t3d.checkpoint import weights
+
+    folder = folder or os.environ.get('T3D_WEIGHTS') or _choose_shipped(system)
+    folder = epath.Path(shipped().get(str(folder), folder))
+    if (folder / weights.FILE).exists():
+        weights.require(folder, 'A copy of a weights folder needs both files.')
+        params, config = weights.load(folder)
+        step = int(config.steps)
+    elif (folder / 'checkpoints').is_dir() and (folder / weights.CONFIG).exists():
+        params, config, step = _from_run(folder)
+    else:
+        raise FileNotFoundError(_nothing_there(folder))
+    built = systems.make(config)
+    abstract = jax.eval_shape(built.init, jax.random.key(0), built.batch_spec).params
+    params = weights.check(_scalars(params, abstract), abstract, f'the weights in {folder}')  # half precision becomes float32
+    return Loaded(config, built, jax.tree.map(jax.numpy.asarray, params), folder.resolve().name, step, folder)
+
+
+def _scalars(params: PyTree, abstract: PyTree) -> PyTree:
+    """params with arrays of one element as scalars where the model has scalars: folders of the first format hold [1]."""
+    want = tree.flatten(abstract)
+    return tree.unflatten({
+        name: leaf.reshape(()) if name in want and want[name].shape == () and leaf.size == 1 else leaf
+        for name, leaf in tree.flatten(params).items()})
+
+
+def _from_run(folder):
     from t3d.checkpoint import store, weights
     from t3d.core import config as configs
 
-    folder = folder or os.environ.get('T3D_WEIGHTS') or _choose_shipped(system)
-    folder = shipped().get(str(folder), pathlib.Path(folder))
-    if (folder / 'checkpoints').is_dir() and not (folder / 'model.safetensors').exists():
-        config = configs.from_json((folder / 'config.json').read_text())
-        reader = store.Store(folder / 'checkpoints', read_only=True)
-        step = reader.latest()
-        params = reader.restore_ema()
+    config = configs.from_json((folder / weights.CONFIG).read_text())
+    reader = store.Store(folder / 'checkpoints', read_only=True)
+    try:
+        return reader.restore_ema(), config, reader.latest()
+    finally:
         reader.close()
-    else:
-        params, config = weights.load(folder)
-        config, step = configs.from_dict(config) if isinstance(config, dict) else config, int(config['steps'])
-    built = systems.make(config)
-    abstract = jax.eval_shape(built.init, jax.random.key(0), built.batch_spec).params
-    weights.check(params, abstract)
-    return Loaded(config, built, jax.tree.map(jax.numpy.asarray, params), folder.name, step)
+
+
+def _nothing_there(folder) -> str:
+    """The message for a folder that holds no model: what it is, the nearest that does, and what to do."""
+    if (folder / 'config.json').exists():
+        return f'no checkpoint yet in {folder}: the same `t3d train ... --workdir {folder}` again goes on with it.'
+    is_what = 'holds neither checkpoints nor model.safetensors' if folder.exists() else 'does not exist'
+    runs = [str(path.parent) for path in sorted(pathlib.Path('runs').glob('*/checkpoints'))]
+    near = difflib.get_close_matches(str(folder), [*runs, *shipped()], 1, 0.5) or runs[-1:]
+    hint = f'Did you mean {near[0]}? ' if near else ''
+    return (f'missing weights: {folder} {is_what}. {hint}Wanted a run folder, a folder with model.safetensors and config.json, '
+            f'or a name of shipped weights ({", ".join(shipped()) or "none"}).')
 
 
 def _choose_shipped(system: str | None) -> str:
@@ -68,8 +103,19 @@ def _choose_shipped(system: str | None) -> str:
     )
 
 
+def check_prompts(config, prompts: list[str]) -> None:
+    """Raises UsageError for a prompt that is empty, too long, or has words the model of a config cannot read."""
+    from t3d.core import tokens
+
+    for prompt in prompts:
+        if not tokens.split_words(prompt):
+            raise UsageError(f'empty prompt {prompt!r}: give words, in quotes.')
+    tokens.make(config.text)(list(prompts))
+
+
 def generate(loaded: Loaded, prompts: list[str], seeds: list[int]) -> list[tuple[int, Asset]]:
     """(seed, asset) for every seed and prompt; the same seed gives the same asset whatever the other prompts are."""
+    check_prompts(loaded.config, prompts)
     found = []
     for seed in seeds:
         for prompt in prompts:
@@ -78,7 +124,8 @@ def generate(loaded: Loaded, prompts: list[str], seeds: list[int]) -> list[tuple
 
 
 def save_weights(loaded: Loaded, folder: str | os.PathLike, dtype=None) -> None:
-    """Writes `model.safetensors` and `config.json`: what `load` reads and what is shared."""
+    """Writes `model.safetensors` and `config.json`: what `load` reads and what is shared. Their `steps` is the step reached."""
     from t3d.checkpoint import weights
+    from t3d.core import config as configs
 
-    weights.save(folder, loaded.params, loaded.config, dtype)
+    weights.save(folder, loaded.params, configs.from_dict({**loaded.config.to_dict(), 'steps': loaded.step}), dtype)

@@ -1,5 +1,7 @@
 """What a config would do, without doing it: parameter counts, the sharded step compiled, memory for each device."""
 
+import ast
+import math
 import time
 
 import jax
@@ -7,6 +9,8 @@ import jax
 from t3d import systems
 from t3d.core import config as configs
 from t3d.core import tree
+from t3d.core.errors import UsageError
+from t3d.data import sources
 from t3d.parallel import devices, sharding
 
 
@@ -19,11 +23,40 @@ def describe(config, *, compile_step: bool = True) -> str:
     """
     system = systems.make(config)
     abstract = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec)
-    lines = [f'{name} = {value}' for name, value in configs.flatten(config).items()]
+    lines = [f'{name} = {_short(value)}' for name, value in configs.flatten(config).items()]
     lines += ['', *counts(abstract.params)]
     if compile_step:
-        lines += ['', *compiled(config, system, abstract)]
+        lines.append('')
+        try:
+            mesh = devices.make(config.mesh)
+        except UsageError as error:  # the config is for another machine: what needs no devices is known all the same
+            lines += [f'memory for each device: not known here: {error}', advice(config)]
+        else:
+            lines += compiled(config, system, abstract, mesh)
     return '\n'.join(lines)
+
+
+def resolve(config):
+    """`sources.resolve`, with words made up where the data set that has them is not built here."""
+    try:
+        return sources.resolve(config)
+    except FileNotFoundError as error:
+        print(f'note: {error}\nnote: a vocabulary of made-up words stands in for that of the data.')
+        with config.unlocked():
+            config.text.words = tuple(f'word{k}' for k in range(max(config.text.vocabulary_size, 1000) - 3))
+        return config
+
+
+def advice(config) -> str:
+    """The command that lets virtual devices stand in for those of the config's mesh."""
+    fixed = math.prod(size for size in config.mesh.values() if size != -1)
+    count = 64 if -1 in config.mesh.values() and 64 % fixed == 0 and config.batch % 64 == 0 else fixed
+    return f'Virtual devices can stand in: JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={count} t3d train ... --dry-run'
+
+
+def _short(value) -> str:
+    text = str(value)
+    return text if len(text) <= 400 else f'{text[:200]} ... ({len(value)} in all)'
 
 
 def counts(params) -> list[str]:
@@ -32,9 +65,8 @@ def counts(params) -> list[str]:
     return [f'{name:>10}: {number:>13,} parameters' for name, number in {**parts, 'all': sum(parts.values())}.items()]
 
 
-def compiled(config, system, abstract) -> list[str]:
+def compiled(config, system, abstract, mesh) -> list[str]:
     """Lines about the sharded train step: mesh, seconds to compile, bytes for each device."""
-    mesh = devices.make(config.mesh)
     devices.check_batch(config.batch, mesh)
     placed = sharding.shardings(abstract, system.sharding, mesh, config.fsdp_floor)
     state = sharding.abstract_with(abstract, placed)
@@ -57,27 +89,27 @@ def compiled(config, system, abstract) -> list[str]:
 
 
 def configs_table() -> str:
-    """Every config file with the first line of its docstring."""
+    """Every config file with the first line of its docstring and its table of variants."""
     lines = []
     for name in configs.names():
-        text = (configs.folder() / f'{name}.py').read_text()
-        lines.append(f'configs/{name}.py  {text.split(chr(34) * 3)[1].strip().splitlines()[0]}')
+        text = ast.get_docstring(ast.parse((configs.folder() / f'{name}.py').read_text())) or ''
+        lines.append(f'configs/{name}.py  {text.partition(chr(10))[0]}')
+        lines += [f'  {line}' for line in text.splitlines() if line.startswith('|')]
     return '\n'.join(lines)
 
 
 def info(folder) -> str:
     """System, step, parameters and scores of a run or weights folder."""
     import json
-    import pathlib
 
     from t3d.train import inference
 
     loaded = inference.load(folder)
     lines = [f'{loaded.name}: {loaded.config.system} {loaded.config.get("variant", "")}, step {loaded.step}']
     lines += counts(loaded.params)
-    home = inference.shipped().get(str(folder), pathlib.Path(folder or inference.shipped()[loaded.name]))
-    if (home / 'scores.json').exists():
-        lines += [f'{name}: {value}' for name, value in json.loads((home / 'scores.json').read_text()).items()]
+    scores = loaded.folder / 'scores.json'
+    if scores.exists():
+        lines += [f'{name}: {value}' for name, value in json.loads(scores.read_text()).items()]
     words = loaded.config.text.words
     lines.append(f'words it knows ({len(words)}): {" ".join(words[:60])}{" ..." if len(words) > 60 else ""}')
     return '\n'.join(lines)

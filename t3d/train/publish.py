@@ -20,12 +20,14 @@ def assets(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log
     from t3d.core import config as configs
     from t3d.export import assets as exporter
 
-    out = pathlib.Path(out)
+    out, prompts = pathlib.Path(out), list(dict.fromkeys(prompts))
     given = {**{name: value for name, value in loaded.config.export.items() if name != 'prompts'}, **options}
     made = inference.generate(loaded, prompts, list(seeds))
     folders = []
     for seed, asset in made:
         folder = out if len(made) == 1 else out / name_of(asset.prompt, seed if len(seeds) > 1 else None)
+        while folder in folders:  # prompts that differ only in signs
+            folder = folder.with_name(f'{folder.name}_2')
         log(f'"{asset.prompt}", seed {seed}')
         variant = loaded.config.get('variant', '')
         info = {'config': configs.flatten(loaded.config), 'metrics': metrics,
@@ -43,6 +45,9 @@ def name_of(prompt: str, seed: int | None = None) -> str:
 
 def finish(workdir, prompts: list[str], *, log=print, score: bool = True) -> None:
     """After the last step: scores into `scores.json`, then the assets of the prompts into `assets/`. Before it: nothing."""
+    if '://' in str(workdir):  # assets are files that programs open
+        log(f'scores of a remote run: `t3d eval {workdir}`; assets: `t3d generate PROMPT --run {workdir}`')
+        return
     workdir = pathlib.Path(workdir)
     loaded = inference.load(workdir)
     if loaded.step < loaded.config.steps:
