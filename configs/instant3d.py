@@ -5,7 +5,7 @@
 | variant | data | planes | where |
 |---|---|---|---|
 | `tiny` | toy, single objects | 3 x 32 x 32 x 16 | two CPU cores, minutes |
-| `scenes` | toy, one and two objects with relations | 3 x 32 x 32 x 16 | two CPU cores, hours; the shipped weights |
+| `scenes` | toy, one and two objects with relations | 3 x 32 x 32 x 16 | two CPU cores, about 25 minutes; the shipped weights |
 | `furniture` | the real furniture library, 64 px | 3 x 32 x 32 x 24 | CPU overnight or one GPU |
 | `base` | furniture | 3 x 128 x 128 x 32 | one large GPU |
 | `pod` | furniture; the released network, 270 M parameters | 3 x 256 x 256 x 32 | v5e-64 or 32 x H100 class |
@@ -28,7 +28,7 @@ def tiny() -> ml_collections.ConfigDict:
     config = common.defaults()
     config.system = 'instant3d'
     config.variant = 'tiny'
-    config.steps = 2500
+    config.steps = 2800
     config.batch = 8
     config.dtype = 'float32'
     config.text = dict(words=(), length=8, open_vocabulary=False, folder='', vocabulary_size=0, width=64, layers=2, heads=4,
@@ -40,14 +40,14 @@ def tiny() -> ml_collections.ConfigDict:
     config.field = dict(hidden=32, alpha=0.7, blob=0.0, density_bias=-3.0, density_scale=20.0)
     config.render = dict(samples=32, importance=0, samples_shown=48, plane_axes='orthogonal', background=1.0,
                          radius=3.2, fov=0.7027699)
-    config.loss = dict(rays=192, foreground=0.5, mask=0.5, depth=0.0)
+    config.loss = dict(rays=192, foreground=0.5, mask=0.2, depth=0.0)
     config.optimizer = dict(learning_rate=1e-3, warmup=50, final=0.05, b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, clip=1.0)
-    config.noise = 1.0
+    config.noise = 0.1  # deviation of the style noise; the paper's 1 is for score distillation, where one text has many answers
     config.ema_decay = 0.99
     config.data = dict(name='toy', split='train', scenes='singles', size=32, views=1, poses=256, seed=0, path='', train_views=0,
                        variants=0)
     config.preview = dict(rows=8, views=4)
-    config.preview_every = 250
+    config.preview_every = 700
     config.export = dict(prompts=('a red cube', 'a purple sphere', 'a small green cone'), formats=('glb',), texture=512,
                          faces=10_000, grid=96, frames=120, size=512, render_size=128)
     return config
@@ -59,7 +59,8 @@ def scenes() -> ml_collections.ConfigDict:
     config.steps = 6_000
     config.batch = 16
     config.text.length = 12
-    config.loss.rays = 128
+    config.loss.update(rays=128, mask=0.5)
+    config.noise = 1.0
     config.optimizer.warmup = 200
     config.ema_decay = 0.999
     config.preview_every = 2000
