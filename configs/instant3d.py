@@ -8,7 +8,7 @@
 | `scenes` | toy, one and two objects with relations | 3 x 32 x 32 x 16 | two CPU cores, about 25 minutes; the shipped weights |
 | `furniture` | the real furniture library, 64 px | 3 x 32 x 32 x 24 | CPU overnight or one GPU |
 | `base` | furniture | 3 x 128 x 128 x 32 | one large GPU |
-| `pod` | furniture; the released network, 270 M parameters | 3 x 256 x 256 x 32 | v5e-64 or 32 x H100 class |
+| `pod` | furniture; released decoder (270 M parameters), 290 M tower | 3 x 256 x 256 x 32 | v5e-64 or 32 x H100 class |
 """
 
 import ml_collections
@@ -108,12 +108,15 @@ def base() -> ml_collections.ConfigDict:
 
 
 def pod() -> ml_collections.ConfigDict:
-    """The released network and rig (arXiv 2311.08403 and its code) on 64x64 renders."""
+    """The released network and rig (arXiv 2311.08403 and its code) on 64x64 renders.
+
+    The paper freezes Stable Diffusion's text tower; here a tower of that size trains with the decoder, on the data's words,
+    until released towers can be loaded.
+    """
     config = base()
     config.variant = 'pod'
     config.batch = 384
-    config.text.update(length=77, folder='', vocabulary_size=49408, width=1024, layers=23, heads=16,
-                       activation='gelu', embedding_scale=0.02, frozen=True)
+    config.text.update(length=77, width=1024, layers=23, heads=16, activation='gelu', embedding_scale=0.02)
     config.decoder = dict(
         channels=(320, 320, 160, 80, 80, 40), heads=(0, 20, 10, 5, 0, 0), groups=(8, 8, 8, 8, 4, 2), layers=13, mid_heads=20,
         base_size=4, base_channels=512, mixer_width=192, mixer_heads=8, style_width=768, style_channels=320, out_channels=96,

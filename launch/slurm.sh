@@ -8,5 +8,6 @@
 set -euo pipefail
 config=$1 workdir=$2
 shift 2
-# SIGTERM arrives two minutes before the limit: every process saves at the same step and leaves with 0; a requeued job resumes.
+# SIGTERM arrives two minutes before the limit: every process saves at the same step and leaves with 0. Submit the same job
+# again to go on; a node failure requeues it by itself.
 srun --kill-on-bad-exit=1 python -m launch.train --distributed --config "$config" --workdir "$workdir" "$@"

@@ -40,7 +40,7 @@ def main(argv=None) -> int:
         devices.start(args.coordinator, args.num_processes, args.process_id)
     try:
         loop.run(sources.resolve(config), args.workdir, stop_after=args.stop_after, init_from=args.init_from)
-    except UsageError as error:
+    except (UsageError, FileNotFoundError, ModuleNotFoundError) as error:
         if jax.process_index() == 0:
             print(f'error: {error}', file=sys.stderr, flush=True)
         return 2

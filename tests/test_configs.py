@@ -1,6 +1,7 @@
 """Every variant of every config builds its system; the small ones also run a step."""
 
 import jax
+import numpy as np
 import pytest
 
 from t3d import systems
@@ -24,6 +25,13 @@ def test_every_variant_makes_its_system_by_shapes_alone(name, variant):
     assert all(value.shape == () for value in metrics.values())
 
 
+def test_the_pod_decoder_has_the_released_sizes():
+    from t3d.nets import text_decoder
+
+    decoder = configs.load('configs/instant3d.py:pod').decoder
+    assert {name: decoder[name] for name in text_decoder.RELEASED} == text_decoder.RELEASED
+
+
 def test_the_table_of_variants_is_complete():
     for name in configs.names():
         with pytest.raises(ValueError) as error:
@@ -31,6 +39,13 @@ def test_the_table_of_variants_is_complete():
         for other, variant in VARIANTS:
             assert other != name or variant in str(error.value)
     assert {name for name, _ in VARIANTS} == set(configs.names())
+
+
+def test_a_config_cannot_train_on_held_out_views():
+    config = configs.load('configs/instant3d.py:tiny', ['data.train_views=2', 'data.views=3'])
+    source, transform = sources.make(sources.resolve(config))
+    with pytest.raises(ValueError, match='data.views=3, but a record of toy has 2 views'):
+        transform(source[0], np.random.default_rng(0))
 
 
 def test_words_are_resolved_from_the_data():

@@ -117,10 +117,11 @@ def test_rays_that_miss_the_box_show_the_background():
     asset = system.generate(params, ['a red cube'], jax.random.key(0))[0]
     from t3d.geom.rays import Rays
 
-    rays = Rays(jnp.array([[0.0, 3.0, 3.0], [0.0, 0.0, 3.0]]), jnp.array([[0.0, 0.0, -1.0], [0.0, 0.0, -1.0]]))
+    origins = jnp.array([[0.0, 3.0, 3.0], [0.0, 0.0, 3.0], [0.0, 0.0, 3.0]])
+    rays = Rays(origins, jnp.array([[0.0, 0.0, -1.0], [0.0, 0.0, -1.0], [0.0, 0.0, 1.0]]))
     out = asset.render(asset.scene, rays)
-    assert out.opacity[0] == 0.0 and out.opacity[1] > 0.0
-    np.testing.assert_array_equal(out.features[0], config.render.background)
+    assert out.opacity[0] == out.opacity[2] == 0.0 and out.opacity[1] > 0.0  # beside the box, into it, away from it
+    np.testing.assert_array_equal(out.features[::2], config.render.background)
 
 
 def test_pixels_are_drawn_near_the_object_in_the_asked_share():

@@ -29,7 +29,7 @@ def save(folder, params: PyTree, config, dtype=None) -> None:
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     params = trees.cast(params, dtype) if dtype is not None else params
-    leaves = {name: np.ascontiguousarray(leaf) for name, leaf in trees.flatten(jax.device_get(params)).items()}
+    leaves = {name: np.asarray(leaf, order='C') for name, leaf in trees.flatten(jax.device_get(params)).items()}
     (folder / FILE).write_bytes(to_bytes(leaves, metadata={'format': 't3d 1'}))
     (folder / CONFIG).write_text(configs.to_json(config))
 
@@ -72,6 +72,6 @@ def require(folder, hint: str = '') -> None:
     if missing:
         hint = hint or (
             'Give a folder that holds them with --weights DIR or T3D_WEIGHTS=DIR, or make one from a run: '
-            '`t3d export RUN --format weights`.'
+            '`t3d weights RUN OUT`.'
         )
         raise MissingWeights(f'missing weights: {" and ".join(missing)} not found in {folder.resolve()}. {hint}')

@@ -66,6 +66,9 @@ def example(config) -> Callable[[dict, np.random.Generator], dict[str, np.ndarra
     def transform(record: dict, random: np.random.Generator) -> dict[str, np.ndarray]:
         caption = record['captions'][random.integers(len(record['captions']))]
         usable = first or len(record['image'])
+        if views > usable:
+            raise UsageError(f'data.views={views}, but a record of {config.data.name} has {usable} views for training: '
+                             f'choose at most {usable}.')
         chosen = random.choice(usable, views, replace=False) if usable > views else np.arange(views)
         names = ('image', 'world_from_cam', 'intrinsics') + (('depth',) if depth else ())
         return {'tokens': tokenize([caption])[0], **{name: record[name][chosen] for name in names}}

@@ -10,6 +10,8 @@ Differences from the paper:
 - Planes are corrected (`orthogonal`), where the released code inherits EG3D's duplicated plane; `plane_axes='legacy'` is there.
 - Plain linear layers, not equalised ones, in the text branches and the point MLP. Parameter shapes are the released ones.
 - The object lives in [-1, 1]^3 and rays are clipped to that box; the released code has a box of side 3.5.
+- Small configs start the sigmoid at 0.7 instead of 0.5, scale the density by 20, have no central blob and little style noise;
+  there are no density, orientation or smoothness terms, and the learning rate follows a cosine.
 - Pixels are drawn at random from each view, half of them near the object, where the paper renders whole 64 x 64 views.
 - `dtype` bfloat16 is for the decoder; sampling, MLP, compositing and losses are float32.
 """
@@ -42,12 +44,12 @@ def make(config) -> System:
     """The system of a config (configs/instant3d.py): sections text, decoder, field, render, loss, optimizer."""
     tokenize = tokens.make(config.text)
     modules = Modules(config, vocabulary_size(config.text, tokenize))
-    schedule = optim.adamw(**config.optimizer, total=config.steps)
+    optimizer = optim.adamw(**config.optimizer, total=config.steps)
     supervise = photometric(config)
 
     def init(key, batch) -> TrainState:
         params = modules.init(key, batch['tokens'][:1])
-        return TrainState(jnp.zeros((), jnp.int32), params, schedule.init(params), tree.copy(params), {})
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), tree.copy(params), {})
 
     def train_step(state: TrainState, batch, key):
         def loss_fn(params):
@@ -55,7 +57,7 @@ def make(config) -> System:
 
         (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         grads, metrics = replicas.mean((grads, metrics))
-        updates, opt_state = schedule.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = jax.tree.map(jnp.add, state.params, updates)
         params['field']['alpha'] = modules.alpha(state.step)
         step = state.step.astype(jnp.float32)
@@ -136,16 +138,16 @@ class Modules:
 
     def init(self, key, ids):
         """Parameters {'text', 'decoder', 'field'}."""
-        key_text, key_decoder, key_field = jax.random.split(key, 3)
+        key_text, key_decoder, key_field, key_noise = jax.random.split(key, 4)
         text = self.tower.init(key_text, ids)['params']
         features = self.tower.apply({'params': text}, ids)
-        decoder = self.decoder.init(key_decoder, features, self.noise(key, ids.shape[0]))['params']
+        decoder = self.decoder.init(key_decoder, features, self.noise(key_noise, ids.shape[0]))['params']
         field = triplane_field.init(key_field, self.plane_channels, hidden=self.field.hidden, outputs=3, equalised=False)
         field['alpha'] = jnp.float32(self.field.alpha)  # not learned: the scaled sigmoid's coefficient, kept for inference
         return {'text': text, 'decoder': decoder, 'field': field}
 
     def alpha(self, step):
-        """The coefficient of the scaled sigmoid: `field.alpha` at first, 1 from the middle of the run on (Sec. 3.3)."""
+        """Coefficient of the scaled sigmoid (Sec. 3.3): linear from `field.alpha` to 1 at half the steps; the shape is ours."""
         return optim.piecewise(step, ((0, self.field.alpha), (self.steps // 2, 1.0)))
 
     def noise(self, key, batch: int):
@@ -183,6 +185,7 @@ class Modules:
     def render_rays(self, scene, rays: Rays, key, samples: int):
         """RenderOutput for rays [B, R, 3]; `features` are albedo over black, in (0, 1 / alpha)."""
         near, far = ray_box(rays, 2.0)
+        near = jnp.maximum(near, 0.0)  # nothing behind the camera; a box that lies there has near > far, so it is missed
         return volume.render(self.raw_field(scene), rays, key, near=near, far=far, num_samples=samples,
                              num_importance=self.render.importance, density_activation=self.density)
 
@@ -253,7 +256,7 @@ def photometric(config):
         if config.loss.depth > 0.0:
             depth = jnp.take_along_axis(batch['depth'].reshape(batch_size, views, -1), pixels, axis=2)
             cosine = jnp.sum(rays.directions * cameras.forward_axis(views_of)[:, :, None], -1)
-            off = jnp.abs(out.depth.reshape(shape) - depth / cosine) * mask
+            off = jnp.abs(out.depth.reshape(shape) - depth / cosine) * mask * (depth > 0.0)  # 0 is background
             parts['depth'] = config.loss.depth * jnp.mean(off)
         loss = sum(parts.values())
         metrics = {'loss': loss, **{f'loss/{name}': part for name, part in parts.items()},

@@ -61,7 +61,8 @@ def singles(loaded: Loaded) -> dict[str, float]:
     """Single toy objects: PSNR and nearest-target share over (pair, view), held-out and seen pairs apart.
 
     A render counts as right if its own target is the nearest, among the 32 shape-colour pairs, from the same view; chance is
-    1/32. The control asks each prompt for another pair (captions rotated within the held-out ones).
+    1/32. Controls: the renders of other prompts of the group (rotated by three), for PSNR also the true views of other objects
+    and the mean picture of all.
     """
     size, background = loaded.config.data.size, loaded.config.render.background
     things = [scene for scene in shapes.singles('all') if scene.attributes['size'] == 'large']
@@ -76,6 +77,10 @@ def singles(loaded: Loaded) -> dict[str, float]:
         scores[f'{name}/nearest'] = _nearest(renders, targets, chosen, chosen)
         scores[f'control/{name}/nearest_shuffled_prompts'] = _nearest(renders, targets, chosen, np.roll(chosen, 3))
         scores[f'{name}/n'] = int(len(chosen) * len(AZIMUTH))
+        others = {'shuffled_prompts': np.roll(targets[chosen], 3, axis=0),
+                  'mean_picture': np.broadcast_to(targets.mean(0), targets[chosen].shape)}
+        for control, shown in others.items():
+            scores[f'control/{name}/psnr_{control}'] = float(np.asarray(image.psnr(shown, targets[chosen])).mean())
     return scores
 
 
@@ -101,7 +106,7 @@ def relations(loaded: Loaded, log=lambda line: None, *, limit: int | None = None
         name = {'test': 'held_out', 'train': 'seen'}[split]
         scores.update({f'{name}_pairs/{label}': value for label, value in judge.score(renders, scenes).items()})
         shuffled = judge.score(np.roll(renders, len(scenes) // 2 + 1, axis=0), scenes)
-        scores[f'control/{name}_pairs/all_shuffled_prompts'] = shuffled['all']
+        scores.update({f'control/{name}_pairs/{label}_shuffled_prompts': value for label, value in shuffled.items()})
         scores[f'{name}_pairs/n'] = len(scenes)
     return scores
 
@@ -110,9 +115,10 @@ def views_of_objects(loaded: Loaded, log=lambda line: None, *, limit: int | None
     """Real objects: PSNR of held-out views of trained objects, and retrieval of the object among all by its renders.
 
     The caption given is the longest of the object's. Retrieval compares renders from the four `SHARED` cameras, the same for
-    all objects, with every object's true views. Objects whose captions are the same text cannot be told apart by any method
-    that reads only the caption: `r1_ceiling` is the best such a method could reach. Controls: untrained weights, captions of
-    other objects, and the mean picture of all objects.
+    all objects, with every object's true views; they are among the training cameras (the held-out ones differ from object to
+    object), so it measures which object was understood, not new views. Objects whose captions are the same text cannot be told
+    apart by any method that reads only the caption: `r1_ceiling` is the best such a method could reach. Controls: untrained
+    weights, captions of other objects, and the mean picture of all objects.
     """
     config = loaded.config
     source = sources.open_source(config.data, config.data.split)
@@ -149,9 +155,9 @@ def _object_scores(loaded, prompts, held_out, shared, params):
     renders, own = render_views(loaded, prompts, shared[0], size, params=params), np.arange(len(prompts))
     rank = retrieval.ranks(retrieval.distances(renders, shared[1]), own)
     shuffled = retrieval.ranks(retrieval.distances(np.roll(renders, 7, axis=0), shared[1]), own)
-    return {**scores, 'r1': retrieval.recall(rank, 1), 'r10': retrieval.recall(rank, 10),
-            'control/r1_shuffled_prompts': retrieval.recall(shuffled, 1),
-            'control/r10_shuffled_prompts': retrieval.recall(shuffled, 10)}
+    return {**scores, 'training_cameras/r1': retrieval.recall(rank, 1), 'training_cameras/r10': retrieval.recall(rank, 10),
+            'control/training_cameras/r1_shuffled_prompts': retrieval.recall(shuffled, 1),
+            'control/training_cameras/r10_shuffled_prompts': retrieval.recall(shuffled, 10)}
 
 
 def _zeros(spec):
