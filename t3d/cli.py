@@ -13,13 +13,16 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         return args.call(args) or 0
-    except (UsageError, OSError, ModuleNotFoundError) as error:
-        if isinstance(error, OSError) and error.filename:
-            error = f'{error.strerror}: {error.filename}'
-        print(f'error: {error}', file=sys.stderr, flush=True)
-        return 2
+    except (UsageError, OSError, ModuleNotFoundError) as wrong:
+        error = f'{wrong.strerror}: {wrong.filename}' if isinstance(wrong, OSError) and wrong.filename else wrong
+    except RuntimeError as other:
+        if 'initialize backend' not in str(other):  # JAX_PLATFORMS asks for what is not here
+            raise
+        error = other
     except KeyboardInterrupt:
         return 130
+    print(f'error: {error}', file=sys.stderr, flush=True)
+    return 2
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -100,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument('--out', help='where built data sets live (default: $T3D_DATA or ~/.cache/t3d/data)')
     data.add_argument('--variants', type=int, default=0, help='recoloured variants of each object, up to 7')
     data.add_argument('--limit', type=int, help='only this many objects')
+    data.add_argument('--processes', type=int, default=2, help='that render at once')
     data.add_argument('--license', default='all', choices=('all', 'cc0'))
 
     add('configs', _configs, 'the configs there are')
@@ -179,7 +183,8 @@ def _generate(args) -> None:
     options['gif'] = args.gif
     print(f'{loaded.config.system} from {loaded.name}, step {loaded.step}: {len(prompts)} prompts, seeds {seeds} -> {args.out}')
     if args.dry_run:
-        print('\n'.join(f'  {name} = {value}' for name, value in {**loaded.config.export, **options}.items()))
+        shown = {**loaded.config.export, 'prompts': prompts, **options}
+        print('\n'.join(f'  {name} = {value}' for name, value in shown.items()))
         return
     for folder in publish.assets(loaded, prompts, args.out, seeds=seeds, **options):
         print(f'open {folder / "report.html"}')
@@ -201,6 +206,7 @@ def _check_outputs(args) -> None:
 
 
 def _train(args) -> int:
+    from t3d import systems
     from t3d.core import config as configs
     from t3d.data import sources
     from t3d.parallel import devices
@@ -214,7 +220,9 @@ def _train(args) -> int:
     if args.dry_run:
         print(plan.describe(config))
         return 0
-    workdir = loop.run(config, args.workdir)
+    system = systems.make(config)  # with the data made before the run, a wrong config leaves no folder
+    data = (*sources.make(config), sources.preview(config, system.batch_spec))
+    workdir = loop.run(config, args.workdir, system=system, data=data)
     publish.finish(workdir, list(args.prompts or config.export.prompts))
     return 0
 
@@ -259,7 +267,13 @@ def _bench(args) -> int:
 def _data(args) -> None:
     from t3d.data import furniture
 
-    path = furniture.build(args.source, args.out, args.size, variants=args.variants, limit=args.limit, license=args.license)
+    try:
+        import embreex.mesh_construction  # noqa: F401
+    except ImportError as error:
+        raise ModuleNotFoundError('`t3d data build` renders with Embree (package embreex): pip install "t3d[data]". Its wheels '
+                                  'are for x86-64 Linux, Windows and macOS.') from error
+    path = furniture.build(args.source, args.out, args.size, variants=args.variants, limit=args.limit, license=args.license,
+                           processes=args.processes)
     print(f'built {path}')
 
 

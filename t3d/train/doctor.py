@@ -65,12 +65,13 @@ def _devices() -> list[str]:
 
     from t3d.parallel import devices
 
+    devices.compilation_cache()
     found = jax.devices()
     lines = [f'backend: {jax.default_backend()}, {len(found)} devices of kind {found[0].device_kind}']
     memory = devices.memory()
     lines.append(f'device memory: {memory}' if memory else f'processor cores: {os.cpu_count()}')
     free = shutil.disk_usage('.').free / 2**30
-    lines.append(f'free disk here: {free:.0f} GiB; compilation cache: {devices.compilation_cache()}')
+    lines.append(f'free disk here: {free:.0f} GiB; compilation cache: {jax.config.jax_compilation_cache_dir}')
     return lines
 
 

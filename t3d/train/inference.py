@@ -1,6 +1,7 @@
 """From a run folder or a weights folder and prompts to assets."""
 
 import difflib
+import json
 import os
 import pathlib
 from typing import NamedTuple
@@ -45,14 +46,17 @@ def load(folder: str | os.PathLike | None = None, system: str | None = None) -> 
 
     folder = folder or os.environ.get('T3D_WEIGHTS') or _choose_shipped(system)
     folder = epath.Path(shipped().get(str(folder), folder))
-    if (folder / weights.FILE).exists():
-        weights.require(folder, 'A copy of a weights folder needs both files.')
-        params, config = weights.load(folder)
-        step = int(config.steps)
-    elif (folder / 'checkpoints').is_dir() and (folder / weights.CONFIG).exists():
-        params, config, step = _from_run(folder)
-    else:
-        raise FileNotFoundError(_nothing_there(folder))
+    try:
+        if (folder / weights.FILE).exists():
+            weights.require(folder, 'A weights folder needs both files.')
+            params, config = weights.load(folder)
+            step = int(config.steps)
+        elif (folder / 'checkpoints').is_dir() and (folder / weights.CONFIG).exists():
+            params, config, step = _from_run(folder)
+        else:
+            raise FileNotFoundError(_nothing_there(folder))
+    except json.JSONDecodeError as error:
+        raise UsageError(f'{folder / weights.CONFIG} is damaged ({error}): copy it again.') from error
     built = systems.make(config)
     abstract = jax.eval_shape(built.init, jax.random.key(0), built.batch_spec).params
     params = weights.check(_scalars(params, abstract), abstract, f'the weights in {folder}')  # half precision becomes float32

@@ -23,11 +23,12 @@ def assets(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log
     out, prompts = pathlib.Path(out), list(dict.fromkeys(prompts))
     given = {**{name: value for name, value in loaded.config.export.items() if name != 'prompts'}, **options}
     made = inference.generate(loaded, prompts, list(seeds))
-    folders = []
+    folders, names = [], []
     for seed, asset in made:
-        folder = out if len(made) == 1 else out / name_of(asset.prompt, seed if len(seeds) > 1 else None)
-        while folder in folders:  # prompts that differ only in signs
-            folder = folder.with_name(f'{folder.name}_2')
+        name = name_of(asset.prompt, seed if len(seeds) > 1 else None)
+        names.append(name)
+        twins = names.count(name)  # prompts that differ only in signs
+        folder = out if len(made) == 1 else out / (name if twins == 1 else f'{name}_{twins}')
         log(f'"{asset.prompt}", seed {seed}')
         variant = loaded.config.get('variant', '')
         info = {'config': configs.flatten(loaded.config), 'metrics': metrics,

@@ -1,0 +1,206 @@
+"""From run folders and weights folders to assets."""
+
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import small_run
+
+from t3d.checkpoint import weights
+from t3d.core import tree
+from t3d.core.errors import UsageError
+from t3d.data import oracle, shapes, toy
+from t3d.geom import cameras
+from t3d.train import evaluate, inference, publish
+
+PROMPT = 'a red cube'
+
+
+@pytest.fixture(autouse=True)
+def no_weights_of_this_machine(monkeypatch):
+    monkeypatch.delenv('T3D_WEIGHTS', raising=False)
+
+
+def planes(loaded, prompts=(PROMPT,), seeds=(0,)):
+    return [np.asarray(asset.scene['planes']) for _, asset in inference.generate(loaded, list(prompts), list(seeds))]
+
+
+def test_a_run_folder_holds_all_that_inference_needs(tmp_path):
+    loaded = small_run.loaded()
+    assert (loaded.name, loaded.step, os.fspath(loaded.folder)) == ('small', 2, os.fspath(small_run.folder()))
+    assert loaded.config == small_run.config() and loaded.config.is_locked
+    assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(loaded.params))
+    bare = tmp_path / 'moved'
+    shutil.copytree(small_run.folder() / 'checkpoints', bare / 'checkpoints')
+    shutil.copy(small_run.folder() / 'config.json', bare)
+    jax.tree.map(np.testing.assert_array_equal, inference.load(bare).params, loaded.params)
+
+
+def test_shared_weights_give_the_bits_of_the_run(tmp_path):
+    loaded = small_run.loaded()
+    inference.save_weights(loaded, tmp_path / 'shared')
+    assert sorted(path.name for path in (tmp_path / 'shared').iterdir()) == ['config.json', 'model.safetensors']
+    again = inference.load(tmp_path / 'shared')
+    assert (again.name, again.step, again.config) == ('shared', 2, loaded.config)
+    for one, other in zip(planes(loaded, seeds=(0, 5)), planes(again, seeds=(0, 5)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize('dtype, tolerance', [('float16', 2e-3), ('bfloat16', 2e-2)])
+def test_half_precision_is_half_the_bytes_and_float32_in_memory(tmp_path, dtype, tolerance):
+    loaded = small_run.loaded()
+    inference.save_weights(loaded, tmp_path / 'half', dtype)
+    size = os.path.getsize(tmp_path / 'half' / weights.FILE)
+    assert 2 * tree.count(loaded.params) <= size < 2 * tree.count(loaded.params) + 200 * len(jax.tree.leaves(loaded.params))
+    again = inference.load(tmp_path / 'half')
+    for name, leaf in tree.flatten(again.params).items():
+        whole = np.asarray(tree.flatten(loaded.params)[name])
+        assert leaf.dtype == np.float32 and leaf.shape == whole.shape, name
+        np.testing.assert_allclose(leaf, whole, rtol=tolerance, atol=1e-6, err_msg=name)
+    assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in planes(again))
+
+
+def test_weights_are_found_by_name_by_variable_and_by_system(tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, 'SHIPPED', tmp_path / 'assets')
+    assert inference.shipped() == {}
+    with pytest.raises(FileNotFoundError, match='no weights for any system come with t3d'):
+        inference.load()
+    for name in ('instant3d-small', 'other-small'):
+        inference.save_weights(small_run.loaded(), tmp_path / 'assets' / name)
+    assert inference.shipped() == {name: tmp_path / 'assets' / name for name in ('instant3d-small', 'other-small')}
+    assert inference.load().name == 'instant3d-small'
+    assert inference.load(system='other').name == inference.load('other-small').name == 'other-small'
+    with pytest.raises(FileNotFoundError, match=r'no weights for dreamfusion .*instant3d-small, other-small'):
+        inference.load(system='dreamfusion')
+    monkeypatch.setenv('T3D_WEIGHTS', str(tmp_path / 'assets' / 'other-small'))
+    assert inference.load().name == 'other-small'
+    assert inference.load(small_run.folder()).name == 'small'  # what is given goes before the variable
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    inference.save_weights(small_run.loaded()._replace(config=small_run.config('field.hidden=16')), tmp_path / 'other')
+    with pytest.raises(UsageError, match='the weights in .*other do not fit the model of their config:\n  other shape: field/'):
+        inference.load(tmp_path / 'other')
+
+
+def test_scalars_of_the_first_format_are_read(tmp_path):
+    """Folders written as arrays of at least one axis: the scaled sigmoid's coefficient as [1]."""
+    from safetensors.numpy import load_file, save_file
+
+    inference.save_weights(small_run.loaded(), tmp_path / 'shared')
+    arrays = load_file(tmp_path / 'shared' / weights.FILE)
+    save_file({name: np.atleast_1d(array) for name, array in arrays.items()}, tmp_path / 'shared' / weights.FILE)
+    assert inference.load(tmp_path / 'shared').params['field']['alpha'].shape == ()
+
+
+def test_the_same_seed_gives_the_same_asset_whatever_else_is_asked_for():
+    loaded = small_run.loaded()
+    alone = planes(loaded, ['a blue cone'], [3])[0]
+    together = inference.generate(loaded, [PROMPT, 'a blue cone'], [0, 3])
+    assert [(seed, asset.prompt) for seed, asset in together] == [
+        (0, PROMPT), (0, 'a blue cone'), (3, PROMPT), (3, 'a blue cone')]
+    np.testing.assert_array_equal(together[3][1].scene['planes'], alone)
+    assert np.abs(together[1][1].scene['planes'] - alone).max() > 0.0
+
+
+def test_a_bad_prompt_is_refused_before_the_good_ones_are_made():
+    loaded = small_run.loaded()._replace(system=None)
+    for prompt, message in (('', 'empty prompt'), ('a corgi', '"corgi"'), ('a cube ' * 9, 'would be dropped')):
+        with pytest.raises(UsageError, match=message):
+            inference.generate(loaded, [PROMPT, prompt], [0])
+
+
+@pytest.mark.parametrize('name', [*inference.shipped()])
+def test_the_shipped_weights_are_small_and_read_the_prompts_of_the_readme(name):
+    folder = inference.shipped()[name]
+    assert os.path.getsize(folder / weights.FILE) < 5e6
+    loaded = inference.load(name)
+    inference.check_prompts(loaded.config, ['a red cone on top of a blue cube', 'a green cube', 'a small white sphere'])
+    assert loaded.step == loaded.config.steps and os.fspath(loaded.folder) == os.fspath(folder)
+
+
+RELATED = [name for name in inference.shipped() if name.endswith('scenes')]
+
+
+@pytest.mark.parametrize('name', RELATED)
+def test_the_shipped_weights_show_what_the_prompt_says(name):
+    """The render is nearest to its own scene among those with colours, places or the relation exchanged."""
+    loaded, cone, cube = inference.load(name), ('cone', 'red'), ('cube', 'blue')
+    scenes = [shapes.pair(first, relation, second) for relation in shapes.RELATIONS for first, second in (
+        (cone, cube), (cube, cone), (('cone', 'blue'), ('cube', 'red')), (('cube', 'red'), ('cone', 'blue')))]
+    azimuth, elevation = evaluate.AZIMUTH[:3], evaluate.ELEVATION[:3]
+    views = cameras.Cameras(*toy.camera_arrays(azimuth, elevation, shapes.RADIUS, shapes.FOV))
+    asked = scenes[::4] + scenes[1::4]
+    renders = evaluate.render_views(loaded, [scene.captions[0] for scene in asked], views, 24, batch=6)
+    judge = oracle.Oracle(scenes, azimuth, elevation, 24)
+    assert [scenes[found].captions[0] for found in judge.nearest(renders)] == [scene.captions[0] for scene in asked]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', RELATED)
+def test_the_shipped_weights_make_a_textured_mesh_upright_in_the_right_colours(name, tmp_path):
+    import trimesh
+
+    publish.assets(inference.load(name), ['a red cone on top of a blue cube'], tmp_path, log=lambda line: None, frames=2)
+    mesh = trimesh.load(tmp_path / 'mesh.glb', force='mesh')
+    assert mesh.visual.material.baseColorTexture.size == (512, 512)
+    colours = np.asarray(mesh.visual.to_color().vertex_colors)[:, :3].astype(float)
+    cone, cube = mesh.vertices[:, 1] > 0.1, mesh.vertices[:, 1] < -0.3
+    assert cone.sum() > 50 and cube.sum() > 50
+    red, blue = np.median(colours[cone], 0), np.median(colours[cube], 0)
+    assert red[0] > red[2] + 60 and blue[2] > blue[0] + 60
+    assert np.ptp(mesh.vertices[mesh.vertices[:, 1] > 0.5, 0]) < 0.5 * np.ptp(mesh.vertices[cube, 0])  # the tip is up
+
+
+# -------------------------------------------------------------------------------------------------------------- publish
+
+
+@pytest.mark.parametrize('prompt, seed, name', [
+    ('a red cube', None, 'a_red_cube'), ('A Red Cube!', 3, 'a_red_cube-3'), ('../..', None, 'asset'), ('éé', 0, 'asset-0'),
+    ('x' * 200, None, 'x' * 60)])
+def test_names_of_folders(prompt, seed, name):
+    assert publish.name_of(prompt, seed) == name
+
+
+def test_a_finished_run_gets_scores_and_assets(tmp_path):
+    workdir, lines = small_run.folder(), []
+    publish.finish(workdir, [PROMPT, 'a blue cone'], log=lines.append)
+    scores = json.loads((workdir / 'scores.json').read_text())
+    assert scores['step'] == 2 and scores['held_out/n'] == 48 and scores['seen/n'] == 144
+    assert scores['held_out/nearest'] < 0.3 and scores['held_out/psnr'] < 20.0  # two steps teach little
+    assert any('held_out/psnr' in line for line in lines)
+    for name in ('a_red_cube', 'a_blue_cone'):
+        files = {path.name for path in (workdir / 'assets' / name).iterdir()}
+        assert {'mesh.glb', 'turntable.mp4', 'sheet.png', 'cameras.json', 'report.html'} <= files
+        assert f'open {workdir / "assets" / name / "report.html"}' in lines
+    report = (workdir / 'assets' / 'a_red_cube' / 'report.html').read_text()
+    assert PROMPT in report and 'instant3d tiny, small, step 2, seed 0' in report
+
+
+def test_one_asset_fills_the_folder_and_equal_names_do_not_collide(tmp_path, monkeypatch):
+    from t3d.export import assets as exporter
+
+    written = []
+    monkeypatch.setattr(exporter, 'write', lambda asset, folder, **options: written.append((asset.prompt, folder, options)))
+    give = {'log': lambda line: None, 'frames': 0}
+    assert publish.assets(small_run.loaded(), [PROMPT], tmp_path, **give) == [tmp_path]
+    assert written[0][2]['frames'] == 0 and written[0][2]['grid'] == 24 and 'prompts' not in written[0][2]
+    folders = publish.assets(small_run.loaded(), [PROMPT, 'A red cube', 'A red, cube', PROMPT], tmp_path, seeds=(0, 1), **give)
+    assert [folder.name for folder in folders] == [
+        f'a_red_cube-{seed}{end}' for seed in (0, 1) for end in ('', '_2', '_3')]
+
+
+def test_an_unfinished_run_is_left_alone(tmp_path):
+    for name in ('checkpoints', 'config.json'):
+        copy = shutil.copytree if (small_run.folder() / name).is_dir() else shutil.copy
+        copy(small_run.folder() / name, tmp_path / name)
+    (tmp_path / 'config.json').write_text((tmp_path / 'config.json').read_text().replace('"steps": 2,', '"steps": 9,'))
+    publish.finish(tmp_path, [PROMPT])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['checkpoints', 'config.json']
+
+
+def test_a_table_of_scores():
+    assert publish.table({'a': 0.123456, 'long_name': 3}) == '  a          0.1235\n  long_name  3'
