@@ -124,7 +124,7 @@ def test_an_interrupt_is_no_error(monkeypatch, capsys):
     ((TINY, 'data.sice=8'), "unknown config key 'data.sice'. Did you mean 'data.size'?"),
     ((TINY, 'batch'), "override 'batch': wanted name=value, for example batch=16."),
     ((TINY, 'batch=many'), 'batch=many: wanted int (now 8), got str'),
-    ((TINY, 'optimizer=1'), "config key 'optimizer' is a group: set one of optimizer.learning_rate"),
+    ((TINY, 'optimizer=1'), "config key 'optimizer' is a group: set one of optimizer.b1, "),
     ((TINY, 'system=instant3e'), "unknown system 'instant3e': there are instant3d. Did you mean 'instant3d'?"),
     ((TINY, 'data.name=furnitur'), "unknown data set 'furnitur': wanted one of toy, furniture"),
     ((TINY, 'data.split=tset'), "unknown split 'tset'"),
@@ -250,7 +250,7 @@ def test_a_dry_run_counts_parameters_and_bytes(capsys, tmp_path):
 
 def test_a_dry_run_needs_neither_the_data_nor_the_devices(capsys):
     text = said(capsys, 'train', 'configs/instant3d.py:furniture', *small_run.SMALL, 'mesh.fsdp=16', '--dry-run')
-    assert 'no furniture data' in text and 'made-up words' in text and text.count('\n') < 100
+    assert 'no furniture data' in text and 'made-up words' in text and len(text) < 6000
     assert 'mesh data=-1 x fsdp=16 x tensor=1 does not fit 8 devices' in text and 'JAX_NUM_CPU_DEVICES=' in text
 
 

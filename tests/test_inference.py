@@ -86,16 +86,6 @@ def test_weights_of_another_model_are_refused(tmp_path):
         inference.load(tmp_path / 'other')
 
 
-def test_scalars_of_the_first_format_are_read(tmp_path):
-    """Folders written as arrays of at least one axis: the scaled sigmoid's coefficient as [1]."""
-    from safetensors.numpy import load_file, save_file
-
-    inference.save_weights(small_run.loaded(), tmp_path / 'shared')
-    arrays = load_file(tmp_path / 'shared' / weights.FILE)
-    save_file({name: np.atleast_1d(array) for name, array in arrays.items()}, tmp_path / 'shared' / weights.FILE)
-    assert inference.load(tmp_path / 'shared').params['field']['alpha'].shape == ()
-
-
 def test_the_same_seed_gives_the_same_asset_whatever_else_is_asked_for():
     loaded = small_run.loaded()
     alone = planes(loaded, ['a blue cone'], [3])[0]

@@ -101,9 +101,9 @@ class StandIn:
 
 
 def test_the_loop_draws_when_something_changed(monkeypatch, capsys):
-    server, turn = StandIn(), []
+    server, turn, loaded = StandIn(), [], small_run.loaded()
     monkeypatch.setitem(sys.modules, 'viser', types.SimpleNamespace(ViserServer=lambda port, verbose: server))
-    monkeypatch.setattr(inference, 'load', lambda folder: small_run.loaded())
+    monkeypatch.setattr(inference, 'load', lambda folder: loaded)
     monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
     monkeypatch.setattr(viewer.time, 'sleep', lambda seconds: None)
 

@@ -10,7 +10,6 @@ import jax
 from etils import epath
 
 from t3d import systems
-from t3d.core import tree
 from t3d.core.errors import UsageError
 from t3d.core.system import Asset, System
 from t3d.core.typing import PyTree
@@ -59,16 +58,8 @@ def load(folder: str | os.PathLike | None = None, system: str | None = None) -> 
         raise UsageError(f'{folder / weights.CONFIG} is damaged ({error}): copy it again.') from error
     built = systems.make(config)
     abstract = jax.eval_shape(built.init, jax.random.key(0), built.batch_spec).params
-    params = weights.check(_scalars(params, abstract), abstract, f'the weights in {folder}')  # half precision becomes float32
+    params = weights.check(params, abstract, f'the weights in {folder}')  # half precision on disk is float32 here
     return Loaded(config, built, jax.tree.map(jax.numpy.asarray, params), folder.resolve().name, step, folder)
-
-
-def _scalars(params: PyTree, abstract: PyTree) -> PyTree:
-    """params with arrays of one element as scalars where the model has scalars: folders of the first format hold [1]."""
-    want = tree.flatten(abstract)
-    return tree.unflatten({
-        name: leaf.reshape(()) if name in want and want[name].shape == () and leaf.size == 1 else leaf
-        for name, leaf in tree.flatten(params).items()})
 
 
 def _from_run(folder):

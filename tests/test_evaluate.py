@@ -1,0 +1,145 @@
+"""Scores against systems whose quality is known: one that renders the truth, one that is untrained, one that knows nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_run
+
+from t3d.core import config as configs
+from t3d.core.system import Asset, System, TrainState
+from t3d.data import oracle, shapes, sources, toy
+from t3d.geom import cameras, volume
+from t3d.train import evaluate, inference
+
+SIZE = 16
+
+
+def looked_up(scene, rays):
+    """Asset.render from stored pictures: the view whose camera is nearest, the pixel that each ray's direction falls on."""
+    flat = rays.origins.reshape(-1, 3)
+    view = jnp.argmin(jnp.linalg.norm(scene['world_from_cam'][:, :3, 3] - flat[0], axis=-1))
+    local = jnp.einsum('ji,...j->...i', scene['world_from_cam'][view, :3, :3], rays.directions)
+    uv = jnp.einsum('ij,...j->...i', scene['intrinsics'][view], local / local[..., 2:])
+    column, row = (jnp.floor(uv[..., axis] * SIZE).astype(int) for axis in (0, 1))
+    seen = scene['image'][view, row, column]
+    features = jnp.where(scene['knows'] > 0, seen, 0.5)
+    return volume.RenderOutput(features, jnp.ones(features.shape[:-1]), jnp.ones(features.shape[:-1]), None)
+
+
+def truthful(records: dict[str, dict]) -> System:
+    """A System that shows the stored record of a caption; without its one parameter, a grey picture."""
+    def init(key, batch):
+        return TrainState(jnp.int32(0), {'knows': jnp.zeros(())}, {}, {}, {})
+
+    def generate(params, prompts, key):
+        assets = []
+        for prompt in prompts:
+            record = records[prompt]
+            scene = {'image': oracle.composite(record['image']), 'world_from_cam': record['world_from_cam'],
+                     'intrinsics': record['intrinsics'], 'knows': params['knows']}
+            assets.append(Asset(prompt, scene, None, looked_up, 1.0, {'radius': shapes.RADIUS, 'fov': shapes.FOV}))
+        return assets
+
+    return System(init, None, None, generate, (), {'tokens': jax.ShapeDtypeStruct((1, 4), jnp.int32)})
+
+
+def loaded_with(records, name='instant3d.py:tiny', *overrides) -> inference.Loaded:
+    config = configs.load(f'configs/{name}', [f'data.size={SIZE}', *overrides])
+    return inference.Loaded(config, truthful(records), {'knows': jnp.ones(())}, 'truth', 1)
+
+
+def toy_records(scenes, views=6):
+    azimuth, elevation = evaluate.AZIMUTH[:views], evaluate.ELEVATION[:views]
+    return {scene.captions[0]: toy.record(scene, azimuth, elevation, SIZE) for scene in scenes}
+
+
+def test_the_truth_scores_full_marks_and_its_control_chance():
+    scores = evaluate.evaluate(loaded_with(toy_records(shapes.singles('all'))))
+    for name, pairs in (('held_out', 8), ('seen', 24)):
+        assert scores[f'{name}/nearest'] == 1.0 and scores[f'{name}/psnr'] >= 40.0
+        assert scores[f'control/{name}/nearest_shuffled_prompts'] <= 1.5 / 32
+        assert scores[f'{name}/n'] == pairs * 6
+        assert all(0.0 < scores[key] < 30.0 for key in scores if key.startswith(f'control/{name}/psnr'))
+    assert 'held_out_pairs/all' not in scores
+
+
+def test_the_truth_about_other_colours_is_no_full_mark():
+    """Each prompt is shown the next colour of its shape: every score must notice."""
+    records = toy_records(shapes.singles('all'))
+    colours = list(shapes.COLOURS)
+    wrong = {}
+    for scene in shapes.singles('all'):
+        if scene.attributes['size'] == 'large':
+            other = colours[(colours.index(scene.attributes['colour']) + 1) % len(colours)]
+            wrong[scene.captions[0]] = records[shapes.single(scene.attributes['shape'], other).captions[0]]
+    scores = evaluate.singles(loaded_with(wrong))
+    assert scores['held_out/nearest'] == scores['seen/nearest'] == 0.0 and scores['held_out/psnr'] < 30.0
+
+
+def test_an_untrained_system_scores_low():
+    scores = evaluate.evaluate(small_run.loaded())
+    for name in ('held_out', 'seen'):
+        assert scores[f'{name}/nearest'] < 0.3 and scores[f'{name}/psnr'] < 20.0
+        assert scores[f'control/{name}/nearest_shuffled_prompts'] < 0.3
+
+
+def test_relations_are_judged_among_all_scenes(monkeypatch):
+    everything = shapes.pairs('all')
+    some = {caption for split in ('test', 'train') for caption in
+            (scene.captions[0] for scene in shapes.pairs(split)[::24])}
+    few = [scene for scene in everything if scene.captions[0] in some]
+    monkeypatch.setattr(shapes, 'pairs', lambda split: [
+        scene for scene in few if split == 'all' or (split == 'test') == (
+            shapes.is_held_out(scene.attributes['shape'], scene.attributes['colour'])
+            or shapes.is_held_out(scene.attributes['shape_b'], scene.attributes['colour_b']))])
+    lines = []
+    scores = evaluate.relations(loaded_with(toy_records(few, 4)), lines.append, limit=8)
+    for name in ('held_out', 'seen'):
+        labels = [key for key in scores if key.startswith(f'{name}_pairs/') and not key.endswith('/n')]
+        assert len(labels) == 6 and all(scores[key] == 1.0 for key in labels)
+        assert scores[f'control/{name}_pairs/all_shuffled_prompts'] == 0.0
+        assert 8 <= scores[f'{name}_pairs/n'] <= 10
+    assert len(lines) == 2 and lines[0].startswith('oracle: ')
+
+
+@pytest.fixture
+def objects(monkeypatch):
+    """Twelve records with the furniture's rig in place of the furniture."""
+    azimuth = np.concatenate([np.radians(30.0) * np.arange(12), [0.1, 1.7, 3.3, 5.0]])
+    elevation = np.concatenate([np.radians([0.0, 15.0, 30.0] * 4), [0.5, 0.2, 0.4, 0.1]])
+    scenes = shapes.singles('all')[::5][:12]
+    records = [toy.record(scene, azimuth, elevation, SIZE) for scene in scenes]
+    monkeypatch.setattr(sources, 'open_source', lambda data, split, depth=False: records)
+    return records
+
+
+def test_real_objects_are_retrieved_by_true_renders(objects):
+    loaded = loaded_with({max(record['captions'], key=len): record for record in objects}, 'instant3d.py:furniture')
+    scores = evaluate.evaluate(loaded)
+    assert scores['psnr'] >= 40.0 and scores['r1_ceiling'] == 1.0
+    assert scores['training_cameras/r1'] == scores['training_cameras/r10'] == 1.0
+    assert scores['n_objects'] == 12 and scores['n_views'] == 12 * 4
+    assert scores['control/training_cameras/r1_shuffled_prompts'] == 0.0
+    assert scores['control/training_cameras/r1_untrained'] <= 1 / 12 and scores['control/psnr_untrained'] < 20.0
+    assert 0.0 < scores['control/psnr_of_the_mean_picture'] < 30.0
+    assert evaluate.evaluate(loaded, limit=5)['n_objects'] == 5
+
+
+def test_equal_captions_lower_the_ceiling(objects):
+    records = [{**record, 'captions': ('a thing',) if k < 4 else record['captions']} for k, record in enumerate(objects)]
+    objects[:] = records
+    loaded = loaded_with({max(record['captions'], key=len): record for record in records}, 'instant3d.py:furniture')
+    scores = evaluate.evaluate(loaded)
+    assert scores['r1_ceiling'] == pytest.approx((4 * 0.25 + 8) / 12)
+    assert scores['training_cameras/r1'] == pytest.approx(9 / 12)
+
+
+def test_cameras_are_shared_or_of_each_object():
+    loaded = small_run.loaded()
+    views = cameras.orbit(np.array([0.0, 1.0]), 0.3, shapes.RADIUS, shapes.FOV)
+    prompts, seen = ['a red cube', 'a blue cone', 'a green sphere'], []
+    one = evaluate.render_views(loaded, prompts, views, 8, batch=4, progress=lambda done, total: seen.append((done, total)))
+    assert one.shape == (3, 2, 8, 8, 3) and one.min() >= 0.0 and one.max() <= 1.0 and seen == [(3, 3)]
+    own = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (3, *leaf.shape)), views)
+    np.testing.assert_allclose(evaluate.render_views(loaded, prompts, own, 8, batch=4), one, atol=1e-6)

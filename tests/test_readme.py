@@ -1,0 +1,154 @@
+"""What README.md and launch/README.md say can be typed, can be typed: commands, targets, modules, files, variants."""
+
+import importlib
+import os
+import pathlib
+import re
+import shlex
+import tomllib
+
+import pytest
+import small_run
+
+from t3d import cli
+from t3d.core import config as configs
+from t3d.parallel import devices
+from t3d.train import inference, plan
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = ('README.md', 'launch/README.md')
+PROGRAMS = ('t3d', 'make', 'python', 'python3', 'pip', 'apt-get', 'sbatch', 'kubectl', 'launch/tpu_pod.sh')
+ENTRIES = {'launch.bench': 't3d.train.bench'}  # modules whose flags belong to another
+
+
+def commands(page: str) -> list[list[str]]:
+    """The command lines of fenced blocks, and of code spans that start with a program, as words without settings."""
+    text = (ROOT / page).read_text()
+    fenced = re.findall(r'^```\w*\n(.*?)^```', text, re.M | re.S)
+    lines = [line for block in fenced for line in block.replace('\\\n', ' ').splitlines() if line.strip()]
+    spans = re.findall(r'`([^`\n]+)`', re.sub(r'^```.*?^```', '', text, flags=re.M | re.S))
+    found = [_words(line) for line in lines]
+    unknown = [words for words in found if words and words[0] not in PROGRAMS]
+    assert not unknown, f'{page}: no check for {unknown}'
+    return [words for words in [*found, *map(_words, spans)] if len(words) > 1 and words[0] in PROGRAMS]
+
+
+def _words(line: str) -> list[str]:
+    try:
+        words = shlex.split(line, comments=True)
+    except ValueError:  # a code span with an apostrophe
+        return []
+    while words and re.match(r'[A-Z][A-Z0-9_]*=', words[0]):
+        words = words[1:]
+    return [words[0].removeprefix('.venv/bin/'), *words[1:]] if words else []
+
+
+COMMANDS = [(page, words) for page in PAGES for words in commands(page)]
+
+
+def of(program: str):
+    chosen = [words for _, words in COMMANDS if words[0] == program]
+    return pytest.mark.parametrize('words', chosen, ids=[' '.join(words) for words in chosen])
+
+
+@pytest.fixture(autouse=True)
+def reader(monkeypatch, tmp_path):
+    """A reader's folder, where the runs and weights the page speaks of are the small run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'prompts.txt').write_text('a red cube\n')
+    monkeypatch.delenv('T3D_WEIGHTS', raising=False)
+    monkeypatch.setenv('T3D_DATA', str(tmp_path / 'data'))
+    monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
+    monkeypatch.setattr(plan, 'compiled', lambda *args: ['train step compiled'])
+    loaded = small_run.loaded()
+    monkeypatch.setattr(inference, 'load', lambda folder=None, system=None: loaded)
+
+
+def test_the_pages_have_commands():
+    assert len(COMMANDS) > 20 and {page for page, _ in COMMANDS} == set(PAGES)
+    spoken = {words[1] for _, words in COMMANDS if words[0] == 't3d'}
+    assert {'generate', 'train', 'eval', 'info', 'weights', 'data', 'bench', 'doctor'} <= spoken
+
+
+@of('t3d')
+def test_commands_parse_and_run_dry(words, capsys, tmp_path):
+    args = cli.parse(words[1:])
+    for word in words:
+        if word.startswith('configs/'):
+            configs.load(word, getattr(args, 'overrides', ()))
+    if words[1] == 'generate' or words[1] == 'train' and small(words):
+        assert cli.main([*words[1:], *([] if args.dry_run else ['--dry-run'])]) == 0, capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ['prompts.txt']
+        assert capsys.readouterr().out
+    if words[1] in ('configs', 'info'):
+        assert cli.main(words[1:]) == 0
+    if words[1] == 'bench':
+        from t3d.train import bench
+
+        assert words[2] in bench.COMMANDS
+
+
+def small(words) -> bool:
+    """True for configs whose shapes are known in a second or two."""
+    return not any(word.endswith((':pod', ':base')) for word in words)
+
+
+@pytest.mark.slow
+@of('t3d')
+def test_large_configs_run_dry_too(words, capsys):
+    if words[1] == 'train' and not small(words):
+        assert cli.main([*words[1:], *([] if '--dry-run' in words else ['--dry-run'])]) == 0, capsys.readouterr().err
+        assert 'parameters' in capsys.readouterr().out
+
+
+@of('make')
+def test_targets_exist(words):
+    targets = set(re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.M))
+    assert {word for word in words[1:] if '=' not in word} <= targets
+
+
+@of('python')
+def test_modules_take_the_flags_given(words):
+    assert words[1] == '-m', words
+    module = importlib.import_module(words[2])
+    source = pathlib.Path(importlib.import_module(ENTRIES.get(words[2], words[2])).__file__).read_text()
+    for flag in (word.partition('=')[0] for word in words[3:] if word.startswith('--') and not word.startswith('--config.')):
+        assert f"'{flag}'" in source, f'{module.__name__} has no {flag}'
+    for word in words:
+        if word.startswith('configs/'):
+            configs.load(word)
+
+
+@of('pip')
+def test_extras_exist(words):
+    extras = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']
+    asked = {extra for word in words for extra in re.findall(r'\[(\w+)\]', word)}
+    assert asked <= set(extras)
+
+
+def test_every_command_in_the_code_spans_of_flags_exists():
+    """`--coordinator HOST:PORT ...` and other flags that a page names alone belong to a program of ours."""
+    text = ' '.join(path.read_text() for folder in ('launch', 't3d') for path in (ROOT / folder).rglob('*.py'))
+    for page in PAGES:
+        for span in re.findall(r'`(--[^`\n]+)`', (ROOT / page).read_text()):
+            for flag in re.findall(r'--[a-z][a-z-]*', span):
+                assert f"'{flag}" in text, f'{page}: no program takes {flag}'
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_links_and_files_exist(page):
+    text = (ROOT / page).read_text()
+    links = [link.partition('#')[0] for link in re.findall(r'\]\(([^)\s]+)\)', text) if '://' not in link]
+    missing = [link for link in links if link and not (ROOT / page).parent.joinpath(link).exists()]
+    named = {word for _, words in COMMANDS for word in words if re.fullmatch(r'(launch|configs|docs)/[\w./-]+(:\w+)?', word)}
+    missing += [word for word in named if not (ROOT / word.partition(':')[0]).exists()]
+    assert not missing
+    for script in (word for word in named if word.endswith('.sh')):
+        first = (ROOT / script).read_text().splitlines()[0]
+        assert first.startswith('#!') and os.access(ROOT / script, os.X_OK), script
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_variants_named_anywhere_exist(page):
+    for name in set(re.findall(r'configs/\w+\.py(?::\w+)?', (ROOT / page).read_text())):
+        assert configs.load(name).system
