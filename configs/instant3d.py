@@ -44,8 +44,8 @@ def tiny() -> ml_collections.ConfigDict:
     config.optimizer = dict(learning_rate=1e-3, warmup=50, final=0.05, b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, clip=1.0)
     config.noise = 0.1  # deviation of the style noise; the paper's 1 is for score distillation, where one text has many answers
     config.ema_decay = 0.99
-    config.data = dict(name='toy', split='train', scenes='singles', size=32, views=1, poses=256, seed=0, path='', train_views=0,
-                       variants=0)
+    config.data = dict(name='toy', split='train', scenes='singles', size=32, views=1, poses=64, seed=0, supersample=3,
+                       path='', train_views=0, variants=0)
     config.preview = dict(rows=8, views=4)
     config.preview_every = 700
     config.export = dict(prompts=('a red cube', 'a purple sphere', 'a small green cone'), formats=('glb',), texture=512,
@@ -65,7 +65,7 @@ def scenes() -> ml_collections.ConfigDict:
     config.ema_decay = 0.999
     config.preview_every = 2000
     config.data.scenes = 'both'
-    config.data.poses = 64
+    config.data.poses = 8
     config.export.prompts = ('a red cone on top of a blue cube', 'a green sphere to the left of a purple cylinder')
     return config
 

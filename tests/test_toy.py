@@ -123,3 +123,15 @@ def test_unknown_names_are_refused_with_the_choices():
         toy.ToySource('train', scenes='triples')
     with pytest.raises(IndexError, match='record 99999'):
         toy.ToySource('train')[99999]
+
+
+def test_supersampled_views_are_the_mean_of_finer_ones_and_keep_central_depth():
+    scene = shapes.pair(('cone', 'red'), 'on top of', ('cube', 'blue'))
+    coarse = toy.record(scene, AZIMUTH, ELEVATION, 16, 3)
+    fine = oracle.composite(toy.record(scene, AZIMUTH, ELEVATION, 48)['image'], 0.25)
+    mean = fine.reshape(3, 16, 3, 16, 3, 3).mean((2, 4))
+    np.testing.assert_allclose(oracle.composite(coarse['image'], 0.25), mean, atol=1.5 / 255)
+    np.testing.assert_array_equal(coarse['depth'], toy.record(scene, AZIMUTH, ELEVATION, 16)['depth'])
+    assert 0 < np.mean((coarse['image'][..., 3] > 0) & (coarse['image'][..., 3] < 255)) < 0.3
+    with pytest.raises(ValueError, match='supersample=2: wanted an odd number'):
+        toy.record(scene, AZIMUTH, ELEVATION, 16, 2)

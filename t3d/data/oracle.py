@@ -16,14 +16,15 @@ class Oracle:
     Args:
       candidates: scenes to choose from, for example `shapes.pairs('all')`.
       azimuth, elevation: radians [V], of the views that will be judged.
-      size: pixels of the views.
+      size, supersample: of the views, as in toy.record.
       background: grey level in [0, 1] behind the objects.
     """
 
     def __init__(self, candidates: list[shapes.Scene], azimuth: np.ndarray, elevation: np.ndarray, size: int,
-                 background: float = 1.0):
+                 background: float = 1.0, supersample: int = 1):
         self.candidates = candidates
-        images = [composite(toy.record(scene, azimuth, elevation, size)['image'], background) for scene in candidates]
+        images = [composite(toy.record(scene, azimuth, elevation, size, supersample)['image'], background)
+                  for scene in candidates]
         self.targets = np.stack(images).reshape(len(candidates), -1).astype(np.float32)
         self.squares = np.sum(self.targets**2, -1)
 

@@ -30,7 +30,9 @@ def open_source(data, split: str, depth: bool = False):
     """The random-access source of a `data` section."""
     if data.name == 'toy':
         try:
-            return toy.ToySource(split, scenes=data.scenes, size=data.size, views=data.views, poses=data.poses, seed=data.seed)
+            source = toy.ToySource(split, scenes=data.scenes, size=data.size, views=data.views, poses=data.poses,
+                                   seed=data.seed, supersample=data.supersample)
+            return Cached(source, depth=depth)
         except ValueError as error:  # an unknown split or kind of scenes
             raise UsageError(str(error)) from error
     if data.name == 'furniture':
@@ -86,7 +88,7 @@ def preview(config, batch_spec: dict) -> tuple[dict[str, np.ndarray], list[str]]
         scenes = shapes.singles('test')[::2]
         if data.scenes != 'singles':
             scenes = [scene for both in zip(shapes.pairs('test')[5::211], scenes) for scene in both]
-        records = [toy.record(scene, azimuth, elevation, data.size) for scene in scenes[:count]]
+        records = [toy.record(scene, azimuth, elevation, data.size, data.supersample) for scene in scenes[:count]]
     else:
         source = open_source(data, data.split)
         chosen = np.linspace(0, len(source) - 1, count).astype(int)

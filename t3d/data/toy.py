@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from t3d.core.errors import UsageError
 from t3d.data import shapes
 
 
@@ -21,14 +22,18 @@ def camera_arrays(azimuth: np.ndarray, elevation: np.ndarray, radius: float, fov
     return matrix, np.broadcast_to(intrinsics, (len(azimuth), 3, 3)).copy()
 
 
-def render(scene: shapes.Scene, world_from_cam: np.ndarray, intrinsics: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    """Views of a scene, one ray through each pixel centre.
+def render(scene: shapes.Scene, world_from_cam: np.ndarray, intrinsics: np.ndarray, size: int,
+           supersample: int = 1) -> dict[str, np.ndarray]:
+    """Views of a scene: depth, normal and object by the ray through the pixel centre, colour and alpha by the mean of
+    `supersample` x `supersample` rays (an odd number; 1 gives hard edges).
 
     Returns:
-      image uint8 [V, H, W, 4] RGBA (alpha 0 or 255), depth float32 [V, H, W] planar z with 0 for background,
+      image uint8 [V, H, W, 4] straight-alpha RGBA, depth float32 [V, H, W] planar z with 0 for background,
       normal float32 [V, H, W, 3], object int8 [V, H, W] with -1 for background.
     """
-    grid = (np.arange(size) + 0.5) / size
+    if supersample % 2 == 0:
+        raise UsageError(f'supersample={supersample}: wanted an odd number, so that one ray goes through the pixel centre.')
+    grid = (np.arange(size * supersample) + 0.5) / (size * supersample)
     u, v = np.meshgrid(grid, grid)
     pixels = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3)
     local = pixels @ np.linalg.inv(intrinsics.astype(np.float64)).transpose(0, 2, 1)  # [V, H W, 3]
@@ -37,14 +42,19 @@ def render(scene: shapes.Scene, world_from_cam: np.ndarray, intrinsics: np.ndarr
     origins = np.broadcast_to(world_from_cam[:, None, :3, 3].astype(np.float64), directions.shape)
     distance, normal, which = shapes.cast(scene, origins.reshape(-1, 3), directions.reshape(-1, 3))
     hit = which >= 0
-    colour = shapes.shade(shapes.palette(scene)[which], normal)
-    rgba = np.concatenate([np.round(255.0 * colour), np.full((len(colour), 1), 255.0)], -1)
-    shape = (len(world_from_cam), size, size)
+    colour = np.where(hit[:, None], shapes.shade(shapes.palette(scene)[which], normal), 0.0)
+    fine = (len(world_from_cam), size, supersample, size, supersample)
+    alpha = hit.reshape(*fine, 1).mean((2, 4))
+    colour = colour.reshape(*fine, 3).mean((2, 4)) / np.maximum(alpha, 1e-9)
+
+    def central(values):
+        return values.reshape(*fine, *values.shape[1:])[:, :, supersample // 2, :, supersample // 2]
+
     return {
-        'image': np.where(hit[:, None], rgba, 0.0).astype(np.uint8).reshape(*shape, 4),
-        'depth': np.where(hit, distance * cosine.reshape(-1), 0.0).astype(np.float32).reshape(shape),
-        'normal': np.where(hit[:, None], normal, 0.0).astype(np.float32).reshape(*shape, 3),
-        'object': which.astype(np.int8).reshape(shape),
+        'image': np.round(255.0 * np.concatenate([colour, alpha], -1)).astype(np.uint8),
+        'depth': central(np.where(hit, distance * cosine.reshape(-1), 0.0)).astype(np.float32),
+        'normal': central(np.where(hit[:, None], normal, 0.0)).astype(np.float32),
+        'object': central(which).astype(np.int8),
     }
 
 
@@ -56,17 +66,18 @@ class ToySource:
       scenes: 'singles', 'pairs', or 'both' (every third index is a single object).
       size: pixels of the square views.
       views: views a record holds, at azimuths drawn uniformly and elevations in `elevation`.
+      supersample: rays per side of a pixel for colour and alpha, an odd number.
       poses: records a scene gives before the source ends; every one has views of its own.
     """
 
     def __init__(self, split: str, *, scenes: str = 'singles', size: int = 32, views: int = 1, poses: int = 64, seed: int = 0,
-                 elevation: tuple[float, float] = (-0.2, 0.9)):
+                 elevation: tuple[float, float] = (-0.2, 0.9), supersample: int = 1):
         choices = {'singles': lambda: (shapes.singles(split), []), 'pairs': lambda: ([], shapes.pairs(split)),
                    'both': lambda: (shapes.singles(split), shapes.pairs(split))}
         if scenes not in choices:
             raise ValueError(f'unknown toy scenes {scenes!r}: wanted one of {sorted(choices)}')
         self.singles, self.pairs = choices[scenes]()
-        self.size, self.views, self.seed, self.elevation = size, views, seed, elevation
+        self.size, self.views, self.seed, self.elevation, self.supersample = size, views, seed, elevation, supersample
         self.length = (len(self.singles) + len(self.pairs)) * poses
 
     def __len__(self) -> int:
@@ -88,13 +99,13 @@ class ToySource:
         random = np.random.default_rng((self.seed, index))
         azimuth = random.uniform(0.0, 2.0 * math.pi, self.views)
         elevation = random.uniform(*self.elevation, self.views)
-        return record(self.scene(index), azimuth, elevation, self.size)
+        return record(self.scene(index), azimuth, elevation, self.size, self.supersample)
 
 
-def record(scene: shapes.Scene, azimuth: np.ndarray, elevation: np.ndarray, size: int) -> dict:
+def record(scene: shapes.Scene, azimuth: np.ndarray, elevation: np.ndarray, size: int, supersample: int = 1) -> dict:
     """The record of a scene seen from given angles (radians)."""
     world_from_cam, intrinsics = camera_arrays(azimuth, elevation, shapes.RADIUS, shapes.FOV)
-    views = render(scene, world_from_cam, intrinsics, size)
+    views = render(scene, world_from_cam, intrinsics, size, supersample)
     return {
         'image': views['image'], 'depth': views['depth'], 'world_from_cam': world_from_cam, 'intrinsics': intrinsics,
         'azimuth': azimuth.astype(np.float32), 'elevation': elevation.astype(np.float32),

@@ -67,7 +67,8 @@ def singles(loaded: Loaded) -> dict[str, float]:
     size, background = loaded.config.data.size, loaded.config.render.background
     things = [scene for scene in shapes.singles('all') if scene.attributes['size'] == 'large']
     held_out = np.array([shapes.is_held_out(scene.attributes['shape'], scene.attributes['colour']) for scene in things])
-    targets = np.stack([oracle.composite(toy.record(scene, AZIMUTH, ELEVATION, size)['image'], background) for scene in things])
+    records = [toy.record(scene, AZIMUTH, ELEVATION, size, loaded.config.data.supersample) for scene in things]
+    targets = np.stack([oracle.composite(record['image'], background) for record in records])
     views = cameras.Cameras(*toy.camera_arrays(AZIMUTH, ELEVATION, shapes.RADIUS, shapes.FOV))
     renders = render_views(loaded, [scene.captions[0] for scene in things], views, size)
     quality = np.asarray(image.psnr(renders, targets))
@@ -94,7 +95,7 @@ def relations(loaded: Loaded, log=lambda line: None, *, limit: int | None = None
     """Two-object toy scenes by the exact oracle among all 3,072: shapes, colours, relation, and all of them at once."""
     size, background = loaded.config.data.size, loaded.config.render.background
     azimuth, elevation = AZIMUTH[:4], ELEVATION[:4]
-    judge = oracle.Oracle(shapes.pairs('all'), azimuth, elevation, size, background)
+    judge = oracle.Oracle(shapes.pairs('all'), azimuth, elevation, size, background, loaded.config.data.supersample)
     views = cameras.Cameras(*toy.camera_arrays(azimuth, elevation, shapes.RADIUS, shapes.FOV))
     scores = {}
     for split in ('test', 'train'):
