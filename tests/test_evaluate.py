@@ -13,6 +13,7 @@ from t3d.geom import cameras, volume
 from t3d.train import evaluate, inference
 
 SIZE = 16
+SUPERSAMPLE = configs.load('configs/instant3d.py:tiny').data.supersample
 
 
 def looked_up(scene, rays):
@@ -51,7 +52,7 @@ def loaded_with(records, name='instant3d.py:tiny', *overrides) -> inference.Load
 
 def toy_records(scenes, views=6):
     azimuth, elevation = evaluate.AZIMUTH[:views], evaluate.ELEVATION[:views]
-    return {scene.captions[0]: toy.record(scene, azimuth, elevation, SIZE) for scene in scenes}
+    return {scene.captions[0]: toy.record(scene, azimuth, elevation, SIZE, SUPERSAMPLE) for scene in scenes}
 
 
 def test_the_truth_scores_full_marks_and_its_control_chance():
