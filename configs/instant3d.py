@@ -56,11 +56,10 @@ def tiny() -> ml_collections.ConfigDict:
 def scenes() -> ml_collections.ConfigDict:
     config = tiny()
     config.variant = 'scenes'
-    config.steps = 6_000
+    config.steps = 5_000
     config.batch = 16
     config.text.length = 12
-    config.loss.update(rays=128, mask=0.5)
-    config.noise = 1.0
+    config.loss.rays = 128
     config.optimizer.warmup = 200
     config.ema_decay = 0.999
     config.preview_every = 2000

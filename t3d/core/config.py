@@ -117,7 +117,7 @@ def _parse(name: str, text: str, old):
         value = tuple(value)
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if old is None or value is None or type(value) is type(old):
+    if old is None or type(value) is type(old):
         return value
     raise UsageError(f'{name}={text}: wanted {type(old).__name__} (now {old!r}), got {type(value).__name__}.')
 
