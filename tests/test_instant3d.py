@@ -105,7 +105,7 @@ def test_an_asset_renders_its_own_field():
     assert out.features.shape == (6, 6, 3) and out.opacity.shape == (6, 6)
     density, rgb = asset.field(asset.scene, jnp.zeros((5, 3)))
     assert density.shape == (5,) and rgb.shape == (5, 3) and density.min() >= 0 and 0 <= rgb.min() and rgb.max() <= 1
-    assert asset.render is other.render and asset.field is other.field  # one compiled program for all assets
+    assert asset.render == other.render and asset.field == other.field  # equal keys of the jit cache: one compiled program
     alone = system.generate(params, ['a red cube'], jax.random.key(0))[0]
     np.testing.assert_allclose(alone.scene['planes'], asset.scene['planes'], atol=1e-5)
     assert np.abs(other.scene['planes'] - asset.scene['planes']).max() > 1e-3
