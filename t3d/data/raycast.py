@@ -21,11 +21,9 @@ from collections.abc import Callable
 import numpy as np
 
 from t3d.data.objmesh import Mesh
+from t3d.data.shapes import AMBIENT, LIGHT, SKY
+from t3d.data.shapes import KEY as SUN  # one light for both data sets
 
-AMBIENT = 0.55
-SKY = 0.15
-SUN = 0.30
-LIGHT = np.array([0.5, 0.8, 0.6]) / np.linalg.norm([0.5, 0.8, 0.6])  # world direction towards the light: front, upper right
 MAX_LAYERS = 8
 OPAQUE = 0.98  # opacity at which a ray stops
 STEP = 1e-4  # how far past a transparent surface the ray goes on, scene units

@@ -1,6 +1,5 @@
 """From a config's `data` section to records, training examples and the fixed batch that previews show."""
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -126,4 +125,6 @@ def vocabulary(captions) -> list[str]:
 
 def default_folder() -> str:
     """Where built data sets live: $T3D_DATA, else ~/.cache/t3d/data."""
-    return os.environ.get('T3D_DATA') or os.path.join(os.path.expanduser('~'), '.cache', 't3d', 'data')
+    from t3d.data import furniture
+
+    return str(furniture.data_root())

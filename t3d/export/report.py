@@ -9,6 +9,8 @@ import json
 import math
 import pathlib
 
+from t3d.core.config import flatten
+
 HERE = pathlib.Path(__file__).parent
 COLORS = ('#1f6feb', '#d1495b', '#2a9d5c', '#e08e00', '#7b4fc9', '#2b9eb3')
 
@@ -92,22 +94,13 @@ def read_metrics(source) -> list[dict]:
     return [row for row in rows if isinstance(row, dict)]
 
 
-def _flat(values, prefix: str = '') -> list[tuple[str, object]]:
-    pairs = []
-    for key, value in dict(values).items():
-        if hasattr(value, 'items'):
-            pairs += _flat(value, f'{prefix}{key}.')
-        else:
-            pairs.append((f'{prefix}{key}', value))
-    return pairs
-
-
 def _shown(value) -> str:
     return f'{value:.5g}' if isinstance(value, float) else str(value)
 
 
 def _table(values) -> str:
-    rows = ''.join(f'<tr><td>{html.escape(key)}</td><td>{html.escape(_shown(value))}</td></tr>' for key, value in _flat(values))
+    flat = flatten(dict(values))
+    rows = ''.join(f'<tr><td>{html.escape(key)}</td><td>{html.escape(_shown(value))}</td></tr>' for key, value in flat.items())
     return f'<div class="scroll"><table>{rows}</table></div>'
 
 
