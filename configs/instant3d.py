@@ -46,7 +46,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.ema_decay = 0.99
     config.data = dict(name='toy', split='train', scenes='singles', size=32, views=1, poses=64, seed=0, supersample=3,
                        path='', train_views=0, variants=0)
-    config.preview = dict(rows=8, views=4)
+    config.preview = dict(rows=8, views=4, columns='left: rendered, right: truth')
     config.preview_every = 700
     config.export = dict(prompts=('a red cube', 'a purple sphere', 'a small green cone'), formats=('glb',), texture=512,
                          faces=10_000, grid=96, frames=120, size=512, render_size=128)

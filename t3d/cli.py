@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     generate = add('generate', _generate, 'prompts to textured meshes, turntables and reports')
     _prompts(generate)
     _source(generate)
-    _outputs(generate, 'out')
+    _mesh_outputs(_view_outputs(_common_outputs(generate)))
 
     train = add('train', _train, 'train a system; the same command again resumes')
     train.add_argument('config', help='configs/<name>.py:<variant>, for example configs/instant3d.py:tiny')
@@ -71,11 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument('--prompts', nargs='+', help='write the assets of these prompts at the end')
     train.add_argument('--dry-run', action='store_true', help='print the config, parameter counts and memory; train nothing')
 
-    for name, text in (('export', 'meshes of a run in other formats'), ('render', 'the turntable of a prompt')):
+    for name, text, outputs in (('export', 'the meshes of a run, in any format', _mesh_outputs),
+                                ('render', 'the turntables of a run', _view_outputs)):
         command = add(name, _generate, text)
         command.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
         _prompts(command)
-        _outputs(command, 'out')
+        outputs(_common_outputs(command))
 
     view = add('view', _view, 'look at a prompt in the browser, live from a checkpoint')
     view.add_argument('run', nargs='?', help='run folder, weights folder, or the name of shipped weights')
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add('eval', _evaluate, 'scores of a run, with their controls')
     evaluate.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
     evaluate.add_argument('--limit', type=int, help='at most this many objects or scenes')
+    evaluate.add_argument('--split', help='of a built data set: train (default), validation, test, test_combo')
     evaluate.add_argument('--json', help='also write the scores here')
 
     weights = add('weights', _weights, 'turn a run into a folder to share: model.safetensors and config.json')
@@ -126,16 +128,27 @@ def _source(command) -> None:
     either.add_argument('--weights', help='a folder with model.safetensors and config.json (or T3D_WEIGHTS)')
 
 
-def _outputs(command, out) -> None:
-    command.add_argument('--out', default=out, help=f'folder to write (default: {out}/)')
-    command.add_argument('--format', nargs='+', metavar='F', help='glb, obj, ply, stl')
-    for name, text in (('texture', 'texels per side, 0 for vertex colours'), ('faces', 'triangles at most'),
-                       ('grid', 'cells per side of the density grid'), ('frames', 'of the turntable, 0 for none'),
-                       ('size', 'pixels of the turntable'), ('render-size', 'pixels rendered before scaling to --size')):
-        command.add_argument(f'--{name}', type=int, help=text)
-    command.add_argument('--threshold', type=float, help='density of the surface (default: the one that fits the renders)')
-    command.add_argument('--gif', action='store_true', help='also a gif')
+def _common_outputs(command):
+    command.add_argument('--out', default='out', help='folder to write (default: out/)')
+    command.add_argument('--grid', type=int, help='cells per side of the density grid')
     command.add_argument('--dry-run', action='store_true', help='print what would be made, make nothing')
+    return command
+
+
+def _mesh_outputs(command):
+    command.add_argument('--format', dest='formats', nargs='+', metavar='F', help='glb, obj, ply, stl')
+    command.add_argument('--texture', type=int, help='texels per side, 0 for vertex colours')
+    command.add_argument('--faces', type=int, help='triangles at most')
+    command.add_argument('--threshold', type=float, help='density of the surface (default: the one that fits the renders)')
+    return command
+
+
+def _view_outputs(command):
+    command.add_argument('--frames', type=int, help='of the turntable, 0 for none')
+    command.add_argument('--size', type=int, help='pixels of the turntable')
+    command.add_argument('--render-size', type=int, help='pixels rendered before scaling to --size')
+    command.add_argument('--gif', action='store_true', default=None, help='also a gif')
+    return command
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -176,18 +189,19 @@ def _generate(args) -> None:
     loaded = inference.load(folder, getattr(args, 'system', None))
     prompts = _all_prompts(args, loaded.config)
     inference.check_prompts(loaded.config, prompts)
-    names = ('texture', 'faces', 'grid', 'frames', 'size', 'render_size', 'threshold')
-    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if args.format:
-        options['formats'] = tuple(args.format)
-    options['gif'] = args.gif
+    names = ('formats', 'texture', 'faces', 'grid', 'threshold', 'frames', 'size', 'render_size', 'gif')
+    options = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
     print(f'{loaded.config.system} from {loaded.name}, step {loaded.step}: {len(prompts)} prompts, seeds {seeds} -> {args.out}')
     if args.dry_run:
         shown = {**loaded.config.export, 'prompts': prompts, **options}
         print('\n'.join(f'  {name} = {value}' for name, value in shown.items()))
         return
-    for folder in publish.assets(loaded, prompts, args.out, seeds=seeds, **options):
-        print(f'open {folder / "report.html"}')
+    if args.command == 'generate':
+        paths = [folder / 'report.html' for folder in publish.assets(loaded, prompts, args.out, seeds=seeds, **options)]
+    else:
+        make = {'export': publish.mesh_files, 'render': publish.turntables}[args.command]
+        paths = make(loaded, prompts, args.out, seeds=seeds, **options)
+    print('\n'.join(f'open {path}' for path in paths))
 
 
 def _check_outputs(args) -> None:
@@ -195,12 +209,12 @@ def _check_outputs(args) -> None:
     from t3d.core.errors import UsageError
     from t3d.export import meshes
 
-    unknown = [word for word in args.format or () if word not in meshes.FORMATS]
+    unknown = [word for word in getattr(args, 'formats', None) or () if word not in meshes.FORMATS]
     if unknown:
         hint = ' Put prompts before --format.' if ' ' in unknown[0] else ''
         raise UsageError(f'unknown mesh format {unknown[0]!r}: choose from {", ".join(meshes.FORMATS)}.{hint}')
     for name, least in (('texture', 0), ('faces', 4), ('grid', 8), ('frames', 0), ('size', 16), ('render_size', 8)):
-        value = getattr(args, name)
+        value = getattr(args, name, None)
         if value is not None and value < least:
             raise UsageError(f'--{name.replace("_", "-")} {value}: wanted at least {least}.')
 
@@ -244,7 +258,7 @@ def _evaluate(args) -> None:
 
     devices.compilation_cache()
     loaded = inference.load(args.run)
-    scores = evaluate.evaluate(loaded, print, limit=args.limit)
+    scores = evaluate.evaluate(loaded, print, limit=args.limit, split=args.split)
     print(publish.table({'step': loaded.step, **scores}))
     if args.json:
         with open(args.json, 'w') as file:

@@ -95,7 +95,7 @@ def test_overrides_stand_anywhere_on_the_line():
 def test_prompts_stand_anywhere_on_the_line():
     assert cli.parse(['generate', 'a', '--out', 'x', 'b', '--seeds', '3', 'c']).prompt == ['a', 'b', 'c']
     args = cli.parse(['export', 'runs/1', '--format', 'obj', '--out', 'x', 'a red cube'])
-    assert (args.run, args.prompt, args.format) == ('runs/1', ['a red cube'], ['obj'])
+    assert (args.run, args.prompt, args.formats) == ('runs/1', ['a red cube'], ['obj'])
 
 
 @pytest.mark.parametrize('words', [

@@ -33,12 +33,12 @@ def test_the_pod_decoder_has_the_released_sizes():
 
 
 def test_the_table_of_variants_is_complete():
-    for name in configs.names():
+    for name in configs.files():
         with pytest.raises(ValueError) as error:
             configs.load(f'configs/{name}.py:no-such-variant')
         for other, variant in VARIANTS:
             assert other != name or variant in str(error.value)
-    assert {name for name, _ in VARIANTS} == set(configs.names())
+    assert {name for name, _ in VARIANTS} == set(configs.files())
 
 
 def test_a_config_cannot_train_on_held_out_views():

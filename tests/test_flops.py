@@ -26,6 +26,35 @@ def test_a_gradient_costs_the_forward_pass_and_two_products_more():
     assert flops.count(grad, a, b) == 3 * 2 * 4 * 5 * 7
 
 
+def test_what_is_computed_again_does_not_count():
+    a, b = jnp.ones((4, 5)), jnp.ones((5, 5))
+
+    def twice(a, b):
+        return jnp.tanh(jnp.tanh(a @ b) @ b)
+
+    def loss(layer):
+        return lambda a, b: jnp.sum(jax.lax.scan(lambda c, _: (layer(c, b), None), layer(a, b), None, length=3)[0])
+
+    counts = [flops.count(jax.grad(loss(layer), argnums=(0, 1)), a, b) for layer in (twice, jax.checkpoint(twice))]
+    assert counts[0] == counts[1] == 4 * 2 * 3 * 2 * 4 * 5 * 5
+
+
+def test_the_blocks_of_a_lookup_do_not_count_twice():
+    from t3d.core import grids
+
+    table, kernel = jnp.ones((16, 4)), jnp.ones((4, 8))
+    points = jnp.linspace(0.0, 3.0, 24).reshape(12, 2)
+
+    def corners(points):
+        return grids.bilinear_corners(points[:, 0], points[:, 1], 4, 4)
+
+    def loss(kernel, table, size):
+        return jnp.sum(grids.lookup_map(lambda kernel, rows: jnp.tanh(rows @ kernel), kernel, table, corners, points, size))
+
+    for size in (12, 4):
+        assert flops.count(jax.grad(lambda k, t: loss(k, t, size), argnums=(0, 1)), kernel, table) == 3 * 2 * 12 * 4 * 8
+
+
 def test_peaks_are_known_by_kind_and_unknown_on_cpu():
     class Device:
         device_kind = 'NVIDIA H200'

@@ -176,8 +176,8 @@ def test_other_model_gives_a_short_difference(saved):
     with pytest.raises(ValueError) as error:
         store.restore(want.replace(params=params))
     text = str(error.value)
-    assert 'missing: params/extra/kernel\n' in text and 'not wanted: params/layer_in/bias, params/layer_in/kernel' in text
-    assert 'params/layer_out/kernel (32, 3) stored, (9, 3) wanted' in text and len(text.splitlines()) == 5
+    assert 'missing: params/extra/kernel\n' in text and 'unknown: params/layer_in/bias, params/layer_in/kernel' in text
+    assert 'params/layer_out/kernel (32, 3) given, (9, 3) wanted' in text and len(text.splitlines()) == 5
     store.close()
 
 

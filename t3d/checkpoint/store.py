@@ -275,15 +275,9 @@ def _quiet(*names: str):
 
 
 def _check_leaves(target: dict, stored: dict, path) -> None:
-    """A short message where the names, shapes or dtypes of a target and a checkpoint differ."""
-    missing = [name for name in target if name not in stored]
-    extra = [name for name in stored if name not in target]
-    shapes = [
-        f'{name} {tuple(stored[name]["shape"])} stored, {tuple(leaf.shape)} wanted'
-        for name, leaf in target.items() if name in stored and tuple(stored[name]['shape']) != tuple(leaf.shape)
-    ]
-    lines = [f'  {title}: {", ".join(names[:5])}{f" and {len(names) - 5} more" if len(names) > 5 else ""}'
-             for title, names in (('missing', missing), ('not wanted', extra), ('other shape', shapes)) if names]
+    """A short message where the names or shapes of a target and a checkpoint differ."""
+    given = {name: jax.ShapeDtypeStruct(tuple(leaf['shape']), np.uint8) for name, leaf in stored.items()}
+    lines = trees.mismatch(given, target)
     if lines:
         raise UsageError(f'checkpoint {path} is of another model:\n' + '\n'.join(lines)
                          + '\n  Restore with the config beside it (config.json of the run folder).')

@@ -51,15 +51,7 @@ def load(folder) -> tuple[PyTree, object]:
 def check(params: PyTree, abstract: PyTree, where: str = 'weights') -> PyTree:
     """params in the dtypes of `abstract`; raises with a short list where names or shapes differ."""
     have, want = trees.flatten(params), trees.flatten(abstract)
-    lines = [
-        f'  {title}: {", ".join(names[:5])}{f" and {len(names) - 5} more" if len(names) > 5 else ""}'
-        for title, names in (
-            ('missing', [name for name in want if name not in have]),
-            ('unknown', [name for name in have if name not in want]),
-            ('other shape', [f'{name} {have[name].shape} given, {want[name].shape} wanted' for name in want
-                             if name in have and tuple(have[name].shape) != tuple(want[name].shape)]),
-        ) if names
-    ]
+    lines = trees.mismatch(have, want)
     if lines:
         raise UsageError(f'{where} do not fit the model of their config:\n' + '\n'.join(lines))
     return trees.unflatten({name: have[name].astype(want[name].dtype) for name in want})

@@ -18,15 +18,14 @@ CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 MISSING = '(absent)'
 
 
-def folder() -> pathlib.Path:
-    """The folder `configs/`: of the working directory if it has one, else of the checkout."""
-    here = pathlib.Path('configs')
-    return here if here.is_dir() else CHECKOUT / 'configs'
+def files() -> dict[str, pathlib.Path]:
+    """The configs that can be loaded by name: those that come with t3d and those in `configs/` of the working directory.
 
-
-def names() -> list[str]:
-    """The configs that can be loaded by name."""
-    return sorted(path.stem for path in folder().glob('*.py') if path.stem not in ('common', '__init__'))
+    Of two with the same name the working directory's counts.
+    """
+    found = [*sorted((CHECKOUT / 'configs').glob('*.py')), *sorted(pathlib.Path('configs').glob('*.py'))]
+    table = {path.stem: path for path in found if path.stem not in ('common', '__init__')}
+    return dict(sorted(table.items()))
 
 
 def load(spec: str, overrides: Iterable[str] = ()):
@@ -129,10 +128,11 @@ def _tuples(value):
 
 
 def _find(path: str) -> pathlib.Path:
-    for candidate in (pathlib.Path(path), CHECKOUT / path, folder() / f'{path}.py'):
-        if candidate.is_file():
+    for candidate in (pathlib.Path(path), CHECKOUT / path, files().get(path)):
+        if candidate is not None and candidate.is_file():
             return candidate
-    raise UsageError(f'no config {path!r} (looked in {folder()}). ' + unknown(pathlib.Path(path).stem, names(), 'config'))
+    raise UsageError(f'no config {path!r} (looked here, in configs/ and in {CHECKOUT / "configs"}). '
+                     + unknown(pathlib.Path(path).stem, files(), 'config'))
 
 
 def _module(path: pathlib.Path):

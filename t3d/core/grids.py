@@ -111,9 +111,10 @@ def _lookup_map_backward(pure, corners, size, saved, gradient):
 
     def one(total, block):
         points, gradient = block
-        (index, weight), pull_corners = _vjp_floats(corners, points)
-        rows = weighted_rows(table, index, weight)
-        _, pull = jax.vjp(lambda arguments, rows: pure(arguments[0], rows, *arguments[1]), arguments, rows)
+        with jax.named_scope('rematted_computation'):  # jax.checkpoint's name for it: such work is no model FLOP
+            (index, weight), pull_corners = _vjp_floats(corners, points)
+            rows = weighted_rows(table, index, weight)
+            _, pull = jax.vjp(lambda arguments, rows: pure(arguments[0], rows, *arguments[1]), arguments, rows)
         to_arguments, to_rows = pull(gradient)
         to_points = pull_corners(_to_weight(table, index, to_rows).astype(weight.dtype))
         to_table = _to_table(total[1], index, weight, to_rows)

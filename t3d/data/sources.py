@@ -95,7 +95,7 @@ def preview(config, batch_spec: dict) -> tuple[dict[str, np.ndarray], list[str]]
         held_out = data.get('train_views', 0)
         last = range(held_out, held_out + views) if held_out else range(views)
         records = [{**r, **{n: r[n][list(last)] for n in ('image', 'world_from_cam', 'intrinsics')}} for r in records]
-    captions = [record['captions'][0] for record in records]
+    captions = [record['captions'][0] if data.name == 'toy' else max(record['captions'], key=len) for record in records]
     batch = {name: np.stack([record[name] for record in records]) for name in ('image', 'world_from_cam', 'intrinsics')}
     return {'tokens': tokens.make(config.text)(captions), **batch}, captions
 

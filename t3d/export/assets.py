@@ -1,4 +1,7 @@
-"""From an Asset to files: mesh, turntable, labelled views, cameras and a report, with one timing line for each part."""
+"""From an Asset to files: mesh, turntable, labelled views, cameras and a report, with one timing line for each part.
+
+`write` makes everything, `write_meshes` and `write_views` a part.
+"""
 
 import json
 import math
@@ -7,6 +10,7 @@ import time
 
 import numpy as np
 
+from t3d.core import environment
 from t3d.core.errors import UsageError
 from t3d.core.system import Asset
 from t3d.export import meshes, report, video
@@ -38,33 +42,20 @@ def write(asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000
     Returns:
       paths by name: 'glb' ..., 'mp4', 'gif', 'sheet', 'cameras', 'report'.
     """
-    unknown = sorted(set(formats) - set(meshes.FORMATS))
-    if unknown:
-        raise UsageError(f'unknown mesh format {unknown[0]!r}: choose from {list(meshes.FORMATS)}.')
+    check_formats(formats)
     if frames and not gif:
         video.ffmpeg()  # its absence is better known before the work than after it
-    out = pathlib.Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    clock, paths = _Clock(log), {}
-
-    densities = meshing.density_grid(asset.field, asset.scene, asset.bound, grid)
-    clock.lap(f'density grid {grid}^3')
-    mesh, facts = extract(asset, densities, faces=faces, threshold=threshold, log=log)
-    clock.lap(f'mesh, {len(mesh.faces)} faces')
-    if texture:
-        mesh = _textured(asset, mesh, texture, grid, log)
-        clock.lap(f'texture {texture}')
-    for kind in dict.fromkeys(('glb', *formats)):
-        paths[kind] = meshes.write(mesh, out / f'mesh.{kind}')
-    clock.lap('mesh files')
-
+    out, clock = pathlib.Path(out_dir), _Clock(log)
+    densities = _densities(asset, grid, clock)
+    mesh, facts, paths = _mesh_files(asset, densities, out, formats=('glb', *formats), texture=texture, faces=faces,
+                                     threshold=threshold, clock=clock, log=log)
     paths['sheet'] = write_sheet(asset, mesh, densities, out / 'sheet.png', size=min(size, max(render_size, 256)))
     clock.lap('sheet')
     if frames:
         paths |= write_turntable(asset, densities, out, frames=frames, size=size, render_size=render_size, gif=gif, log=log)
         clock.lap(f'turntable of {frames} frames')
     info = dict(report_info or {})
-    info.setdefault('environment', environment())
+    info.setdefault('environment', environment.summary())
     moving = paths.get('mp4', paths.get('gif'))
     facts['texture'] = f'{texture} x {texture}' if texture else 'vertex colours'
     paths['report'] = report.write(
@@ -72,6 +63,58 @@ def write(asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000
     clock.lap('report')
     log(f'export: {out} in {clock.total():.1f} s')
     return paths
+
+
+def write_meshes(asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000, grid=128, threshold=None,
+                 log=print) -> dict[str, pathlib.Path]:
+    """The mesh alone, in the formats asked for; arguments as of `write`. Returns paths by format."""
+    check_formats(formats)
+    clock = _Clock(log)
+    _, _, paths = _mesh_files(asset, _densities(asset, grid, clock), pathlib.Path(out_dir), formats=formats, texture=texture,
+                              faces=faces, threshold=threshold, clock=clock, log=log)
+    log(f'export: {out_dir} in {clock.total():.1f} s')
+    return paths
+
+
+def write_views(asset: Asset, out_dir, *, grid=128, frames=120, size=512, render_size=256, gif=False,
+                log=print) -> dict[str, pathlib.Path]:
+    """The turntable and its cameras alone; arguments as of `write`. Returns paths by name: 'mp4', 'gif', 'cameras'."""
+    if frames < 1:
+        raise UsageError(f'{frames} frames: a turntable has at least 1.')
+    if not gif:
+        video.ffmpeg()
+    out, clock = pathlib.Path(out_dir), _Clock(log)
+    densities = _densities(asset, grid, clock)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = write_turntable(asset, densities, out, frames=frames, size=size, render_size=render_size, gif=gif, log=log)
+    log(f'export: {out_dir} in {clock.total():.1f} s')
+    return paths
+
+
+def check_formats(formats) -> None:
+    """Raises UsageError for a mesh format that is not one of `meshes.FORMATS`."""
+    unknown = sorted(set(formats) - set(meshes.FORMATS))
+    if unknown:
+        raise UsageError(f'unknown mesh format {unknown[0]!r}: choose from {list(meshes.FORMATS)}.')
+
+
+def _densities(asset: Asset, grid: int, clock: '_Clock') -> np.ndarray:
+    densities = meshing.density_grid(asset.field, asset.scene, asset.bound, grid)
+    clock.lap(f'density grid {grid}^3')
+    return densities
+
+
+def _mesh_files(asset, densities, out: pathlib.Path, *, formats, texture, faces, threshold, clock, log):
+    """(Mesh, facts about it, paths by format) with the files written."""
+    mesh, facts = extract(asset, densities, faces=faces, threshold=threshold, log=log)
+    clock.lap(f'mesh, {len(mesh.faces)} faces')
+    if texture:
+        mesh = textures.bake(asset, mesh, texture, step=2.0 * asset.bound / densities.shape[0], log=log)
+        clock.lap(f'texture {texture}')
+    out.mkdir(parents=True, exist_ok=True)
+    paths = {kind: meshes.write(mesh, out / f'mesh.{kind}') for kind in dict.fromkeys(formats)}
+    clock.lap('mesh files')
+    return mesh, facts, paths
 
 
 def extract(asset: Asset, densities: np.ndarray, *, faces: int, threshold: float | None = None, log=print):
@@ -91,10 +134,6 @@ def extract(asset: Asset, densities: np.ndarray, *, faces: int, threshold: float
         'size x y z': ' x '.join(f'{side:.3f}' for side in np.ptp(vertices, axis=0)), 'frame': 'y up, front +z, metres',
     }
     return meshes.Mesh(vertices, triangles, normals, colors), facts
-
-
-def _textured(asset: Asset, mesh: meshes.Mesh, side: int, grid: int, log) -> meshes.Mesh:
-    return textures.bake(asset, mesh, side, step=2.0 * asset.bound / grid, log=log)
 
 
 def write_turntable(asset: Asset, densities, out: pathlib.Path, *, frames: int, size: int, render_size: int, gif: bool = False,
@@ -168,19 +207,6 @@ def draw_mesh(mesh: meshes.Mesh, world_from_cam, intrinsics, size: int) -> np.nd
 
 
 # ------------------------------------------------------------------------------------------------------------- odds, ends
-
-
-def environment() -> dict[str, str]:
-    """Versions and devices, for the report."""
-    import platform
-
-    import jax
-
-    import t3d
-
-    kinds = [device.device_kind for device in jax.devices()]
-    return {'t3d': t3d.__version__, 'jax': jax.__version__, 'python': platform.python_version(),
-            'system': platform.platform(terse=True), 'devices': f'{len(kinds)} x {kinds[0]}'}
 
 
 class _Clock:

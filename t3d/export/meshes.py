@@ -1,6 +1,8 @@
 """Triangle meshes on their way to a file: clean, simplify, smooth normals, and GLB, OBJ, PLY and STL writers.
 
-World as everywhere: y up, front +z, scene units read as metres, which is glTF's frame as it stands. Colours are sRGB bytes.
+World as everywhere: y up, front +z, scene units read as metres, which is glTF's frame as it stands.
+Colours are sRGB bytes, here and in every file but one: the vertex colours of a GLB are linear, as glTF 2.0 wants them (section
+3.7.2.1); its textures are sRGB.
 """
 
 import io
@@ -115,6 +117,13 @@ def _trimesh(mesh: Mesh, visual=None):
     return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, visual=visual, process=False)
 
 
+def linear(colors: np.ndarray) -> np.ndarray:
+    """sRGB bytes as linear bytes (IEC 61966-2-1)."""
+    value = colors.astype(np.float64) / 255.0
+    value = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return np.round(255.0 * value).astype(np.uint8)
+
+
 def _write_glb(mesh: Mesh, path: pathlib.Path) -> None:
     import trimesh
     from PIL import Image
@@ -127,7 +136,7 @@ def _write_glb(mesh: Mesh, path: pathlib.Path) -> None:
         )
         visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material)
     elif mesh.colors is not None:
-        visual = trimesh.visual.ColorVisuals(vertex_colors=mesh.colors)
+        visual = trimesh.visual.ColorVisuals(vertex_colors=linear(mesh.colors))
     path.write_bytes(_trimesh(mesh, visual).export(file_type='glb', include_normals=True))
 
 

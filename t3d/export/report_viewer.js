@@ -47,8 +47,9 @@
     void main() { n = normal; st = uv; tint = color; gl_Position = clip * vec4(position, 1.0); }`));
   gl.attachShader(program, shader(gl.FRAGMENT_SHADER, `#version 300 es
     precision highp float; in vec3 n; in vec2 st; in vec4 tint; uniform sampler2D image; uniform int mode; uniform vec3 eye; out vec4 result;
+    vec3 srgb(vec3 c) { return mix(12.92 * c, 1.055 * pow(max(c, 0.0031308), vec3(1.0 / 2.4)) - 0.055, step(0.0031308, c)); }  // vertex colours are linear
     void main() {
-      vec3 m = normalize(n), base = texture(image, st).rgb * tint.rgb;
+      vec3 m = normalize(n), base = texture(image, st).rgb * srgb(tint.rgb);
       vec3 lamp = normalize(eye + vec3(0.0, 0.6, 0.0));
       float light = 0.65 + 0.12 * m.y + 0.35 * max(dot(m, lamp), 0.0);
       result = vec4(mode == 0 ? base * light : mode == 1 ? base : 0.5 + 0.5 * m, 1.0);

@@ -1,7 +1,9 @@
 """Model FLOPs counted in a jaxpr, and the share of a device's peak that a step reaches.
 
 Only matrix products and convolutions count, 2 per multiply-add, at their size in the program as traced (before the compiler):
-the convention behind published MFU figures. Loops count as often as they run; conditionals count their dearest branch.
+the convention behind published MFU figures. Loops count as often as they run; conditionals count their dearest branch. What a
+backward pass computes again (`jax.checkpoint`, and our own rules under the same name) is work, but no model FLOP (PaLM,
+arXiv 2204.02311, App. B).
 """
 
 import math
@@ -14,8 +16,11 @@ PEAK = {  # dense bf16 FLOP/s of one device, from the vendors' data sheets; matc
 }
 
 
+AGAIN = 'rematted_computation'  # the name jax.checkpoint gives to what it computes again
+
+
 def count(function, *args) -> int:
-    """FLOPs of one call; args may be ShapeDtypeStructs."""
+    """Model FLOPs of one call; args may be ShapeDtypeStructs."""
     return _jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
@@ -30,7 +35,9 @@ def _jaxpr(jaxpr) -> int:
 
 
 def _equation(equation) -> int:
-    name, parameters = equation.primitive.name, equation.params
+    name, parameters, stack = equation.primitive.name, equation.params, str(equation.source_info.name_stack)
+    if AGAIN in stack:
+        return 0
     if name == 'dot_general':
         (contracted, _), _ = parameters['dimension_numbers']
         inner = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)

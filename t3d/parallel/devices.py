@@ -50,8 +50,13 @@ def resolve(shape: Mapping[str, int], count: int) -> tuple[int, int, int]:
 
 
 def check_batch(batch: int, mesh: Mesh) -> None:
-    """Raises unless the global batch divides over the batch axes ('data', 'fsdp') and over the processes."""
-    ways = math.lcm(mesh.shape['data'] * mesh.shape['fsdp'], jax.process_count())
+    """Raises unless the batch axes ('data', 'fsdp') divide over the processes, and the global batch over both."""
+    ways, processes = mesh.shape['data'] * mesh.shape['fsdp'], jax.process_count()
+    if ways % processes:
+        raise UsageError(
+            f'data={mesh.shape["data"]} x fsdp={mesh.shape["fsdp"]} = {ways} parts of the batch do not divide over '
+            f'{processes} processes, each of which loads its own: make data x fsdp a multiple of {processes}.'
+        )
     if batch % ways:
         low, high = batch // ways * ways, (batch // ways + 1) * ways
         near = f'{low} or {high}' if low else f'{high}'

@@ -29,6 +29,7 @@ from t3d.geom.rays import Rays, ray_box
 from t3d.nets.clip import TextTower
 from t3d.nets.text_decoder import TextDecoder
 
+CHUNK = 2**14  # rays of one object rendered at once for people to see
 INWARD, OUTWARD = r'(query|key|value|query_key|proj_in|mlp_in|in)/kernel$', r'(out|proj_out|mlp_out)/kernel$'
 SHARDING = (  # scanned stacks have a layer axis in front; convolutions go by the fallback rule
     (r'/plane_text/kernel$', P(None, ('fsdp', 'tensor'))),  # 45 % of all parameters in the released size
@@ -184,8 +185,7 @@ class Modules:
 
     def render_rays(self, scene, rays: Rays, key, samples: int):
         """RenderOutput for rays [B, R, 3]; `features` are albedo over black, in (0, 1 / alpha)."""
-        near, far = ray_box(rays, 2.0)
-        near = jnp.maximum(near, 0.0)  # nothing behind the camera; a box that lies there has near > far, so it is missed
+        near, far = clipped_box(rays)
         return volume.render(self.raw_field(scene), rays, key, near=near, far=far, num_samples=samples,
                              num_importance=self.render.importance, density_activation=self.density)
 
@@ -193,7 +193,10 @@ class Modules:
         """Deterministic render of batched scenes, rays [B, ..., 3], over the config's background."""
         shape = rays.origins.shape
         flat = jax.tree.map(lambda leaf: leaf.reshape(shape[0], -1, 3), rays)
-        out = self.render_rays(scene, flat, None, self.render.samples_shown)
+        near, far = clipped_box(flat)
+        out = volume.render_chunked(
+            self.raw_field(scene), flat, None, chunk=min(CHUNK, flat.origins.shape[1]), near=near, far=far,
+            num_samples=self.render.samples_shown, num_importance=self.render.importance, density_activation=self.density)
         colour = volume.over(out, self.render.background)
         return volume.RenderOutput(features=colour.reshape(shape), opacity=out.opacity.reshape(shape[:-1]),
                                    depth=out.depth.reshape(shape[:-1]), weights=None)
@@ -209,6 +212,12 @@ class Modules:
         field = self.raw_field({'planes': scene['planes'][None], 'field': scene['field']})
         raw, rgb = field(points[None])
         return self.density(raw)[0], jnp.clip(rgb[0], 0.0, 1.0)
+
+
+def clipped_box(rays: Rays):
+    """Where rays enter and leave the object's box; nothing behind the camera (near > far there, which is a miss)."""
+    near, far = ray_box(rays, 2.0)
+    return jnp.maximum(near, 0.0), far
 
 
 def draw_pixels(key, alpha, count: int, foreground: float):

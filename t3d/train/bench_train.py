@@ -10,7 +10,7 @@ import numpy as np
 
 
 def train_bench(argv=None) -> int:
-    """Times the compiled train step on one batch of the config's data: compile apart, median of repeats, and the data alone."""
+    """Times the loop's own step on the config's data: first step (which compiles) apart, then the median of repeats."""
     parser = argparse.ArgumentParser(prog='t3d bench train')
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
     parser.add_argument('--repeats', type=int, default=15)
@@ -36,31 +36,38 @@ def measure(config, repeats: int, steps: int) -> dict:
     from t3d import systems
     from t3d.core import tree
     from t3d.metrics import flops
-    from t3d.parallel import devices, sharding
-    from t3d.train import bench
+    from t3d.parallel import devices
+    from t3d.train import bench, loop
+    from t3d.train import log as logs
 
     devices.keep_freed_memory()
     system = systems.make(config)
     mesh = devices.make(config.mesh)
-    batch, data_ms = _batch(config)
+    devices.check_batch(config.batch, mesh)
+    batches = _batches(config)
     with jax.set_mesh(mesh):
         began = time.perf_counter()
-        state = jax.jit(system.init)(jax.random.key(config.seed), batch)
+        state, target = loop.fresh(config, system, mesh)
         jax.block_until_ready(state)
         init_seconds = time.perf_counter() - began
-        placed = sharding.shardings(jax.eval_shape(lambda: state), system.sharding, mesh, config.fsdp_floor)
-        state, batch = jax.device_put(state, placed), sharding.global_batch(batch, mesh)
-        model_flops = flops.count(system.train_step, state, batch, jax.random.key(0))
+        plain = jax.eval_shape(lambda: state), system.batch_spec, jax.random.key(0)
+        model_flops = flops.count(system.train_step, *plain)
+        program = loop.Program(config, system, mesh, target, logs.Log(None, total=0, batch=0, active=False))
         began = time.perf_counter()
-        step = jax.jit(system.train_step, donate_argnums=0).lower(state, batch, jax.random.key(0)).compile()
-        compile_seconds = time.perf_counter() - began
-        times = []
-        for repeat in range(repeats + 1):  # the first does not count
-            began = time.perf_counter()
-            for k in range(steps):
-                state, metrics = step(state, batch, jax.random.key(repeat * steps + k))
+        state, metrics = program(state, next(batches))
+        jax.block_until_ready(metrics)
+        first_seconds = time.perf_counter() - began
+        times, waits = [], []
+        for _ in range(repeats + 1):  # the first does not count
+            began, waited = time.perf_counter(), 0.0
+            for _ in range(steps):
+                asked = time.perf_counter()
+                local = next(batches)
+                waited += time.perf_counter() - asked
+                state, metrics = program(state, local)
             jax.block_until_ready(metrics)
             times.append(1e3 * (time.perf_counter() - began) / steps)
+            waits.append(1e3 * waited / steps)
     timing = bench.timing(times[1:])
     images = config.batch * config.data.views
     rays = images * config.loss.rays
@@ -70,25 +77,17 @@ def measure(config, repeats: int, steps: int) -> dict:
         'device': f'{mesh.size} x {jax.devices()[0].device_kind}', 'date': datetime.date.today().isoformat(),
         'jax': jax.__version__, 'parameters': tree.count(state.params),
         'step ms': str(timing), 'steps/s': round(1e3 / timing.median, 2), 'images/s': round(1e3 * images / timing.median, 1),
-        'krays/s': round(rays / timing.median, 1), 'data ms/batch': round(data_ms, 2),
+        'krays/s': round(rays / timing.median, 1), 'wait for data ms/step': round(float(np.median(waits[1:])), 2),
         'model GFLOP/step': round(model_flops / 1e9, 2), 'model TFLOP/s': round(rate / 1e12, 4),
         'MFU': f'{rate / (peak * mesh.size):.1%}' if peak else 'peak of this device unknown',
-        'init s': round(init_seconds, 1), 'compile s': round(compile_seconds, 1),
+        'init s': round(init_seconds, 1), 'first step s': round(first_seconds, 1),
     }
 
 
-def _batch(config) -> tuple[dict, float]:
-    """(one batch of the config's data, milliseconds that making one takes)."""
-    from t3d.data import sources
+def _batches(config):
+    """This process's batches, as in a run."""
+    from t3d.data import pipeline, sources
 
     source, transform = sources.make(config)
-    random = np.random.default_rng(0)
-
-    def one():
-        examples = [transform(source[int(k)], random) for k in random.integers(len(source), size=config.batch)]
-        return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-
-    one()
-    began = time.perf_counter()
-    batches = [one() for _ in range(5)]
-    return batches[-1], 1e3 * (time.perf_counter() - began) / 5
+    return pipeline.make(source, transform, batch=config.batch, seed=config.seed, process_index=jax.process_index(),
+                         process_count=jax.process_count(), threads=config.loader.threads, prefetch=config.loader.prefetch)

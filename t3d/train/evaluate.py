@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t3d.core.errors import UsageError
 from t3d.data import oracle, shapes, sources, toy
 from t3d.geom import cameras
 from t3d.metrics import image, retrieval
@@ -47,14 +48,19 @@ def _renderer(render, size):
     return draw
 
 
-def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None) -> dict[str, float]:
-    """All scores of a run: those of its data set. Keys are `<score>` with `<score>_n` beside, and `control/<score>`."""
+def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:
+    """All scores of a run: those of its data set. Keys are `<score>` with `<score>_n` beside, and `control/<score>`.
+
+    `split` chooses the objects of a built data set (None: those trained on); the toy set always gives both of its own.
+    """
     if loaded.config.data.name == 'toy':
+        if split is not None:
+            raise UsageError(f'split {split!r}: toy is scored on held-out and on seen captions at once: leave it out.')
         scores = singles(loaded)
         if loaded.config.data.scenes != 'singles':
             scores.update(relations(loaded, log, limit=limit))
         return scores
-    return views_of_objects(loaded, log, limit=limit)
+    return views_of_objects(loaded, log, limit=limit, split=split)
 
 
 def singles(loaded: Loaded) -> dict[str, float]:
@@ -112,8 +118,11 @@ def relations(loaded: Loaded, log=lambda line: None, *, limit: int | None = None
     return scores
 
 
-def views_of_objects(loaded: Loaded, log=lambda line: None, *, limit: int | None = None) -> dict[str, float]:
-    """Real objects: PSNR of held-out views of trained objects, and retrieval of the object among all by its renders.
+def views_of_objects(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
+                     split: str | None = None) -> dict[str, float]:
+    """Real objects: PSNR of held-out views, and retrieval of the object among all by its renders.
+
+    The objects are those of training, or of another `split`, none of whose views were seen.
 
     The caption given is the longest of the object's. Retrieval compares renders from the four `SHARED` cameras, the same for
     all objects, with every object's true views; they are among the training cameras (the held-out ones differ from object to
@@ -122,7 +131,7 @@ def views_of_objects(loaded: Loaded, log=lambda line: None, *, limit: int | None
     weights, captions of other objects, and the mean picture of all objects.
     """
     config = loaded.config
-    source = sources.open_source(config.data, config.data.split)
+    source = sources.open_source(config.data, split or config.data.split)
     chosen = np.arange(len(source)) if limit is None else np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)
     records = [source[int(k)] for k in chosen]
     prompts = [max(record['captions'], key=len) for record in records]

@@ -14,6 +14,7 @@ from t3d.core.errors import UsageError
 from t3d.core.system import Asset, System
 from t3d.core.typing import PyTree
 
+ALONG = ('scores.json', 'metrics.jsonl', 'environment.json')
 SHIPPED = pathlib.Path(__file__).resolve().parents[1] / 'assets'
 
 
@@ -119,8 +120,14 @@ def generate(loaded: Loaded, prompts: list[str], seeds: list[int]) -> list[tuple
 
 
 def save_weights(loaded: Loaded, folder: str | os.PathLike, dtype=None) -> None:
-    """Writes `model.safetensors` and `config.json`: what `load` reads and what is shared. Their `steps` is the step reached."""
+    """Writes `model.safetensors` and `config.json`: what `load` reads and what is shared. Their `steps` is the step reached.
+
+    What a run says of itself goes along where it is there: `scores.json`, `metrics.jsonl`, `environment.json`.
+    """
     from t3d.checkpoint import weights
     from t3d.core import config as configs
 
     weights.save(folder, loaded.params, configs.from_dict({**loaded.config.to_dict(), 'steps': loaded.step}), dtype)
+    for name in ALONG if loaded.folder is not None else ():
+        if (epath.Path(loaded.folder) / name).exists():
+            (epath.Path(folder) / name).write_bytes((epath.Path(loaded.folder) / name).read_bytes())

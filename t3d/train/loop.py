@@ -81,7 +81,10 @@ def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_
         batches, shown = _data(config, system, data, int(state.step))
         program = Program(config, system, mesh, target, say)
         end = min(config.steps, stop_after if stop_after is not None else config.steps)
-        _loop(config, program, state, batches, shown, store, say, stop, end, workdir)
+        try:
+            _loop(config, program, state, batches, shown, store, say, stop, end, workdir)
+        except jax.errors.JaxRuntimeError as error:  # raised at a dispatch, or when a later result is waited for
+            raise _out_of_memory(error, config) or error from None
         store.wait()
     finally:
         store.close()
@@ -91,19 +94,10 @@ def start(
     config, system: System, store: stores.Store, mesh: Mesh, say: logs.Log, init_from=None,
 ) -> tuple[TrainState, TrainState]:
     """(the state to train from: restored, or made by a sharded init; its ShapeDtypeStructs with shardings)."""
-    def init(seed):
-        key = jax.random.fold_in(jax.random.key(seed), KEY_INIT)
-        return system.init(key, {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()})
-
-    seed = np.uint32(config.seed)
-    abstract = jax.eval_shape(init, seed)
-    placed = sharding.shardings(abstract, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
-    target = sharding.abstract_with(abstract, placed)
     if store.latest() is None:
-        # Hundreds of small random draws, run once: a CPU spends twice as long compiling them well as it should.
-        options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else {}
-        state = jax.jit(init, out_shardings=placed, compiler_options=options)(seed)
+        state, target = fresh(config, system, mesh)
         return (state if init_from is None else _with_weights(state, init_from, mesh, say)), target
+    _, _, target = _init(config, system, mesh)
     restored = store.restore(target)
     step = int(restored.state.step)
     if restored.data['position'] != step:
@@ -111,6 +105,25 @@ def start(
     say.line(f'resuming from step {step}')
     say.resume(step)
     return restored.state, target
+
+
+def fresh(config, system: System, mesh: Mesh) -> tuple[TrainState, TrainState]:
+    """(the state a run of this config starts from, made by a sharded init; its ShapeDtypeStructs with shardings)."""
+    init, placed, target = _init(config, system, mesh)
+    # Hundreds of small random draws, run once: a CPU spends twice as long compiling them well as it should.
+    options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else {}
+    return jax.jit(init, out_shardings=placed, compiler_options=options)(np.uint32(config.seed)), target
+
+
+def _init(config, system: System, mesh: Mesh):
+    """(seed -> state, the shardings of the state, its ShapeDtypeStructs with them)."""
+    def init(seed):
+        key = jax.random.fold_in(jax.random.key(seed), KEY_INIT)
+        return system.init(key, {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()})
+
+    abstract = jax.eval_shape(init, np.uint32(config.seed))
+    placed = sharding.shardings(abstract, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
+    return init, placed, sharding.abstract_with(abstract, placed)
 
 
 def _with_weights(state: TrainState, folder, mesh: Mesh, say: logs.Log) -> TrainState:
@@ -145,7 +158,7 @@ class Program:
             return system.train_step(state, batch, jax.random.fold_in(key, state.step))
 
         self.step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, replicated))
-        self._compiled, self._say, self._config = False, say, config
+        self._compiled, self._say = False, say
         self._preview = jax.jit(system.preview, out_shardings=replicated)
 
     def __call__(self, state: TrainState, local: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -160,10 +173,7 @@ class Program:
         """The first step, which compiles. (A call of the ahead-of-time executable costs 0.2 ms more at every step.)"""
         began = time.perf_counter()
         self._say.line('compiling train_step ...')
-        try:
-            result = self.step(state, batch, self.key)
-        except jax.errors.JaxRuntimeError as error:
-            raise _out_of_memory(error, self._config) or error from None
+        result = self.step(state, batch, self.key)
         self._say.line(f'compiled train_step in {time.perf_counter() - began:.1f} s (cached next time)')
         self._compiled = True
         return result
@@ -235,7 +245,8 @@ def _loop(config, program: Program, state: TrainState, batches, shown, store, sa
         if done or due(step, config.preview_every):
             window.flush(step)
             preview_batch = preview_batch or sharding.whole_batch(shown[0], mesh)
-            _write_preview(program, state, preview_batch, shown[1], say, step, workdir)
+            title = f'step {step}   {config.get("preview", {}).get("columns", "")}'.strip()
+            _write_preview(program, state, preview_batch, shown[1], title, say, step, workdir)
             window.begin(step)
         if stopped:
             say.line(f'stopped at step {step}: saved; run the same command again to go on')
@@ -249,12 +260,12 @@ def due(step: int, every: int) -> bool:
     return bool(every) and step % every == 0
 
 
-def _write_preview(program: Program, state, batch, labels, say: logs.Log, step: int, workdir) -> None:
+def _write_preview(program: Program, state, batch, labels, title: str, say: logs.Log, step: int, workdir) -> None:
     images = program.preview(state, batch)
     if not say.active:
         return
     labels = list(labels) if labels is not None else [f'{n}' for n in range(len(images))]
-    image = preview.sheet(images, labels[: len(images)])
+    image = preview.sheet(images, labels[: len(images)], title=title)
     preview.write(workdir / 'previews' / f'{step:08d}.png', image)
     say.image(step, image)
 

@@ -91,8 +91,8 @@ def compiled(config, system, abstract, mesh) -> list[str]:
 def configs_table() -> str:
     """Every config file with the first line of its docstring and its table of variants."""
     lines = []
-    for name in configs.names():
-        text = ast.get_docstring(ast.parse((configs.folder() / f'{name}.py').read_text())) or ''
+    for name, path in configs.files().items():
+        text = ast.get_docstring(ast.parse(path.read_text())) or ''
         lines.append(f'configs/{name}.py  {text.partition(chr(10))[0]}')
         lines += [f'  {line}' for line in text.splitlines() if line.startswith('|')]
     return '\n'.join(lines)

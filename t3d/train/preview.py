@@ -10,12 +10,13 @@ LINE = 14  # px, height of a line of text
 MARGIN = 4  # px
 
 
-def sheet(rows, labels: Sequence[str] | None = None, background: int = 255) -> np.ndarray:
+def sheet(rows, labels: Sequence[str] | None = None, background: int = 255, *, title: str = '') -> np.ndarray:
     """One image per row of the sheet, each under its label.
 
     Args:
       rows: [N, H, W, 3] or [N, V, H, W, 3] (V images side by side), uint8, or float in [0, 1].
       labels: N texts, wrapped to the width.
+      title: a line above everything, for what the columns are.
     Returns:
       uint8 [height, width, 3].
     """
@@ -32,9 +33,13 @@ def sheet(rows, labels: Sequence[str] | None = None, background: int = 255) -> n
     if len(texts) != count:
         raise ValueError(f'sheet: {count} images and {len(texts)} labels.')
     heights = [len(lines) * LINE + height + 2 * MARGIN for lines in texts]
-    canvas = Image.new('RGB', (width + 2 * MARGIN, sum(heights) + MARGIN), (background,) * 3)
+    head = _wrap(title, width) if title else []
+    canvas = Image.new('RGB', (width + 2 * MARGIN, sum(heights) + MARGIN + LINE * len(head)), (background,) * 3)
     draw = ImageDraw.Draw(canvas)
     ink, y = (0, 0, 0) if background > 127 else (255, 255, 255), MARGIN
+    for line in head:
+        draw.text((MARGIN, y), line, fill=ink)
+        y += LINE
     for image, lines, step in zip(images, texts, heights, strict=True):
         for n, line in enumerate(lines):
             draw.text((MARGIN, y + n * LINE), line, fill=ink)

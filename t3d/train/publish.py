@@ -1,5 +1,6 @@
 """From a trained run or weights to what people open: assets, scores, weights to share."""
 
+import inspect
 import json
 import pathlib
 import re
@@ -20,22 +21,52 @@ def assets(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log
     from t3d.core import config as configs
     from t3d.export import assets as exporter
 
-    out, prompts = pathlib.Path(out), list(dict.fromkeys(prompts))
-    given = {**{name: value for name, value in loaded.config.export.items() if name != 'prompts'}, **options}
+    variant, folders = loaded.config.get('variant', ''), []
+    for asset, seed, folder in _each(loaded, prompts, out, seeds, log):
+        info = {'config': configs.flatten(loaded.config), 'metrics': metrics,
+                'subtitle': f'{loaded.config.system} {variant}, {loaded.name}, step {loaded.step}, seed {seed}'}
+        info = {name: value for name, value in info.items() if value is not None}
+        exporter.write(asset, folder, report_info=info, log=log, **_options(loaded, exporter.write, options))
+        folders.append(folder)
+    return folders
+
+
+def mesh_files(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, **options) -> list[pathlib.Path]:
+    """The meshes alone, as `assets` places them; options of export.assets.write_meshes. Returns the files."""
+    from t3d.export import assets as exporter
+
+    made = _each(loaded, prompts, out, seeds, log)
+    written = [exporter.write_meshes(asset, folder, log=log, **_options(loaded, exporter.write_meshes, options))
+               for asset, _, folder in made]
+    return [path for paths in written for path in paths.values()]
+
+
+def turntables(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, **options) -> list[pathlib.Path]:
+    """The turntables alone, as `assets` places them; options of export.assets.write_views. Returns the files."""
+    from t3d.export import assets as exporter
+
+    made = _each(loaded, prompts, out, seeds, log)
+    written = [exporter.write_views(asset, folder, log=log, **_options(loaded, exporter.write_views, options))
+               for asset, _, folder in made]
+    return [path for paths in written for name, path in paths.items() if name != 'cameras']
+
+
+def _each(loaded, prompts, out, seeds, log):
+    """(asset, seed, folder) of every seed and prompt."""
+    out, prompts, names = pathlib.Path(out), list(dict.fromkeys(prompts)), []
     made = inference.generate(loaded, prompts, list(seeds))
-    folders, names = [], []
     for seed, asset in made:
         name = name_of(asset.prompt, seed if len(seeds) > 1 else None)
         names.append(name)
         twins = names.count(name)  # prompts that differ only in signs
-        folder = out if len(made) == 1 else out / (name if twins == 1 else f'{name}_{twins}')
         log(f'"{asset.prompt}", seed {seed}')
-        variant = loaded.config.get('variant', '')
-        info = {'config': configs.flatten(loaded.config), 'metrics': metrics,
-                'subtitle': f'{loaded.config.system} {variant}, {loaded.name}, step {loaded.step}, seed {seed}'}
-        exporter.write(asset, folder, report_info={k: v for k, v in info.items() if v is not None}, log=log, **given)
-        folders.append(folder)
-    return folders
+        yield asset, seed, out if len(made) == 1 else out / (name if twins == 1 else f'{name}_{twins}')
+
+
+def _options(loaded, function, given: dict) -> dict:
+    """What a writer takes: the config's `export` section where it fits, then what was given."""
+    takes = inspect.signature(function).parameters
+    return {**{name: value for name, value in loaded.config.export.items() if name in takes}, **given}
 
 
 def name_of(prompt: str, seed: int | None = None) -> str:

@@ -1,12 +1,9 @@
 """Run folders: numbered or given, with the config, the command and the environment beside the results."""
 
-import importlib.metadata
 import json
 import pathlib
-import platform
 import re
 import shlex
-import subprocess
 import sys
 
 import jax
@@ -14,9 +11,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from t3d.core import config as configs
+from t3d.core import environment
 from t3d.core.errors import UsageError
 
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain')
 FREE = ('steps', 'log_every', 'preview_every', 'checkpoint', 'mesh', 'fsdp_floor', 'loader', 'export')  # may change on resume
 
 
@@ -30,7 +27,7 @@ def prepare(workdir, config):
         path.mkdir(parents=True, exist_ok=True)
         _write(path / 'config.json', configs.to_json(config))
         _write(path / 'command.txt', shlex.join([pathlib.Path(sys.executable).name, *sys.orig_argv[1:]]) + '\n')
-        _write(path / 'environment.json', json.dumps(environment(), indent=2) + '\n')
+        _write(path / 'environment.json', json.dumps(environment.environment(), indent=2) + '\n')
     return path
 
 
@@ -74,30 +71,3 @@ def check(path, config) -> None:
             f'workdir {path} is of another config:\n{lines}{more}\n'
             'Choose another --workdir, or give the same values to resume.'
         )
-
-
-def environment() -> dict:
-    """Versions, commit and devices."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        'python': platform.python_version(), 'platform': platform.platform(), 'packages': versions, 'commit': commit(),
-        'devices': [f'{device.device_kind} {device.id}' for device in jax.devices()], 'processes': jax.process_count(),
-    }
-
-
-def commit() -> str | None:
-    """The commit of the checkout, with '+' if files differ; None outside one."""
-    def git(*args):
-        return subprocess.run(['git', '-C', str(configs.CHECKOUT), *args], capture_output=True, text=True, timeout=10)
-
-    try:
-        head = git('rev-parse', 'HEAD')
-        dirty = git('status', '--porcelain', '--untracked-files=no')
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return head.stdout.strip() + ('+' if dirty.stdout.strip() else '') if head.returncode == 0 else None

@@ -1,0 +1,1 @@
+"""Configs of every system: `configs/<system>.py` with `get_config(variant)`."""

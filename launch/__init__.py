@@ -1,0 +1,1 @@
+"""Entry points for launchers that start modules: `python -m launch.train --config ...`."""
