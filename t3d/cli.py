@@ -191,9 +191,11 @@ def _generate(args) -> None:
     inference.check_prompts(loaded.config, prompts)
     names = ('formats', 'texture', 'faces', 'grid', 'threshold', 'frames', 'size', 'render_size', 'gif')
     options = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    if 'formats' in options:
+        options['formats'] = tuple(options['formats'])
     print(f'{loaded.config.system} from {loaded.name}, step {loaded.step}: {len(prompts)} prompts, seeds {seeds} -> {args.out}')
     if args.dry_run:
-        shown = {**loaded.config.export, 'prompts': prompts, **options}
+        shown = {'prompts': prompts, **publish.options(args.command, loaded, options)}
         print('\n'.join(f'  {name} = {value}' for name, value in shown.items()))
         return
     if args.command == 'generate':

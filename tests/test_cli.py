@@ -238,6 +238,24 @@ def test_generate_says_what_it_would_do(capsys, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['prompts.txt']
 
 
+@pytest.mark.parametrize('command, wanted, absent', [
+    ('export', "formats = ('obj',)", 'gif'), ('render', 'frames = 7', 'formats = (\'obj')])
+def test_export_and_render_take_the_words_of_their_part(capsys, command, wanted, absent):
+    words = {'export': ('--format', 'obj'), 'render': ('--frames', '7')}
+    text = said(capsys, command, str(small_run.folder()), 'a red cube', *words[command], '--dry-run')
+    assert wanted in text and absent not in text
+    other = words['render' if command == 'export' else 'export']
+    with pytest.raises(SystemExit):
+        cli.main([command, str(small_run.folder()), 'a red cube', *other, '--dry-run'])
+    assert 'unrecognized arguments' in capsys.readouterr().err
+
+
+def test_weights_take_the_scores_and_the_log_along(capsys, tmp_path):
+    said(capsys, 'weights', str(small_run.folder()), 'shared')
+    assert {'metrics.jsonl', 'environment.json'} <= {path.name for path in (tmp_path / 'shared').iterdir()}
+    assert 'command.txt' not in {path.name for path in (tmp_path / 'shared').iterdir()}
+
+
 def test_a_dry_run_counts_parameters_and_bytes(capsys, tmp_path):
     text = said(capsys, 'train', '--dry-run', TINY, *small_run.OVERRIDES, '--workdir', 'run')
     assert 'batch = 2' in text and 'train step compiled in' in text and 'for each device: arguments' in text
@@ -268,7 +286,7 @@ def test_weights_and_info(capsys):
 
 
 def test_eval_prints_and_writes_the_scores(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(evaluate, 'evaluate', lambda loaded, log, limit: {'held_out/psnr': 27.5, 'held_out/n': limit})
+    monkeypatch.setattr(evaluate, 'evaluate', lambda loaded, log, limit, split: {'held_out/psnr': 27.5, 'held_out/n': limit})
     text = said(capsys, 'eval', str(small_run.folder()), '--limit', '4', '--json', 'scores.json')
     assert 'held_out/psnr  27.5' in text
     assert (tmp_path / 'scores.json').read_text() == '{\n "step": 2,\n "held_out/psnr": 27.5,\n "held_out/n": 4\n}'

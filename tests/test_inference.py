@@ -1,5 +1,6 @@
 """From run folders and weights folders to assets."""
 
+import functools
 import json
 import os
 import shutil
@@ -42,7 +43,8 @@ def test_a_run_folder_holds_all_that_inference_needs(tmp_path):
 def test_shared_weights_give_the_bits_of_the_run(tmp_path):
     loaded = small_run.loaded()
     inference.save_weights(loaded, tmp_path / 'shared')
-    assert sorted(path.name for path in (tmp_path / 'shared').iterdir()) == ['config.json', 'model.safetensors']
+    written = {path.name for path in (tmp_path / 'shared').iterdir()}
+    assert written - set(inference.ALONG) == {'config.json', 'model.safetensors'}
     again = inference.load(tmp_path / 'shared')
     assert (again.name, again.step, again.config) == ('shared', 2, loaded.config)
     for one, other in zip(planes(loaded, seeds=(0, 5)), planes(again, seeds=(0, 5)), strict=True):
@@ -174,13 +176,29 @@ def test_one_asset_fills_the_folder_and_equal_names_do_not_collide(tmp_path, mon
     from t3d.export import assets as exporter
 
     written = []
-    monkeypatch.setattr(exporter, 'write', lambda asset, folder, **options: written.append((asset.prompt, folder, options)))
+    record = functools.wraps(exporter.write)(
+        lambda asset, folder, **options: written.append((asset.prompt, folder, options)))
+    monkeypatch.setattr(exporter, 'write', record)
     give = {'log': lambda line: None, 'frames': 0}
     assert publish.assets(small_run.loaded(), [PROMPT], tmp_path, **give) == [tmp_path]
     assert written[0][2]['frames'] == 0 and written[0][2]['grid'] == 24 and 'prompts' not in written[0][2]
     folders = publish.assets(small_run.loaded(), [PROMPT, 'A red cube', 'A red, cube', PROMPT], tmp_path, seeds=(0, 1), **give)
     assert [folder.name for folder in folders] == [
         f'a_red_cube-{seed}{end}' for seed in (0, 1) for end in ('', '_2', '_3')]
+
+
+def test_meshes_alone_and_turntables_alone(tmp_path):
+    lines = []
+    paths = publish.mesh_files(small_run.loaded(), [PROMPT], tmp_path / 'meshes', formats=('obj', 'stl'), log=lines.append)
+    assert paths == [tmp_path / 'meshes' / 'mesh.obj', tmp_path / 'meshes' / 'mesh.stl']
+    assert {path.name for path in (tmp_path / 'meshes').iterdir()} == {'mesh.obj', 'mesh.mtl', 'mesh.png', 'mesh.stl'}
+    prompts = [PROMPT, 'a blue cone']
+    paths = publish.turntables(small_run.loaded(), prompts, tmp_path / 'views', frames=3, log=lines.append)
+    assert paths == [tmp_path / 'views' / name / 'turntable.mp4' for name in ('a_red_cube', 'a_blue_cone')]
+    assert {path.name for path in paths[0].parent.iterdir()} == {'turntable.mp4', 'cameras.json'}
+    assert len(json.loads((paths[0].parent / 'cameras.json').read_text())['frames']) == 3
+    with pytest.raises(UsageError, match='0 frames: a turntable has at least 1'):
+        publish.turntables(small_run.loaded(), [PROMPT], tmp_path, frames=0, log=lines.append)
 
 
 def test_an_unfinished_run_is_left_alone(tmp_path):

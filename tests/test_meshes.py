@@ -126,6 +126,18 @@ def test_obj_ply_and_stl_reopen(tmp_path):
             assert texture_at(loaded, (0.4, -0.35, 0))[2] > 200 and texture_at(loaded, (0, 0.8, 0))[0] > 180
 
 
+def test_vertex_colours_of_a_glb_are_linear(tmp_path):
+    triangle = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
+    normals = np.tile([0, 0, 1], (3, 1)).astype(np.float32)
+    colours = np.array([[255, 188, 0], [99, 10, 1], [0, 128, 255]], np.uint8)
+    mesh = meshes.Mesh(triangle, np.array([[0, 1, 2]], np.int32), normals, colours)
+    loaded = trimesh.load(meshes.write(mesh, tmp_path / 'mesh.glb'), force='mesh')
+    # IEC 61966-2-1: 188 is half the light of 255, 99 an eighth, 128 about 0.2159
+    np.testing.assert_array_equal(loaded.visual.vertex_colors[:, :3], [[255, 128, 0], [32, 1, 0], [0, 55, 255]])
+    loaded = trimesh.load(meshes.write(mesh, tmp_path / 'mesh.ply'), force='mesh')
+    np.testing.assert_array_equal(loaded.visual.vertex_colors[:, :3], colours)
+
+
 def test_wrong_formats_and_empty_meshes_are_refused(tmp_path):
     empty = meshes.Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32), np.zeros((0, 3), np.float32))
     with pytest.raises(ValueError, match="'mesh.fbx'.*glb"):

@@ -9,12 +9,12 @@ from t3d.train import evaluate, inference
 
 
 def assets(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, metrics=None,
-           **options) -> list[pathlib.Path]:
+           **given) -> list[pathlib.Path]:
     """Writes mesh, turntable, sheet and report of every prompt and seed into `out` (a folder each if there are several).
 
     Args:
       metrics: path of a run's metrics.jsonl for the report, or None.
-      options: of export.assets.write; what is left out comes from the config's `export` section.
+      given: options of export.assets.write; what is left out comes from the config's `export` section.
     Returns:
       the folders written.
     """
@@ -26,27 +26,27 @@ def assets(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log
         info = {'config': configs.flatten(loaded.config), 'metrics': metrics,
                 'subtitle': f'{loaded.config.system} {variant}, {loaded.name}, step {loaded.step}, seed {seed}'}
         info = {name: value for name, value in info.items() if value is not None}
-        exporter.write(asset, folder, report_info=info, log=log, **_options(loaded, exporter.write, options))
+        exporter.write(asset, folder, report_info=info, log=log, **options('generate', loaded, given))
         folders.append(folder)
     return folders
 
 
-def mesh_files(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, **options) -> list[pathlib.Path]:
+def mesh_files(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, **given) -> list[pathlib.Path]:
     """The meshes alone, as `assets` places them; options of export.assets.write_meshes. Returns the files."""
     from t3d.export import assets as exporter
 
     made = _each(loaded, prompts, out, seeds, log)
-    written = [exporter.write_meshes(asset, folder, log=log, **_options(loaded, exporter.write_meshes, options))
+    written = [exporter.write_meshes(asset, folder, log=log, **options('export', loaded, given))
                for asset, _, folder in made]
     return [path for paths in written for path in paths.values()]
 
 
-def turntables(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, **options) -> list[pathlib.Path]:
+def turntables(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, **given) -> list[pathlib.Path]:
     """The turntables alone, as `assets` places them; options of export.assets.write_views. Returns the files."""
     from t3d.export import assets as exporter
 
     made = _each(loaded, prompts, out, seeds, log)
-    written = [exporter.write_views(asset, folder, log=log, **_options(loaded, exporter.write_views, options))
+    written = [exporter.write_views(asset, folder, log=log, **options('render', loaded, given))
                for asset, _, folder in made]
     return [path for paths in written for name, path in paths.items() if name != 'cameras']
 
@@ -63,9 +63,12 @@ def _each(loaded, prompts, out, seeds, log):
         yield asset, seed, out if len(made) == 1 else out / (name if twins == 1 else f'{name}_{twins}')
 
 
-def _options(loaded, function, given: dict) -> dict:
-    """What a writer takes: the config's `export` section where it fits, then what was given."""
-    takes = inspect.signature(function).parameters
+def options(command: str, loaded: inference.Loaded, given: dict) -> dict:
+    """What the writer of `generate`, `export` or `render` is told: the config's `export` section, then `given`."""
+    from t3d.export import assets as exporter
+
+    writer = {'generate': exporter.write, 'export': exporter.write_meshes, 'render': exporter.write_views}[command]
+    takes = inspect.signature(writer).parameters
     return {**{name: value for name, value in loaded.config.export.items() if name in takes}, **given}
 
 
