@@ -38,9 +38,11 @@ test-slow: setup-test
 
 lint: setup-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet . || { echo 'not formatted: make format'; exit 1; }
 
 format: setup-test
-	$(BIN)/ruff check --fix . && $(BIN)/ruff format --diff . || true
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 clean:
 	rm -rf build .jax_cache .pytest_cache *.egg-info

@@ -15,16 +15,18 @@ def defaults():
     """The keys the training loop reads, as a ConfigDict that is still open for more keys."""
     from ml_collections import ConfigDict
 
-    return ConfigDict({
-        'system': '',
-        'seed': 0,
-        'steps': 1000,  # optimizer steps in all
-        'batch': 8,  # global batch size, over all devices
-        'dtype': 'float32',  # of computation; parameters and optimizer are always float32
-        'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1},  # devices along each axis; one may be -1 = the rest
-        'fsdp_floor': 2**20,  # bytes; smaller arrays are not sharded over 'fsdp' unless a rule of the system says so
-        'log_every': 50,
-        'preview_every': 500,  # 0: only at the end
-        'checkpoint': {'every': 500, 'keep': 3, 'keep_every': 0, 'best': 'loss'},  # keep_every 0: none kept for good
-        'loader': {'threads': 1, 'prefetch': 4},  # batches made ahead, and by how many threads
-    })
+    return ConfigDict(
+        {
+            'system': '',
+            'seed': 0,
+            'steps': 1000,  # optimizer steps in all
+            'batch': 8,  # global batch size, over all devices
+            'dtype': 'float32',  # of computation; parameters and optimizer are always float32
+            'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1},  # devices along each axis; one may be -1 = the rest
+            'fsdp_floor': 2**20,  # bytes; smaller arrays are not sharded over 'fsdp' unless a rule of the system says so
+            'log_every': 50,
+            'preview_every': 500,  # 0: only at the end
+            'checkpoint': {'every': 500, 'keep': 3, 'keep_every': 0, 'best': 'loss'},  # keep_every 0: none kept for good
+            'loader': {'threads': 1, 'prefetch': 4},  # batches made ahead, and by how many threads
+        }
+    )

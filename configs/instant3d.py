@@ -31,25 +31,71 @@ def tiny() -> ml_collections.ConfigDict:
     config.steps = 2800
     config.batch = 8
     config.dtype = 'float32'
-    config.text = dict(words=(), length=8, open_vocabulary=False, folder='', vocabulary_size=0, width=64, layers=2, heads=4,
-                       activation='quick_gelu', embedding_scale=1.0, frozen=False)
+    config.text = dict(
+        words=(),
+        length=8,
+        open_vocabulary=False,
+        folder='',
+        vocabulary_size=0,
+        width=64,
+        layers=2,
+        heads=4,
+        activation='quick_gelu',
+        embedding_scale=1.0,
+        frozen=False,
+    )
     config.decoder = dict(
-        channels=(96, 64, 32), heads=(6, 4, 0), groups=(8, 8, 8), layers=1, mid_heads=6, base_size=4, base_channels=64,
-        mixer_width=32, mixer_heads=4, style_width=32, style_channels=96, out_channels=48, out_groups=8,
-        cross_attention=True, style_injection=True, token_to_plane=True, remat=False)
+        channels=(96, 64, 32),
+        heads=(6, 4, 0),
+        groups=(8, 8, 8),
+        layers=1,
+        mid_heads=6,
+        base_size=4,
+        base_channels=64,
+        mixer_width=32,
+        mixer_heads=4,
+        style_width=32,
+        style_channels=96,
+        out_channels=48,
+        out_groups=8,
+        cross_attention=True,
+        style_injection=True,
+        token_to_plane=True,
+        remat=False,
+    )
     config.field = dict(hidden=32, alpha=0.7, blob=0.0, density_bias=-3.0, density_scale=20.0)
-    config.render = dict(samples=32, importance=0, samples_shown=48, plane_axes='orthogonal', background=1.0,
-                         radius=3.2, fov=0.7027699)
+    config.render = dict(
+        samples=32, importance=0, samples_shown=48, plane_axes='orthogonal', background=1.0, radius=3.2, fov=0.7027699
+    )
     config.loss = dict(rays=192, foreground=0.5, mask=0.2, depth=0.0)
     config.optimizer = dict(learning_rate=1e-3, warmup=50, final=0.05, b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, clip=1.0)
     config.noise = 0.1  # deviation of the style noise; the paper's 1 is for score distillation, where one text has many answers
     config.ema_decay = 0.99
-    config.data = dict(name='toy', split='train', scenes='singles', size=32, views=1, poses=64, seed=0, supersample=3,
-                       path='', train_views=0, variants=0)
+    config.data = dict(
+        name='toy',
+        split='train',
+        scenes='singles',
+        size=32,
+        views=1,
+        poses=64,
+        seed=0,
+        supersample=3,
+        path='',
+        train_views=0,
+        variants=0,
+    )
     config.preview = dict(rows=8, views=4, columns='left: rendered, right: truth')
     config.preview_every = 700
-    config.export = dict(prompts=('a red cube', 'a purple sphere', 'a small green cone'), formats=('glb',), texture=512,
-                         faces=10_000, grid=96, frames=120, size=512, render_size=128)
+    config.export = dict(
+        prompts=('a red cube', 'a purple sphere', 'a small green cone'),
+        formats=('glb',),
+        texture=512,
+        faces=10_000,
+        grid=96,
+        frames=120,
+        size=512,
+        render_size=128,
+    )
     return config
 
 
@@ -76,8 +122,15 @@ def furniture() -> ml_collections.ConfigDict:
     config.batch = 16
     config.text.update(length=14, open_vocabulary=True, width=128, layers=2, heads=4)
     config.decoder.update(
-        channels=(128, 96, 48), heads=(8, 6, 0), mid_heads=8, base_channels=96, mixer_width=32, style_width=64,
-        style_channels=128, out_channels=72)
+        channels=(128, 96, 48),
+        heads=(8, 6, 0),
+        mid_heads=8,
+        base_channels=96,
+        mixer_width=32,
+        style_width=64,
+        style_channels=128,
+        out_channels=72,
+    )
     config.field.update(hidden=64)
     config.render.update(samples=40, samples_shown=64, radius=3.5)
     config.loss.update(rays=96)
@@ -97,8 +150,18 @@ def base() -> ml_collections.ConfigDict:
     config.batch = 32
     config.text.update(width=512, layers=6, heads=8)
     config.decoder.update(
-        channels=(256, 256, 160, 96, 64), heads=(0, 16, 10, 6, 0), groups=(8, 8, 8, 8, 8), layers=4, mid_heads=16,
-        base_channels=256, mixer_width=128, mixer_heads=8, style_width=256, style_channels=256, out_channels=96)
+        channels=(256, 256, 160, 96, 64),
+        heads=(0, 16, 10, 6, 0),
+        groups=(8, 8, 8, 8, 8),
+        layers=4,
+        mid_heads=16,
+        base_channels=256,
+        mixer_width=128,
+        mixer_heads=8,
+        style_width=256,
+        style_channels=256,
+        out_channels=96,
+    )
     config.render.update(samples=64, importance=32)
     config.loss.update(rays=512)
     config.optimizer.update(learning_rate=3e-4, warmup=1000)
@@ -117,9 +180,24 @@ def pod() -> ml_collections.ConfigDict:
     config.batch = 384
     config.text.update(length=77, width=1024, layers=23, heads=16, activation='gelu', embedding_scale=0.02)
     config.decoder = dict(
-        channels=(320, 320, 160, 80, 80, 40), heads=(0, 20, 10, 5, 0, 0), groups=(8, 8, 8, 8, 4, 2), layers=13, mid_heads=20,
-        base_size=4, base_channels=512, mixer_width=192, mixer_heads=8, style_width=768, style_channels=320, out_channels=96,
-        out_groups=4, cross_attention=True, style_injection=True, token_to_plane=True, remat=True)
+        channels=(320, 320, 160, 80, 80, 40),
+        heads=(0, 20, 10, 5, 0, 0),
+        groups=(8, 8, 8, 8, 4, 2),
+        layers=13,
+        mid_heads=20,
+        base_size=4,
+        base_channels=512,
+        mixer_width=192,
+        mixer_heads=8,
+        style_width=768,
+        style_channels=320,
+        out_channels=96,
+        out_groups=4,
+        cross_attention=True,
+        style_injection=True,
+        token_to_plane=True,
+        remat=True,
+    )
     config.field.update(hidden=64, alpha=0.5, blob=10.0, density_bias=-1.0, density_scale=1.0)
     config.render.update(samples=64, importance=64, samples_shown=128)
     config.loss.update(rays=1024)

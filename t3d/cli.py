@@ -71,8 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument('--prompts', nargs='+', help='write the assets of these prompts at the end')
     train.add_argument('--dry-run', action='store_true', help='print the config, parameter counts and memory; train nothing')
 
-    for name, text, outputs in (('export', 'the meshes of a run, in any format', _mesh_outputs),
-                                ('render', 'the turntables of a run', _view_outputs)):
+    for name, text, outputs in (
+        ('export', 'the meshes of a run, in any format', _mesh_outputs),
+        ('render', 'the turntables of a run', _view_outputs),
+    ):
         command = add(name, _generate, text)
         command.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
         _prompts(command)
@@ -286,10 +288,19 @@ def _data(args) -> None:
     try:
         import embreex.mesh_construction  # noqa: F401
     except ImportError as error:
-        raise ModuleNotFoundError('`t3d data build` renders with Embree (package embreex): pip install "t3d[data]". Its wheels '
-                                  'are for x86-64 Linux, Windows and macOS.') from error
-    path = furniture.build(args.source, args.out, args.size, variants=args.variants, limit=args.limit, license=args.license,
-                           processes=args.processes)
+        raise ModuleNotFoundError(
+            '`t3d data build` renders with Embree (package embreex): pip install "t3d[data]". Its wheels '
+            'are for x86-64 Linux, Windows and macOS.'
+        ) from error
+    path = furniture.build(
+        args.source,
+        args.out,
+        args.size,
+        variants=args.variants,
+        limit=args.limit,
+        license=args.license,
+        processes=args.processes,
+    )
     print(f'built {path}')
 
 

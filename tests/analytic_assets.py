@@ -14,8 +14,9 @@ def asset(prompt, field, *, sharpness=150.0, bound=1.0, num_samples=64):
 
     def render(scene, rays):
         near, far = ray_geometry.ray_box(rays, 2.0 * bound)
-        out = volume.render(lambda points, directions: field(scene, points), rays, None,
-                            near=near, far=far, num_samples=num_samples)
+        out = volume.render(
+            lambda points, directions: field(scene, points), rays, None, near=near, far=far, num_samples=num_samples
+        )
         return out.replace(features=volume.over(out, jnp.ones(3)))
 
     return Asset(prompt, {'sharpness': jnp.float32(sharpness)}, field, render, bound, CAMERA)

@@ -13,7 +13,11 @@ WIDTH = 32
 
 
 def make(
-    batch: int = 16, rate: float = 1e-2, poison: int | None = None, noise: float = 0.01, ballast: int = 0,
+    batch: int = 16,
+    rate: float = 1e-2,
+    poison: int | None = None,
+    noise: float = 0.01,
+    ballast: int = 0,
 ) -> System:
     """`poison`: the step whose loss/fit becomes NaN; `noise`: deviation of what is added to x; `ballast`: floats to save."""
     optimizer, batch_size = optax.adam(rate), batch
@@ -81,9 +85,18 @@ def transform(record, rng):
 def config(**changes):
     """A config for the dummy, with fast intervals."""
     base = {
-        'system': 'dummy', 'name': 'test', 'seed': 1, 'steps': 6, 'batch': 16, 'dtype': 'float32',
-        'mesh': {'data': 1, 'fsdp': 1, 'tensor': 1}, 'fsdp_floor': 64, 'log_every': 2, 'preview_every': 0,
-        'checkpoint': {'every': 2, 'keep': 3, 'keep_every': 0, 'best': 'loss'}, 'loader': {'threads': 1, 'prefetch': 2},
+        'system': 'dummy',
+        'name': 'test',
+        'seed': 1,
+        'steps': 6,
+        'batch': 16,
+        'dtype': 'float32',
+        'mesh': {'data': 1, 'fsdp': 1, 'tensor': 1},
+        'fsdp_floor': 64,
+        'log_every': 2,
+        'preview_every': 0,
+        'checkpoint': {'every': 2, 'keep': 3, 'keep_every': 0, 'best': 'loss'},
+        'loader': {'threads': 1, 'prefetch': 2},
     }
     return base | changes
 

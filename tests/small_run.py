@@ -14,9 +14,21 @@ from t3d.train import inference, loop
 
 CONFIG = 'configs/instant3d.py:tiny'
 OVERRIDES = (
-    *SMALL, 'steps=2', 'mesh.data=1', 'text.length=12', 'field.blob=10.0', 'field.density_bias=-1.0', 'preview.rows=2',
-    'preview.views=1', 'export.prompts=("a red cube",)', 'export.texture=64', 'export.faces=500', 'export.grid=24',
-    'export.frames=2', 'export.size=64', 'export.render_size=32',
+    *SMALL,
+    'steps=2',
+    'mesh.data=1',
+    'text.length=12',
+    'field.blob=10.0',
+    'field.density_bias=-1.0',
+    'preview.rows=2',
+    'preview.views=1',
+    'export.prompts=("a red cube",)',
+    'export.texture=64',
+    'export.faces=500',
+    'export.grid=24',
+    'export.frames=2',
+    'export.size=64',
+    'export.render_size=32',
 )
 
 

@@ -63,12 +63,15 @@ def test_projection_inverts_rays(poses):
     np.testing.assert_allclose(depth, 2.3 * cosine, atol=1e-5)
 
 
-@pytest.mark.parametrize('there, back', [
-    (cameras.to_opengl, cameras.from_opengl),
-    (cameras.to_blender, cameras.from_blender),
-    (cameras.to_zero123, cameras.from_zero123),
-    (cameras.mirror, cameras.mirror),
-])
+@pytest.mark.parametrize(
+    'there, back',
+    [
+        (cameras.to_opengl, cameras.from_opengl),
+        (cameras.to_blender, cameras.from_blender),
+        (cameras.to_zero123, cameras.from_zero123),
+        (cameras.mirror, cameras.mirror),
+    ],
+)
 def test_converters_round_trip(poses, there, back):
     matrices = cameras.orbit(*poses, 0.7).world_from_cam
     assert not np.allclose(there(matrices)[..., :3, :3], matrices[..., :3, :3], atol=0.1)

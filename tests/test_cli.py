@@ -49,7 +49,7 @@ def test_help_takes_under_a_second_and_loads_nothing_heavy():
     after = os.times()
     assert done.returncode == 0 and all(f'  {name}  ' in done.stdout for name in COMMANDS)
     assert after.children_user + after.children_system - before.children_user - before.children_system < 1.0
-    code = f'''
+    code = f"""
 import contextlib, io, sys
 from t3d import cli
 for name in {COMMANDS!r}:
@@ -57,7 +57,7 @@ for name in {COMMANDS!r}:
         cli.main([name, '--help'])
 heavy = {{'jax', 'numpy', 'flax', 'torch', 'tensorflow', 'trimesh', 'ml_collections', 'etils'}} & set(sys.modules)
 assert not heavy, heavy
-'''
+"""
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -86,8 +86,21 @@ def test_seeds_that_make_no_sense(text):
 
 
 def test_overrides_stand_anywhere_on_the_line():
-    args = cli.parse(['train', '--workdir', 'x', TINY, 'batch=8', '--prompts', 'a red cube', 'steps=3', '--dry-run', 'seed=2',
-                      'optimizer.learning_rate=5e-4'])
+    args = cli.parse(
+        [
+            'train',
+            '--workdir',
+            'x',
+            TINY,
+            'batch=8',
+            '--prompts',
+            'a red cube',
+            'steps=3',
+            '--dry-run',
+            'seed=2',
+            'optimizer.learning_rate=5e-4',
+        ]
+    )
     assert set(args.overrides) == {'batch=8', 'steps=3', 'seed=2', 'optimizer.learning_rate=5e-4'}
     assert args.prompts == ['a red cube'] and args.dry_run and args.workdir == 'x' and args.config == TINY
 
@@ -98,10 +111,21 @@ def test_prompts_stand_anywhere_on_the_line():
     assert (args.run, args.prompt, args.formats) == ('runs/1', ['a red cube'], ['obj'])
 
 
-@pytest.mark.parametrize('words', [
-    ('generate', '--colour', 'x'), ('train', TINY, '--batch=3'), ('train',), ('fly',), (), ('eval', 'a', 'b'), ('bench',),
-    ('generate', 'x', '--run', 'a', '--weights', 'b'), ('data', 'build', 'furniture'), ('weights', 'a', 'b', '--dtype', 'int8'),
-])
+@pytest.mark.parametrize(
+    'words',
+    [
+        ('generate', '--colour', 'x'),
+        ('train', TINY, '--batch=3'),
+        ('train',),
+        ('fly',),
+        (),
+        ('eval', 'a', 'b'),
+        ('bench',),
+        ('generate', 'x', '--run', 'a', '--weights', 'b'),
+        ('data', 'build', 'furniture'),
+        ('weights', 'a', 'b', '--dtype', 'int8'),
+    ],
+)
 def test_words_no_command_knows(capsys, words):
     with pytest.raises(SystemExit) as stop:
         cli.main(list(words))
@@ -119,22 +143,25 @@ def test_an_interrupt_is_no_error(monkeypatch, capsys):
 # -------------------------------------------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize('words, wanted', [
-    ((TINY, 'bach=2'), "unknown config key 'bach'. Did you mean 'batch'?"),
-    ((TINY, 'data.sice=8'), "unknown config key 'data.sice'. Did you mean 'data.size'?"),
-    ((TINY, 'batch'), "override 'batch': wanted name=value, for example batch=16."),
-    ((TINY, 'batch=many'), 'batch=many: wanted int (now 8), got str'),
-    ((TINY, 'optimizer=1'), "config key 'optimizer' is a group: set one of optimizer.b1, "),
-    ((TINY, 'system=instant3e'), "unknown system 'instant3e': there are instant3d. Did you mean 'instant3d'?"),
-    ((TINY, 'data.name=furnitur'), "unknown data set 'furnitur': wanted one of toy, furniture"),
-    ((TINY, 'data.split=tset'), "unknown split 'tset'"),
-    ((TINY, 'data.scenes=single'), "unknown toy scenes 'single'"),
-    (('configs/instant3e.py:tiny',), "no config 'configs/instant3e.py'"),
-    (('configs/instant3d.py:tinny',), "unknown variant 'tinny' of instant3d: there are tiny, scenes"),
-    (('configs/instant3d.py:furniture',), 'run `t3d data build furniture --source PATH --size 64'),
-    ((TINY, '--prompts', 'a red corgi'), 'words this model was not trained on: "corgi"'),
-    ((TINY, '--prompts', 'a red cube', ' '), "empty prompt ' '"),
-])
+@pytest.mark.parametrize(
+    'words, wanted',
+    [
+        ((TINY, 'bach=2'), "unknown config key 'bach'. Did you mean 'batch'?"),
+        ((TINY, 'data.sice=8'), "unknown config key 'data.sice'. Did you mean 'data.size'?"),
+        ((TINY, 'batch'), "override 'batch': wanted name=value, for example batch=16."),
+        ((TINY, 'batch=many'), 'batch=many: wanted int (now 8), got str'),
+        ((TINY, 'optimizer=1'), "config key 'optimizer' is a group: set one of optimizer.b1, "),
+        ((TINY, 'system=instant3e'), "unknown system 'instant3e': there are instant3d. Did you mean 'instant3d'?"),
+        ((TINY, 'data.name=furnitur'), "unknown data set 'furnitur': wanted one of toy, furniture"),
+        ((TINY, 'data.split=tset'), "unknown split 'tset'"),
+        ((TINY, 'data.scenes=single'), "unknown toy scenes 'single'"),
+        (('configs/instant3e.py:tiny',), "no config 'configs/instant3e.py'"),
+        (('configs/instant3d.py:tinny',), "unknown variant 'tinny' of instant3d: there are tiny, scenes"),
+        (('configs/instant3d.py:furniture',), 'run `t3d data build furniture --source PATH --size 64'),
+        ((TINY, '--prompts', 'a red corgi'), 'words this model was not trained on: "corgi"'),
+        ((TINY, '--prompts', 'a red cube', ' '), "empty prompt ' '"),
+    ],
+)
 def test_train_refuses_before_it_makes_a_folder(capsys, tmp_path, words, wanted):
     assert wanted in refusal(capsys, 'train', *words, '--workdir', 'run')
     assert not (tmp_path / 'run').exists()
@@ -145,19 +172,25 @@ def test_a_dry_run_refuses_a_batch_the_devices_cannot_share(capsys):
     assert 'batch 6 is not divisible by the 8 devices' in error and 'set batch=8' in error
 
 
-@pytest.mark.parametrize('words, wanted', [
-    (('a red corgi',), 'words this model was not trained on: "corgi"'),
-    (('a large red clone',), '"clone" (nearest: cone)'),
-    (('a cube ' * 8,), 'the prompt has 16 words or word pieces, the model reads 10: "a cube a cube a cube" would be dropped'),
-    (('',), "empty prompt ''"),
-    (('a red cube', '...'), "empty prompt '...'"),
-    (('a red cube', '--seeds', '3-1'), "seeds '3-1': wanted"),
-    (('a red cube', '--format', 'glb', 'fbx'), "unknown mesh format 'fbx': choose from glb, obj, ply, stl."),
-    (('--format', 'obj', 'a red cube'), "unknown mesh format 'a red cube'"),
-    (('a red cube', '--grid', '2'), '--grid 2: wanted at least 8'),
-    (('a red cube', '--frames', '-1'), '--frames -1: wanted at least 0'),
-    (('--prompts', 'nowhere.txt'), 'No such file or directory: nowhere.txt'),
-])
+@pytest.mark.parametrize(
+    'words, wanted',
+    [
+        (('a red corgi',), 'words this model was not trained on: "corgi"'),
+        (('a large red clone',), '"clone" (nearest: cone)'),
+        (
+            ('a cube ' * 8,),
+            'the prompt has 16 words or word pieces, the model reads 10: "a cube a cube a cube" would be dropped',
+        ),
+        (('',), "empty prompt ''"),
+        (('a red cube', '...'), "empty prompt '...'"),
+        (('a red cube', '--seeds', '3-1'), "seeds '3-1': wanted"),
+        (('a red cube', '--format', 'glb', 'fbx'), "unknown mesh format 'fbx': choose from glb, obj, ply, stl."),
+        (('--format', 'obj', 'a red cube'), "unknown mesh format 'a red cube'"),
+        (('a red cube', '--grid', '2'), '--grid 2: wanted at least 8'),
+        (('a red cube', '--frames', '-1'), '--frames -1: wanted at least 0'),
+        (('--prompts', 'nowhere.txt'), 'No such file or directory: nowhere.txt'),
+    ],
+)
 @pytest.mark.parametrize('dry', [True, False])
 def test_generate_refuses_before_it_makes_anything(capsys, tmp_path, words, wanted, dry):
     options = ('--out', 'out', '--run', str(small_run.folder()), *(('--dry-run',) if dry else ()))
@@ -230,16 +263,32 @@ def test_a_source_without_furniture(capsys, tmp_path):
 
 def test_generate_says_what_it_would_do(capsys, tmp_path):
     (tmp_path / 'prompts.txt').write_text('a blue cone\n\na small white sphere\n')
-    text = said(capsys, 'generate', 'a red cube', '--prompts', 'prompts.txt', '--run', str(small_run.folder()), '--dry-run',
-                '--seeds', '0-2', '--format', 'obj', 'glb', '--grid', '32')
+    text = said(
+        capsys,
+        'generate',
+        'a red cube',
+        '--prompts',
+        'prompts.txt',
+        '--run',
+        str(small_run.folder()),
+        '--dry-run',
+        '--seeds',
+        '0-2',
+        '--format',
+        'obj',
+        'glb',
+        '--grid',
+        '32',
+    )
     assert 'instant3d from small, step 2: 3 prompts, seeds [0, 1, 2] -> out' in text
     assert "prompts = ['a red cube', 'a blue cone', 'a small white sphere']" in text
     assert "formats = ('obj', 'glb')" in text and 'grid = 32' in text and 'frames = 2' in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ['prompts.txt']
 
 
-@pytest.mark.parametrize('command, wanted, absent', [
-    ('export', "formats = ('obj',)", 'gif'), ('render', 'frames = 7', 'formats = (\'obj')])
+@pytest.mark.parametrize(
+    'command, wanted, absent', [('export', "formats = ('obj',)", 'gif'), ('render', 'frames = 7', "formats = ('obj")]
+)
 def test_export_and_render_take_the_words_of_their_part(capsys, command, wanted, absent):
     words = {'export': ('--format', 'obj'), 'render': ('--frames', '7')}
     text = said(capsys, command, str(small_run.folder()), 'a red cube', *words[command], '--dry-run')
@@ -260,8 +309,11 @@ def test_a_dry_run_counts_parameters_and_bytes(capsys, tmp_path):
     text = said(capsys, 'train', '--dry-run', TINY, *small_run.OVERRIDES, '--workdir', 'run')
     assert 'batch = 2' in text and 'train step compiled in' in text and 'for each device: arguments' in text
     assert 'mesh: data 1 x fsdp 1 x tensor 1 = 1 devices (cpu)' in text
-    counts = {line.split(':')[0].strip(): int(line.split()[1].replace(',', '')) for line in text.splitlines()
-              if line.endswith(' parameters')}
+    counts = {
+        line.split(':')[0].strip(): int(line.split()[1].replace(',', ''))
+        for line in text.splitlines()
+        if line.endswith(' parameters')
+    }
     assert counts.pop('all') == sum(counts.values()) and set(counts) == {'text', 'decoder', 'field'}
     assert not (tmp_path / 'run').exists()
 

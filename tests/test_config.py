@@ -5,14 +5,14 @@ import pytest
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
 
-TEXT = '''
+TEXT = """
 from configs import common
 def get_config(variant='tiny'):
     config = common.defaults()
     config.update({'system': 'dummy', 'optimizer': {'learning_rate': 1e-3, 'name': 'adam'}})
     config.update({'sizes': [1, 2], 'big': variant == 'big'})
     return config
-'''
+"""
 
 
 @pytest.fixture
@@ -30,15 +30,18 @@ def test_variant_and_overrides(path):
     assert configs.load(path).big is False and configs.load(f'{path}:big').big is True
 
 
-@pytest.mark.parametrize('override, says', [
-    ('bach=3', "Did you mean 'batch'"),
-    ('optimizer.learnin_rate=3', "Did you mean 'optimizer.learning_rate'"),
-    ('optimizer=3', 'optimizer.name'),
-    ('batch=1.5', 'wanted int (now 8), got float'),
-    ('batch=many', 'wanted int'),
-    ('big=1', 'wanted bool'),
-    ('batch', 'name=value'),
-])
+@pytest.mark.parametrize(
+    'override, says',
+    [
+        ('bach=3', "Did you mean 'batch'"),
+        ('optimizer.learnin_rate=3', "Did you mean 'optimizer.learning_rate'"),
+        ('optimizer=3', 'optimizer.name'),
+        ('batch=1.5', 'wanted int (now 8), got float'),
+        ('batch=many', 'wanted int'),
+        ('big=1', 'wanted bool'),
+        ('batch', 'name=value'),
+    ],
+)
 def test_bad_override(path, override, says):
     with pytest.raises(UsageError) as error:
         configs.load(path, [override])

@@ -46,7 +46,12 @@ def test_pins_are_exact_sorted_and_of_run_time_packages_only(path):
 def test_make_hands_pip_the_file_of_the_running_python():
     """And nothing on a Python without a file."""
     rule = 'show: ; @echo $(CONSTRAINTS)'
-    shown = subprocess.run(['make', '--silent', '--eval', rule, 'show', f'BIN={pathlib.Path(sys.executable).parent}'], cwd=ROOT,
-                           capture_output=True, text=True, check=True).stdout.strip()
+    shown = subprocess.run(
+        ['make', '--silent', '--eval', rule, 'show', f'BIN={pathlib.Path(sys.executable).parent}'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
     name = 'constraints-{}.{}.txt'.format(*sys.version_info)
     assert shown == (f'-c {name}' if (ROOT / name).exists() else '')

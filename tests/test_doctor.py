@@ -55,8 +55,10 @@ def test_what_is_missing_is_said(monkeypatch):
     assert 'weights:\n  none' in text and ': none' in text.splitlines()[-1]
 
 
-@pytest.mark.parametrize('version, inside', [
-    ('0.10.1', False), ('0.10.2', True), ('0.11.2', True), ('0.12.1', False), ('0.11.0.dev2', True), ('1.0', False)])
+@pytest.mark.parametrize(
+    'version, inside',
+    [('0.10.1', False), ('0.10.2', True), ('0.11.2', True), ('0.12.1', False), ('0.11.0.dev2', True), ('1.0', False)],
+)
 def test_the_tested_range(monkeypatch, version, inside):
     monkeypatch.setattr(doctor, 'SUPPORTED', {'jax': ('0.10.2', '0.12.1')})
     monkeypatch.setattr(doctor, '_version', lambda name: version)

@@ -30,6 +30,7 @@ def looked_up(scene, rays):
 
 def truthful(records: dict[str, dict]) -> System:
     """A System that shows the stored record of a caption; without its one parameter, a grey picture."""
+
     def init(key, batch):
         return TrainState(jnp.int32(0), {'knows': jnp.zeros(())}, {}, {}, {})
 
@@ -37,8 +38,12 @@ def truthful(records: dict[str, dict]) -> System:
         assets = []
         for prompt in prompts:
             record = records[prompt]
-            scene = {'image': oracle.composite(record['image']), 'world_from_cam': record['world_from_cam'],
-                     'intrinsics': record['intrinsics'], 'knows': params['knows']}
+            scene = {
+                'image': oracle.composite(record['image']),
+                'world_from_cam': record['world_from_cam'],
+                'intrinsics': record['intrinsics'],
+                'knows': params['knows'],
+            }
             assets.append(Asset(prompt, scene, None, looked_up, 1.0, {'radius': shapes.RADIUS, 'fov': shapes.FOV}))
         return assets
 
@@ -87,13 +92,22 @@ def test_an_untrained_system_scores_low():
 
 def test_relations_are_judged_among_all_scenes(monkeypatch):
     everything = shapes.pairs('all')
-    some = {caption for split in ('test', 'train') for caption in
-            (scene.captions[0] for scene in shapes.pairs(split)[::24])}
+    some = {caption for split in ('test', 'train') for caption in (scene.captions[0] for scene in shapes.pairs(split)[::24])}
     few = [scene for scene in everything if scene.captions[0] in some]
-    monkeypatch.setattr(shapes, 'pairs', lambda split: [
-        scene for scene in few if split == 'all' or (split == 'test') == (
-            shapes.is_held_out(scene.attributes['shape'], scene.attributes['colour'])
-            or shapes.is_held_out(scene.attributes['shape_b'], scene.attributes['colour_b']))])
+    monkeypatch.setattr(
+        shapes,
+        'pairs',
+        lambda split: [
+            scene
+            for scene in few
+            if split == 'all'
+            or (split == 'test')
+            == (
+                shapes.is_held_out(scene.attributes['shape'], scene.attributes['colour'])
+                or shapes.is_held_out(scene.attributes['shape_b'], scene.attributes['colour_b'])
+            )
+        ],
+    )
     lines = []
     scores = evaluate.relations(loaded_with(toy_records(few, 4)), lines.append, limit=8)
     for name in ('held_out', 'seen'):

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from t3d.data import captions, furniture, furniture_views, objmesh, raycast, sweethome
+from t3d.data import captions, furniture, furniture_source, furniture_views, objmesh, raycast, sweethome
 from t3d.geom import cameras
 
 SIZE = 16
@@ -44,8 +44,14 @@ def make_library(path: pathlib.Path) -> pathlib.Path:
             unused = 'v 9 9 9\n' * max(number, 2)
             archive.writestr(f'm{number}/a.obj', BOX.format(height=0.5 + 0.25 * number) + unused)
             archive.writestr(f'm{number}/m.mtl', MATERIALS)
-            catalogue += [f'id#{number}=T#o{number}', f'name#{number}={noun.title()}', f'model#{number}=/m{number}/a.obj',
-                          f'category#{number}=Room', f'tags#{number}=Thing', f'creator#{number}=Maker']
+            catalogue += [
+                f'id#{number}=T#o{number}',
+                f'name#{number}={noun.title()}',
+                f'model#{number}=/m{number}/a.obj',
+                f'category#{number}=Room',
+                f'tags#{number}=Thing',
+                f'creator#{number}=Maker',
+            ]
         archive.writestr(sweethome.CATALOGUE, '\n'.join(catalogue))
     return path
 
@@ -59,7 +65,7 @@ def built(tmp_path_factory):
 
 
 def every_record(folder):
-    sources = {split: furniture.FurnitureSource(folder, split) for split in present(folder)}
+    sources = {split: furniture_source.FurnitureSource(folder, split) for split in present(folder)}
     return {split: [source[index] for index in range(len(source))] for split, source in sources.items()}
 
 
@@ -68,14 +74,14 @@ def present(folder):
 
 
 def test_a_record_has_the_shapes_and_the_rig_of_the_contract(built):
-    source = furniture.FurnitureSource(built[0] / 'data', 'train')
+    source = furniture_source.FurnitureSource(built[0] / 'data', 'train')
     record = source[0]
     assert record['image'].shape == (16, SIZE, SIZE, 4) and record['image'].dtype == np.uint8
     assert record['depth'].shape == (16, SIZE, SIZE) and record['depth'].dtype == np.float32
     rig = cameras.orbit(record['azimuth'], record['elevation'], furniture_views.CAMERA_RADIUS, furniture_views.FOV)
     np.testing.assert_allclose(record['world_from_cam'], rig.world_from_cam, atol=1e-6)
     np.testing.assert_allclose(record['intrinsics'], rig.intrinsics, atol=1e-6)
-    np.testing.assert_allclose(np.degrees(record['azimuth'][:furniture.TRAIN_VIEWS]), np.arange(12) * 30.0, atol=1e-4)
+    np.testing.assert_allclose(np.degrees(record['azimuth'][: furniture.TRAIN_VIEWS]), np.arange(12) * 30.0, atol=1e-4)
     np.testing.assert_allclose(np.degrees(record['elevation'][:6]), [0, 15, 30, 0, 15, 30], atol=1e-4)
     assert isinstance(record['captions'], tuple) and record['attributes']['noun'] in record['captions'][0]
     assert record['name'].startswith('Mine.o')
@@ -108,8 +114,9 @@ def test_what_is_stored_is_what_was_rendered(built, tmp_path):
         hits = raycast.view_hits(scene, pose, lens, SIZE, furniture_views.SUPERSAMPLE)
         rendered = raycast.image(hits, hits.albedo, SIZE, furniture_views.SUPERSAMPLE)
         np.testing.assert_array_equal(record['image'][view], rendered)
-        np.testing.assert_allclose(record['depth'][view], raycast.planar_depth(scene, pose, lens, SIZE),
-                                   atol=0.51 * furniture_views.DEPTH_STEP)
+        np.testing.assert_allclose(
+            record['depth'][view], raycast.planar_depth(scene, pose, lens, SIZE), atol=0.51 * furniture_views.DEPTH_STEP
+        )
 
 
 def test_splits_never_share_nouns_look_alikes_or_pairs(built):
@@ -118,18 +125,24 @@ def test_splits_never_share_nouns_look_alikes_or_pairs(built):
     nouns = {split: {record['attributes']['noun'] for record in members} for split, members in records.items()}
     for split in ('val', 'test'):
         assert not nouns.get(split, set()) & nouns['train']
-    where = {record['attributes']['noun']: split for split, members in records.items() for record in members
-             if split != 'test_combo'}
+    where = {
+        record['attributes']['noun']: split for split, members in records.items() for record in members if split != 'test_combo'
+    }
     assert where['lamp'] == where['red chair']  # equal triangle, vertex and part counts
-    pairs = {split: {(record['attributes']['noun'], record['attributes']['colour']) for record in members}
-             for split, members in records.items()}
+    pairs = {
+        split: {(record['attributes']['noun'], record['attributes']['colour']) for record in members}
+        for split, members in records.items()
+    }
     assert not pairs.get('test_combo', set()) & pairs['train']
     assert nouns.get('test_combo', set()) <= nouns['train']
 
 
 def test_held_out_pairs_follow_the_rule_and_leave_every_noun_in_training():
-    examples = [{'object_id': f'o{number}', 'noun': f'noun{number}', 'colour': colour, 'signature': (number,)}
-                for number in range(200) for colour in ('', *captions.PALETTE)]
+    examples = [
+        {'object_id': f'o{number}', 'noun': f'noun{number}', 'colour': colour, 'signature': (number,)}
+        for number in range(200)
+        for colour in ('', *captions.PALETTE)
+    ]
     splits = furniture.assign_splits(examples)
     train = {(example['noun'], example['colour']) for example, split in zip(examples, splits) if split == 'train'}
     combo = {(example['noun'], example['colour']) for example, split in zip(examples, splits) if split == 'test_combo'}
@@ -152,7 +165,8 @@ def test_recoloured_variants_wear_their_colour(built):
             target = np.array(captions.PALETTE[colour])
             np.testing.assert_allclose(back / back.max(), target / target.max(), atol=0.03)
             assert record['name'].endswith('/' + colour) and f'a {colour} {record["attributes"]["noun"]}' in ' '.join(
-                record['captions']).replace('an ', 'a ')
+                record['captions']
+            ).replace('an ', 'a ')
             assert colour != 'blue'  # that is what it was
     assert seen == 2 * len(NOUNS)
 
@@ -170,9 +184,9 @@ def test_the_build_is_deterministic_and_done_once(built, tmp_path, capsys):
     assert furniture.build(str(library), str(root / 'data'), SIZE, variants=2, processes=1) == folder
     assert 'already built' in capsys.readouterr().out
     again = furniture.build(str(library), str(tmp_path), SIZE, variants=2, processes=2)
-    assert [file.name for file in again.parent.iterdir()] == [furniture.VERSION]  # nothing is left lying about
+    assert [file.name for file in again.parent.iterdir()] == [furniture_source.VERSION]  # nothing is left lying about
     for split in present(folder):
-        first, second = furniture.FurnitureSource(folder, split), furniture.FurnitureSource(again, split)
+        first, second = furniture_source.FurnitureSource(folder, split), furniture_source.FurnitureSource(again, split)
         assert len(first) == len(second)
         for index in range(len(first)):
             for key, value in first[index].items():
@@ -195,7 +209,7 @@ def test_an_interrupted_build_continues(built, tmp_path, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         furniture.build(**arguments)
     with pytest.raises(FileNotFoundError, match='nothing built'):
-        furniture.find(tmp_path)
+        furniture_source.find(tmp_path)
     resumed = furniture.build(**arguments)
     assert '4 of 12 objects were rendered before' in capsys.readouterr().out
     assert len(calls) == 5 + len(NOUNS) - 4 and calls.count(calls[4]) == 2
@@ -210,29 +224,29 @@ def test_damage_is_named_and_repaired_by_the_same_command(built, tmp_path, capsy
     data = next(folder.glob(f'*-{split}.array_record*'))
     whole = data.read_bytes()
     middle = len(whole) // 2 - len(whole) % 2
-    data.write_bytes(whole[:middle] + bytes(64) + whole[middle + 64:])
-    source = furniture.FurnitureSource(tmp_path, split)
+    data.write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
+    source = furniture_source.FurnitureSource(tmp_path, split)
     with pytest.raises(ValueError, match=r'does not read back as it was written .* delete the folder'):
         [source[index] for index in range(len(source))]
     data.write_bytes(whole[:1000])
     with pytest.raises(ValueError, match=f'has 1000 bytes, but {len(whole)} were written: it is truncated.* again'):
-        furniture.FurnitureSource(tmp_path, split)
+        furniture_source.FurnitureSource(tmp_path, split)
     data.unlink()
     with pytest.raises(ValueError, match=r'array_record.* is missing: run `t3d data build furniture`'):
-        furniture.FurnitureSource(tmp_path, split)
+        furniture_source.FurnitureSource(tmp_path, split)
     furniture.build(**arguments)
     assert 'building again, because' in capsys.readouterr().out
-    assert len(furniture.FurnitureSource(tmp_path, split)) > 0
+    assert len(furniture_source.FurnitureSource(tmp_path, split)) > 0
 
 
 def test_bad_arguments_are_answered(built, tmp_path):
     root, library, folder = built
     with pytest.raises(FileNotFoundError, match=r'no furniture data under .*\(there: nothing built\): run `t3d data build'):
-        furniture.FurnitureSource(tmp_path)
+        furniture_source.FurnitureSource(tmp_path)
     with pytest.raises(FileNotFoundError, match=rf'no furniture data size=64 .*there: {SIZE}px_recolour2'):
-        furniture.FurnitureSource(root / 'data', size=64)
+        furniture_source.FurnitureSource(root / 'data', size=64)
     with pytest.raises(ValueError, match="split='dev' of .*: choose one of"):
-        furniture.FurnitureSource(folder, 'dev')
+        furniture_source.FurnitureSource(folder, 'dev')
     with pytest.raises(ValueError, match='choose 0 .originals only. to 7'):
         furniture.build(str(library), str(tmp_path), variants=9)
     with pytest.raises(ValueError, match='choose one of all, cc0'):
@@ -243,7 +257,7 @@ def test_bad_arguments_are_answered(built, tmp_path):
         furniture.build(str(library), str(tmp_path), size=SIZE, license='cc0', processes=1)
     with pytest.raises(FileNotFoundError, match='no furniture source at'):
         furniture.build(str(tmp_path / 'gone.deb'), str(tmp_path), size=SIZE)
-    assert furniture.find(root / 'data', size=SIZE, variants=2) == folder
+    assert furniture_source.find(root / 'data', size=SIZE, variants=2) == folder
 
 
 def test_a_damaged_model_is_named(tmp_path):
@@ -266,14 +280,16 @@ def test_attribution_names_creator_and_licence(built):
 
 
 def test_sources_pickle_for_worker_processes(built):
-    source = furniture.FurnitureSource(built[2], 'train')
+    source = furniture_source.FurnitureSource(built[2], 'train')
     copy = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(copy[1]['image'], source[1]['image'])
 
 
 def test_reading_needs_no_tensorflow(built):
-    code = (f'import sys; from t3d.data import furniture; furniture.FurnitureSource({str(built[2])!r}, "train")[0]; '
-            'assert not {"tensorflow", "torch", "embreex"} & set(sys.modules)')
+    code = (
+        f'import sys; from t3d.data import furniture_source; furniture_source.FurnitureSource({str(built[2])!r}, "train")[0]; '
+        'assert not {"tensorflow", "torch", "embreex"} & set(sys.modules)'
+    )
     subprocess.run([sys.executable, '-c', code], check=True, timeout=120)
 
 
@@ -283,8 +299,14 @@ def test_twenty_real_objects(tmp_path):
     records = every_record(folder)
     originals = [record for members in records.values() for record in members if record['attributes']['variant'] == '0']
     assert len(originals) == 20
-    share = np.mean([captions.PALETTE.keys() >= {record['attributes']['colour']} for members in records.values()
-                     for record in members if record['attributes']['variant'] != '0'])
+    share = np.mean(
+        [
+            captions.PALETTE.keys() >= {record['attributes']['colour']}
+            for members in records.values()
+            for record in members
+            if record['attributes']['variant'] != '0'
+        ]
+    )
     assert share == 1.0
     for record in originals:
         assert (record['image'][:, [0, -1], :, 3] == 0).all()  # nothing touches the frame

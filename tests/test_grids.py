@@ -82,6 +82,7 @@ def test_lookup_map_equals_lookup_then_map(block):
             else:
                 out = function(kernel, grids.weighted_rows(table, *corners(points)))
             return jnp.sum(out['a'] * mix) + jnp.sum(out['b'] ** 2)
+
         return jax.jit(jax.value_and_grad(of, (0, 1, 2, 3)))
 
     got, wanted = (loss(blocks)(kernel, table, points, jnp.float32(0.3)) for blocks in (block, None))

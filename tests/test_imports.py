@@ -9,17 +9,43 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each package may import itself and these.
 MAY_IMPORT = {
     'core': set(),
-    'geom': {'core'}, 'nets': {'core'}, 'parallel': {'core'},
-    'fields': {'core', 'geom', 'nets'}, 'data': {'core', 'geom'}, 'metrics': {'core', 'geom', 'nets'},
-    'checkpoint': {'core', 'parallel'}, 'export': {'core', 'geom'},
+    'geom': {'core'},
+    'nets': {'core'},
+    'parallel': {'core'},
+    'fields': {'core', 'geom', 'nets'},
+    'data': {'core', 'geom'},
+    'metrics': {'core', 'geom', 'nets'},
+    'checkpoint': {'core', 'parallel'},
+    'export': {'core', 'geom'},
     'systems': {'core', 'geom', 'nets', 'fields'},
     'train': {'core', 'geom', 'nets', 'parallel', 'fields', 'data', 'metrics', 'checkpoint', 'export', 'systems'},
 }
 SAME_LEVEL = {'systems'}  # siblings that do not import each other
 CORE = ('core', 'geom', 'nets', 'fields', 'systems', 'parallel', 'train.bench')
-OPTIONAL = ('tensorflow', 'tensorflow_datasets', 'grain', 'array_record', 'torch', 'transformers', 'tokenizers', 'diffusers',
-            'trimesh', 'skimage', 'xatlas', 'fast_simplification', 'imageio', 'PIL', 'ml_collections', 'orbax',
-            'tensorboardX', 'viser', 'gradio', 'embreex', 'safetensors', 'scipy.spatial')
+OPTIONAL = (
+    'tensorflow',
+    'tensorflow_datasets',
+    'grain',
+    'array_record',
+    'torch',
+    'transformers',
+    'tokenizers',
+    'diffusers',
+    'trimesh',
+    'skimage',
+    'xatlas',
+    'fast_simplification',
+    'imageio',
+    'PIL',
+    'ml_collections',
+    'orbax',
+    'tensorboardX',
+    'viser',
+    'gradio',
+    'embreex',
+    'safetensors',
+    'scipy.spatial',
+)
 
 
 def modules():
@@ -61,7 +87,7 @@ def test_the_core_loads_with_everything_optional_blocked():
         if any(name == f't3d.{part}' or name.startswith(f't3d.{part}.') for part in CORE):
             names.append(name)
     assert len(names) > 15
-    code = f'''
+    code = f"""
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
@@ -71,13 +97,13 @@ sys.meta_path.insert(0, Block())
 import importlib
 for name in {names!r}:
     importlib.import_module(name)
-'''
+"""
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_importing_the_package_and_asking_for_help_load_nothing_heavy():
-    code = '''
+    code = """
 import sys
 import t3d, t3d.cli
 try:
@@ -86,7 +112,7 @@ except SystemExit:
     pass
 heavy = [m for m in ("jax", "flax", "torch", "transformers", "tensorflow", "numpy", "trimesh", "orbax") if m in sys.modules]
 assert not heavy, heavy
-'''
+"""
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -93,7 +93,11 @@ def test_the_same_seed_gives_the_same_asset_whatever_else_is_asked_for():
     alone = planes(loaded, ['a blue cone'], [3])[0]
     together = inference.generate(loaded, [PROMPT, 'a blue cone'], [0, 3])
     assert [(seed, asset.prompt) for seed, asset in together] == [
-        (0, PROMPT), (0, 'a blue cone'), (3, PROMPT), (3, 'a blue cone')]
+        (0, PROMPT),
+        (0, 'a blue cone'),
+        (3, PROMPT),
+        (3, 'a blue cone'),
+    ]
     np.testing.assert_array_equal(together[3][1].scene['planes'], alone)
     assert np.abs(together[1][1].scene['planes'] - alone).max() > 0.0
 
@@ -121,8 +125,16 @@ RELATED = [name for name in inference.shipped() if name.endswith('scenes')]
 def test_the_shipped_weights_show_what_the_prompt_says(name):
     """The render is nearest to its own scene among those with colours, places or the relation exchanged."""
     loaded, cone, cube = inference.load(name), ('cone', 'red'), ('cube', 'blue')
-    scenes = [shapes.pair(first, relation, second) for relation in shapes.RELATIONS for first, second in (
-        (cone, cube), (cube, cone), (('cone', 'blue'), ('cube', 'red')), (('cube', 'red'), ('cone', 'blue')))]
+    scenes = [
+        shapes.pair(first, relation, second)
+        for relation in shapes.RELATIONS
+        for first, second in (
+            (cone, cube),
+            (cube, cone),
+            (('cone', 'blue'), ('cube', 'red')),
+            (('cube', 'red'), ('cone', 'blue')),
+        )
+    ]
     azimuth, elevation = evaluate.AZIMUTH[:3], evaluate.ELEVATION[:3]
     views = cameras.Cameras(*toy.camera_arrays(azimuth, elevation, shapes.RADIUS, shapes.FOV))
     asked = scenes[::4] + scenes[1::4]
@@ -150,9 +162,16 @@ def test_the_shipped_weights_make_a_textured_mesh_upright_in_the_right_colours(n
 # -------------------------------------------------------------------------------------------------------------- publish
 
 
-@pytest.mark.parametrize('prompt, seed, name', [
-    ('a red cube', None, 'a_red_cube'), ('A Red Cube!', 3, 'a_red_cube-3'), ('../..', None, 'asset'), ('éé', 0, 'asset-0'),
-    ('x' * 200, None, 'x' * 60)])
+@pytest.mark.parametrize(
+    'prompt, seed, name',
+    [
+        ('a red cube', None, 'a_red_cube'),
+        ('A Red Cube!', 3, 'a_red_cube-3'),
+        ('../..', None, 'asset'),
+        ('éé', 0, 'asset-0'),
+        ('x' * 200, None, 'x' * 60),
+    ],
+)
 def test_names_of_folders(prompt, seed, name):
     assert publish.name_of(prompt, seed) == name
 
@@ -176,15 +195,13 @@ def test_one_asset_fills_the_folder_and_equal_names_do_not_collide(tmp_path, mon
     from t3d.export import assets as exporter
 
     written = []
-    record = functools.wraps(exporter.write)(
-        lambda asset, folder, **options: written.append((asset.prompt, folder, options)))
+    record = functools.wraps(exporter.write)(lambda asset, folder, **options: written.append((asset.prompt, folder, options)))
     monkeypatch.setattr(exporter, 'write', record)
     give = {'log': lambda line: None, 'frames': 0}
     assert publish.assets(small_run.loaded(), [PROMPT], tmp_path, **give) == [tmp_path]
     assert written[0][2]['frames'] == 0 and written[0][2]['grid'] == 24 and 'prompts' not in written[0][2]
     folders = publish.assets(small_run.loaded(), [PROMPT, 'A red cube', 'A red, cube', PROMPT], tmp_path, seeds=(0, 1), **give)
-    assert [folder.name for folder in folders] == [
-        f'a_red_cube-{seed}{end}' for seed in (0, 1) for end in ('', '_2', '_3')]
+    assert [folder.name for folder in folders] == [f'a_red_cube-{seed}{end}' for seed in (0, 1) for end in ('', '_2', '_3')]
 
 
 def test_meshes_alone_and_turntables_alone(tmp_path):

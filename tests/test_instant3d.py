@@ -12,10 +12,27 @@ from t3d.core import tree
 from t3d.data import sources
 from t3d.systems import instant3d
 
-SMALL = ('batch=2', 'decoder.channels=(16,8,8)', 'decoder.heads=(2,2,0)', 'decoder.groups=(4,4,4)', 'decoder.mid_heads=2',
-         'decoder.base_channels=8', 'decoder.mixer_width=8', 'decoder.mixer_heads=2', 'decoder.style_width=8',
-         'decoder.style_channels=8', 'decoder.out_channels=12', 'decoder.out_groups=4', 'text.width=16', 'text.heads=2',
-         'loss.rays=16', 'render.samples=8', 'render.samples_shown=8', 'data.size=16', 'field.hidden=8')
+SMALL = (
+    'batch=2',
+    'decoder.channels=(16,8,8)',
+    'decoder.heads=(2,2,0)',
+    'decoder.groups=(4,4,4)',
+    'decoder.mid_heads=2',
+    'decoder.base_channels=8',
+    'decoder.mixer_width=8',
+    'decoder.mixer_heads=2',
+    'decoder.style_width=8',
+    'decoder.style_channels=8',
+    'decoder.out_channels=12',
+    'decoder.out_groups=4',
+    'text.width=16',
+    'text.heads=2',
+    'loss.rays=16',
+    'render.samples=8',
+    'render.samples_shown=8',
+    'data.size=16',
+    'field.hidden=8',
+)
 
 
 @functools.cache
@@ -43,7 +60,8 @@ def test_the_data_delivers_what_the_system_asks_for():
     config, system = small('loss.depth=0.1')
     batch = a_batch(config)
     assert {name: (value.shape, value.dtype) for name, value in batch.items()} == {
-        name: (spec.shape, spec.dtype) for name, spec in system.batch_spec.items()}
+        name: (spec.shape, spec.dtype) for name, spec in system.batch_spec.items()
+    }
 
 
 def test_a_step_traces_once_learns_and_moves_every_parameter():

@@ -10,8 +10,14 @@ import pytest
 from t3d.train import log as logs
 
 VALUES = {
-    'loss': 0.183, 'loss/sds': 0.161, 'loss/sparsity': 0.022, 'lr': 1e-2, 'grad_norm': 2.0, 'perf/steps_per_sec': 10.1,
-    'perf/examples_per_sec': 80.0, 'perf/rays_per_sec': 41.4e6,
+    'loss': 0.183,
+    'loss/sds': 0.161,
+    'loss/sparsity': 0.022,
+    'lr': 1e-2,
+    'grad_norm': 2.0,
+    'perf/steps_per_sec': 10.1,
+    'perf/examples_per_sec': 80.0,
+    'perf/rays_per_sec': 41.4e6,
 }
 
 
@@ -23,7 +29,8 @@ def test_progress_line():
 
 
 @pytest.mark.parametrize(
-    'seconds, text', [(5, '00:05'), (752, '12:32'), (3723, '1:02:03'), (90061, '1d 01:01:01'), (np.inf, '?')])
+    'seconds, text', [(5, '00:05'), (752, '12:32'), (3723, '1:02:03'), (90061, '1d 01:01:01'), (np.inf, '?')]
+)
 def test_clock(seconds, text):
     assert logs.clock(seconds) == text
 

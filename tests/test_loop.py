@@ -17,7 +17,7 @@ from t3d.core import config as configs
 from t3d.core import tree
 from t3d.data import sources
 from t3d.parallel import devices
-from t3d.train import loop, signals, workdirs
+from t3d.train import loop, signals, window, workdirs
 
 
 def run(workdir, *, steps=6, system=None, log=lambda line: None, data=DATA, stop_after=None, init_from=None, **changes):
@@ -29,8 +29,10 @@ def state(workdir, step=None):
     """The checkpointed state, on one device."""
     store, system = stores.Store(workdir / 'checkpoints', read_only=True), make()
     where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-                          jax.eval_shape(lambda: system.init(jax.random.key(0), None)))
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        jax.eval_shape(lambda: system.init(jax.random.key(0), None)),
+    )
     try:
         return jax.device_get(store.restore(target, step).state)
     finally:
@@ -52,7 +54,15 @@ def whole(tmp_path_factory):
 def test_run_folder_and_lines(whole):
     workdir, lines = whole
     assert {path.name for path in workdir.iterdir()} == {
-        'config.json', 'command.txt', 'environment.json', 'log.txt', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'previews'}
+        'config.json',
+        'command.txt',
+        'environment.json',
+        'log.txt',
+        'metrics.jsonl',
+        'tensorboard',
+        'checkpoints',
+        'previews',
+    }
     assert sorted(path.name for path in (workdir / 'checkpoints').iterdir()) == ['00000002', '00000004', '00000006']
     assert [path.name for path in (workdir / 'previews').iterdir()] == ['00000006.png']
     assert [record['step'] for record in metrics(workdir)] == [2, 4, 6]
@@ -136,12 +146,12 @@ def test_second_signal_stops_at_once():
 
 
 def test_non_finite_loss_names_part_step_and_checkpoint(tmp_path):
-    with pytest.raises(loop.NonFiniteLoss) as error:
+    with pytest.raises(window.NonFiniteLoss) as error:
         run(tmp_path / 'run', steps=50, system=make(poison=8), log_every=5)
     text = str(error.value)
     assert text.startswith('loss/fit is nan at step 8 (first bad step); last good checkpoint: step 6 in ')
     assert 'learning_rate' in text and stores.Store(tmp_path / 'run' / 'checkpoints', read_only=True).latest() == 6
-    with pytest.raises(loop.NonFiniteLoss, match='at step 1 .*no checkpoint was saved before'):
+    with pytest.raises(window.NonFiniteLoss, match='at step 1 .*no checkpoint was saved before'):
         run(tmp_path / 'other', system=make(poison=1))
 
 
@@ -194,14 +204,15 @@ def test_out_of_memory_says_what_to_halve():
 def test_labels_of_the_preview(tmp_path, monkeypatch):
     seen = {}
 
-    def sheet(rows, labels):
-        seen.update(rows=rows, labels=labels)
+    def sheet(rows, labels, title):
+        seen.update(rows=rows, labels=labels, title=title)
         return np.zeros((1, 1, 3), np.uint8)
 
     monkeypatch.setattr(loop.preview, 'sheet', sheet)
     batch = {'x': np.zeros((16, 8), np.float32), 'y': np.zeros((16, 3), np.float32)}
     run(tmp_path / 'run', steps=1, data=(*DATA, (batch, [f'caption {n}' for n in range(16)])))
     assert seen['rows'].shape == (4, 8, 8, 3) and seen['labels'] == [f'caption {n}' for n in range(4)]
+    assert seen['title'] == 'step 1'
 
 
 def test_errors_of_the_data_reach_the_user(tmp_path):

@@ -43,8 +43,11 @@ def nhwc(x):
 
 def test_the_image_transformer_is_that_of_diffusers():
     diffusers = pytest.importorskip('diffusers')
-    theirs = randomize(diffusers.Transformer2DModel(4, 8, in_channels=32, num_layers=1, cross_attention_dim=20,
-                                                    norm_num_groups=8, use_linear_projection=True))
+    theirs = randomize(
+        diffusers.Transformer2DModel(
+            4, 8, in_channels=32, num_layers=1, cross_attention_dim=20, norm_num_groups=8, use_linear_projection=True
+        )
+    )
     block = theirs.transformer_blocks[0]
 
     def attn(module):
@@ -52,9 +55,14 @@ def test_the_image_transformer_is_that_of_diffusers():
         return {name: dense(part) for name, part in names.items()}
 
     params = {
-        'norm': norm(theirs.norm), 'proj_in': dense(theirs.proj_in), 'proj_out': dense(theirs.proj_out),
-        'norm_self': norm(block.norm1), 'norm_cross': norm(block.norm2), 'norm_mlp': norm(block.norm3),
-        'self_attention': attn(block.attn1), 'cross_attention': attn(block.attn2),
+        'norm': norm(theirs.norm),
+        'proj_in': dense(theirs.proj_in),
+        'proj_out': dense(theirs.proj_out),
+        'norm_self': norm(block.norm1),
+        'norm_cross': norm(block.norm2),
+        'norm_mlp': norm(block.norm3),
+        'self_attention': attn(block.attn1),
+        'cross_attention': attn(block.attn2),
         'mlp': {'in': dense(block.ff.net[0].proj), 'out': dense(block.ff.net[2])},
     }
     x, tokens = 1e-2 * torch.randn(2, 32, 4, 4), torch.randn(2, 5, 20)  # small variance, so that a wrong epsilon shows
@@ -65,11 +73,17 @@ def test_the_image_transformer_is_that_of_diffusers():
 
 def test_the_residual_block_is_that_of_diffusers_with_ada_group_norm():
     resnet = pytest.importorskip('diffusers.models.resnet')
-    theirs = randomize(resnet.ResnetBlockCondNorm2D(in_channels=16, out_channels=24, temb_channels=10, groups=8, eps=1e-5,
-                                                    time_embedding_norm='ada_group'))
+    theirs = randomize(
+        resnet.ResnetBlockCondNorm2D(
+            in_channels=16, out_channels=24, temb_channels=10, groups=8, eps=1e-5, time_embedding_norm='ada_group'
+        )
+    )
     params = {
-        'norm_1': {'affine': dense(theirs.norm1.linear)}, 'norm_2': {'affine': dense(theirs.norm2.linear)},
-        'conv_1': conv(theirs.conv1), 'conv_2': conv(theirs.conv2), 'shortcut': conv(theirs.conv_shortcut),
+        'norm_1': {'affine': dense(theirs.norm1.linear)},
+        'norm_2': {'affine': dense(theirs.norm2.linear)},
+        'conv_1': conv(theirs.conv1),
+        'conv_2': conv(theirs.conv2),
+        'shortcut': conv(theirs.conv_shortcut),
     }
     x, style = 1e-2 * torch.randn(2, 16, 6, 6), torch.randn(2, 10)
     wanted = nhwc(theirs(x, style))
@@ -88,14 +102,27 @@ def test_upsampling_is_that_of_diffusers():
 @pytest.mark.parametrize('activation', ['quick_gelu', 'gelu'])
 def test_the_text_tower_is_that_of_transformers(activation):
     transformers = pytest.importorskip('transformers')
-    config = transformers.CLIPTextConfig(vocab_size=50, hidden_size=24, intermediate_size=96, num_hidden_layers=3,
-                                         num_attention_heads=4, max_position_embeddings=7, hidden_act=activation)
+    config = transformers.CLIPTextConfig(
+        vocab_size=50,
+        hidden_size=24,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=7,
+        hidden_act=activation,
+    )
     theirs = randomize(transformers.CLIPTextModel(config))
     body = getattr(theirs, 'text_model', theirs)
 
     def layer(module):
-        names = {'query': module.self_attn.q_proj, 'key': module.self_attn.k_proj, 'value': module.self_attn.v_proj,
-                 'out': module.self_attn.out_proj, 'mlp_in': module.mlp.fc1, 'mlp_out': module.mlp.fc2}
+        names = {
+            'query': module.self_attn.q_proj,
+            'key': module.self_attn.k_proj,
+            'value': module.self_attn.v_proj,
+            'out': module.self_attn.out_proj,
+            'mlp_in': module.mlp.fc1,
+            'mlp_out': module.mlp.fc2,
+        }
         norms = {'norm_1': norm(module.layer_norm1), 'norm_2': norm(module.layer_norm2)}
         return {**{name: dense(part) for name, part in names.items()}, **norms}
 

@@ -31,8 +31,6 @@ Kd 0 0 0
 """
 
 
-
-
 def test_a_small_file_with_every_trap():
     store = {'dir/a.obj': OBJ.encode('latin-1'), 'dir/my colours.mtl': MTL.encode('latin-1'), 'dir/my wood \xe9.png': b'png'}
     mesh = objmesh.load('dir/a.obj', store.__getitem__)

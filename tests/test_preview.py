@@ -11,7 +11,7 @@ def test_small_images_are_enlarged_without_blur():
     rows[1, :, :4] = (1.0, 0.0, 0.0)
     sheet = preview.sheet(rows, ['one', 'two'])
     assert sheet.dtype == np.uint8 and sheet.shape == (2 * (96 + 14 + 8) + 4, 96 + 8, 3)
-    image = sheet[-100 - 4:-8, 4:100]
+    image = sheet[-100 - 4 : -8, 4:100]
     assert np.all(image[:, :48] == (255, 0, 0)) and np.all(image[:, 48:] == 0)
 
 

@@ -157,8 +157,13 @@ def test_corner_normals_shade_smoothly_and_face_the_viewer():
     positions, uvs = square(0.0)
     for sign in (1, -1):
         normals = np.broadcast_to(sign * np.array([0.0, 0.6, 0.8], np.float32), positions.shape)
-        mesh = objmesh.Mesh(positions.astype(np.float32), uvs.astype(np.float32), normals, np.zeros(2, np.int32),
-                            (objmesh.Part('w', (1, 1, 1)),))
+        mesh = objmesh.Mesh(
+            positions.astype(np.float32),
+            uvs.astype(np.float32),
+            normals,
+            np.zeros(2, np.int32),
+            (objmesh.Part('w', (1, 1, 1)),),
+        )
         image, _ = render(mesh)
         expected = raycast.shade(np.array([0.0, 0.6, 0.8]))
         np.testing.assert_allclose(image[16, 16, 0], 255 * expected, atol=1)

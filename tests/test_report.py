@@ -41,8 +41,18 @@ def written(tmp_path_factory):
     metrics.write_text('\n'.join(json.dumps(row) for row in ROWS) + '\n{"step": 9, "lo')
     info = {'metrics': metrics, 'config': {'render': {'samples': 64}, 'name': '<tiny>'}}
     paths = assets.write(
-        analytic_assets.cone_on_cube(), folder / 'out', formats=('glb', 'obj', 'ply', 'stl'), texture=256, faces=4000, grid=64,
-        frames=12, size=96, render_size=48, report_info=info, log=lines.append)
+        analytic_assets.cone_on_cube(),
+        folder / 'out',
+        formats=('glb', 'obj', 'ply', 'stl'),
+        texture=256,
+        faces=4000,
+        grid=64,
+        frames=12,
+        size=96,
+        render_size=48,
+        report_info=info,
+        log=lines.append,
+    )
     return folder / 'out', paths, lines
 
 
@@ -121,9 +131,19 @@ def test_the_3d_pane_draws_the_textured_mesh_in_a_browser_offline(written, tmp_p
 
     _, paths, _ = written
     shot = tmp_path / 'shot.png'
-    flags = ['--headless', '--no-sandbox', '--enable-unsafe-swiftshader', '--use-angle=swiftshader', '--hide-scrollbars',
-             '--disable-background-networking', '--host-resolver-rules=MAP * ~NOTFOUND', '--window-size=1280,900',
-             f'--user-data-dir={tmp_path / "profile"}', '--virtual-time-budget=3000', f'--screenshot={shot}']
+    flags = [
+        '--headless',
+        '--no-sandbox',
+        '--enable-unsafe-swiftshader',
+        '--use-angle=swiftshader',
+        '--hide-scrollbars',
+        '--disable-background-networking',
+        '--host-resolver-rules=MAP * ~NOTFOUND',
+        '--window-size=1280,900',
+        f'--user-data-dir={tmp_path / "profile"}',
+        '--virtual-time-budget=3000',
+        f'--screenshot={shot}',
+    ]
     subprocess.run(['chromium', *flags, paths['report'].as_uri()], capture_output=True, check=True, timeout=120)
     pane = np.asarray(Image.open(shot).convert('RGB')).astype(int)[150:600, 60:620]
     red = (pane[..., 0] > 90) & (pane[..., 1] < 60) & (pane[..., 2] < 60)

@@ -87,13 +87,15 @@ def test_keeps_the_last_every_nth_and_the_best(tmp_path):
 
 def test_donated_state_is_saved_as_it_was(tmp_path):
     """The step after an asynchronous save overwrites the donated buffers."""
+
     def init():
         params = {'w': jax.random.normal(jax.random.key(0), (2048, 1024))}
         return TrainState(jnp.int32(1), params, (), tree.copy(params), {})
 
     state = jax.jit(init)()
-    step = jax.jit(lambda s: s.replace(step=s.step + 1, params=jax.tree.map(lambda x: x * 1.5, s.params), ema=s.params),
-                   donate_argnums=0)
+    step = jax.jit(
+        lambda s: s.replace(step=s.step + 1, params=jax.tree.map(lambda x: x * 1.5, s.params), ema=s.params), donate_argnums=0
+    )
     before = jax.device_get(state)
     store = stores.Store(tmp_path)
     store.save(state, data={}, config={})

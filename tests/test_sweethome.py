@@ -106,8 +106,11 @@ def test_errors_say_what_to_do(tmp_path):
         sweethome.open_libraries(tmp_path / 'Mine.sh3f', tmp_path)
     deb = make_deb(tmp_path / 'x.deb', library)
     whole = deb.read_bytes()
-    for cut, message in ((len(whole) - 200, 'is truncated: its data.tar should hold'), (100, 'no data.tar member'),
-                         (4, 'no ar archive')):
+    for cut, message in (
+        (len(whole) - 200, 'is truncated: its data.tar should hold'),
+        (100, 'no data.tar member'),
+        (4, 'no ar archive'),
+    ):
         deb.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match=message):
             sweethome.open_libraries(deb, tmp_path / 'scratch')

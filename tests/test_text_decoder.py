@@ -7,8 +7,19 @@ from t3d.core import tree
 from t3d.nets import text_decoder
 
 TINY = dict(
-    channels=(32, 16), heads=(4, 0), groups=(8, 4), layers=3, mid_heads=4, base_size=4, base_channels=24, mixer_width=16,
-    mixer_heads=4, style_width=12, style_channels=20, out_channels=24, out_groups=4,
+    channels=(32, 16),
+    heads=(4, 0),
+    groups=(8, 4),
+    layers=3,
+    mid_heads=4,
+    base_size=4,
+    base_channels=24,
+    mixer_width=16,
+    mixer_heads=4,
+    style_width=12,
+    style_channels=20,
+    out_channels=24,
+    out_groups=4,
 )
 
 
@@ -43,9 +54,14 @@ def test_one_token_changes_every_plane_and_noise_is_heard():
     assert jnp.abs(decoder.apply(variables, tokens, noise.at[1].add(1.0)) - planes)[1].max() > 1e-3
 
 
-@pytest.mark.parametrize('flag, gone', [
-    ('cross_attention', 'cross_attention'), ('style_injection', 'affine'), ('token_to_plane', 'plane_text'),
-])
+@pytest.mark.parametrize(
+    'flag, gone',
+    [
+        ('cross_attention', 'cross_attention'),
+        ('style_injection', 'affine'),
+        ('token_to_plane', 'plane_text'),
+    ],
+)
 def test_each_mechanism_switches_off_alone(flag, gone):
     _, variables, _, _ = build()
     decoder, without, tokens, noise = build(**{flag: False})

@@ -47,9 +47,9 @@ def test_normals_agree_with_finite_differences_of_the_surface(shape):
     cosine = np.sum(rays.directions * cameras.forward_axis(camera)[:, None, None], -1)
     hit = record['depth'] > 0
     points = np.asarray(rays.origins + rays.directions * (record['depth'] / cosine)[..., None], np.float64)[hit]
-    gradient = np.stack([
-        signed_distance(thing, points + step) - signed_distance(thing, points - step) for step in 1e-4 * np.eye(3)
-    ], -1)
+    gradient = np.stack(
+        [signed_distance(thing, points + step) - signed_distance(thing, points - step) for step in 1e-4 * np.eye(3)], -1
+    )
     gradient /= np.linalg.norm(gradient, axis=-1, keepdims=True)
     cosine = np.sum(gradient * record['normal'][hit], -1)
     assert np.mean(cosine > 0.999) > 0.97  # edges have no normal
@@ -110,7 +110,12 @@ def test_the_oracle_names_true_scenes_and_misses_wrong_ones():
     images = np.stack([oracle.composite(toy.record(scene, AZIMUTH, ELEVATION, 16)['image']) for scene in candidates])
     noisy = np.clip(images + np.random.default_rng(0).normal(0, 0.1, images.shape), 0, 1)
     assert judge.score(noisy, candidates) == {
-        'shape': 1.0, 'colour': 1.0, 'relation': 1.0, 'shape_b': 1.0, 'colour_b': 1.0, 'all': 1.0,
+        'shape': 1.0,
+        'colour': 1.0,
+        'relation': 1.0,
+        'shape_b': 1.0,
+        'colour_b': 1.0,
+        'all': 1.0,
     }
     shuffled = judge.score(np.roll(images, 5, axis=0), candidates)
     assert shuffled['all'] == 0.0

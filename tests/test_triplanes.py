@@ -36,7 +36,8 @@ def test_values_and_gradient_match_grid_sample(plane_axes):
         return jnp.sum(value * scale), value
 
     (_, got), (to_planes, to_points) = jax.jit(jax.value_and_grad(ours, (0, 1), has_aux=True))(
-        jnp.moveaxis(planes, 2, -1), jnp.asarray(points))
+        jnp.moveaxis(planes, 2, -1), jnp.asarray(points)
+    )
     np.testing.assert_allclose(got, value.detach(), atol=1e-6)
     np.testing.assert_allclose(jnp.moveaxis(to_planes, -1, 2), theirs.grad, atol=1e-5)
     inside = np.abs(points).max(-1) < 0.8 * 0.9 - 1e-3  # torch differentiates the zero border too; so do we, to its last texel

@@ -99,8 +99,9 @@ def decode(path, height, width):
 def test_write_turntable_gives_120_frames_of_h264_and_cameras(tmp_path):
     asset = analytic_assets.sphere()
     lines = []
-    paths = assets.write_turntable(asset, grid_of(asset, 32), tmp_path, frames=120, size=64, render_size=24, gif=True,
-                                   log=lines.append)
+    paths = assets.write_turntable(
+        asset, grid_of(asset, 32), tmp_path, frames=120, size=64, render_size=24, gif=True, log=lines.append
+    )
     shown = probe(paths['mp4'])
     assert 'h264' in shown and 'yuv420p' in shown and '192x64' in shown and '30 fps' in shown
     assert 'Duration: 00:00:04.00' in shown
@@ -143,6 +144,7 @@ def test_without_ffmpeg_the_error_says_what_to_do_and_no_file_appears(tmp_path, 
     with pytest.raises(UsageError, match='no ffmpeg'):
         assets.write(asset, tmp_path / 'early', log=lines.append)
     assert lines == [] and not (tmp_path / 'early').exists()
-    paths = assets.write_turntable(asset, grid_of(asset, 16), tmp_path, frames=2, size=16, render_size=16, gif=True,
-                                   log=lines.append)
+    paths = assets.write_turntable(
+        asset, grid_of(asset, 16), tmp_path, frames=2, size=16, render_size=16, gif=True, log=lines.append
+    )
     assert 'mp4' not in paths and paths['gif'].exists() and any('no ffmpeg' in line for line in lines)

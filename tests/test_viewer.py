@@ -39,8 +39,11 @@ def test_a_pose_is_that_of_look_at(azimuth, elevation):
 
 
 def test_a_quarter_turn_about_each_axis():
-    for axis, image in ((0, [[1, 0, 0], [0, 0, 1], [0, -1, 0]]), (1, [[0, 0, -1], [0, 1, 0], [1, 0, 0]]),
-                        (2, [[0, 1, 0], [-1, 0, 0], [0, 0, 1]])):
+    for axis, image in (
+        (0, [[1, 0, 0], [0, 0, 1], [0, -1, 0]]),
+        (1, [[0, 0, -1], [0, 1, 0], [1, 0, 0]]),
+        (2, [[0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
+    ):
         matrix = viewer.pose(quaternion(np.eye(3)[axis], np.pi / 2), np.zeros(3))
         np.testing.assert_allclose(matrix[:3, :3].T, image, atol=1e-6)  # row k: where axis k goes
 
@@ -87,8 +90,10 @@ class StandIn:
         self.scene = types.SimpleNamespace(set_up_direction=lambda direction: setattr(self, 'up', direction))
         self.initial_camera = types.SimpleNamespace()
         self.gui = types.SimpleNamespace(
-            add_text=lambda name, value: self.widget(name, value), add_number=lambda name, value, **_: self.widget(name, value),
-            add_markdown=lambda content: self.widget('note', content))
+            add_text=lambda name, value: self.widget(name, value),
+            add_number=lambda name, value, **_: self.widget(name, value),
+            add_markdown=lambda content: self.widget('note', content),
+        )
 
     def widget(self, name, value):
         widget = types.SimpleNamespace(value=value, content=value)

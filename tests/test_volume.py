@@ -35,14 +35,18 @@ def random_case(key, batch=2, size=12, channels=8, outputs=5, rays=40):
 
 def test_matches_the_reference(golden):
     data = {name: jnp.asarray(value) for name, value in golden('render_fixed').items()}
-    params = {'hidden': {'kernel': data['param/net.0.weight'].T, 'bias': data['param/net.0.bias']},
-              'out': {'kernel': data['param/net.2.weight'].T, 'bias': data['param/net.2.bias']}}
+    params = {
+        'hidden': {'kernel': data['param/net.0.weight'].T, 'bias': data['param/net.0.bias']},
+        'out': {'kernel': data['param/net.2.weight'].T, 'bias': data['param/net.2.bias']},
+    }
     field = triplane_field.make(params, jnp.moveaxis(data['planes'], 2, -1), bound=0.6, plane_axes='legacy')
     u_coarse = jnp.swapaxes(data['u_strat'][..., 0], 1, 2)
     u_fine = jnp.sort(jnp.swapaxes(data['u_imp'].reshape(2, 36, 9), 1, 2), 1)  # a set of samples has no order
-    out = jax.jit(lambda rays: volume.render_at(field, rays, u_coarse, u_fine, near=2.0, far=3.4,
-                                                density_activation=triplane_field.eg3d_density))(
-        Rays(data['origins'], data['dirs']))
+    out = jax.jit(
+        lambda rays: volume.render_at(
+            field, rays, u_coarse, u_fine, near=2.0, far=3.4, density_activation=triplane_field.eg3d_density
+        )
+    )(Rays(data['origins'], data['dirs']))
     np.testing.assert_allclose(2.0 * out.features - 1.0, data['feat'], atol=1e-5)
     np.testing.assert_allclose(out.depth, data['depth'][..., 0], atol=1e-5)
     np.testing.assert_allclose(out.opacity, data['weights'][..., 0], atol=1e-5)
@@ -58,18 +62,30 @@ def test_values_and_gradients_match_the_torch_peer(fine, plane_axes):
 
     def ours(params, planes):
         field = triplane_field.make(params, planes, bound=0.6, plane_axes=plane_axes, equalised=False)
-        out = volume.render_at(field, rays, u_coarse, u_fine, near=2.0, far=3.4,
-                               density_activation=triplane_field.eg3d_density)
+        out = volume.render_at(field, rays, u_coarse, u_fine, near=2.0, far=3.4, density_activation=triplane_field.eg3d_density)
         return jnp.sum(scale * out.features) + jnp.sum(out.opacity) + jnp.sum(out.depth), out
 
     gradients, out = jax.jit(jax.grad(ours, (0, 1), has_aux=True))(params, planes)
     tensor = lambda value: torch.tensor(np.asarray(value))
-    weights = {'hidden_kernel': tensor(params['hidden']['kernel']), 'hidden_bias': tensor(params['hidden']['bias']),
-               'out_kernel': tensor(params['out']['kernel']), 'out_bias': tensor(params['out']['bias'])}
+    weights = {
+        'hidden_kernel': tensor(params['hidden']['kernel']),
+        'hidden_bias': tensor(params['hidden']['bias']),
+        'out_kernel': tensor(params['out']['kernel']),
+        'out_bias': tensor(params['out']['bias']),
+    }
     leaves = [leaf.requires_grad_(True) for leaf in (*weights.values(), tensor(jnp.moveaxis(planes, -1, 2)))]
     feature, depth, peer_weights = peer.render(
-        weights, leaves[-1], tensor(rays.origins), tensor(rays.directions), tensor(jnp.swapaxes(u_coarse, 1, 2)),
-        tensor(jnp.swapaxes(u_fine, 1, 2)), near=2.0, far=3.4, bound=0.6, plane_axes=plane_axes)
+        weights,
+        leaves[-1],
+        tensor(rays.origins),
+        tensor(rays.directions),
+        tensor(jnp.swapaxes(u_coarse, 1, 2)),
+        tensor(jnp.swapaxes(u_fine, 1, 2)),
+        near=2.0,
+        far=3.4,
+        bound=0.6,
+        plane_axes=plane_axes,
+    )
     np.testing.assert_allclose(out.features, feature.detach(), atol=1e-5)
     np.testing.assert_allclose(out.depth, depth.detach(), atol=1e-5)
     np.testing.assert_allclose(out.weights, peer_weights.detach(), atol=1e-5)
@@ -86,8 +102,9 @@ def test_values_and_gradients_match_the_torch_peer(fine, plane_axes):
 def test_a_cube_of_constant_density_absorbs_exponentially(fine):
     rays = view(9)
     near, far = ray_box(rays, 1.0)
-    out = render(solid(lambda p: jnp.ones(p.shape[:-1], bool), 1.7), rays, None, near=near, far=far, num_samples=16,
-                        num_importance=fine)
+    out = render(
+        solid(lambda p: jnp.ones(p.shape[:-1], bool), 1.7), rays, None, near=near, far=far, num_samples=16, num_importance=fine
+    )
     length = jnp.where(near <= far, far - near, 0.0)
     np.testing.assert_allclose(out.opacity, 1.0 - jnp.exp(-1.7 * length), atol=1e-6)
     np.testing.assert_allclose(out.features, out.opacity[..., None] * jnp.array([0.2, 0.6, 0.9]), atol=1e-6)
@@ -99,8 +116,9 @@ def test_rays_that_miss_are_exactly_the_background():
     hit = near <= far
     assert 0.05 < hit.mean() < 0.5
     for key in (None, jax.random.key(0)):
-        out = render(solid(lambda p: jnp.ones(p.shape[:-1], bool), 5.0), rays, key, near=near, far=far, num_samples=8,
-                            num_importance=8)
+        out = render(
+            solid(lambda p: jnp.ones(p.shape[:-1], bool), 5.0), rays, key, near=near, far=far, num_samples=8, num_importance=8
+        )
         np.testing.assert_array_equal(out.opacity[~hit], 0.0)
         background = np.float32([0.3, 0.5, 0.7])
         seen = volume.over(out, background)[~hit]
@@ -113,8 +131,15 @@ def test_the_silhouette_of_a_sphere_has_its_radius():
     size, radius, fov, sphere = 48, 3.0, 0.8, 0.5
     rays = view(size, radius, fov)
     near, far = ray_box(rays, 2.0)
-    out = render(solid(lambda p: jnp.sum(p * p, -1) < sphere**2, 200.0), rays, None, near=near, far=far,
-                        num_samples=64, num_importance=64)
+    out = render(
+        solid(lambda p: jnp.sum(p * p, -1) < sphere**2, 200.0),
+        rays,
+        None,
+        near=near,
+        far=far,
+        num_samples=64,
+        num_importance=64,
+    )
     apparent = np.tan(np.arcsin(sphere / radius)) / (2.0 * np.tan(0.5 * fov)) * size  # pixels
     measured = np.sqrt(float(out.opacity.sum()) / np.pi)
     assert abs(measured - apparent) < 0.25
@@ -160,9 +185,18 @@ def test_chunked_equals_unchunked(chunk):
     def loss(render):
         def of(params, planes):
             field = triplane_field.make(params, planes, bound=0.6, equalised=False)
-            out = render(field, rays, jax.random.key(3), near=near, far=far, num_samples=6, num_importance=5,
-                         density_activation=triplane_field.eg3d_density)
+            out = render(
+                field,
+                rays,
+                jax.random.key(3),
+                near=near,
+                far=far,
+                num_samples=6,
+                num_importance=5,
+                density_activation=triplane_field.eg3d_density,
+            )
             return jnp.sum(out.features**2) + jnp.sum(out.opacity), (out.features, out.opacity, out.depth)
+
         return jax.jit(jax.value_and_grad(of, (0, 1), has_aux=True))(params, planes)
 
     whole = loss(volume.render)
@@ -177,8 +211,16 @@ def test_one_trace_and_the_same_bits_for_the_same_key():
     @chex.assert_max_traces(n=1)
     def image(planes, key, near):
         field = triplane_field.make(params, planes, bound=0.6, equalised=False)
-        return volume.render(field, rays, key, near=near, far=3.4, num_samples=6, num_importance=6,
-                             density_activation=triplane_field.eg3d_density).features
+        return volume.render(
+            field,
+            rays,
+            key,
+            near=near,
+            far=3.4,
+            num_samples=6,
+            num_importance=6,
+            density_activation=triplane_field.eg3d_density,
+        ).features
 
     chex.clear_trace_counter()
     first = image(planes, jax.random.key(0), 2.0)
@@ -191,8 +233,16 @@ def test_gradients_are_finite_at_the_extremes():
 
     def loss(raw):
         field = lambda points, directions: (jnp.broadcast_to(raw, points.shape[:-1]), jnp.ones(points.shape))
-        out = volume.render(field, rays, None, near=2.0, far=3.4, num_samples=6, num_importance=6,
-                            density_activation=triplane_field.eg3d_density)
+        out = volume.render(
+            field,
+            rays,
+            None,
+            near=2.0,
+            far=3.4,
+            num_samples=6,
+            num_importance=6,
+            density_activation=triplane_field.eg3d_density,
+        )
         return jnp.sum(out.features) + jnp.sum(out.depth * out.opacity)
 
     slope = jax.jit(jax.grad(loss))
@@ -203,9 +253,13 @@ def test_gradients_are_finite_at_the_extremes():
 def test_padding_is_shared_by_both_passes():
     """The renderer asks the field twice; the planes are padded once, when the field is made."""
     params, planes, rays = random_case(jax.random.key(0), batch=1)
-    jaxpr = jax.make_jaxpr(lambda planes: volume.render(
-        triplane_field.make(params, planes, bound=0.6), rays, None, near=2.0, far=3.4, num_samples=4,
-        num_importance=4).features)(planes)
+    jaxpr = jax.make_jaxpr(
+        lambda planes: (
+            volume.render(
+                triplane_field.make(params, planes, bound=0.6), rays, None, near=2.0, far=3.4, num_samples=4, num_importance=4
+            ).features
+        )
+    )(planes)
     padded = triplanes.pad(planes).shape
     assert sum(eqn.primitive.name == 'pad' and eqn.outvars[0].aval.shape == padded for eqn in jaxpr.eqns) <= 1
 
@@ -224,8 +278,16 @@ def test_a_batch_over_devices_exchanges_parameter_gradients_only():
 
     def loss(params, planes, rays):
         field = triplane_field.make(params, planes, bound=0.6, equalised=False, block=256)
-        out = volume.render(field, rays, jax.random.key(1), near=2.0, far=3.4, num_samples=8, num_importance=8,
-                            density_activation=triplane_field.eg3d_density)
+        out = volume.render(
+            field,
+            rays,
+            jax.random.key(1),
+            near=2.0,
+            far=3.4,
+            num_samples=8,
+            num_importance=8,
+            density_activation=triplane_field.eg3d_density,
+        )
         return jnp.mean(out.features**2) + jnp.mean(out.opacity)
 
     step = jax.jit(jax.value_and_grad(loss, (0, 1)))

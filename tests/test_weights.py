@@ -46,4 +46,7 @@ def test_names_and_shapes_must_fit():
     with pytest.raises(ValueError) as error:
         weights.check({'a': {'kernel': np.zeros((2, 2))}, 'b': np.zeros(1)}, PARAMS)
     assert str(error.value).splitlines()[1:] == [
-        '  missing: table', '  unknown: b', '  other shape: a/kernel (2, 2) given, (2, 3) wanted']
+        '  missing: table',
+        '  unknown: b',
+        '  other shape: a/kernel (2, 2) given, (2, 3) wanted',
+    ]

@@ -125,10 +125,12 @@ class Store:
         if not leaves:
             raise UsageError(f'checkpoint {self._path(step)} holds no averaged parameters (ema).')
         sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = trees.unflatten({
-            name: jax.ShapeDtypeStruct(leaf['shape'], jnp.dtype(leaf['dtype']), sharding=sharding)
-            for name, leaf in leaves.items()
-        })
+        target = trees.unflatten(
+            {
+                name: jax.ShapeDtypeStruct(leaf['shape'], jnp.dtype(leaf['dtype']), sharding=sharding)
+                for name, leaf in leaves.items()
+            }
+        )
         read = self._read(step, target)
         self._verify(step, read, leaves)
         return read['ema']
@@ -193,8 +195,11 @@ class Store:
 
     def _verify(self, step: int, tree: PyTree, leaves: dict) -> None:
         found, _ = inspect(tree)
-        bad = [name for name, leaf in found.items() if leaf['digest'] != leaves[name]['digest']
-               and leaf['dtype'] == leaves[name]['dtype']]
+        bad = [
+            name
+            for name, leaf in found.items()
+            if leaf['digest'] != leaves[name]['digest'] and leaf['dtype'] == leaves[name]['dtype']
+        ]
         if bad:
             raise CorruptCheckpoint(
                 f'{self._path(step)} is corrupt: the stored values of {", ".join(bad[:3])}'
@@ -203,8 +208,11 @@ class Store:
 
     def _other(self, step: int) -> str:
         others = [other for other in self.steps() if other != step]
-        return (f'Delete that folder to go on from step {others[-1]}.' if others
-                else 'There is no other checkpoint in this run: copy it again, or train anew in another folder.')
+        return (
+            f'Delete that folder to go on from step {others[-1]}.'
+            if others
+            else 'There is no other checkpoint in this run: copy it again, or train anew in another folder.'
+        )
 
 
 def inspect(tree: PyTree) -> tuple[dict[str, dict], list[str]]:
@@ -279,8 +287,11 @@ def _check_leaves(target: dict, stored: dict, path) -> None:
     given = {name: jax.ShapeDtypeStruct(tuple(leaf['shape']), np.uint8) for name, leaf in stored.items()}
     lines = trees.mismatch(given, target)
     if lines:
-        raise UsageError(f'checkpoint {path} is of another model:\n' + '\n'.join(lines)
-                         + '\n  Restore with the config beside it (config.json of the run folder).')
+        raise UsageError(
+            f'checkpoint {path} is of another model:\n'
+            + '\n'.join(lines)
+            + '\n  Restore with the config beside it (config.json of the run folder).'
+        )
 
 
 def _policy(keep: int, keep_every: int, best: str):
@@ -291,8 +302,12 @@ def _policy(keep: int, keep_every: int, best: str):
         kept.append(policies.EveryNSteps(keep_every))
     if best:
         name = best.lstrip('+')
-        kept.append(policies.BestN(
-            get_metric_fn=lambda metrics: metrics[name], reverse=not best.startswith('+'), n=1,
-            keep_checkpoints_without_metrics=False,
-        ))
+        kept.append(
+            policies.BestN(
+                get_metric_fn=lambda metrics: metrics[name],
+                reverse=not best.startswith('+'),
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
     return policies.AnyPreservationPolicy(kept)

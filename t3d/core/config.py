@@ -108,8 +108,11 @@ def _parse(name: str, text: str, old):
     if isinstance(old, str):
         return text
     try:
-        value = {'true': True, 'false': False, 'none': None}[text.lower()] if text.lower() in ('true', 'false', 'none') \
+        value = (
+            {'true': True, 'false': False, 'none': None}[text.lower()]
+            if text.lower() in ('true', 'false', 'none')
             else ast.literal_eval(text)
+        )
     except (ValueError, SyntaxError):
         value = text
     if isinstance(value, list):
@@ -131,8 +134,10 @@ def _find(path: str) -> pathlib.Path:
     for candidate in (pathlib.Path(path), CHECKOUT / path, files().get(path)):
         if candidate is not None and candidate.is_file():
             return candidate
-    raise UsageError(f'no config {path!r} (looked here, in configs/ and in {CHECKOUT / "configs"}). '
-                     + unknown(pathlib.Path(path).stem, files(), 'config'))
+    raise UsageError(
+        f'no config {path!r} (looked here, in configs/ and in {CHECKOUT / "configs"}). '
+        + unknown(pathlib.Path(path).stem, files(), 'config')
+    )
 
 
 def _module(path: pathlib.Path):

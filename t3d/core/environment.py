@@ -22,9 +22,13 @@ def environment() -> dict:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        't3d': t3d.__version__, 'python': platform.python_version(), 'platform': platform.platform(terse=True),
-        'packages': versions, 'commit': commit(),
-        'devices': [f'{device.device_kind} {device.id}' for device in jax.devices()], 'processes': jax.process_count(),
+        't3d': t3d.__version__,
+        'python': platform.python_version(),
+        'platform': platform.platform(terse=True),
+        'packages': versions,
+        'commit': commit(),
+        'devices': [f'{device.device_kind} {device.id}' for device in jax.devices()],
+        'processes': jax.process_count(),
     }
 
 
@@ -32,12 +36,19 @@ def summary() -> dict[str, str]:
     """The same in a few words, for a page that people read."""
     found = environment()
     kinds = [device.device_kind for device in jax.devices()]
-    return {'t3d': found['t3d'], 'jax': jax.__version__, 'python': found['python'], 'system': found['platform'],
-            'devices': f'{len(kinds)} x {kinds[0]}', **({'commit': found['commit']} if found['commit'] else {})}
+    return {
+        't3d': found['t3d'],
+        'jax': jax.__version__,
+        'python': found['python'],
+        'system': found['platform'],
+        'devices': f'{len(kinds)} x {kinds[0]}',
+        **({'commit': found['commit']} if found['commit'] else {}),
+    }
 
 
 def commit() -> str | None:
     """The commit of the checkout, with '+' if files differ; None outside one."""
+
     def git(*args):
         return subprocess.run(['git', '-C', str(CHECKOUT), *args], capture_output=True, text=True, timeout=10)
 

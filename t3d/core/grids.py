@@ -17,9 +17,7 @@ import jax.numpy as jnp
 from t3d.core.typing import Array, Float, Int, typechecked
 
 GATHER = jax.lax.GatherDimensionNumbers(offset_dims=(1,), collapsed_slice_dims=(0,), start_index_map=(0,))
-SCATTER = jax.lax.ScatterDimensionNumbers(
-    update_window_dims=(1,), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
-)
+SCATTER = jax.lax.ScatterDimensionNumbers(update_window_dims=(1,), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,))
 TRUSTED = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
 
 

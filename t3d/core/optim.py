@@ -19,8 +19,16 @@ def warmup_cosine(step, peak: float, warmup: int, total: int, final: float = 0.1
 
 
 def adamw(
-    *, learning_rate: float, warmup: int, total: int, final: float = 0.1, b1: float = 0.9, b2: float = 0.99,
-    eps: float = 1e-8, weight_decay: float = 0.0, clip: float = 1.0,
+    *,
+    learning_rate: float,
+    warmup: int,
+    total: int,
+    final: float = 0.1,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip: float = 1.0,
 ) -> optax.GradientTransformation:
     """AdamW behind a clip of the global norm, on a warm-up and cosine schedule. Decay skips vectors and scalars."""
 

@@ -53,12 +53,21 @@ def size_bytes(tree: PyTree) -> int:
 
 def mismatch(given: dict, wanted: dict) -> list[str]:
     """Lines on where two flat trees differ in names or shapes; none if they agree. Leaves need a `shape`."""
-    shapes = [f'{name} {tuple(given[name].shape)} given, {tuple(leaf.shape)} wanted' for name, leaf in wanted.items()
-              if name in given and tuple(given[name].shape) != tuple(leaf.shape)]
-    groups = (('missing', [name for name in wanted if name not in given]),
-              ('unknown', [name for name in given if name not in wanted]), ('other shape', shapes))
-    return [f'  {title}: {", ".join(names[:5])}{f" and {len(names) - 5} more" if len(names) > 5 else ""}'
-            for title, names in groups if names]
+    shapes = [
+        f'{name} {tuple(given[name].shape)} given, {tuple(leaf.shape)} wanted'
+        for name, leaf in wanted.items()
+        if name in given and tuple(given[name].shape) != tuple(leaf.shape)
+    ]
+    groups = (
+        ('missing', [name for name in wanted if name not in given]),
+        ('unknown', [name for name in given if name not in wanted]),
+        ('other shape', shapes),
+    )
+    return [
+        f'  {title}: {", ".join(names[:5])}{f" and {len(names) - 5} more" if len(names) > 5 else ""}'
+        for title, names in groups
+        if names
+    ]
 
 
 def cast(tree: PyTree, dtype) -> PyTree:

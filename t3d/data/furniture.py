@@ -1,7 +1,7 @@
 """`furniture`: real captioned multi-view data from Sweet Home 3D's library: 820 objects, 16 views each, RGBA, depth, cameras.
 
 `build` renders a `.deb`, a `.sh3f` or a folder (data/sweethome.py) into a TFDS data set in array_record files, without
-TensorFlow; `FurnitureSource` reads it by random access. One example is one object in one colouring.
+TensorFlow; `furniture_source.FurnitureSource` reads it by random access. One example is one object in one colouring.
 
 * **World** y up, front +z, bounding sphere of radius OBJECT_RADIUS about the origin. Shading does not depend on the view
   (data/raycast.py), so that a field without view directions can fit every view.
@@ -24,16 +24,14 @@ import dataclasses
 import functools
 import io
 import json
-import os
 import pathlib
 import shutil
 
 import numpy as np
 
 from t3d.core.errors import UsageError
-from t3d.data import captions, furniture_views, sweethome
+from t3d.data import captions, furniture_source, furniture_views, sweethome
 
-VERSION = '1.1.8'  # of this format, then that of the library (1.8)
 TRAIN_VIEWS = furniture_views.TRAIN_VIEWS  # of furniture_views.VIEWS; the rest are held out
 MAX_VARIANTS = furniture_views.MAX_VARIANTS
 SPLITS = ('train', 'val', 'test', 'test_combo')
@@ -90,7 +88,7 @@ def builder_class():
     class Furniture(tfds.core.GeneratorBasedBuilder):
         """Captioned multi-view renders of Sweet Home 3D's furniture library."""
 
-        VERSION = tfds.core.Version(VERSION)
+        VERSION = tfds.core.Version(furniture_source.VERSION)
         url_infos = None  # nothing is downloaded; TFDS's own look-up wants the package importlib_resources
         MANUAL_DOWNLOAD_INSTRUCTIONS = f'To build this data set, {sweethome.HOW_TO_GET}.'
 
@@ -98,13 +96,29 @@ def builder_class():
             size, views = self.builder_config.size, furniture_views.VIEWS
             text, f32 = tfds.features.Text(), np.float32
             tensor = tfds.features.Tensor
-            return tfds.core.DatasetInfo(builder=self, description=__doc__, features=tfds.features.FeaturesDict({
-                'object_id': text, 'noun': text, 'colour': text, 'category': text, 'licence': text, 'creator': text,
-                'tags': text, 'variant': tensor(shape=(), dtype=np.int32), 'captions': tfds.features.Sequence(text),
-                'views': tfds.features.Sequence(tfds.features.Image(shape=(size, size, 4), encoding_format='png')),
-                'depth': tensor(shape=(views, size, size), dtype=np.uint16, encoding='zlib'),
-                'world_from_cam': tensor(shape=(views, 4, 4), dtype=f32), 'intrinsics': tensor(shape=(views, 3, 3), dtype=f32),
-                'azimuth': tensor(shape=(views,), dtype=f32), 'elevation': tensor(shape=(views,), dtype=f32)}))
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=__doc__,
+                features=tfds.features.FeaturesDict(
+                    {
+                        'object_id': text,
+                        'noun': text,
+                        'colour': text,
+                        'category': text,
+                        'licence': text,
+                        'creator': text,
+                        'tags': text,
+                        'variant': tensor(shape=(), dtype=np.int32),
+                        'captions': tfds.features.Sequence(text),
+                        'views': tfds.features.Sequence(tfds.features.Image(shape=(size, size, 4), encoding_format='png')),
+                        'depth': tensor(shape=(views, size, size), dtype=np.uint16, encoding='zlib'),
+                        'world_from_cam': tensor(shape=(views, 4, 4), dtype=f32),
+                        'intrinsics': tensor(shape=(views, 3, 3), dtype=f32),
+                        'azimuth': tensor(shape=(views,), dtype=f32),
+                        'elevation': tensor(shape=(views,), dtype=f32),
+                    }
+                ),
+            )
 
         def _split_generators(self, dl_manager):
             config = self.builder_config
@@ -131,16 +145,20 @@ def plan(source, work: pathlib.Path, config) -> list[furniture_views.Task]:
     if config.license == 'cc0':
         entries = [entry for entry in entries if entry.licence.startswith('CC0')]
     if config.limit:
-        chosen = sorted(entries, key=lambda entry: sweethome.bucket(entry.object_id, 2**32))[:config.limit]
+        chosen = sorted(entries, key=lambda entry: sweethome.bucket(entry.object_id, 2**32))[: config.limit]
         entries = [entry for entry in entries if entry in chosen]
     if not entries:
-        raise UsageError(f'{source} holds no object under license={config.license!r}: choose license="all", or a source with '
-                         'the library BlendSwap-CC-0.')
+        raise UsageError(
+            f'{source} holds no object under license={config.license!r}: choose license="all", or a source with '
+            'the library BlendSwap-CC-0.'
+        )
     (work / 'objects').mkdir(parents=True, exist_ok=True)
     rigs = furniture_views.rigs([entry.object_id for entry in entries])
     targets = [work / 'objects' / f'{entry.object_id}.npz' for entry in entries]
-    return [furniture_views.Task(libraries[entry.library], entry, rig, config.size, config.variants, target)
-            for entry, rig, target in zip(entries, rigs, targets)]
+    return [
+        furniture_views.Task(libraries[entry.library], entry, rig, config.size, config.variants, target)
+        for entry, rig, target in zip(entries, rigs, targets)
+    ]
 
 
 def describe(tasks: list[furniture_views.Task]) -> list[dict]:
@@ -151,8 +169,16 @@ def describe(tasks: list[furniture_views.Task]) -> list[dict]:
             meta = json.loads(arrays['meta'].tobytes())
         noun = captions.noun(task.entry.name)
         for variant, colour in enumerate(meta['colours']):
-            examples.append({'object_id': task.entry.object_id, 'noun': noun, 'colour': colour, 'variant': variant,
-                             'signature': tuple(meta['signature']), 'task': task})
+            examples.append(
+                {
+                    'object_id': task.entry.object_id,
+                    'noun': noun,
+                    'colour': colour,
+                    'variant': variant,
+                    'signature': tuple(meta['signature']),
+                    'task': task,
+                }
+            )
     return examples
 
 
@@ -163,14 +189,31 @@ def load_example(example: dict) -> dict:
     with np.load(task.target) as arrays:
         views = [io.BytesIO(arrays[f'png_{variant}_{view}'].tobytes()) for view in range(furniture_views.VIEWS)]
         depth = arrays['depth']
-    return {'object_id': entry.object_id, 'noun': example['noun'], 'colour': example['colour'], 'category': entry.category,
-            'licence': entry.licence, 'creator': entry.creator, 'tags': ', '.join(entry.tags), 'variant': variant,
-            'captions': list(captions.captions(example['noun'], example['colour'], entry.tags)), 'views': views, 'depth': depth,
-            **task.rig}
+    return {
+        'object_id': entry.object_id,
+        'noun': example['noun'],
+        'colour': example['colour'],
+        'category': entry.category,
+        'licence': entry.licence,
+        'creator': entry.creator,
+        'tags': ', '.join(entry.tags),
+        'variant': variant,
+        'captions': list(captions.captions(example['noun'], example['colour'], entry.tags)),
+        'views': views,
+        'depth': depth,
+        **task.rig,
+    }
 
 
-def build(source: str, out: str | None = None, size: int = 64, variants: int = 0, limit: int | None = None,
-          license: str = 'all', processes: int = 2) -> pathlib.Path:
+def build(
+    source: str,
+    out: str | None = None,
+    size: int = 64,
+    variants: int = 0,
+    limit: int | None = None,
+    license: str = 'all',
+    processes: int = 2,
+) -> pathlib.Path:
     """Builds the data set from `source` under `out` and returns its folder; the same call continues an interrupted build.
 
     Args:
@@ -189,11 +232,11 @@ def build(source: str, out: str | None = None, size: int = 64, variants: int = 0
     if not 8 <= size <= 1024:
         raise UsageError(f'size={size}: choose 8 to 1024 pixels; 64, 128 and 256 are usual.')
     name = config_name(size, variants, limit, license)
-    parent = data_root(out) / 'furniture' / name
-    folder, work = parent / VERSION, parent / f'work-{VERSION}'
+    parent = furniture_source.data_root(out) / 'furniture' / name
+    folder, work = parent / furniture_source.VERSION, parent / f'work-{furniture_source.VERSION}'
     if folder.exists():
         try:
-            check(folder)
+            furniture_source.check(folder)
             print(f'furniture {name}: already built in {folder}', flush=True)
             return folder
         except UsageError as error:
@@ -202,13 +245,22 @@ def build(source: str, out: str | None = None, size: int = 64, variants: int = 0
     for leftover in parent.glob('*incomplete*'):
         shutil.rmtree(leftover)
     _, furniture_config = builder_class()
-    config = furniture_config(name=name, size=size, variants=variants, limit=limit, license=license, source=str(source),
-                              work=str(work), processes=processes)
+    config = furniture_config(
+        name=name,
+        size=size,
+        variants=variants,
+        limit=limit,
+        license=license,
+        source=str(source),
+        work=str(work),
+        processes=processes,
+    )
     tasks = plan(source, work, config)
     furniture_views.render_all(tasks, processes, f'furniture {name}')
-    counts = _pack(config, data_root(out))
+    counts = _pack(config, furniture_source.data_root(out))
     _write_attribution(folder, tasks)
-    (folder / SIZES).write_text(json.dumps({file.name: file.stat().st_size for file in sorted(folder.iterdir())}, indent=1))
+    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    (folder / furniture_source.SIZES).write_text(json.dumps(sizes, indent=1))
     shutil.rmtree(work)
     print(f'furniture {name}: {counts} examples in {folder}', flush=True)
     return folder
@@ -232,17 +284,14 @@ def _pack(config, root: pathlib.Path) -> str:
     return ', '.join(f'{split} {info.num_examples}' for split, info in builder.info.splits.items())
 
 
-SIZES = 'sizes.json'  # bytes of every file of a finished build, to notice truncation
-
-
-def data_root(out: str | None = None) -> pathlib.Path:
-    """Where data sets live: `out`, else $T3D_DATA, else ~/.cache/t3d/data."""
-    return pathlib.Path(out or os.environ.get('T3D_DATA') or '~/.cache/t3d/data').expanduser()
-
-
 def _write_attribution(folder: pathlib.Path, tasks: list[furniture_views.Task]) -> None:
-    lines = ['# Attribution', '', 'Renders of 3D models from the furniture libraries of Sweet Home 3D (www.sweethome3d.com).',
-             'The models were rendered, and in the variants recoloured; nothing else was changed.', '']
+    lines = [
+        '# Attribution',
+        '',
+        'Renders of 3D models from the furniture libraries of Sweet Home 3D (www.sweethome3d.com).',
+        'The models were rendered, and in the variants recoloured; nothing else was changed.',
+        '',
+    ]
     libraries = {}
     for task in tasks:
         entry = task.entry
@@ -251,83 +300,3 @@ def _write_attribution(folder: pathlib.Path, tasks: list[furniture_views.Task]) 
         lines += [f'## {library}: {licence}', '']
         lines += [f'* {creator}: {", ".join(sorted(set(names)))}' for creator, names in sorted(creators.items())] + ['']
     (folder / 'ATTRIBUTION.md').write_text('\n'.join(lines))
-
-
-# ------------------------------------------------------------------------------------------------------------- source
-
-
-def check(folder: pathlib.Path) -> None:
-    """Raises UsageError if a file of a finished build is missing or not as long as it was written."""
-    again = 'run `t3d data build furniture` again with the same arguments'
-    if not (folder / SIZES).is_file():
-        raise UsageError(f'{folder} is no finished furniture build ({SIZES} is missing): {again}.')
-    for name, wanted in json.loads((folder / SIZES).read_text()).items():
-        file = folder / name
-        if not file.is_file():
-            raise UsageError(f'{file} is missing: {again}.')
-        if file.stat().st_size != wanted:
-            raise UsageError(f'{file} has {file.stat().st_size} bytes, but {wanted} were written: it is truncated or changed; '
-                             f'{again}.')
-
-
-def find(path: str | pathlib.Path | None = None, size: int | None = None, variants: int | None = None) -> pathlib.Path:
-    """The folder of the one finished build at or under `path` (default as in `data_root`) with that size and variant count."""
-    root = pathlib.Path(path).expanduser() if path else data_root()
-    if (root / 'dataset_info.json').is_file():
-        return root
-    found = [file.parent for file in sorted(root.glob(f'**/{VERSION}/dataset_info.json'))]
-    wanted = [folder for folder in found if (size is None or folder.parent.name.split('_')[0] == f'{size}px')
-              and (variants is None or (f'recolour{variants}' in folder.parent.name.split('_') if variants
-                                        else 'recolour' not in folder.parent.name))]
-    asked = ''.join(f' {name}={value}' for name, value in (('size', size), ('variants', variants)) if value is not None)
-    if not wanted:
-        there = ', '.join(folder.parent.name for folder in found) or 'nothing built'
-        raise FileNotFoundError(f'no furniture data{asked} under {root} (there: {there}): run `t3d data build furniture '
-                                f'--source PATH --size {size or 64} --out {root}`.')
-    if len(wanted) > 1:
-        names = ', '.join(str(folder.relative_to(root)) for folder in wanted)
-        raise UsageError(f'{len(wanted)} furniture builds{asked} under {root}: give the path of one of {names}.')
-    return wanted[0]
-
-
-class FurnitureSource:
-    """Random access to a split: `source[i]` is the multi-view record of example i, a function of the files alone.
-
-    A record holds image uint8 [V, S, S, 4] (straight alpha), depth float32 [V, S, S] (planar z, 0 = background), world_from_cam
-    [V, 4, 4], intrinsics [V, 3, 3], azimuth and elevation [V] in radians, captions (tuple), name, attributes (noun, colour,
-    category, tags, licence, creator, variant). Of its V = 16 views the first TRAIN_VIEWS are for training.
-    """
-
-    def __init__(self, path: str | pathlib.Path | None = None, split: str = 'train', *, size: int | None = None,
-                 variants: int | None = None):
-        import tensorflow_datasets as tfds
-
-        self.folder = find(path, size, variants)
-        check(self.folder)
-        builder = tfds.builder_from_directory(str(self.folder))
-        if split not in builder.info.splits:
-            raise UsageError(f'split={split!r} of {self.folder}: choose one of {", ".join(builder.info.splits)}.')
-        self.split = split
-        self._data = builder.as_data_source(split)
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __getitem__(self, index) -> dict:
-        if not 0 <= index < len(self):
-            raise IndexError(f'example {index} of {len(self)} in {self.folder.parent.name}/{self.split}')
-        try:
-            row = self._data[int(index)]
-        except RuntimeError as error:  # array_record's checksums
-            raise UsageError(f'{self.folder}/{self.split}: example {index} does not read back as it was written ({error}): '
-                             'delete the folder and run `t3d data build furniture` again.') from error
-        variant = int(row['variant'])
-        attributes = {key: row[key].decode() for key in ('noun', 'colour', 'category', 'tags', 'licence', 'creator')}
-        return {
-            'image': np.stack(list(row['views'])),
-            'depth': row['depth'].astype(np.float32) * np.float32(furniture_views.DEPTH_STEP),
-            **{key: np.asarray(row[key], np.float32) for key in ('world_from_cam', 'intrinsics', 'azimuth', 'elevation')},
-            'captions': tuple(text.decode() for text in row['captions']),
-            'name': row['object_id'].decode() + (f'/{attributes["colour"]}' if variant else ''),
-            'attributes': attributes | {'variant': str(variant)},
-        }

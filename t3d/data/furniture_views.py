@@ -53,8 +53,12 @@ def rigs(object_ids: list[str]) -> list[dict[str, np.ndarray]]:
     """Cameras of every object: azimuth, elevation [V], world_from_cam [V, 4, 4], intrinsics [V, 3, 3]."""
     azimuth, elevation = (np.stack(angles) for angles in zip(*map(view_angles, object_ids)))
     rig = cameras.orbit(azimuth, elevation, CAMERA_RADIUS, FOV)
-    arrays = {'azimuth': azimuth, 'elevation': elevation, 'world_from_cam': np.asarray(rig.world_from_cam),
-              'intrinsics': np.asarray(rig.intrinsics)}
+    arrays = {
+        'azimuth': azimuth,
+        'elevation': elevation,
+        'world_from_cam': np.asarray(rig.world_from_cam),
+        'intrinsics': np.asarray(rig.intrinsics),
+    }
     return [{key: value[index] for key, value in arrays.items()} for index in range(len(object_ids))]
 
 
@@ -78,8 +82,10 @@ def render_object(task: Task) -> str:
     try:
         mesh = sweethome.rotate(objmesh.load(task.entry.model, task.library.read), task.entry)
     except (KeyError, ValueError) as error:
-        raise UsageError(f'{task.entry.model} of {task.library.path} does not read as an OBJ file ({error}): the library is '
-                         f'damaged; {sweethome.HOW_TO_GET}.') from error
+        raise UsageError(
+            f'{task.entry.model} of {task.library.path} does not read as an OBJ file ({error}): the library is '
+            f'damaged; {sweethome.HOW_TO_GET}.'
+        ) from error
     mesh = dataclasses.replace(mesh, positions=raycast.fit_sphere(mesh.positions, OBJECT_RADIUS))
     scene = raycast.Scene(mesh, task.library.read)
     poses, lens = task.rig['world_from_cam'], task.rig['intrinsics']
@@ -93,8 +99,12 @@ def render_object(task: Task) -> str:
             albedo = recolour(hits, statistics, captions.PALETTE[colour]) if colour else hits.albedo
             arrays[f'png_{variant}_{view}'] = _png(raycast.image(hits, albedo, task.size, SUPERSAMPLE))
         depth.append(raycast.planar_depth(scene, poses[view], lens[view], task.size))
-    meta = {'colours': [statistics['colour'], *colours], 'signature': [len(mesh.positions), mesh.num_vertices, len(mesh.parts)],
-            'missing': list(mesh.missing), 'share': float(statistics['share'])}
+    meta = {
+        'colours': [statistics['colour'], *colours],
+        'signature': [len(mesh.positions), mesh.num_vertices, len(mesh.parts)],
+        'missing': list(mesh.missing),
+        'share': float(statistics['share']),
+    }
     arrays['depth'] = np.round(np.stack(depth) / DEPTH_STEP).astype(np.uint16)
     arrays['meta'] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     partial = task.target.with_suffix(f'.{os.getpid()}.partial')  # a killed build may leave a worker at the same object
@@ -115,8 +125,13 @@ def _statistics(seen: list[raycast.Hits], num_parts: int) -> dict:
     visible = np.bincount(part, weights, num_parts)
     main = int(visible.argmax())
     mean = np.average(albedo[part == main], axis=0, weights=weights[part == main])
-    return {'colour': captions.colour_word(albedo, weights), 'part': main, 'share': visible[main] / visible.sum(), 'mean': mean,
-            'luminance': max(float(mean @ LUMINANCE), 1e-3)}
+    return {
+        'colour': captions.colour_word(albedo, weights),
+        'part': main,
+        'share': visible[main] / visible.sum(),
+        'mean': mean,
+        'luminance': max(float(mean @ LUMINANCE), 1e-3),
+    }
 
 
 def _variant_colours(object_id: str, statistics: dict, count: int) -> list[str]:
@@ -170,13 +185,16 @@ def _rendered(tasks: list[Task], processes: int):
     if processes <= 1:
         yield from map(render_object, tasks)
         return
-    pool = futures.ProcessPoolExecutor(processes, multiprocessing.get_context('spawn'), signal.signal,
-                                       (signal.SIGINT, signal.SIG_IGN))  # Ctrl-C is for the parent
+    pool = futures.ProcessPoolExecutor(
+        processes, multiprocessing.get_context('spawn'), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    )  # Ctrl-C is for the parent
     try:
         for done in futures.as_completed([pool.submit(render_object, task) for task in tasks]):
             yield done.result()
     except futures.process.BrokenProcessPool as error:
-        raise UsageError('a rendering process died, perhaps for want of memory: run the same command again (what is rendered '
-                         'is kept), with fewer processes.') from error
+        raise UsageError(
+            'a rendering process died, perhaps for want of memory: run the same command again (what is rendered '
+            'is kept), with fewer processes.'
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -17,8 +17,21 @@ import numpy as np
 ENCODING = 'latin-1'
 UNDEFINED_DIFFUSE = (0.8, 0.8, 0.8)  # what Blender gives a material that says nothing
 PREDEFINED_OPACITY = {'glasstransparent': 0.35}  # a name that Java 3D's loader defines itself and some files rely on
-MAP_OPTIONS = {'-s': 3, '-o': 3, '-t': 3, '-mm': 2, '-bm': 1, '-blendu': 1, '-blendv': 1, '-boost': 1, '-cc': 1, '-clamp': 1,
-               '-texres': 1, '-imfchan': 1, '-type': 1}  # option of a map statement -> the most arguments it takes
+MAP_OPTIONS = {
+    '-s': 3,
+    '-o': 3,
+    '-t': 3,
+    '-mm': 2,
+    '-bm': 1,
+    '-blendu': 1,
+    '-blendv': 1,
+    '-boost': 1,
+    '-cc': 1,
+    '-clamp': 1,
+    '-texres': 1,
+    '-imfchan': 1,
+    '-type': 1,
+}  # option of a map statement -> the most arguments it takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +183,18 @@ def parse_obj(text: str, materials: dict[str, Part]) -> Mesh:
     triangles, part = triangles[whole], part[whole]
     used, part = np.unique(part, return_inverse=True)
     ordered = list(names)
-    parts = tuple(materials.get(ordered[index]) or Part(ordered[index], opacity=PREDEFINED_OPACITY.get(ordered[index], 1.0))
-                  for index in used)
-    return Mesh(points[triangles], _lookup(uvs, corners[:, 1])[triangles], _lookup(normals, corners[:, 2])[triangles],
-                part.astype(np.int32).reshape(-1), parts, num_vertices=len(positions))
+    parts = tuple(
+        materials.get(ordered[index]) or Part(ordered[index], opacity=PREDEFINED_OPACITY.get(ordered[index], 1.0))
+        for index in used
+    )
+    return Mesh(
+        points[triangles],
+        _lookup(uvs, corners[:, 1])[triangles],
+        _lookup(normals, corners[:, 2])[triangles],
+        part.astype(np.int32).reshape(-1),
+        parts,
+        num_vertices=len(positions),
+    )
 
 
 def _corner(word: str, counts: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -214,7 +235,7 @@ def _triangulate(points: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.
         triangles.append(np.take_along_axis(quads, half, 1))
         faces.append(four)
     for face in np.flatnonzero(sizes > 4):
-        ears = ear_clip(points[starts[face]:starts[face] + sizes[face]])
+        ears = ear_clip(points[starts[face] : starts[face] + sizes[face]])
         triangles.append(starts[face] + ears)
         faces.append(np.full(len(ears), face))
     triangles, faces = np.concatenate(triangles), np.concatenate(faces)

@@ -20,11 +20,19 @@ class Oracle:
       background: grey level in [0, 1] behind the objects.
     """
 
-    def __init__(self, candidates: list[shapes.Scene], azimuth: np.ndarray, elevation: np.ndarray, size: int,
-                 background: float = 1.0, supersample: int = 1):
+    def __init__(
+        self,
+        candidates: list[shapes.Scene],
+        azimuth: np.ndarray,
+        elevation: np.ndarray,
+        size: int,
+        background: float = 1.0,
+        supersample: int = 1,
+    ):
         self.candidates = candidates
-        images = [composite(toy.record(scene, azimuth, elevation, size, supersample)['image'], background)
-                  for scene in candidates]
+        images = [
+            composite(toy.record(scene, azimuth, elevation, size, supersample)['image'], background) for scene in candidates
+        ]
         self.targets = np.stack(images).reshape(len(candidates), -1).astype(np.float32)
         self.squares = np.sum(self.targets**2, -1)
 
@@ -37,8 +45,10 @@ class Oracle:
         """Shares of right answers: each label by its name, and `all` of them together. n is len(images)."""
         found = [self.candidates[k].attributes for k in self.nearest(images)]
         labels = wanted[0].attributes.keys()
-        right = {label: [seen.get(label) == scene.attributes[label] for seen, scene in zip(found, wanted, strict=True)]
-                 for label in labels}
+        right = {
+            label: [seen.get(label) == scene.attributes[label] for seen, scene in zip(found, wanted, strict=True)]
+            for label in labels
+        }
         scores = {label: float(np.mean(values)) for label, values in right.items()}
         return {**scores, 'all': float(np.mean(np.all(list(right.values()), axis=0)))}
 

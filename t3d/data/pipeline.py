@@ -39,8 +39,16 @@ class Batches(Iterator):
 
 
 def make(
-    source: Sequence, transform: Transform, *, batch: int, seed: int, process_index: int = 0, process_count: int = 1,
-    start: int = 0, threads: int = 1, prefetch: int = 4,
+    source: Sequence,
+    transform: Transform,
+    *,
+    batch: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    start: int = 0,
+    threads: int = 1,
+    prefetch: int = 4,
 ) -> Batches:
     """Batches of `transform(source[i], generator)`.
 
@@ -56,9 +64,7 @@ def make(
         raise UsageError('the data source is empty: check data.split and data.name.')
     if batch % process_count:
         raise UsageError(f'batch {batch} does not divide over {process_count} processes.')
-    build = functools.partial(
-        _build, source, transform, batch, seed, process_index, process_count, threads, prefetch
-    )
+    build = functools.partial(_build, source, transform, batch, seed, process_index, process_count, threads, prefetch)
     return Batches(build, start)
 
 

@@ -55,8 +55,10 @@ class Scene:
             from embreex.mesh_construction import TriangleMesh
             from embreex.rtcore_scene import EmbreeScene
         except ImportError as error:
-            raise ModuleNotFoundError('rendering meshes needs Embree (package embreex): pip install t3d[data]. Its wheels are '
-                                      'for x86-64 Linux, Windows and macOS.') from error
+            raise ModuleNotFoundError(
+                'rendering meshes needs Embree (package embreex): pip install t3d[data]. Its wheels are '
+                'for x86-64 Linux, Windows and macOS.'
+            ) from error
         if not len(mesh.positions):
             raise ValueError('the mesh has no triangle: wanted at least one to render; check the OBJ it came from.')
         self.mesh = mesh

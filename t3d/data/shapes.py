@@ -16,8 +16,14 @@ import numpy as np
 
 SHAPES = ('sphere', 'cube', 'cylinder', 'cone')
 COLOURS = {
-    'red': (0.86, 0.12, 0.12), 'orange': (0.95, 0.50, 0.08), 'yellow': (0.95, 0.85, 0.12), 'green': (0.15, 0.62, 0.20),
-    'blue': (0.12, 0.28, 0.85), 'purple': (0.50, 0.16, 0.65), 'white': (0.95, 0.95, 0.95), 'black': (0.08, 0.08, 0.08),
+    'red': (0.86, 0.12, 0.12),
+    'orange': (0.95, 0.50, 0.08),
+    'yellow': (0.95, 0.85, 0.12),
+    'green': (0.15, 0.62, 0.20),
+    'blue': (0.12, 0.28, 0.85),
+    'purple': (0.50, 0.16, 0.65),
+    'white': (0.95, 0.95, 0.95),
+    'black': (0.08, 0.08, 0.08),
 }
 SIZES = {'large': 1.0, 'small': 0.6}
 RELATIONS = ('on top of', 'to the left of', 'in front of')
@@ -82,8 +88,11 @@ def pair(first: tuple[str, str], relation: str, second: tuple[str, str]) -> Scen
         raise ValueError(f'unknown relation {relation!r}: wanted one of {RELATIONS}')
     objects = (Object(shape_a, colour_a, PAIR_SCALE, centre_a), Object(shape_b, colour_b, PAIR_SCALE, centre_b))
     things = f'{article(colour_a)} {colour_a} {shape_a}', f'{article(colour_b)} {colour_b} {shape_b}'
-    captions = (f'{things[0]} {relation} {things[1]}', f'{things[0]} {SHORTER[relation]} {things[1]}',
-                f'{colour_a} {shape_a} {relation} {colour_b} {shape_b}')
+    captions = (
+        f'{things[0]} {relation} {things[1]}',
+        f'{things[0]} {SHORTER[relation]} {things[1]}',
+        f'{colour_a} {shape_a} {relation} {colour_b} {shape_b}',
+    )
     labels = {'shape': shape_a, 'colour': colour_a, 'relation': relation, 'shape_b': shape_b, 'colour_b': colour_b}
     return Scene(objects, captions, labels)
 
@@ -99,7 +108,9 @@ def pairs(split: str) -> list[Scene]:
     things = [(shape, colour) for shape in SHAPES for colour in COLOURS]
     return [
         pair(first, relation, second)
-        for relation in RELATIONS for first in things for second in things
+        for relation in RELATIONS
+        for first in things
+        for second in things
         if _belongs(split, is_held_out(*first) or is_held_out(*second))
     ]
 

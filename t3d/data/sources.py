@@ -29,15 +29,23 @@ def open_source(data, split: str, depth: bool = False):
     """The random-access source of a `data` section."""
     if data.name == 'toy':
         try:
-            source = toy.ToySource(split, scenes=data.scenes, size=data.size, views=data.views, poses=data.poses,
-                                   seed=data.seed, supersample=data.supersample)
+            source = toy.ToySource(
+                split,
+                scenes=data.scenes,
+                size=data.size,
+                views=data.views,
+                poses=data.poses,
+                seed=data.seed,
+                supersample=data.supersample,
+            )
             return Cached(source, depth=depth)
         except ValueError as error:  # an unknown split or kind of scenes
             raise UsageError(str(error)) from error
     if data.name == 'furniture':
-        from t3d.data import furniture
+        from t3d.data import furniture_source
 
-        return Cached(furniture.FurnitureSource(data.path or None, split, size=data.size, variants=data.variants), depth=depth)
+        found = furniture_source.FurnitureSource(data.path or None, split, size=data.size, variants=data.variants)
+        return Cached(found, depth=depth)
     raise UsageError(f'unknown data set {data.name!r}: wanted one of {", ".join(SOURCES)}')
 
 
@@ -68,8 +76,10 @@ def example(config) -> Callable[[dict, np.random.Generator], dict[str, np.ndarra
         caption = record['captions'][random.integers(len(record['captions']))]
         usable = first or len(record['image'])
         if views > usable:
-            raise UsageError(f'data.views={views}, but a record of {config.data.name} has {usable} views for training: '
-                             f'choose at most {usable}.')
+            raise UsageError(
+                f'data.views={views}, but a record of {config.data.name} has {usable} views for training: '
+                f'choose at most {usable}.'
+            )
         chosen = random.choice(usable, views, replace=False) if usable > views else np.arange(views)
         names = ('image', 'world_from_cam', 'intrinsics') + (('depth',) if depth else ())
         return {'tokens': tokenize([caption])[0], **{name: record[name][chosen] for name in names}}
@@ -125,6 +135,6 @@ def vocabulary(captions) -> list[str]:
 
 def default_folder() -> str:
     """Where built data sets live: $T3D_DATA, else ~/.cache/t3d/data."""
-    from t3d.data import furniture
+    from t3d.data import furniture_source
 
-    return str(furniture.data_root())
+    return str(furniture_source.data_root())

@@ -31,11 +31,16 @@ SHA256 = {
     'Reallusion': 'dd553207876ccec6372dde7aaea6b2dcf2d631997fcdb8a9856a639e0db9aa9b',
 }
 LICENCES = {
-    'Scopia': 'CC-BY 3.0', 'BlendSwap-CC-0': 'CC0 1.0', 'BlendSwap-CC-BY': 'CC-BY 3.0', 'KatorLegaz': 'CC-BY 3.0 US',
+    'Scopia': 'CC-BY 3.0',
+    'BlendSwap-CC-0': 'CC0 1.0',
+    'BlendSwap-CC-BY': 'CC-BY 3.0',
+    'KatorLegaz': 'CC-BY 3.0 US',
     'Reallusion': 'CC-BY 3.0 US',
 }
-HOW_TO_GET = ('download the Debian package sweethome3d-furniture (or the .sh3f libraries from the models page of '
-              'sweethome3d.com) and pass its path with --source')
+HOW_TO_GET = (
+    'download the Debian package sweethome3d-furniture (or the .sh3f libraries from the models page of '
+    'sweethome3d.com) and pass its path with --source'
+)
 LIBRARY_TAGS = {'blend swap', 'scpts'}  # say where a model came from, not what it is
 
 
@@ -99,8 +104,10 @@ def open_libraries(source: str | pathlib.Path, scratch: str | pathlib.Path, *, v
         raise FileNotFoundError(f'no furniture source at {source}: wanted a .deb, a .sh3f or a folder with them; {HOW_TO_GET}.')
     paths = _library_paths(source, pathlib.Path(scratch))
     if not paths:
-        raise UsageError(f'{source} holds no furniture library: wanted *.sh3f, a sweethome3d-furniture .deb or a folder with '
-                         f'{CATALOGUE}; {HOW_TO_GET}.')
+        raise UsageError(
+            f'{source} holds no furniture library: wanted *.sh3f, a sweethome3d-furniture .deb or a folder with '
+            f'{CATALOGUE}; {HOW_TO_GET}.'
+        )
     by_name = {}  # a folder may hold a library twice: the one nearest to its top counts
     for path in sorted(paths, key=lambda path: (len(path.parts), path)):
         by_name.setdefault(path.name if path.is_dir() else path.stem, path)
@@ -131,8 +138,10 @@ def _check(library: Library, verify: bool) -> None:
     found = hashlib.sha256(library.path.read_bytes()).hexdigest()
     wanted = SHA256.get(library.name, found)
     if verify and found != wanted:
-        raise UsageError(f'{library.path} has SHA-256 {found[:16]}..., but library {library.name} {LIBRARY_VERSION} has '
-                         f'{wanted[:16]}...: the file is damaged or of another version; {HOW_TO_GET}.')
+        raise UsageError(
+            f'{library.path} has SHA-256 {found[:16]}..., but library {library.name} {LIBRARY_VERSION} has '
+            f'{wanted[:16]}...: the file is damaged or of another version; {HOW_TO_GET}.'
+        )
     if not zipfile.is_zipfile(library.path):
         raise UsageError(f'{library.path} is no zip file, so no furniture library: it is damaged or truncated; {HOW_TO_GET}.')
 

@@ -22,8 +22,9 @@ def camera_arrays(azimuth: np.ndarray, elevation: np.ndarray, radius: float, fov
     return matrix, np.broadcast_to(intrinsics, (len(azimuth), 3, 3)).copy()
 
 
-def render(scene: shapes.Scene, world_from_cam: np.ndarray, intrinsics: np.ndarray, size: int,
-           supersample: int = 1) -> dict[str, np.ndarray]:
+def render(
+    scene: shapes.Scene, world_from_cam: np.ndarray, intrinsics: np.ndarray, size: int, supersample: int = 1
+) -> dict[str, np.ndarray]:
     """Views of a scene: depth, normal and object by the ray through the pixel centre, colour and alpha by the mean of
     `supersample` x `supersample` rays (an odd number; 1 gives hard edges).
 
@@ -70,10 +71,23 @@ class ToySource:
       poses: records a scene gives before the source ends; every one has views of its own.
     """
 
-    def __init__(self, split: str, *, scenes: str = 'singles', size: int = 32, views: int = 1, poses: int = 64, seed: int = 0,
-                 elevation: tuple[float, float] = (-0.2, 0.9), supersample: int = 1):
-        choices = {'singles': lambda: (shapes.singles(split), []), 'pairs': lambda: ([], shapes.pairs(split)),
-                   'both': lambda: (shapes.singles(split), shapes.pairs(split))}
+    def __init__(
+        self,
+        split: str,
+        *,
+        scenes: str = 'singles',
+        size: int = 32,
+        views: int = 1,
+        poses: int = 64,
+        seed: int = 0,
+        elevation: tuple[float, float] = (-0.2, 0.9),
+        supersample: int = 1,
+    ):
+        choices = {
+            'singles': lambda: (shapes.singles(split), []),
+            'pairs': lambda: ([], shapes.pairs(split)),
+            'both': lambda: (shapes.singles(split), shapes.pairs(split)),
+        }
         if scenes not in choices:
             raise ValueError(f'unknown toy scenes {scenes!r}: wanted one of {sorted(choices)}')
         self.singles, self.pairs = choices[scenes]()
@@ -107,7 +121,13 @@ def record(scene: shapes.Scene, azimuth: np.ndarray, elevation: np.ndarray, size
     world_from_cam, intrinsics = camera_arrays(azimuth, elevation, shapes.RADIUS, shapes.FOV)
     views = render(scene, world_from_cam, intrinsics, size, supersample)
     return {
-        'image': views['image'], 'depth': views['depth'], 'world_from_cam': world_from_cam, 'intrinsics': intrinsics,
-        'azimuth': azimuth.astype(np.float32), 'elevation': elevation.astype(np.float32),
-        'captions': scene.captions, 'name': scene.captions[0], 'attributes': scene.attributes,
+        'image': views['image'],
+        'depth': views['depth'],
+        'world_from_cam': world_from_cam,
+        'intrinsics': intrinsics,
+        'azimuth': azimuth.astype(np.float32),
+        'elevation': elevation.astype(np.float32),
+        'captions': scene.captions,
+        'name': scene.captions[0],
+        'attributes': scene.attributes,
     }

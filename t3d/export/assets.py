@@ -22,8 +22,22 @@ SHEET_VIEWS = (('front', 0.0, None), ('right', 90.0, None), ('back', 180.0, None
 NEEDLESS = 3  # marching cubes makes this many times the faces the shape needs: at a third the surface moves by 1/100 cell
 
 
-def write(asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000, grid=128, frames=120, size=512,
-          render_size=256, gif=False, threshold=None, report_info=None, log=print) -> dict[str, pathlib.Path]:
+def write(
+    asset: Asset,
+    out_dir,
+    *,
+    formats=('glb',),
+    texture=1024,
+    faces=40_000,
+    grid=128,
+    frames=120,
+    size=512,
+    render_size=256,
+    gif=False,
+    threshold=None,
+    report_info=None,
+    log=print,
+) -> dict[str, pathlib.Path]:
     """Writes everything people expect of one asset into `out_dir`.
 
     Args:
@@ -47,8 +61,17 @@ def write(asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000
         video.ffmpeg()  # its absence is better known before the work than after it
     out, clock = pathlib.Path(out_dir), _Clock(log)
     densities = _densities(asset, grid, clock)
-    mesh, facts, paths = _mesh_files(asset, densities, out, formats=('glb', *formats), texture=texture, faces=faces,
-                                     threshold=threshold, clock=clock, log=log)
+    mesh, facts, paths = _mesh_files(
+        asset,
+        densities,
+        out,
+        formats=('glb', *formats),
+        texture=texture,
+        faces=faces,
+        threshold=threshold,
+        clock=clock,
+        log=log,
+    )
     paths['sheet'] = write_sheet(asset, mesh, densities, out / 'sheet.png', size=min(size, max(render_size, 256)))
     clock.lap('sheet')
     if frames:
@@ -59,25 +82,37 @@ def write(asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000
     moving = paths.get('mp4', paths.get('gif'))
     facts['texture'] = f'{texture} x {texture}' if texture else 'vertex colours'
     paths['report'] = report.write(
-        out / 'report.html', prompt=asset.prompt, sheet=paths['sheet'], video=moving, glb=paths['glb'], facts=facts, **info)
+        out / 'report.html', prompt=asset.prompt, sheet=paths['sheet'], video=moving, glb=paths['glb'], facts=facts, **info
+    )
     clock.lap('report')
     log(f'export: {out} in {clock.total():.1f} s')
     return paths
 
 
-def write_meshes(asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000, grid=128, threshold=None,
-                 log=print) -> dict[str, pathlib.Path]:
+def write_meshes(
+    asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000, grid=128, threshold=None, log=print
+) -> dict[str, pathlib.Path]:
     """The mesh alone, in the formats asked for; arguments as of `write`. Returns paths by format."""
     check_formats(formats)
     clock = _Clock(log)
-    _, _, paths = _mesh_files(asset, _densities(asset, grid, clock), pathlib.Path(out_dir), formats=formats, texture=texture,
-                              faces=faces, threshold=threshold, clock=clock, log=log)
+    _, _, paths = _mesh_files(
+        asset,
+        _densities(asset, grid, clock),
+        pathlib.Path(out_dir),
+        formats=formats,
+        texture=texture,
+        faces=faces,
+        threshold=threshold,
+        clock=clock,
+        log=log,
+    )
     log(f'export: {out_dir} in {clock.total():.1f} s')
     return paths
 
 
-def write_views(asset: Asset, out_dir, *, grid=128, frames=120, size=512, render_size=256, gif=False,
-                log=print) -> dict[str, pathlib.Path]:
+def write_views(
+    asset: Asset, out_dir, *, grid=128, frames=120, size=512, render_size=256, gif=False, log=print
+) -> dict[str, pathlib.Path]:
     """The turntable and its cameras alone; arguments as of `write`. Returns paths by name: 'mp4', 'gif', 'cameras'."""
     if frames < 1:
         raise UsageError(f'{frames} frames: a turntable has at least 1.')
@@ -129,15 +164,20 @@ def extract(asset: Asset, densities: np.ndarray, *, faces: int, threshold: float
     normals = meshes.smooth_normals(vertices, triangles)
     colors = textures.surface_colors(asset, vertices, -normals, step=2.0 * asset.bound / densities.shape[0])
     facts = {
-        'threshold': float(threshold), 'density': f'{densities.min():.4g} to {densities.max():.4g}',
-        'faces': len(triangles), 'faces before simplification': raw, 'volume': meshes.volume(vertices, triangles),
-        'size x y z': ' x '.join(f'{side:.3f}' for side in np.ptp(vertices, axis=0)), 'frame': 'y up, front +z, metres',
+        'threshold': float(threshold),
+        'density': f'{densities.min():.4g} to {densities.max():.4g}',
+        'faces': len(triangles),
+        'faces before simplification': raw,
+        'volume': meshes.volume(vertices, triangles),
+        'size x y z': ' x '.join(f'{side:.3f}' for side in np.ptp(vertices, axis=0)),
+        'frame': 'y up, front +z, metres',
     }
     return meshes.Mesh(vertices, triangles, normals, colors), facts
 
 
-def write_turntable(asset: Asset, densities, out: pathlib.Path, *, frames: int, size: int, render_size: int, gif: bool = False,
-                    log=print) -> dict[str, pathlib.Path]:
+def write_turntable(
+    asset: Asset, densities, out: pathlib.Path, *, frames: int, size: int, render_size: int, gif: bool = False, log=print
+) -> dict[str, pathlib.Path]:
     """turntable.mp4, turntable.gif if asked for, and cameras.json; without ffmpeg only the GIF, or an error without `gif`."""
     views = video.orbit(asset, frames)
     names = [f'turntable.mp4#frame={index}' for index in range(frames)]
@@ -169,8 +209,12 @@ def write_sheet(asset: Asset, mesh: meshes.Mesh, densities, path: pathlib.Path, 
     rendered = video.render_views(asset, views, size, grid=densities)
     normals = video.normal_maps(rendered, views, video.opacity_gradient(densities, asset.bound), asset.bound)
     images = video.panels(rendered, normals, video.depth_limits(asset, densities))
-    drawn = np.stack([draw_mesh(mesh, np.asarray(pose), np.asarray(lens), size)
-                      for pose, lens in zip(views.world_from_cam, views.intrinsics)])
+    drawn = np.stack(
+        [
+            draw_mesh(mesh, np.asarray(pose), np.asarray(lens), size)
+            for pose, lens in zip(views.world_from_cam, views.intrinsics)
+        ]
+    )
     rows = {'field': images[:, :, :size], 'normal': images[:, :, size : 2 * size], 'mesh': drawn}
     font = ImageFont.load_default(max(11, size // 16))
     margin, head = max(44, size // 4), max(18, size // 10)

@@ -131,8 +131,12 @@ def _write_glb(mesh: Mesh, path: pathlib.Path) -> None:
     visual = None
     if mesh.texture is not None:
         material = trimesh.visual.material.PBRMaterial(
-            name='t3d', baseColorTexture=Image.fromarray(mesh.texture), baseColorFactor=[255, 255, 255, 255],
-            metallicFactor=0.0, roughnessFactor=1.0, doubleSided=False,
+            name='t3d',
+            baseColorTexture=Image.fromarray(mesh.texture),
+            baseColorFactor=[255, 255, 255, 255],
+            metallicFactor=0.0,
+            roughnessFactor=1.0,
+            doubleSided=False,
         )
         visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material)
     elif mesh.colors is not None:

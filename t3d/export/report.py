@@ -15,8 +15,20 @@ HERE = pathlib.Path(__file__).parent
 COLORS = ('#1f6feb', '#d1495b', '#2a9d5c', '#e08e00', '#7b4fc9', '#2b9eb3')
 
 
-def write(path, *, prompt: str, sheet=None, video=None, glb=None, metrics=None, config=None, environment=None, facts=None,
-          title: str | None = None, subtitle: str = '') -> pathlib.Path:
+def write(
+    path,
+    *,
+    prompt: str,
+    sheet=None,
+    video=None,
+    glb=None,
+    metrics=None,
+    config=None,
+    environment=None,
+    facts=None,
+    title: str | None = None,
+    subtitle: str = '',
+) -> pathlib.Path:
     """Writes the report; parts that are None are left out.
 
     Args:
@@ -44,8 +56,13 @@ def write(path, *, prompt: str, sheet=None, video=None, glb=None, metrics=None, 
     if config:
         sections.append(f'<section class="wide"><details><summary>Config</summary>{_table(config)}</details></section>')
     page = (HERE / 'report.html').read_text(encoding='utf-8')
-    filled = {'title': html.escape(title or f't3d: {prompt}'), 'heading': html.escape(prompt),
-              'subtitle': html.escape(subtitle), 'sections': '\n'.join(sections), 'scripts': scripts}
+    filled = {
+        'title': html.escape(title or f't3d: {prompt}'),
+        'heading': html.escape(prompt),
+        'subtitle': html.escape(subtitle),
+        'sections': '\n'.join(sections),
+        'scripts': scripts,
+    }
     for name, value in filled.items():
         head, mark, tail = page.partition('{{' + name + '}}')
         assert mark, f'report.html lacks {name}'

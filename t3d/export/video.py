@@ -202,9 +202,36 @@ def write_mp4(images: np.ndarray, path, *, height: int | None = None, fps: int =
     height = rows if height is None else height
     target = [2 * round(value / 2) for value in (columns * height / rows, height)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    command = [program, '-y', '-loglevel', 'error', '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{columns}x{rows}',
-               '-r', str(fps), '-i', '-', '-an', '-c:v', 'libx264', '-pix_fmt', 'yuv420p', '-crf', '18', '-preset', 'fast',
-               '-vf', f'scale={target[0]}:{target[1]}:flags=bicubic', '-movflags', '+faststart', str(path)]
+    command = [
+        program,
+        '-y',
+        '-loglevel',
+        'error',
+        '-f',
+        'rawvideo',
+        '-pix_fmt',
+        'rgb24',
+        '-s',
+        f'{columns}x{rows}',
+        '-r',
+        str(fps),
+        '-i',
+        '-',
+        '-an',
+        '-c:v',
+        'libx264',
+        '-pix_fmt',
+        'yuv420p',
+        '-crf',
+        '18',
+        '-preset',
+        'fast',
+        '-vf',
+        f'scale={target[0]}:{target[1]}:flags=bicubic',
+        '-movflags',
+        '+faststart',
+        str(path),
+    ]
     # Not imageio_ffmpeg.write_frames: it starts ffmpeg through os.fork, which a process with JAX's threads must not use.
     done = subprocess.run(command, input=np.ascontiguousarray(images).data, stderr=subprocess.PIPE, check=False)
     if done.returncode:

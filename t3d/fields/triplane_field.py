@@ -25,7 +25,14 @@ def init(key: Key, channels: int, *, hidden: int = 64, outputs: int = 32, equali
 
 
 LOG1P = (  # log(1 + e) / e on [0, 1]: Chebyshev fit of degree 8, error 2e-8 (tests/test_triplane_field.py makes it again)
-    0.9999999705, -0.4999950152, 0.3331927134, -0.2484436989, 0.1911143108, -0.136747697, 0.07836166801, -0.02958850739,
+    0.9999999705,
+    -0.4999950152,
+    0.3331927134,
+    -0.2484436989,
+    0.1911143108,
+    -0.136747697,
+    0.07836166801,
+    -0.02958850739,
     0.005253457796,
 )
 
@@ -64,8 +71,15 @@ def colour(features: jax.Array) -> jax.Array:
 
 
 def make(
-    params: PyTree, planes: Float[Array, '*b 3 r r c'], *, bound: float, plane_axes: str = 'orthogonal', equalised: bool = True,
-    activation=colour, dtype=jnp.float32, block: int | None = None,
+    params: PyTree,
+    planes: Float[Array, '*b 3 r r c'],
+    *,
+    bound: float,
+    plane_axes: str = 'orthogonal',
+    equalised: bool = True,
+    activation=colour,
+    dtype=jnp.float32,
+    block: int | None = None,
 ):
     """The field of these planes: `(points [*b, N, 3], directions) -> (raw density [*b, N], activation(features) [*b, N, F])`.
 

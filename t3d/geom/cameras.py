@@ -229,8 +229,19 @@ def transforms_json(cameras: Cameras, size: int, names: list[str]) -> dict:
     matrices = np.asarray(to_opengl(cameras.world_from_cam)).reshape(-1, 4, 4)
     frames = []
     for name, matrix, intrinsic in zip(names, matrices, k, strict=True):
-        lens = {'fl_x': intrinsic[0, 0] * size, 'fl_y': intrinsic[1, 1] * size,
-                'cx': intrinsic[0, 2] * size, 'cy': intrinsic[1, 2] * size}
-        frames.append({'file_path': name, 'transform_matrix': matrix.tolist(), 'w': size, 'h': size,
-                       **{key: float(value) for key, value in lens.items()}})
+        lens = {
+            'fl_x': intrinsic[0, 0] * size,
+            'fl_y': intrinsic[1, 1] * size,
+            'cx': intrinsic[0, 2] * size,
+            'cy': intrinsic[1, 2] * size,
+        }
+        frames.append(
+            {
+                'file_path': name,
+                'transform_matrix': matrix.tolist(),
+                'w': size,
+                'h': size,
+                **{key: float(value) for key, value in lens.items()},
+            }
+        )
     return {'convention': 'opengl', 'up': '+y', 'frames': frames}

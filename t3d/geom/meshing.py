@@ -81,8 +81,10 @@ def choose_threshold(grid: np.ndarray, bound: float, log=print) -> float:
     best = np.flatnonzero(scores >= scores.max() - 1e-3)
     best = best[: np.argmax(np.diff(best, append=best[-1] + 2) > 1) + 1]  # the first unbroken run
     threshold = float(0.5 * (candidates[best[0]] + candidates[best[-1]]))
-    log(f'mesh: density {grid.min():.3g} to {top:.3g}, threshold {threshold:.4g}, '
-        f'silhouette IoU with the render {scores.max():.3f}')
+    log(
+        f'mesh: density {grid.min():.3g} to {top:.3g}, threshold {threshold:.4g}, '
+        f'silhouette IoU with the render {scores.max():.3f}'
+    )
     return threshold
 
 

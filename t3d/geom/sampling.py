@@ -35,7 +35,9 @@ def _row(values, i):
 
 @typechecked
 def importance(
-    depths: Float[Array, '*b s r'], weights: Float[Array, '*b s1 r'], u: Float[Array, '*b n r'],
+    depths: Float[Array, '*b s r'],
+    weights: Float[Array, '*b s1 r'],
+    u: Float[Array, '*b n r'],
 ) -> Float[Array, '*b n r']:
     """Inverse-CDF samples from the S - 1 weights between S >= 4 depths, at the given u in [0, 1): EG3D's second pass.
 
@@ -66,8 +68,9 @@ def importance(
 def count_below(values: Float[Array, '*b s r'], others: Float[Array, '*b n r'], *, equal: bool) -> Int[Array, '*b s r']:
     """How many of `others` lie below (or at, if `equal`) each of `values` on the same ray."""
     compare = jnp.less_equal if equal else jnp.less
-    return _loop(lambda j: compare(_row(others, j), values).astype(jnp.int32), others.shape[-2],
-                 jnp.zeros(values.shape, jnp.int32))
+    return _loop(
+        lambda j: compare(_row(others, j), values).astype(jnp.int32), others.shape[-2], jnp.zeros(values.shape, jnp.int32)
+    )
 
 
 @typechecked
@@ -80,8 +83,11 @@ def merge(coarse: Float[Array, '*b s r'], fine: Float[Array, '*b n r']) -> tuple
     of_coarse = places(samples) + count_below(coarse, fine, equal=False)
     of_fine = places(extra) + count_below(fine, coarse, equal=True)
     total = places(samples + extra)
-    taken = _loop(lambda j: (_row(of_fine, j) < total).astype(jnp.int32), extra,  # fine samples before each place
-                  jnp.zeros((*coarse.shape[:-2], samples + extra, coarse.shape[-1]), jnp.int32))
+    taken = _loop(
+        lambda j: (_row(of_fine, j) < total).astype(jnp.int32),
+        extra,  # fine samples before each place
+        jnp.zeros((*coarse.shape[:-2], samples + extra, coarse.shape[-1]), jnp.int32),
+    )
     after = jnp.concatenate([taken[..., 1:, :], jnp.full_like(taken[..., :1, :], extra)], -2)
     return jnp.concatenate([of_coarse, of_fine], -2), jnp.where(after > taken, samples + taken, total - taken)
 

@@ -76,7 +76,10 @@ def _batched(function, padded, points):
 
 @typechecked
 def sample(
-    padded: Float[Array, '*b 3 t t c'], points: Float[Array, '*b n 3'], bound: float, plane_axes: str = 'orthogonal',
+    padded: Float[Array, '*b 3 t t c'],
+    points: Float[Array, '*b n 3'],
+    bound: float,
+    plane_axes: str = 'orthogonal',
 ) -> Float[Array, '*b 3 n c']:
     """The feature of each plane at each point, zero outside the box."""
 
@@ -89,7 +92,10 @@ def sample(
 
 @typechecked
 def sample_sum(
-    padded: Float[Array, '*b 3 t t c'], points: Float[Array, '*b n 3'], bound: float, plane_axes: str = 'orthogonal',
+    padded: Float[Array, '*b 3 t t c'],
+    points: Float[Array, '*b n 3'],
+    bound: float,
+    plane_axes: str = 'orthogonal',
 ) -> Float[Array, '*b n c']:
     """The sum over the three planes of the features at each point: one pass of 12 rows a point, without [3, N, C] in memory."""
 
@@ -101,8 +107,14 @@ def sample_sum(
 
 
 def map_sum(
-    function, params, padded: Float[Array, '*b 3 t t c'], points: Float[Array, '*b n 3'], bound: float,
-    plane_axes: str = 'orthogonal', *, block: int | None = None,
+    function,
+    params,
+    padded: Float[Array, '*b 3 t t c'],
+    points: Float[Array, '*b n 3'],
+    bound: float,
+    plane_axes: str = 'orthogonal',
+    *,
+    block: int | None = None,
 ):
     """function(params, sample_sum(...)) in blocks of points, forward and backward: `grids.lookup_map` on planes.
 

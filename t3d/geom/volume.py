@@ -42,7 +42,9 @@ def interval_weights(density: Float[Array, '*b s r'], lengths: Float[Array, '*b 
 
 @typechecked
 def composite(
-    density: Float[Array, '*b s'], features: Float[Array, '*b s c'], edges: Float[Array, '*b s1'],
+    density: Float[Array, '*b s'],
+    features: Float[Array, '*b s c'],
+    edges: Float[Array, '*b s1'],
 ) -> RenderOutput:
     """Piecewise constant quadrature over S intervals with S + 1 sorted edges, for any leading shape (NeRF, arXiv 2003.08934).
 
@@ -124,7 +126,8 @@ def render_at(field, rays: Rays, u_coarse, u_fine, *, near, far, density_activat
         ranks, order = sampling.merge(depths, fine)
         ordered = sampling.permute(jnp.concatenate([depths, fine], -2), order, ranks)
         weights = midpoint_weights(
-            sampling.permute(jnp.concatenate([density, fine_density], -2), order, ranks), ordered, density_activation)
+            sampling.permute(jnp.concatenate([density, fine_density], -2), order, ranks), ordered, density_activation
+        )
         at_samples = sampling.permute(_sample_weights(weights), ranks, order)
         count = depths.shape[-2]
         composited = jnp.einsum('...sr,...src->...rc', at_samples[..., :count, :], features.astype(jnp.float32))
@@ -136,8 +139,16 @@ def render_at(field, rays: Rays, u_coarse, u_fine, *, near, far, density_activat
 
 
 def render(
-    field, rays: Rays, key: Key | None, *, near, far, num_samples: int, num_importance: int = 0,
-    density_activation=identity, jitter: bool = True,
+    field,
+    rays: Rays,
+    key: Key | None,
+    *,
+    near,
+    far,
+    num_samples: int,
+    num_importance: int = 0,
+    density_activation=identity,
+    jitter: bool = True,
 ) -> RenderOutput:
     """Renders a field along rays [..., R, 3], batched natively: the field receives points [..., N, 3].
 
@@ -158,8 +169,17 @@ def render(
 
 
 def render_chunked(
-    field, rays: Rays, key: Key | None, *, chunk: int, near, far, num_samples: int, num_importance: int = 0,
-    density_activation=identity, jitter: bool = True,
+    field,
+    rays: Rays,
+    key: Key | None,
+    *,
+    chunk: int,
+    near,
+    far,
+    num_samples: int,
+    num_importance: int = 0,
+    density_activation=identity,
+    jitter: bool = True,
 ) -> RenderOutput:
     """`render` in pieces of `chunk` rays, one after the other, recomputed in the backward pass: the same result, less memory.
 

@@ -105,8 +105,9 @@ class TextDecoder(nn.Module):
         x = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(self.base_map(tokens))
         x = self.middle(x, style, tokens)
         for k, (channels, heads, groups) in enumerate(zip(self.channels, self.heads, self.groups, strict=True)):
-            stage = DecoderStage(channels, self.layers, groups, heads, self.cross_attention, self.remat, self.dtype,
-                                 name=f'stage_{k}')
+            stage = DecoderStage(
+                channels, self.layers, groups, heads, self.cross_attention, self.remat, self.dtype, name=f'stage_{k}'
+            )
             x = stage(x, style, tokens)
         x = nn.silu(nn.GroupNorm(self.out_groups, epsilon=1e-5, dtype=self.dtype, name='norm_out')(x))
         return nn.Conv(self.out_channels, (3, 3), dtype=self.dtype, name='conv_out')(x)
@@ -138,14 +139,25 @@ class TextDecoder(nn.Module):
 
 
 RELEASED = dict(  # the sizes of the released code; distil them into a config, never change them here
-    channels=(320, 320, 160, 80, 80, 40), heads=(0, 20, 10, 5, 0, 0), groups=(8, 8, 8, 8, 4, 2), layers=13, mid_heads=20,
-    base_size=4, base_channels=512, mixer_width=192, mixer_heads=8, style_width=768, style_channels=320, out_channels=96,
+    channels=(320, 320, 160, 80, 80, 40),
+    heads=(0, 20, 10, 5, 0, 0),
+    groups=(8, 8, 8, 8, 4, 2),
+    layers=13,
+    mid_heads=20,
+    base_size=4,
+    base_channels=512,
+    mixer_width=192,
+    mixer_heads=8,
+    style_width=768,
+    style_channels=320,
+    out_channels=96,
     out_groups=4,
 )
 
 
 def parameter_groups(params: dict) -> dict[str, int]:
     """Parameter counts of a decoder: each stage, `token_to_plane`, `style`, and `trunk` (all but the two text branches)."""
+
     def total(*prefixes):
         kept = {name: leaf for name, leaf in params.items() if name.startswith(prefixes)}
         return sum(leaf.size for leaf in jax.tree.leaves(kept))

@@ -56,8 +56,9 @@ def shardings(abstract: PyTree, rules: tuple, mesh: Mesh, floor: int = FLOOR) ->
     def one(name, leaf):
         placement = place(name, leaf, rules, mesh, floor)
         if placement.dropped:
-            log.warning('sharding: %s %s is not divisible along %s: replicated there', name, leaf.shape,
-                        ', '.join(placement.dropped))
+            log.warning(
+                'sharding: %s %s is not divisible along %s: replicated there', name, leaf.shape, ', '.join(placement.dropped)
+            )
         return NamedSharding(mesh, placement.spec)
 
     return trees.map_with_name(one, abstract)
@@ -113,8 +114,10 @@ def report(abstract: PyTree, rules: tuple, mesh: Mesh, floor: int = FLOOR) -> st
             note = placement.reason + (f', dropped {" ".join(placement.dropped)}' if placement.dropped else '')
             rows.append((size, f'{name}  {tuple(leaf.shape)}  {placement.spec}  {note}'))
     lines = [line for _, line in sorted(rows, key=lambda row: -row[0])]
-    lines.append(f'state: {total / 2**20:.1f} MiB in all, {each / 2**20:.1f} MiB per device, '
-                 f'{len(rows)} of {len(trees.flatten(abstract))} leaves sharded')
+    lines.append(
+        f'state: {total / 2**20:.1f} MiB in all, {each / 2**20:.1f} MiB per device, '
+        f'{len(rows)} of {len(trees.flatten(abstract))} leaves sharded'
+    )
     return '\n'.join(lines)
 
 

@@ -65,7 +65,8 @@ def make(config) -> System:
         decay = jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))
         metrics['grad_norm'] = optax.tree.norm(grads)
         metrics['lr'] = optim.warmup_cosine(
-            state.step, config.optimizer.learning_rate, config.optimizer.warmup, config.steps, config.optimizer.final)
+            state.step, config.optimizer.learning_rate, config.optimizer.warmup, config.steps, config.optimizer.final
+        )
         return TrainState(state.step + 1, params, opt_state, tree.ema(state.ema, params, decay), state.extras), metrics
 
     def preview(params, batch, key) -> jax.Array:
@@ -84,15 +85,19 @@ def make(config) -> System:
         scenes = generate_scenes(params, jnp.asarray(ids), keys)
         camera = {'radius': config.render.radius, 'fov': config.render.fov}
         each = [jax.tree.map(lambda leaf, k=k: leaf[k], scenes) for k in range(len(prompts))]
-        return [Asset(prompt, scene, modules.field_at, modules.render_one, 1.0, camera)
-                for prompt, scene in zip(prompts, each, strict=True)]
+        return [
+            Asset(prompt, scene, modules.field_at, modules.render_one, 1.0, camera)
+            for prompt, scene in zip(prompts, each, strict=True)
+        ]
 
     @jax.jit
     def generate_scenes(params, ids, keys):
         noise = jax.vmap(lambda key: modules.noise(key, 1)[0])(keys)
         scene = modules.scene_from_noise(params, ids, noise)
-        return {'planes': scene['planes'], 'field': jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, (ids.shape[0], *leaf.shape)), scene['field'])}
+        return {
+            'planes': scene['planes'],
+            'field': jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (ids.shape[0], *leaf.shape)), scene['field']),
+        }
 
     return System(init, train_step, preview, generate, SHARDING, batch_spec(config))
 
@@ -127,10 +132,20 @@ class Modules:
     def __init__(self, config, vocabulary: int):
         dtype = jnp.dtype(config.dtype)
         text = config.text
-        self.tower = TextTower(vocabulary, text.length, text.width, text.layers, text.heads, activation=text.activation,
-                               embedding_scale=text.embedding_scale, dtype=dtype)
-        self.decoder = TextDecoder(**{name: tuple(value) if isinstance(value, (list, tuple)) else value
-                                      for name, value in config.decoder.items()}, dtype=dtype)
+        self.tower = TextTower(
+            vocabulary,
+            text.length,
+            text.width,
+            text.layers,
+            text.heads,
+            activation=text.activation,
+            embedding_scale=text.embedding_scale,
+            dtype=dtype,
+        )
+        self.decoder = TextDecoder(
+            **{name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in config.decoder.items()},
+            dtype=dtype,
+        )
         self.plane_channels = config.decoder.out_channels // 3
         self.frozen_text = bool(text.frozen)
         self.field, self.render = config.field, config.render
@@ -169,8 +184,13 @@ class Modules:
         """The renderer's field: raw density with the central blob, albedo by the scaled sigmoid of Sec. 3.3."""
         alpha = jax.lax.stop_gradient(scene['field']['alpha'])
         plain = triplane_field.make(
-            scene['field'], scene['planes'], bound=1.0, plane_axes=self.render.plane_axes, equalised=False,
-            activation=lambda features: numerics.scaled_sigmoid(features, alpha))
+            scene['field'],
+            scene['planes'],
+            bound=1.0,
+            plane_axes=self.render.plane_axes,
+            equalised=False,
+            activation=lambda features: numerics.scaled_sigmoid(features, alpha),
+        )
 
         def field(points, directions=None):
             raw, albedo = plain(points)
@@ -186,8 +206,16 @@ class Modules:
     def render_rays(self, scene, rays: Rays, key, samples: int):
         """RenderOutput for rays [B, R, 3]; `features` are albedo over black, in (0, 1 / alpha)."""
         near, far = clipped_box(rays)
-        return volume.render(self.raw_field(scene), rays, key, near=near, far=far, num_samples=samples,
-                             num_importance=self.render.importance, density_activation=self.density)
+        return volume.render(
+            self.raw_field(scene),
+            rays,
+            key,
+            near=near,
+            far=far,
+            num_samples=samples,
+            num_importance=self.render.importance,
+            density_activation=self.density,
+        )
 
     def render_scene(self, scene, rays: Rays):
         """Deterministic render of batched scenes, rays [B, ..., 3], over the config's background."""
@@ -195,11 +223,23 @@ class Modules:
         flat = jax.tree.map(lambda leaf: leaf.reshape(shape[0], -1, 3), rays)
         near, far = clipped_box(flat)
         out = volume.render_chunked(
-            self.raw_field(scene), flat, None, chunk=min(CHUNK, flat.origins.shape[1]), near=near, far=far,
-            num_samples=self.render.samples_shown, num_importance=self.render.importance, density_activation=self.density)
+            self.raw_field(scene),
+            flat,
+            None,
+            chunk=min(CHUNK, flat.origins.shape[1]),
+            near=near,
+            far=far,
+            num_samples=self.render.samples_shown,
+            num_importance=self.render.importance,
+            density_activation=self.density,
+        )
         colour = volume.over(out, self.render.background)
-        return volume.RenderOutput(features=colour.reshape(shape), opacity=out.opacity.reshape(shape[:-1]),
-                                   depth=out.depth.reshape(shape[:-1]), weights=None)
+        return volume.RenderOutput(
+            features=colour.reshape(shape),
+            opacity=out.opacity.reshape(shape[:-1]),
+            depth=out.depth.reshape(shape[:-1]),
+            weights=None,
+        )
 
     def render_one(self, scene, rays: Rays):
         """Asset.render: one scene, rays of any shape."""
@@ -268,9 +308,13 @@ def photometric(config):
             off = jnp.abs(out.depth.reshape(shape) - depth / cosine) * mask * (depth > 0.0)  # 0 is background
             parts['depth'] = config.loss.depth * jnp.mean(off)
         loss = sum(parts.values())
-        metrics = {'loss': loss, **{f'loss/{name}': part for name, part in parts.items()},
-                   'psnr': -10.0 * jnp.log10(error), 'alpha': params['field']['alpha'],
-                   'count/rays': jnp.float32(opacity.size)}
+        metrics = {
+            'loss': loss,
+            **{f'loss/{name}': part for name, part in parts.items()},
+            'psnr': -10.0 * jnp.log10(error),
+            'alpha': params['field']['alpha'],
+            'count/rays': jnp.float32(opacity.size),
+        }
         return loss, metrics
 
     return supervise

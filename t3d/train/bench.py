@@ -102,14 +102,23 @@ class Workload(NamedTuple):
 def render_workload(shape: dict) -> Workload:
     """Random planes and weights; a fixed camera, the same rays for each example; see SHAPES."""
     rays = _rays(shape)
-    params = triplane_field.init(jax.random.key(0), shape['channels'], hidden=CAMERA['hidden'], outputs=shape['outputs'],
-                                 equalised=False)
+    params = triplane_field.init(
+        jax.random.key(0), shape['channels'], hidden=CAMERA['hidden'], outputs=shape['outputs'], equalised=False
+    )
     planes = jax.random.normal(jax.random.key(1), (shape['batch'], 3, shape['size'], shape['size'], shape['channels']))
 
     def forward(params, planes, key):
         field = triplane_field.make(params, planes, bound=CAMERA['bound'], equalised=False)
-        out = volume.render(field, rays, key, near=CAMERA['near'], far=CAMERA['far'], num_samples=shape['coarse'],
-                            num_importance=shape['fine'], density_activation=triplane_field.eg3d_density)
+        out = volume.render(
+            field,
+            rays,
+            key,
+            near=CAMERA['near'],
+            far=CAMERA['far'],
+            num_samples=shape['coarse'],
+            num_importance=shape['fine'],
+            density_activation=triplane_field.eg3d_density,
+        )
         return out.features, out.opacity
 
     def both(params, planes, key):
@@ -144,8 +153,18 @@ class Peer:
     def load(self, shape: dict) -> str:
         """Gives it a size; returns what it is ('torch 2.13.0, cpu, 2 threads')."""
         rays = jax.tree.map(lambda leaf: np.asarray(leaf).ravel().tolist(), _rays({**shape, 'batch': 1}))
-        return self._ask({'shape': {**shape, **CAMERA, 'rays': shape['image'] ** 2, 'device': jax.default_backend(),
-                                    'origins': rays.origins, 'directions': rays.directions}})['is']
+        return self._ask(
+            {
+                'shape': {
+                    **shape,
+                    **CAMERA,
+                    'rays': shape['image'] ** 2,
+                    'device': jax.default_backend(),
+                    'origins': rays.origins,
+                    'directions': rays.directions,
+                }
+            }
+        )['is']
 
     def once(self, name: str, threads: int) -> float:
         """Milliseconds of one 'forward' or 'both' with so many threads."""
@@ -177,14 +196,24 @@ def _measure(shape, peer, repeats):
             for threads, found in theirs.items():
                 found.append(peer.once(name, threads))
         ours, theirs = timing(ours[1:]), [timing(found[1:]) for found in theirs.values()]  # the first of each is a warm-up
-        rows.append({'pass': name, 't3d_ms': ours, 'mray_per_s': 1e-3 * rays / ours.median, 'compile_s': program.seconds,
-                     'temp_mib': program.temp_bytes / MIB, 'peer_ms': min(theirs) if theirs else None})
+        rows.append(
+            {
+                'pass': name,
+                't3d_ms': ours,
+                'mray_per_s': 1e-3 * rays / ours.median,
+                'compile_s': program.seconds,
+                'temp_mib': program.temp_bytes / MIB,
+                'peer_ms': min(theirs) if theirs else None,
+            }
+        )
     lookup = timed(compiled(work.lookup, *work.args).call, *work.args, repeats=repeats)
     bytes_gathered = 4.0 * shape['channels'] * work.rows
-    bound = (f'forward gathers {work.rows / 1e6:.2f} M rows of {shape["channels"]} = {bytes_gathered / MIB:.0f} MiB; the '
-             f'lookups alone take {lookup} ms = {1e-6 * bytes_gathered / lookup.median:.1f} GB/s of rows, '
-             f'{100 * lookup.min / rows[0]["t3d_ms"].min:.0f} % of the pass; the point MLP is {1e-9 * work.flops:.2f} GFLOP '
-             f'and {work.flops / (2 * (shape["channels"] + 1 + shape["outputs"])) / 1e6:.1f} M softplus')
+    bound = (
+        f'forward gathers {work.rows / 1e6:.2f} M rows of {shape["channels"]} = {bytes_gathered / MIB:.0f} MiB; the '
+        f'lookups alone take {lookup} ms = {1e-6 * bytes_gathered / lookup.median:.1f} GB/s of rows, '
+        f'{100 * lookup.min / rows[0]["t3d_ms"].min:.0f} % of the pass; the point MLP is {1e-9 * work.flops:.2f} GFLOP '
+        f'and {work.flops / (2 * (shape["channels"] + 1 + shape["outputs"])) / 1e6:.1f} M softplus'
+    )
     return rows, bound
 
 
@@ -200,17 +229,21 @@ def _copy_roof() -> float:
     return 2 * 256 * MIB / best / 1e9
 
 
-HEADER = ('| size | pass | t3d, ms: median [min, max] | Mray/s | compile, s | temporaries, MiB | PyTorch, ms '
-          '| ratio of medians (minima) |',
-          '|---|---|---|---|---|---|---|---|')
+HEADER = (
+    '| size | pass | t3d, ms: median [min, max] | Mray/s | compile, s | temporaries, MiB | PyTorch, ms '
+    '| ratio of medians (minima) |',
+    '|---|---|---|---|---|---|---|---|',
+)
 
 
 def _line(size, row):
     ours, theirs = row['t3d_ms'], row['peer_ms']
     ratio = f'{theirs.median / ours.median:.2f} ({theirs.min / ours.min:.2f})' if theirs else '-'
     name = {'forward': 'forward', 'both': 'forward + backward'}[row['pass']]
-    return (f'| {size} | {name} | {ours} | {row["mray_per_s"]:.3f} | {row["compile_s"]:.1f} | {row["temp_mib"]:.0f} '
-            f'| {theirs or "-"} | {ratio} |')
+    return (
+        f'| {size} | {name} | {ours} | {row["mray_per_s"]:.3f} | {row["compile_s"]:.1f} | {row["temp_mib"]:.0f} '
+        f'| {theirs or "-"} | {ratio} |'
+    )
 
 
 def render_bench(argv=None) -> int:
@@ -227,8 +260,10 @@ def render_bench(argv=None) -> int:
         parser.error(f'unknown size {unknown[0]!r}: choose from {", ".join(SHAPES)}')
     peer, why_not = _start_peer(args.no_peer)
     device = jax.devices()[0]
-    print(f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
-          f'{platform.python_implementation()} {platform.python_version()}, load {os.getloadavg()[0]:.1f}, float32')
+    print(
+        f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
+        f'{platform.python_implementation()} {platform.python_version()}, load {os.getloadavg()[0]:.1f}, float32'
+    )
     print('\n'.join(HEADER), flush=True)
     results, bounds, peer_is = {}, [], None
     try:
@@ -263,8 +298,10 @@ def _start_peer(refused: bool):
 def _warn_of_load():
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     if load > 1.5 * cores:
-        print(f'load {load:.1f} on {cores} cores: other programs ran. Threads that wait for each other suffer most, PyTorch\'s '
-              'among them; trust the minima, or one core: `taskset -c 0 python -m launch.bench render`.')
+        print(
+            f"load {load:.1f} on {cores} cores: other programs ran. Threads that wait for each other suffer most, PyTorch's "
+            'among them; trust the minima, or one core: `taskset -c 0 python -m launch.bench render`.'
+        )
 
 
 def _train_bench(argv=None) -> int:

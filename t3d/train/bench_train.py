@@ -74,13 +74,20 @@ def measure(config, repeats: int, steps: int) -> dict:
     peak = flops.peak()
     rate = model_flops / (timing.median / 1e3)
     return {
-        'device': f'{mesh.size} x {jax.devices()[0].device_kind}', 'date': datetime.date.today().isoformat(),
-        'jax': jax.__version__, 'parameters': tree.count(state.params),
-        'step ms': str(timing), 'steps/s': round(1e3 / timing.median, 2), 'images/s': round(1e3 * images / timing.median, 1),
-        'krays/s': round(rays / timing.median, 1), 'wait for data ms/step': round(float(np.median(waits[1:])), 2),
-        'model GFLOP/step': round(model_flops / 1e9, 2), 'model TFLOP/s': round(rate / 1e12, 4),
+        'device': f'{mesh.size} x {jax.devices()[0].device_kind}',
+        'date': datetime.date.today().isoformat(),
+        'jax': jax.__version__,
+        'parameters': tree.count(state.params),
+        'step ms': str(timing),
+        'steps/s': round(1e3 / timing.median, 2),
+        'images/s': round(1e3 * images / timing.median, 1),
+        'krays/s': round(rays / timing.median, 1),
+        'wait for data ms/step': round(float(np.median(waits[1:])), 2),
+        'model GFLOP/step': round(model_flops / 1e9, 2),
+        'model TFLOP/s': round(rate / 1e12, 4),
         'MFU': f'{rate / (peak * mesh.size):.1%}' if peak else 'peak of this device unknown',
-        'init s': round(init_seconds, 1), 'first step s': round(first_seconds, 1),
+        'init s': round(init_seconds, 1),
+        'first step s': round(first_seconds, 1),
     }
 
 
@@ -89,5 +96,13 @@ def _batches(config):
     from t3d.data import pipeline, sources
 
     source, transform = sources.make(config)
-    return pipeline.make(source, transform, batch=config.batch, seed=config.seed, process_index=jax.process_index(),
-                         process_count=jax.process_count(), threads=config.loader.threads, prefetch=config.loader.prefetch)
+    return pipeline.make(
+        source,
+        transform,
+        batch=config.batch,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.loader.threads,
+        prefetch=config.loader.prefetch,
+    )

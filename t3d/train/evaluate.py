@@ -15,8 +15,17 @@ ELEVATION = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 0.3])
 SHARED = (1, 4, 7, 10)  # views of furniture at azimuths 30, 120, 210, 300 degrees, elevation 15, the same for every object
 
 
-def render_views(loaded: Loaded, prompts: list[str], views: cameras.Cameras, size: int, *, params=None, batch: int = 32,
-                 seed: int = 0, progress=lambda done, total: None) -> np.ndarray:
+def render_views(
+    loaded: Loaded,
+    prompts: list[str],
+    views: cameras.Cameras,
+    size: int,
+    *,
+    params=None,
+    batch: int = 32,
+    seed: int = 0,
+    progress=lambda done, total: None,
+) -> np.ndarray:
     """Renders of each prompt: [N, V, size, size, 3] in [0, 1] over the config's background.
 
     Args:
@@ -29,8 +38,9 @@ def render_views(loaded: Loaded, prompts: list[str], views: cameras.Cameras, siz
     for start in range(0, len(prompts), batch):
         some = prompts[start : start + batch]
         some = some + [some[-1]] * (batch - len(some))  # one shape, one compilation
-        assets = loaded.system.generate(loaded.params if params is None else params, some,
-                                        jax.random.fold_in(jax.random.key(seed), start))
+        assets = loaded.system.generate(
+            loaded.params if params is None else params, some, jax.random.fold_in(jax.random.key(seed), start)
+        )
         draw = draw or _renderer(assets[0].render, size)
         for k, asset in enumerate(assets[: len(prompts) - start]):
             own = views if shared else jax.tree.map(lambda leaf, n=start + k: leaf[n], views)
@@ -84,8 +94,10 @@ def singles(loaded: Loaded) -> dict[str, float]:
         scores[f'{name}/nearest'] = _nearest(renders, targets, chosen, chosen)
         scores[f'control/{name}/nearest_shuffled_prompts'] = _nearest(renders, targets, chosen, np.roll(chosen, 3))
         scores[f'{name}/n'] = int(len(chosen) * len(AZIMUTH))
-        others = {'shuffled_prompts': np.roll(targets[chosen], 3, axis=0),
-                  'mean_picture': np.broadcast_to(targets.mean(0), targets[chosen].shape)}
+        others = {
+            'shuffled_prompts': np.roll(targets[chosen], 3, axis=0),
+            'mean_picture': np.broadcast_to(targets.mean(0), targets[chosen].shape),
+        }
         for control, shown in others.items():
             scores[f'control/{name}/psnr_{control}'] = float(np.asarray(image.psnr(shown, targets[chosen])).mean())
     return scores
@@ -118,8 +130,9 @@ def relations(loaded: Loaded, log=lambda line: None, *, limit: int | None = None
     return scores
 
 
-def views_of_objects(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
-                     split: str | None = None) -> dict[str, float]:
+def views_of_objects(
+    loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None
+) -> dict[str, float]:
     """Real objects: PSNR of held-out views, and retrieval of the object among all by its renders.
 
     The objects are those of training, or of another `split`, none of whose views were seen.
@@ -135,8 +148,10 @@ def views_of_objects(loaded: Loaded, log=lambda line: None, *, limit: int | None
     chosen = np.arange(len(source)) if limit is None else np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)
     records = [source[int(k)] for k in chosen]
     prompts = [max(record['captions'], key=len) for record in records]
-    held_out, shared = (_views(records, which, config.render.background)
-                        for which in (range(config.data.train_views, len(records[0]['image'])), SHARED))
+    held_out, shared = (
+        _views(records, which, config.render.background)
+        for which in (range(config.data.train_views, len(records[0]['image'])), SHARED)
+    )
     log(f'rendering {len(prompts)} objects x {held_out[1].shape[1]} held-out and {len(SHARED)} shared views')
     untrained = loaded.system.init(jax.random.key(1), _zeros(loaded.system.batch_spec)).params
     scores = _object_scores(loaded, prompts, held_out, shared, None)
@@ -165,9 +180,13 @@ def _object_scores(loaded, prompts, held_out, shared, params):
     renders, own = render_views(loaded, prompts, shared[0], size, params=params), np.arange(len(prompts))
     rank = retrieval.ranks(retrieval.distances(renders, shared[1]), own)
     shuffled = retrieval.ranks(retrieval.distances(np.roll(renders, 7, axis=0), shared[1]), own)
-    return {**scores, 'training_cameras/r1': retrieval.recall(rank, 1), 'training_cameras/r10': retrieval.recall(rank, 10),
-            'control/training_cameras/r1_shuffled_prompts': retrieval.recall(shuffled, 1),
-            'control/training_cameras/r10_shuffled_prompts': retrieval.recall(shuffled, 10)}
+    return {
+        **scores,
+        'training_cameras/r1': retrieval.recall(rank, 1),
+        'training_cameras/r10': retrieval.recall(rank, 10),
+        'control/training_cameras/r1_shuffled_prompts': retrieval.recall(shuffled, 1),
+        'control/training_cameras/r10_shuffled_prompts': retrieval.recall(shuffled, 10),
+    }
 
 
 def _zeros(spec):

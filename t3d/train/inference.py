@@ -83,8 +83,10 @@ def _nothing_there(folder) -> str:
     runs = [str(path.parent) for path in sorted(pathlib.Path('runs').glob('*/checkpoints'))]
     near = difflib.get_close_matches(str(folder), [*runs, *shipped()], 1, 0.5) or runs[-1:]
     hint = f'Did you mean {near[0]}? ' if near else ''
-    return (f'missing weights: {folder} {is_what}. {hint}Wanted a run folder, a folder with model.safetensors and config.json, '
-            f'or a name of shipped weights ({", ".join(shipped()) or "none"}).')
+    return (
+        f'missing weights: {folder} {is_what}. {hint}Wanted a run folder, a folder with model.safetensors and config.json, '
+        f'or a name of shipped weights ({", ".join(shipped()) or "none"}).'
+    )
 
 
 def _choose_shipped(system: str | None) -> str:

@@ -25,7 +25,13 @@ class Log:
     """
 
     def __init__(
-        self, workdir=None, *, total: int, batch: int, write: Callable[[str], None] | None = None, active: bool = True,
+        self,
+        workdir=None,
+        *,
+        total: int,
+        batch: int,
+        write: Callable[[str], None] | None = None,
+        active: bool = True,
     ):
         self.total, self.batch, self.active = total, batch, active
         self._workdir = epath.Path(workdir) if workdir is not None else None
@@ -55,8 +61,16 @@ class Log:
         if len(kept) < len(lines):
             path.write_text(''.join(f'{line}\n' for line in kept))
 
-    def progress(self, step: int, values: dict[str, float], *, seconds: float, steps: int, wait: float = 0.0,
-                 memory: tuple[float, float] | None = None) -> None:
+    def progress(
+        self,
+        step: int,
+        values: dict[str, float],
+        *,
+        seconds: float,
+        steps: int,
+        wait: float = 0.0,
+        memory: tuple[float, float] | None = None,
+    ) -> None:
         """One interval: mean values over `steps` steps that took `seconds`, of which `wait` for data; no rates for 0 steps."""
         if not self.active:
             return

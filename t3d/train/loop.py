@@ -5,8 +5,6 @@ the same folder resumes. Randomness is a function of the seed and the step: `fol
 is batch n, so an interrupted run ends with the bits of an uninterrupted one (same devices).
 """
 
-import collections
-import math
 import time
 from collections.abc import Callable
 
@@ -25,17 +23,21 @@ from t3d.data import pipeline
 from t3d.parallel import devices, sharding
 from t3d.train import log as logs
 from t3d.train import preview, signals, workdirs
+from t3d.train.window import Window
 
 KEY_INIT, KEY_PREVIEW = 2**32 - 1, 2**32 - 2  # folded into the seed's key; steps stay below
-AHEAD = 3  # steps dispatched beyond the one running
 
 
-class NonFiniteLoss(UsageError, FloatingPointError):
-    """A loss became NaN or infinite."""
-
-
-def run(config, workdir=None, *, stop_after: int | None = None, log: Callable[[str], None] | None = None,
-        system: System | None = None, data: tuple | None = None, init_from=None):
+def run(
+    config,
+    workdir=None,
+    *,
+    stop_after: int | None = None,
+    log: Callable[[str], None] | None = None,
+    system: System | None = None,
+    data: tuple | None = None,
+    init_from=None,
+):
     """Trains, or goes on training, and returns the run folder.
 
     Args:
@@ -69,7 +71,9 @@ def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_
 
         system = systems.make(config)
     store = stores.Store(
-        workdir / 'checkpoints', keep=config.checkpoint.keep, keep_every=config.checkpoint.get('keep_every', 0),
+        workdir / 'checkpoints',
+        keep=config.checkpoint.keep,
+        keep_every=config.checkpoint.get('keep_every', 0),
         best=config.checkpoint.get('best', ''),
     )
     try:
@@ -91,7 +95,12 @@ def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_
 
 
 def start(
-    config, system: System, store: stores.Store, mesh: Mesh, say: logs.Log, init_from=None,
+    config,
+    system: System,
+    store: stores.Store,
+    mesh: Mesh,
+    say: logs.Log,
+    init_from=None,
 ) -> tuple[TrainState, TrainState]:
     """(the state to train from: restored, or made by a sharded init; its ShapeDtypeStructs with shardings)."""
     if store.latest() is None:
@@ -117,6 +126,7 @@ def fresh(config, system: System, mesh: Mesh) -> tuple[TrainState, TrainState]:
 
 def _init(config, system: System, mesh: Mesh):
     """(seed -> state, the shardings of the state, its ShapeDtypeStructs with them)."""
+
     def init(seed):
         key = jax.random.fold_in(jax.random.key(seed), KEY_INIT)
         return system.init(key, {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()})
@@ -268,73 +278,3 @@ def _write_preview(program: Program, state, batch, labels, title: str, say: logs
     image = preview.sheet(images, labels[: len(images)], title=title)
     preview.write(workdir / 'previews' / f'{step:08d}.png', image)
     say.image(step, image)
-
-
-class Window:
-    """Metrics on the device, fetched when they are surely there: AHEAD steps late, or at a save."""
-
-    def __init__(self, say: logs.Log, store: stores.Store):
-        self._say, self._store = say, store
-        self._steps = collections.deque()  # (step, metrics on the device) not yet read
-        self._running = collections.deque()
-        self._cuts = collections.deque()
-        self._last = {}
-        self.begin(0)
-
-    def begin(self, step: int) -> None:
-        """Starts the clock after a pause."""
-        self._began, self._from, self._wait = time.perf_counter(), step, 0.0
-
-    def waited(self, seconds: float) -> None:
-        self._wait += seconds
-
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a step; returns once at most AHEAD steps are running."""
-        self._steps.append((step, metrics))
-        self._running.append(metrics)
-        if len(self._running) > AHEAD:
-            jax.block_until_ready(self._running.popleft())
-        if self._cuts and self._cuts[0] <= step - AHEAD:
-            self._read(self._cuts.popleft())
-
-    def cut(self, step: int) -> None:
-        """Asks for a line of the log at this step."""
-        self._cuts.append(step)
-
-    def flush(self, step: int) -> dict[str, float]:
-        """Waits, reads everything, and returns the mean values of the last interval."""
-        while self._cuts:
-            self._read(self._cuts.popleft())
-        if self._steps:
-            self._read(step)
-        return self._last
-
-    def _read(self, step: int) -> None:
-        chosen = []
-        while self._steps and self._steps[0][0] <= step:
-            chosen.append(self._steps.popleft())
-        if not chosen:
-            return
-        rows = jax.device_get([metrics for _, metrics in chosen])
-        for (number, _), row in zip(chosen, rows, strict=True):
-            check_finite(number, row, self._store)
-        self._last = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        now = time.perf_counter()
-        timing = {'seconds': now - self._began, 'steps': step - self._from, 'wait': self._wait}
-        self._say.progress(step, self._last, **timing, memory=devices.memory())
-        self.begin(step)
-
-
-def check_finite(step: int, metrics: dict[str, np.ndarray], store: stores.Store) -> None:
-    """Raises for the first step with a loss that is not finite, naming the part and the last good checkpoint."""
-    bad = [name for name, value in metrics.items() if name.startswith('loss') and not math.isfinite(float(value))]
-    if not bad:
-        return
-    parts = [name for name in bad if name != 'loss'] or bad
-    store.wait()
-    good = store.latest()
-    where = f'last good checkpoint: step {good} in {store.folder}' if good is not None else 'no checkpoint was saved before'
-    raise NonFiniteLoss(
-        f'{", ".join(parts)} is {float(metrics[parts[0]])} at step {step} (first bad step); {where}. '
-        'Lower optimizer.learning_rate, or set dtype=float32, and run again: it resumes from there.'
-    )

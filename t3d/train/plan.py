@@ -113,5 +113,3 @@ def info(folder) -> str:
     words = loaded.config.text.words
     lines.append(f'words it knows ({len(words)}): {" ".join(words[:60])}{" ..." if len(words) > 60 else ""}')
     return '\n'.join(lines)
-
-

@@ -8,8 +8,9 @@ import re
 from t3d.train import evaluate, inference
 
 
-def assets(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, metrics=None,
-           **given) -> list[pathlib.Path]:
+def assets(
+    loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, metrics=None, **given
+) -> list[pathlib.Path]:
     """Writes mesh, turntable, sheet and report of every prompt and seed into `out` (a folder each if there are several).
 
     Args:
@@ -23,8 +24,11 @@ def assets(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log
 
     variant, folders = loaded.config.get('variant', ''), []
     for asset, seed, folder in _each(loaded, prompts, out, seeds, log):
-        info = {'config': configs.flatten(loaded.config), 'metrics': metrics,
-                'subtitle': f'{loaded.config.system} {variant}, {loaded.name}, step {loaded.step}, seed {seed}'}
+        info = {
+            'config': configs.flatten(loaded.config),
+            'metrics': metrics,
+            'subtitle': f'{loaded.config.system} {variant}, {loaded.name}, step {loaded.step}, seed {seed}',
+        }
         info = {name: value for name, value in info.items() if value is not None}
         exporter.write(asset, folder, report_info=info, log=log, **options('generate', loaded, given))
         folders.append(folder)
@@ -36,8 +40,7 @@ def mesh_files(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,),
     from t3d.export import assets as exporter
 
     made = _each(loaded, prompts, out, seeds, log)
-    written = [exporter.write_meshes(asset, folder, log=log, **options('export', loaded, given))
-               for asset, _, folder in made]
+    written = [exporter.write_meshes(asset, folder, log=log, **options('export', loaded, given)) for asset, _, folder in made]
     return [path for paths in written for path in paths.values()]
 
 
@@ -46,8 +49,7 @@ def turntables(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,),
     from t3d.export import assets as exporter
 
     made = _each(loaded, prompts, out, seeds, log)
-    written = [exporter.write_views(asset, folder, log=log, **options('render', loaded, given))
-               for asset, _, folder in made]
+    written = [exporter.write_views(asset, folder, log=log, **options('render', loaded, given)) for asset, _, folder in made]
     return [path for paths in written for name, path in paths.items() if name != 'cameras']
 
 
@@ -100,5 +102,7 @@ def finish(workdir, prompts: list[str], *, log=print, score: bool = True) -> Non
 def table(scores: dict) -> str:
     """Scores as lines, one each."""
     width = max(len(name) for name in scores)
-    return '\n'.join(f'  {name:<{width}}  {value:.4g}' if isinstance(value, float) else f'  {name:<{width}}  {value}'
-                     for name, value in scores.items())
+    return '\n'.join(
+        f'  {name:<{width}}  {value:.4g}' if isinstance(value, float) else f'  {name:<{width}}  {value}'
+        for name, value in scores.items()
+    )

@@ -61,13 +61,13 @@ def check(path, config) -> None:
             )
         return
     changed = {
-        key: pair for key, pair in configs.differences(configs.from_json(stored.read_text()), config).items()
+        key: pair
+        for key, pair in configs.differences(configs.from_json(stored.read_text()), config).items()
         if key.split('.')[0] not in FREE
     }
     if changed:
         lines = '\n'.join(f'  {key}: {old!r} there, {new!r} given' for key, (old, new) in list(changed.items())[:10])
         more = f'\n  and {len(changed) - 10} more' if len(changed) > 10 else ''
         raise UsageError(
-            f'workdir {path} is of another config:\n{lines}{more}\n'
-            'Choose another --workdir, or give the same values to resume.'
+            f'workdir {path} is of another config:\n{lines}{more}\nChoose another --workdir, or give the same values to resume.'
         )

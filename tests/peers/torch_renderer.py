@@ -22,8 +22,9 @@ def sample_planes(planes, points, bound, plane_axes='orthogonal'):
     q = points / bound
     grid = torch.stack([torch.stack([q[..., i], q[..., j]], -1) for i, j in AXES[plane_axes]], 1)  # [B, 3, N, 2]
     grid = grid.reshape(batch * count, 1, -1, 2)
-    features = F.grid_sample(planes.reshape(batch * count, channels, height, width), grid, mode='bilinear',
-                             padding_mode='zeros', align_corners=False)
+    features = F.grid_sample(
+        planes.reshape(batch * count, channels, height, width), grid, mode='bilinear', padding_mode='zeros', align_corners=False
+    )
     return features.reshape(batch, count, channels, -1).mean(1).transpose(1, 2)
 
 
@@ -99,11 +100,16 @@ def workload(shape: dict):
     torch.set_default_device(device)
     randn = torch.randn
     batch, rays, channels, hidden, outputs = (shape[name] for name in ('batch', 'rays', 'channels', 'hidden', 'outputs'))
-    params = {'hidden_kernel': randn(channels, hidden) / channels**0.5, 'hidden_bias': torch.zeros(hidden),
-              'out_kernel': randn(hidden, 1 + outputs) / hidden**0.5, 'out_bias': torch.zeros(1 + outputs)}
+    params = {
+        'hidden_kernel': randn(channels, hidden) / channels**0.5,
+        'hidden_bias': torch.zeros(hidden),
+        'out_kernel': randn(hidden, 1 + outputs) / hidden**0.5,
+        'out_bias': torch.zeros(1 + outputs),
+    }
     planes = randn(batch, 3, channels, shape['size'], shape['size'])
-    origins, directions = (torch.tensor(shape[name]).reshape(1, rays, 3).expand(batch, -1, -1).contiguous()
-                           for name in ('origins', 'directions'))
+    origins, directions = (
+        torch.tensor(shape[name]).reshape(1, rays, 3).expand(batch, -1, -1).contiguous() for name in ('origins', 'directions')
+    )
     leaves = [planes, *params.values()]
 
     def forward():
