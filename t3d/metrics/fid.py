@@ -1,0 +1,178 @@
+"""Distances between two sets of images: Fréchet (FID and its kin) and kernel (KID), over features of any extractor.
+
+FID (arXiv 1706.08500, eq. 6) fits a Gaussian to the features of each set; KID (arXiv 1801.01401, Sec. 4) is the unbiased
+squared maximum mean discrepancy with the kernel (x.y / d + 1)^3. Statistics are float64 in NumPy. The name says the extractor:
+'fid' and 'kid' are Inception-v3 of 2015-12-05 (nets/inception.py) and nothing else; the same distances over other features
+have names of their own ('fd_effnet').
+
+FID is biased upward by about 1/n and has no meaning where n does not exceed the dimension of the features, since the covariance
+is singular there; so n belongs to the number, and two values compare only at equal n and with the same extractor.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from t3d.core.errors import UsageError
+
+SUBSETS, SUBSET = 100, 1000  # of KID, as published
+FREE = 10_000  # images from which sets of different size are compared: the bias is below what anyone reports
+
+
+class Extractor(NamedTuple):
+    """From images to features.
+
+    Attributes:
+      name: of the extractor, as it is printed beside every score.
+      dim: number of features.
+      features: images float [B, H, W, 3] in [0, 1] (a fixed B) -> float [B, dim].
+    """
+
+    name: str
+    dim: int
+    features: Callable
+
+
+class Moments(NamedTuple):
+    """Running sums of features: `n`, their `total` [D] and `outer` products [D, D], float64."""
+
+    n: int
+    total: np.ndarray
+    outer: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        """[D]."""
+        return self.total / self.n
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """[D, D], divided by n."""
+        return self.outer / self.n - np.outer(self.mean, self.mean)
+
+
+def no_moments(dim: int) -> Moments:
+    """The sums of nothing."""
+    return Moments(0, np.zeros(dim), np.zeros((dim, dim)))
+
+
+def add(moments: Moments, features: np.ndarray) -> Moments:
+    """Sums that include features [B, D] too. Raises UsageError where they are not finite."""
+    features = np.asarray(features, np.float64)
+    if not np.isfinite(features).all():
+        raise UsageError('features hold NaN or infinity: look at the images and at the weights of the extractor.')
+    return merge(moments, Moments(len(features), features.sum(0), features.T @ features))
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """Sums over both sets, for example of two devices."""
+    return Moments(a.n + b.n, a.total + b.total, a.outer + b.outer)
+
+
+def moments(features: np.ndarray, batch: int = 1024) -> Moments:
+    """Sums over features [N, D], in pieces."""
+    found = no_moments(features.shape[1])
+    for start in range(0, len(features), batch):
+        found = add(found, features[start : start + batch])
+    return found
+
+
+def frechet_distance(mean_a, covariance_a, mean_b, covariance_b) -> float:
+    """Squared Fréchet (2-Wasserstein) distance of two Gaussians: |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
+
+    The last trace is the sum of the square roots of the eigenvalues of S_a^(1/2) S_b S_a^(1/2), which are the singular values
+    of S_a^(1/2) S_b^(1/2): symmetric eigenproblems and singular values only, no square root of a product, and so neither
+    complex numbers nor an offset on the diagonal where a covariance is singular.
+
+    Args:
+      mean_a, mean_b: [D]. covariance_a, covariance_b: [D, D], symmetric, positive semi-definite up to rounding.
+    """
+    mean_a, mean_b = np.asarray(mean_a, np.float64), np.asarray(mean_b, np.float64)
+    root_a, root_b = _root(covariance_a), _root(covariance_b)
+    cross = np.linalg.svd(root_a.T @ root_b, compute_uv=False).sum()
+    return float(np.sum((mean_a - mean_b) ** 2) + np.sum(root_a**2) + np.sum(root_b**2) - 2.0 * cross)
+
+
+def _root(covariance) -> np.ndarray:
+    """L with L L^T = covariance, negative eigenvalues (rounding) taken for zero."""
+    covariance = np.asarray(covariance, np.float64)
+    values, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
+    return vectors * np.sqrt(np.maximum(values, 0.0))
+
+
+def frechet(a: Moments, b: Moments) -> float:
+    """Fréchet distance of two sets from their sums.
+
+    Raises:
+      UsageError: fewer images than features, or sets of different size below FREE, where the bias decides.
+    """
+    dim = len(a.total)
+    if dim != len(b.total):
+        raise UsageError(f'features of {dim} and of {len(b.total)} dimensions: take both from one extractor.')
+    if min(a.n, b.n) <= dim:
+        raise UsageError(
+            f'a Fréchet distance of {a.n} and {b.n} images over {dim} features: the covariance is singular at or below {dim} '
+            'images. Give more, or use the kernel distance (KID), which is unbiased at any number.'
+        )
+    if a.n != b.n and min(a.n, b.n) < FREE:
+        raise UsageError(
+            f'a Fréchet distance of {a.n} against {b.n} images: its bias depends on the number. Take {min(a.n, b.n)} of each, '
+            f'or at least {FREE}.'
+        )
+    return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+
+
+def kernel_distance(
+    a: np.ndarray, b: np.ndarray, *, subsets: int = SUBSETS, subset: int = SUBSET, seed: int = 0
+) -> tuple[float, float]:
+    """(KID, its standard deviation over subsets) of features [N, D] and [M, D].
+
+    The mean over `subsets` draws of `subset` features from each, without replacement; with fewer than `subset` in either set,
+    one estimate from all of them, whose deviation is nan. Unbiased, so it can be negative.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if min(len(a), len(b)) < 2:
+        raise UsageError(f'a kernel distance of {len(a)} and {len(b)} images: wanted at least 2 of each.')
+    if min(len(a), len(b)) < subset:
+        return _mmd(a, b), float('nan')
+    random = np.random.default_rng(seed)
+    values = [
+        _mmd(a[random.choice(len(a), subset, replace=False)], b[random.choice(len(b), subset, replace=False)])
+        for _ in range(subsets)
+    ]
+    return float(np.mean(values)), float(np.std(values))
+
+
+def _mmd(a: np.ndarray, b: np.ndarray) -> float:
+    """Unbiased squared maximum mean discrepancy with the cubic kernel (arXiv 1801.01401, eq. 4)."""
+
+    def kernel(x, y):
+        return (x @ y.T / a.shape[1] + 1.0) ** 3
+
+    def within(x):
+        values = kernel(x, x)
+        return (values.sum() - np.trace(values)) / (len(x) * (len(x) - 1))
+
+    return float(within(a) + within(b) - 2.0 * kernel(a, b).mean())
+
+
+def extract(extractor: Extractor, images: np.ndarray, batch: int = 32, progress=lambda done, total: None) -> np.ndarray:
+    """Features float32 [N, dim] of images [N, H, W, 3] in [0, 1].
+
+    Images are rounded to 8 bits first, as on disk, so that renders and pictures from files meet the extractor alike.
+    """
+    images = np.round(255.0 * np.clip(np.asarray(images, np.float32), 0.0, 1.0)) / np.float32(255.0)
+    found = []
+    for start in range(0, len(images), batch):
+        some = images[start : start + batch]
+        padded = np.concatenate([some, np.repeat(some[-1:], batch - len(some), axis=0)])  # one shape, one compilation
+        found.append(np.asarray(extractor.features(padded), np.float32)[: len(some)])
+        progress(min(start + batch, len(images)), len(images))
+    return np.concatenate(found)
+
+
+def shuffled(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The two sets with their members mixed at random, sizes kept: what the distance is when there is no difference."""
+    pool = np.concatenate([a, b])[np.random.default_rng(seed).permutation(len(a) + len(b))]
+    return pool[: len(a)], pool[len(a) :]
