@@ -1,4 +1,8 @@
-"""CLIP's text transformer (arXiv 2103.00020, Sec. 2.4): pre-norm, causal, learned positions."""
+"""CLIP's text transformer (arXiv 2103.00020, Sec. 2.4): pre-norm, causal, learned positions; and what both towers share.
+
+The sizes of the released text towers are in `TEXT`; `checkpoint/convert_clip.py` reads real weights. Softmax and the statistics
+of the norms are float32 whatever `dtype` is.
+"""
 
 import flax.linen as nn
 import jax
@@ -15,13 +19,22 @@ def quick_gelu(x):
 ACTIVATIONS = {'quick_gelu': quick_gelu, 'gelu': lambda x: nn.gelu(x, approximate=False)}
 
 
-class TextLayer(nn.Module):
-    """One causal transformer layer; returns (x, None) so that nn.scan can stack it."""
+TEXT = {  # attributes of TextTower for released weights
+    # Stable Diffusion 1.x and OpenAI's ViT-L/14: 123,060,480 parameters.
+    'L/14': dict(vocabulary_size=49408, length=77, width=768, layers=12, heads=12, activation='quick_gelu'),
+    # OpenCLIP's ViT-H/14 as Stable Diffusion 2.x ships it: 23 of 24 layers, so that the "penultimate" layer is the last one.
+    'H/14': dict(vocabulary_size=49408, length=77, width=1024, layers=23, heads=16, activation='gelu'),
+}
+
+
+class Layer(nn.Module):
+    """One pre-norm transformer layer; returns (x, None) so that nn.scan can stack it."""
 
     heads: int
     mlp_width: int
     activation: str
     dtype: jnp.dtype
+    causal: bool = True
 
     @nn.compact
     def __call__(self, x, _):
@@ -34,7 +47,7 @@ class TextLayer(nn.Module):
         q, k, v = (
             dense(name, width, h).reshape(batch, count, self.heads, width // self.heads) for name in ('query', 'key', 'value')
         )
-        h = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(batch, count, width)
+        h = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal).reshape(batch, count, width)
         x = x + dense('out', width, h)
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_2')(x)
         h = ACTIVATIONS[self.activation](dense('mlp_in', self.mlp_width, h))
@@ -69,10 +82,36 @@ class TextTower(nn.Module):
         init = nn.initializers.normal(self.embedding_scale)
         x = nn.Embed(self.vocabulary_size, self.width, embedding_init=init, name='token_embedding')(tokens)
         x = x + self.param('position_embedding', nn.initializers.normal(0.5 * self.embedding_scale), (self.length, self.width))
-        stack = nn.scan(
-            TextLayer, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=nn.broadcast, length=self.layers
-        )
-        x, _ = stack(self.heads, self.mlp_ratio * self.width, self.activation, self.dtype, name='layers')(
-            x.astype(self.dtype), None
-        )
+        x = stack(self.layers, self.heads, self.mlp_ratio * self.width, self.activation, self.dtype)(x.astype(self.dtype))
         return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='final_norm')(x)
+
+
+def stack(layers: int, heads: int, mlp_width: int, activation: str, dtype, causal: bool = True):
+    """`layers` times `Layer` as one scan: x -> x. Its parameters are `layers/...`, each with the layer axis in front."""
+    scanned = nn.scan(Layer, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=nn.broadcast, length=layers)
+    module = scanned(heads, mlp_width, activation, dtype, causal, name='layers')
+    return lambda x: module(x, None)[0]
+
+
+def pool(features: Float[Array, 'b n c'], tokens: Int[Array, 'b n'], end: int | None = None) -> Float[Array, 'b c']:
+    """The features at each row's first end-of-text token: CLIP's sentence vector before its projection.
+
+    Args:
+      features: of TextTower.
+      tokens: the same ids that the tower read.
+      end: the id of the end mark; None takes the highest id of each row, which is the end mark in CLIP's own vocabulary.
+    """
+    place = jnp.argmax(tokens if end is None else tokens == end, axis=-1)
+    return jnp.take_along_axis(features, place[:, None, None], axis=1)[:, 0]
+
+
+def embed(
+    features: Float[Array, 'b n c'], tokens: Int[Array, 'b n'], projection: Float[Array, 'c d'], end: int | None = None
+) -> Float[Array, 'b d']:
+    """The text vector that CLIP compares with images: pooled, projected, not normalised.
+
+    Args:
+      projection: `text_projection` as a matrix from tower width to the shared width (checkpoint/convert_clip.py reads it).
+    """
+    pooled = pool(features, tokens, end)
+    return jnp.einsum('bc,cd->bd', pooled, projection.astype(pooled.dtype))

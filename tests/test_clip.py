@@ -1,0 +1,147 @@
+"""The CLIP towers against transformers on random weights, their parameter counts, and what reads their outputs."""
+
+import jax
+import numpy as np
+import pytest
+
+from t3d.checkpoint import convert_clip
+from t3d.core import tree as trees
+from t3d.nets import clip, clip_vision
+
+TEXT = dict(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=128,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    max_position_embeddings=77,
+    projection_dim=24,
+    eos_token_id=63,
+    bos_token_id=62,
+)
+VISION = dict(
+    image_size=42,
+    patch_size=14,
+    hidden_size=32,
+    intermediate_size=96,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    projection_dim=24,
+)
+
+
+@pytest.fixture(scope='module')
+def transformers():
+    pytest.importorskip('torch')
+    return pytest.importorskip('transformers')
+
+
+def randomize(module, scale=1.0, seed=0):
+    """Random weights with fan-in scaling, norm scales about 1 and biases, both with a deviation of 0.3."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            offset = 1.0 if parameter.ndim == 1 and name.endswith('weight') else 0.0
+            fan_in = 0.3 if parameter.ndim <= 1 or 'embedding' in name else parameter[0].numel() ** -0.5
+            parameter.copy_(offset + scale * fan_in * torch.randn(parameter.shape, generator=generator))
+    return module.eval()
+
+
+def quiet(module):
+    """Low-variance probe: residual branches and biases nearly vanish, so that each norm sees a deviation of about 3e-3."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if 'embed' in name or 'out_proj' in name or 'fc2' in name or name.endswith('pre_layrnorm.weight'):
+                parameter.mul_(3e-3 if not name.endswith('out_proj.weight') else 3e-3)
+            elif name.endswith('bias') and 'norm' not in name or name.endswith('pre_layrnorm.bias'):
+                parameter.zero_()
+    return module
+
+
+def state(module):
+    return {name: value.numpy() for name, value in module.state_dict().items()}
+
+
+def text_pair(transformers, activation):
+    theirs = randomize(transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**TEXT, hidden_act=activation)))
+    return theirs, convert_clip.text_module(TEXT | {'hidden_act': activation})
+
+
+def text_params(theirs, module):
+    arrays = {name.removeprefix('text_model.'): value for name, value in state(theirs).items()}
+    projection = arrays.pop('text_projection.weight').T
+    arrays.pop('embeddings.position_ids', None)
+    return convert_clip.to_ours(arrays, convert_clip.text_names(3), convert_clip.text_shapes(module), 'test'), projection
+
+
+def vision_params(theirs, module):
+    arrays = {name.removeprefix('vision_model.'): value for name, value in state(theirs).items()}
+    arrays.pop('embeddings.position_ids', None)
+    return convert_clip.to_ours(arrays, convert_clip.vision_names(3, True), convert_clip.vision_shapes(module), 'test')
+
+
+@pytest.fixture(scope='module')
+def ids():
+    """Two rows of 77 ids: the end mark is the highest id, repeated as padding in one row, followed by 0 in the other."""
+    rows = np.random.default_rng(0).integers(1, 60, (2, 77)).astype(np.int32)
+    rows[:, 0], rows[0, 9:], rows[1, 30], rows[1, 31:] = 62, 63, 63, 0
+    return rows
+
+
+@pytest.mark.parametrize('activation', ['quick_gelu', 'gelu'])
+def test_the_text_tower_and_its_sentence_vector(transformers, ids, activation):
+    import torch
+
+    theirs, module = text_pair(transformers, activation)
+    run = jax.jit(lambda params, rows: module.apply({'params': params}, rows))
+    with torch.no_grad():
+        wanted = theirs(torch.from_numpy(ids).long())
+    params, projection = text_params(theirs, module)
+    features = run(params, ids)
+    np.testing.assert_allclose(features, wanted.last_hidden_state.numpy(), atol=2e-5)
+    for end in (None, 63):
+        vectors = clip.embed(features, ids, projection, end)
+        np.testing.assert_allclose(vectors, wanted.text_embeds.numpy(), atol=2e-5)
+    quiet(theirs)
+    with torch.no_grad():
+        wanted = theirs(torch.from_numpy(ids).long()).last_hidden_state.numpy()
+    np.testing.assert_allclose(run(text_params(theirs, module)[0], ids), wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize('activation', ['quick_gelu', 'gelu'])
+def test_the_vision_tower(transformers, activation):
+    import torch
+
+    config = transformers.CLIPVisionConfig(**VISION, hidden_act=activation)
+    theirs = randomize(transformers.CLIPVisionModelWithProjection(config))
+    module = convert_clip.vision_module(VISION | {'hidden_act': activation}, 24)
+    images = np.random.default_rng(1).normal(size=(2, 42, 42, 3)).astype(np.float32)
+    run = jax.jit(lambda params, images: module.apply({'params': params}, images))
+    for probe in (lambda x: x, quiet):
+        probe(theirs)
+        with torch.no_grad():
+            wanted = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+        got = run(vision_params(theirs, module), images)
+        scale = np.abs(wanted.last_hidden_state.numpy()).max()
+        np.testing.assert_allclose(got.hidden, wanted.last_hidden_state.numpy(), atol=min(2e-5, 1e-5 * scale))
+        np.testing.assert_allclose(got.pooled, wanted.image_embeds.numpy(), atol=2e-5)
+    assert clip_vision.grid(got).shape == (2, 9, 32)
+    np.testing.assert_array_equal(clip_vision.grid(got)[:, 4], got.hidden[:, 5])
+
+
+@pytest.mark.parametrize(
+    'module, wanted',
+    [
+        (clip.TextTower(**clip.TEXT['L/14']), 123_060_480),
+        (clip.TextTower(**clip.TEXT['H/14']), 340_387_840),
+        (clip_vision.VisionTower(**clip_vision.VISION['L/14']), 303_966_208),
+        (clip_vision.VisionTower(**clip_vision.VISION['H/14']), 632_076_800),
+    ],
+)
+def test_released_sizes_have_their_parameter_counts(module, wanted):
+    text = isinstance(module, clip.TextTower)
+    assert trees.count((convert_clip.text_shapes if text else convert_clip.vision_shapes)(module)) == wanted
