@@ -11,17 +11,18 @@ MAY_IMPORT = {
     'core': set(),
     'geom': {'core'},
     'nets': {'core'},
+    'diffusion': {'core'},
     'parallel': {'core'},
     'fields': {'core', 'geom', 'nets'},
     'data': {'core', 'geom'},
     'metrics': {'core', 'geom', 'nets'},
-    'checkpoint': {'core', 'parallel'},
+    'checkpoint': {'core', 'parallel', 'nets', 'diffusion'},
     'export': {'core', 'geom'},
-    'systems': {'core', 'geom', 'nets', 'fields'},
-    'train': {'core', 'geom', 'nets', 'parallel', 'fields', 'data', 'metrics', 'checkpoint', 'export', 'systems'},
+    'systems': {'core', 'geom', 'nets', 'diffusion', 'fields'},
+    'train': {'core', 'geom', 'nets', 'diffusion', 'parallel', 'fields', 'data', 'metrics', 'checkpoint', 'export', 'systems'},
 }
 SAME_LEVEL = {'systems'}  # siblings that do not import each other
-CORE = ('core', 'geom', 'nets', 'fields', 'systems', 'parallel', 'train.bench')
+CORE = ('core', 'geom', 'nets', 'diffusion', 'fields', 'systems', 'parallel', 'train.bench')
 OPTIONAL = (
     'tensorflow',
     'tensorflow_datasets',
