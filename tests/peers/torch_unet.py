@@ -1,0 +1,87 @@
+"""diffusers' UNet and autoencoder on weights that are a function of their names: the peer of t3d.nets.unet and t3d.nets.vae.
+
+Nothing of t3d is imported. As a program it is the other half of `t3d bench unet`: it reads one JSON request a line (`config`
+builds the model, `run` times one forward pass, `save` writes the output) and answers with one JSON line.
+"""
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+import zlib
+
+import numpy as np
+import torch
+
+
+def draw(key: str, shape) -> np.ndarray:
+    """The float32 values of a parameter: normal, by fan-in; biases 0.1, norm scales 1 +- 0.3. Any process draws the same."""
+    values = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape, np.float32)
+    if key.endswith('.bias'):
+        return np.float32(0.1) * values
+    if len(shape) == 1:
+        return 1 + np.float32(0.3) * values
+    return values * np.float32(math.prod(shape[1:]) ** -0.5)
+
+
+@torch.no_grad()
+def fill(model: torch.nn.Module) -> torch.nn.Module:
+    """The model in eval mode, every parameter drawn by its name."""
+    for key, parameter in model.named_parameters():
+        parameter.copy_(torch.from_numpy(draw(key, tuple(parameter.shape))))
+    return model.eval()
+
+
+def inputs(shape: dict):
+    """(latents [B, C, H, W], t [B], text [B, N, D]) of {'batch', 'size', 'tokens'} and the model's configuration."""
+    rng, config = np.random.default_rng(0), shape['config']
+    latents = rng.standard_normal((shape['batch'], shape['size'], shape['size'], config['in_channels']), np.float32)
+    t = np.linspace(999, 1, shape['batch']).round().astype(np.float32)
+    text = rng.standard_normal((shape['batch'], shape['tokens'], config['cross_attention_dim']), np.float32)
+    return torch.from_numpy(latents).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(t), torch.from_numpy(text)
+
+
+def build(shape: dict):
+    """A closure that runs the UNet once and returns its output [B, H, W, C] in float32."""
+    import diffusers
+
+    diffusers.utils.logging.set_verbosity_error()
+    dtype, device = getattr(torch, shape['dtype']), 'cuda' if shape['device'] in ('gpu', 'cuda') else 'cpu'
+    with torch.device('meta'):
+        unet = diffusers.UNet2DConditionModel(**shape['config'])
+    unet = fill(unet.to_empty(device='cpu')).to(device, dtype)
+    latents, t, text = (x.to(device) for x in inputs(shape))
+    latents, text = latents.to(dtype), text.to(dtype)
+
+    @torch.inference_mode()
+    def run():
+        out = unet(latents, t, encoder_hidden_states=text).sample
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        return out
+
+    return run
+
+
+def main():
+    threads, run = len(os.sched_getaffinity(0)), None
+    for line in sys.stdin:
+        request = json.loads(line)
+        if 'config' in request:
+            run = build(request)
+            answer = {'is': f'diffusers UNet2DConditionModel, torch {torch.__version__}, {request["dtype"]}'}
+        else:
+            torch.set_num_threads(request.get('threads', threads))
+            start = time.perf_counter()
+            out = run()
+            answer = {'ms': 1e3 * (time.perf_counter() - start)}
+            if 'save' in request:
+                np.save(request['save'], out.float().permute(0, 2, 3, 1).cpu().numpy())
+        answer['peak_mib'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == '__main__':
+    main()
