@@ -26,12 +26,12 @@ def timesteps(length: int, steps: int, spacing: str, offset: int = 0) -> np.ndar
     if spacing == 'leading':
         times = np.arange(steps)[::-1] * (length // steps) + offset
     elif spacing == 'trailing':
-        times = np.round(length - np.arange(steps) * (length / steps)).astype(np.int64) - 1
+        times = np.round(np.arange(length, 0, -length / steps)[:steps]).astype(np.int64) - 1
     else:
         times = np.round(np.linspace(0, length - 1, steps))[::-1].astype(np.int64)
     if times[0] >= length:
         raise UsageError(
-            f"{steps} steps spaced 'leading' with offset {offset} start at t = {times[0]}, '
+            f'{steps} steps spaced "leading" with offset {offset} start at t = {times[0]}, '
             f'of 0 to {length - 1}: take fewer steps or offset 0.'
         )
     return times
