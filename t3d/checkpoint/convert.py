@@ -4,130 +4,271 @@
     noise = unet.apply({'params': params}, latents, t, text)
 
 Parameter trees carry the torch names (`convert_names`), so one rule, read from the tree that the module wants
-(`jax.eval_shape`), loads every net; nothing is filled in or dropped silently.
+(`jax.eval_shape`), loads UNet and autoencoder; nothing is filled in or dropped silently. CLIP's towers, whose layers are
+stacked here, are `convert_clip`'s and can be had from here too.
 """
 
+import dataclasses
+import json
+import os
 import pathlib
-import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from t3d.checkpoint import convert_names
+from t3d.checkpoint import convert_clip, ldm_names, torch_files
+from t3d.checkpoint.convert_clip import load_clip_text, load_clip_vision
+from t3d.checkpoint.convert_names import fit, to_params, to_tensors
 from t3d.checkpoint.torch_files import BadWeights, Stored
+from t3d.core import tokens
 from t3d.core import tree as trees
 from t3d.core.typing import PyTree
+from t3d.diffusion import schedules
+from t3d.nets.unet import UNet
 
-NEVER_USED = re.compile(r'(^|\.)position_ids$')  # buffers that old files carry
+try:
+    from t3d.nets.vae import VAE
+except ImportError:
+    VAE = object
 
-
-class Fit(NamedTuple):
-    """How stored tensors fit a module.
-
-    Attributes:
-      used: our leaf -> key of the file, of leaves that fit.
-      missing: torch keys that the module wants and the file lacks.
-      unused: keys of the file that the module has no place for.
-      wrong: our leaf -> sentence on a shape that does not fit.
-    """
-
-    used: dict[str, str]
-    missing: tuple[str, ...]
-    unused: tuple[str, ...]
-    wrong: dict[str, str]
-
-    def problems(self, allowed: tuple[str, ...] = ()) -> list[str]:
-        """Lines on what is missing, unused or of another shape; names matching a pattern of `allowed` are passed over."""
-        missing, unused = ([key for key in keys if not _any(allowed, key)] for keys in (self.missing, self.unused))
-        lines = [f'  {title} ({len(keys)}): {_few(keys)}' for title, keys in (('missing', missing), ('unused', unused)) if keys]
-        return lines + [f'  shape: {line}' for line in list(self.wrong.values())[:5]]
-
-
-def fit(tensors: dict[str, np.ndarray], wanted: PyTree) -> Fit:
-    """Compares the tensors of a file with the tree a module wants (ShapeDtypeStructs); copies nothing."""
-    used, missing, wrong = {}, [], {}
-    for name, leaf in trees.flatten(wanted).items():
-        key = convert_names.torch_name(name)
-        found = convert_names.find(key, tensors)
-        if found is None:
-            missing.append(key)
-        elif convert_names.to_flax(tensors[found], name.rpartition('/')[2], leaf.shape) is None:
-            wrong[name] = f'{found} is {tuple(tensors[found].shape)}, our {name} wants {tuple(leaf.shape)}'
-        else:
-            used[name] = found
-    taken = {*used.values(), *(line.partition(' ')[0] for line in wrong.values())}
-    unused = tuple(key for key in tensors if key not in taken and not NEVER_USED.search(key))
-    return Fit(used, tuple(missing), unused, wrong)
+__all__ = [
+    'Pipeline',
+    'fit',
+    'load_clip_text',
+    'load_clip_vision',
+    'load_pipeline',
+    'load_schedule',
+    'load_unet',
+    'load_vae',
+    'save_ldm',
+    'save_unet',
+    'save_vae',
+    'to_params',
+    'to_tensors',
+]
+CLASSES = {'unet': 'UNet2DConditionModel', 'vae': 'AutoencoderKL'}  # diffusers' names, in config.json
 
 
-def to_params(
-    stored: Stored, wanted: PyTree, *, dtype=None, sharding=None, allowed: tuple[str, ...] = (), initial: PyTree = None
-) -> PyTree:
-    """Parameters for a module from the tensors of a file, one leaf at a time.
+class Pipeline(NamedTuple):
+    """All that text to image wants. `params`: {'text', 'unet', 'vae'}; `native`: pixels the UNet was trained at, or None."""
+
+    tokenize: object  # list of prompts -> int32 [B, N]
+    text: nn.Module
+    unet: UNet
+    vae: VAE
+    params: dict[str, PyTree]
+    schedule: schedules.Schedule
+    native: int | None
+
+
+# -------------------------------------------------------------------------------------------------------- entry points
+
+
+def load_unet(
+    folder,
+    *,
+    config: Mapping | str | os.PathLike | None = None,
+    variant: str | None = None,
+    average: bool = False,
+    dtype=jnp.float32,
+    param_dtype=jnp.float32,
+    sharding=None,
+    **partial,
+) -> tuple[UNet, PyTree]:
+    """(module, params) of a UNet folder, or of a single-file checkpoint.
 
     Args:
-      wanted: ShapeDtypeStructs of the module's parameters.
-      dtype: of floating parameters; None takes those of `wanted`.
-      sharding: a Sharding for every leaf, a tree of them like `wanted`, or None for the default device.
-      allowed: patterns (re.search) of torch keys that may be missing or unused, for example ('camera_embedding',).
-      initial: values for leaves that are allowed to be missing, a tree like `wanted`.
+      folder: a folder with config.json and safetensors, or one .safetensors file in diffusers or ldm names.
+      config: the settings, or the folder that has them; wanted for a file, whose names do not tell the number of heads.
+      variant: 'fp16' for files named `diffusion_pytorch_model.fp16.safetensors`.
+      average: the moving average instead of the last weights, of a single file that has both.
+      dtype, param_dtype: of computation and of parameters.
+      sharding: where the parameters go: a Sharding, or a tree of them like the parameters.
+      partial: `allowed` and `initial` of `to_params`, for nets with more or fewer parts than the file.
     Raises:
-      BadWeights: keys missing or unused, other shapes, values that are not finite; with the file and the keys.
+      UsageError: the folder, its config or its weights are not those of a UNet; the message names file and key.
     """
-    found = fit(stored.tensors, wanted)
-    where = ', '.join(str(path) for path in stored.files[:3])
-    problems = found.problems(allowed)
-    if problems:
-        raise BadWeights(f'{where} does not fit the model of its config:\n' + '\n'.join(problems))
-    flat, shardings, leaves = trees.flatten(wanted), _per_leaf(sharding, wanted), {}
-    spare = trees.flatten(initial) if initial is not None else {}
-    for name, leaf in flat.items():
-        kind = dtype if dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
-        if name in found.used:
-            key = found.used[name]
-            value = convert_names.to_flax(stored.tensors[key], name.rpartition('/')[2], leaf.shape)
-            value = np.array(value, jnp.dtype(kind), order='C')  # a copy: the file may change later
-            _refuse_non_finite(value, key, stored.sources[key])
-        elif name in spare:
-            value = jnp.asarray(spare[name], kind)
-        else:
-            raise BadWeights(f'{where} lacks {convert_names.torch_name(name)}: give its first value with `initial`.')
-        leaves[name] = jax.device_put(value, shardings.get(name))
-    return trees.unflatten(leaves)
+    config = _config(folder, config, 'unet')
+    stored = _stored(folder, 'unet', variant, average)
+    unet = UNet.from_config(config, dtype=dtype)
+    return unet, to_params(stored, unet_shapes(unet), dtype=param_dtype, sharding=sharding, **partial)
 
 
-def to_tensors(params: PyTree, *, conv=()) -> dict[str, np.ndarray]:
-    """Torch keys and arrays of a parameter tree. Dense kernels whose key matches `conv` are written as 1x1 convolutions."""
-    tensors = {}
-    for name, leaf in trees.flatten(params).items():
-        key, value = convert_names.torch_name(name), np.asarray(jax.device_get(leaf))
-        turned = convert_names.to_torch(value, name.rpartition('/')[2], conv=_any(conv, key))
-        tensors[key] = np.asarray(turned, order='C')
-    return tensors
+def load_vae(
+    folder, *, config=None, variant: str | None = None, dtype=jnp.float32, param_dtype=jnp.float32, sharding=None, **partial
+) -> tuple[VAE, PyTree]:
+    """(module, params) of an AutoencoderKL folder, or of a single-file checkpoint; arguments as load_unet."""
+    config = _config(folder, config, 'vae')
+    stored = _stored(folder, 'vae', variant, False)
+    vae = VAE.from_config(config, dtype=dtype)
+    return vae, to_params(stored, vae_shapes(vae), dtype=param_dtype, sharding=sharding, **partial)
 
 
-def _per_leaf(sharding, wanted) -> dict:
-    if sharding is None:
-        return {}
-    if isinstance(sharding, jax.sharding.Sharding):
-        return dict.fromkeys(trees.flatten(wanted), sharding)
-    return trees.flatten(sharding)
-
-
-def _refuse_non_finite(value: np.ndarray, key: str, path: pathlib.Path) -> None:
-    if jnp.issubdtype(value.dtype, jnp.floating) and not np.isfinite(value).all():
-        count = int(value.size - np.isfinite(value).sum())
+def load_schedule(folder) -> schedules.Schedule:
+    """The noise schedule and prediction type of a pipeline folder or its `scheduler/`; from the file, never guessed."""
+    folder = pathlib.Path(folder)
+    name = 'scheduler_config.json'
+    within = folder if (folder / name).is_file() else folder / 'scheduler'
+    if not (within / name).is_file():
         raise BadWeights(
-            f'{path}: {key} has {count} of {value.size} values that are not finite as {value.dtype}. '
-            'The file is damaged or was saved from a diverged run; `t3d weights check DIR` lists all such keys.'
+            f'no scheduler/{name} in {folder}: it says at which noise levels the UNet was trained and whether it predicts '
+            'noise or velocity, which the weights do not show and a wrong guess turns into noise. Copy it from where the '
+            'weights came from.'
+        )
+    return schedules.from_config(torch_files.read_config(within, name))
+
+
+def load_pipeline(
+    folder, *, weights=None, variant: str | None = None, average: bool = False, dtype=jnp.float32, param_dtype=jnp.float32
+) -> Pipeline:
+    """A text-to-image folder as diffusers saves it: unet, vae, text_encoder, tokenizer and scheduler.
+
+    Args:
+      weights: a single .safetensors file to take UNet, autoencoder and text encoder from; `folder` then gives their configs,
+        the tokenizer and the schedule, and may come without weights.
+      variant, average, dtype, param_dtype: as load_unet.
+    """
+    folder = pathlib.Path(folder)
+    _refuse_incomplete(folder)
+    schedule = load_schedule(folder)
+    options = dict(variant=variant, dtype=dtype, param_dtype=param_dtype)
+    if weights is None:
+        text, text_params = load_clip_text(folder / 'text_encoder', variant=variant, dtype=dtype)
+    else:
+        text, text_params = _text_from_file(weights, folder / 'text_encoder', dtype)
+    source = {part: weights or folder / part for part in ('unet', 'vae')}
+    unet, unet_params = load_unet(source['unet'], config=folder / 'unet', average=average, **options)
+    vae, vae_params = load_vae(source['vae'], config=folder / 'vae', **options)
+    _refuse_mismatch(folder, text, unet, vae)
+    size = torch_files.read_config(folder / 'unet').get('sample_size')
+    native = size * vae_factor(vae) if isinstance(size, int) else None
+    tokenize = tokens.load_clip(str(folder / 'tokenizer'), text.length)
+    text_params = jax.device_put(trees.cast(text_params, param_dtype))
+    params = {'text': text_params, 'unet': unet_params, 'vae': vae_params}
+    return Pipeline(tokenize, text, unet, vae, params, schedule, native)
+
+
+def save_unet(folder, params: PyTree, config: Mapping | UNet) -> None:
+    """Writes a folder that diffusers' UNet2DConditionModel.from_pretrained reads.
+
+    Args:
+      config: the settings of config.json (as read from a folder, say), or the module.
+    """
+    config = _settings(config, 'unet')
+    _save(folder, params, unet_shapes(UNet.from_config(config)), config)
+
+
+def save_vae(folder, params: PyTree, config: Mapping | VAE) -> None:
+    """Writes a folder that diffusers' AutoencoderKL.from_pretrained reads; arguments as save_unet."""
+    config = _settings(config, 'vae')
+    _save(folder, params, vae_shapes(VAE.from_config(config)), config)
+
+
+def save_ldm(path, *, unet: PyTree = None, vae: PyTree = None) -> None:
+    """Writes UNet and autoencoder parameters as one .safetensors file in ldm names, which most image tools read."""
+    tensors = {}
+    if unet is not None:
+        own = to_tensors(unet)
+        names = ldm_names.unet_to_ldm(own)
+        tensors |= {ldm_names.PREFIXES['unet'][0] + names[key]: value for key, value in own.items()}
+    if vae is not None:
+        own = to_tensors(vae, conv=(r'attentions\.0\.to_',))
+        names = ldm_names.vae_to_ldm(own)
+        tensors |= {ldm_names.PREFIXES['vae'][0] + names[key]: value for key, value in own.items()}
+    torch_files.write(path, tensors)
+
+
+def unet_shapes(unet: UNet) -> PyTree:
+    """The parameter tree as ShapeDtypeStructs; costs no memory."""
+    side = 2 ** (len(unet.block_out_channels) - 1)
+    latents = jax.ShapeDtypeStruct((1, side, side, unet.in_channels), jnp.float32)
+    text = jax.ShapeDtypeStruct((1, 2, unet.cross_attention_dim), jnp.float32)
+    return jax.eval_shape(unet.init, jax.random.key(0), latents, jax.ShapeDtypeStruct((1,), jnp.float32), text)['params']
+
+
+def vae_shapes(vae: VAE) -> PyTree:
+    """The parameter tree of encoder and decoder as ShapeDtypeStructs; costs no memory."""
+    images = jax.ShapeDtypeStruct((1, vae_factor(vae), vae_factor(vae), vae.in_channels), jnp.float32)
+    return jax.eval_shape(vae.init, jax.random.key(0), images)['params']
+
+
+def vae_factor(vae: VAE) -> int:
+    """Pixels to a latent, along one side."""
+    return 2 ** (len(vae.block_out_channels) - 1)
+
+
+# ------------------------------------------------------------------------------------------------------------ folders
+
+
+def _config(folder, config, part: str) -> dict:
+    """The settings of a part, given, from a folder, or from beside the weights."""
+    if config is None and pathlib.Path(folder).is_file():
+        raise BadWeights(
+            f'{folder} is one file, whose names do not tell all settings (the number of attention heads): give config=, the '
+            f'{part} folder of a model of the same family.'
+        )
+    config = config if config is not None else folder
+    where = 'the given config' if isinstance(config, Mapping) else config
+    config = dict(config) if isinstance(config, Mapping) else torch_files.read_config(config)
+    kind = config.get('_class_name', CLASSES[part])
+    if kind != CLASSES[part] or 'model_type' in config:
+        raise BadWeights(f'{where} is of a {config.get("model_type", kind)}: wanted the folder of a {CLASSES[part]} ({part}/).')
+    return config
+
+
+def _stored(folder, part: str, variant, average: bool) -> Stored:
+    stored = torch_files.open_stored(folder, variant=variant)
+    if ldm_names.is_ldm(stored.tensors):
+        return ldm_names.component(stored, part, average=average)
+    if average:
+        raise BadWeights(f'{folder} is no ldm checkpoint: only those hold a moving average beside the weights.')
+    return stored
+
+
+def _text_from_file(path, folder: pathlib.Path, dtype):
+    stored = ldm_names.component(torch_files.open_stored(path), 'text')
+    module = convert_clip.text_module(torch_files.read_config(folder), dtype, folder)
+    shapes, names = convert_clip.text_shapes(module), convert_clip.text_names(module.layers)
+    return module, convert_clip.to_ours(stored.tensors, names, shapes, path)
+
+
+def _settings(config, part: str) -> dict:
+    if isinstance(config, nn.Module):
+        ours = ('parent', 'name', 'dtype', 'remat')
+        config = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in ours}
+    return {'_class_name': CLASSES[part], **_config('', config, part)}
+
+
+def _save(folder, params: PyTree, wanted: PyTree, config: dict) -> None:
+    problems = trees.mismatch(trees.flatten(params), trees.flatten(wanted))
+    if problems:
+        raise BadWeights(f'the parameters for {folder} are not those of the config:\n' + '\n'.join(problems))
+    torch_files.write(pathlib.Path(folder) / 'diffusion_pytorch_model.safetensors', to_tensors(params))
+    (pathlib.Path(folder) / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+
+
+def _refuse_incomplete(folder: pathlib.Path) -> None:
+    wanted = ('unet', 'vae', 'text_encoder', 'tokenizer')
+    missing = [part for part in wanted if not (folder / part).is_dir()]
+    if missing:
+        hint = 'It is one part of such a folder: give the folder above it.' if (folder / 'config.json').is_file() else ''
+        hint = hint or ('' if folder.exists() else 'It does not exist.')
+        raise BadWeights(
+            f'{folder} is no text-to-image folder: {", ".join(missing)} not in it. Wanted unet/, vae/, text_encoder/, '
+            f'tokenizer/ and scheduler/, as diffusers saves them. {hint}'
         )
 
 
-def _any(patterns, key: str) -> bool:
-    return any(re.search(pattern, key) for pattern in patterns)
-
-
-def _few(keys: list[str]) -> str:
-    return ', '.join(keys[:5]) + (f' and {len(keys) - 5} more' if len(keys) > 5 else '')
+def _refuse_mismatch(folder, text, unet: UNet, vae: VAE) -> None:
+    if text.width != unet.cross_attention_dim:
+        raise BadWeights(
+            f'{folder}: text_encoder/ gives {text.width} features, unet/ reads {unet.cross_attention_dim}: parts of two models.'
+        )
+    if not vae.latent_channels == unet.in_channels == unet.out_channels:
+        raise BadWeights(
+            f'{folder}: unet/ takes {unet.in_channels} channels and gives {unet.out_channels}, vae/ has {vae.latent_channels}: '
+            'text to image wants the same number (an inpainting or image-conditioned UNet takes more).'
+        )
