@@ -91,7 +91,7 @@ def grid(output: VisionOutput) -> Float[Array, 'b n c']:
 
 
 def prepare(images: Float[Array, 'b h w 3'], size: int = 224) -> Float[Array, 'b s s 3']:
-    """Images in [0, 1] to what the tower reads: bicubic (antialiased) to `size` on the shorter side, centre crop, normalised."""
+    """Images in [0, 1] as the tower reads them: bicubic, antialiased, shorter side to `size`; cropped; normalised."""
     batch, height, width, _ = images.shape
     if (height, width) != (size, size):
         short = min(height, width)

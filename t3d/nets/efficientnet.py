@@ -1,0 +1,107 @@
+"""EfficientNet-Lite0 (TensorFlow's EfficientNet-lite, after arXiv 1905.11946): ImageNet classes and 1280 pooled features.
+
+EfficientNet-B0's blocks with ReLU6 and without squeeze-and-excitation; 4,652,008 parameters. Batch norms run on stored
+statistics only. `t3d.checkpoint.judges` reads trained weights from an installed package.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from t3d.core.typing import Array, Float
+
+SIZE = 224  # pixels a side that the released weights were trained at
+BLOCKS = (  # repeats, kernel, stride, expansion, channels: Table 1 of arXiv 1905.11946
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+@flax.struct.dataclass
+class Features:
+    """What the network says of B images."""
+
+    pooled: jax.Array  # [B, 1280], not negative
+    logits: jax.Array  # [B, 1000], ImageNet-1k in its usual order
+
+
+class Block(nn.Module):
+    """Inverted residual: 1x1 expansion, depthwise convolution, 1x1 projection; added to the input where shapes allow."""
+
+    channels: int
+    kernel: int
+    stride: int
+    expansion: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        inner = self.expansion * x.shape[-1]
+        h = x
+        if self.expansion > 1:
+            h = nn.relu6(_norm('expand_norm', self.dtype)(_conv('expand', inner, 1, 1, self.dtype)(h)))
+        h = _conv('depthwise', inner, self.kernel, self.stride, self.dtype, groups=inner)(h)
+        h = nn.relu6(_norm('depthwise_norm', self.dtype)(h))
+        h = _norm('project_norm', self.dtype)(_conv('project', self.channels, 1, 1, self.dtype)(h))
+        return x + h if self.stride == 1 and x.shape[-1] == self.channels else h
+
+
+class EfficientNetLite(nn.Module):
+    """Images to pooled features and class logits.
+
+    Attributes:
+      blocks: rows of (repeats, kernel, stride, expansion, channels).
+      stem, head: channels of the first and the last convolution.
+      classes: number of logits.
+    """
+
+    blocks: tuple[tuple[int, int, int, int, int], ...] = BLOCKS
+    stem: int = 32
+    head: int = 1280
+    classes: int = 1000
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, 'b h w 3']) -> Features:
+        """images as `prepare` returns them, of any size; variables are `params` and `batch_stats`."""
+        x = nn.relu6(_norm('stem_norm', self.dtype)(_conv('stem', self.stem, 3, 2, self.dtype)(images)))
+        index = 0
+        for repeats, kernel, stride, expansion, channels in self.blocks:
+            for repeat in range(repeats):
+                step = stride if repeat == 0 else 1
+                x = Block(channels, kernel, step, expansion, self.dtype, name=f'block_{index}')(x)
+                index += 1
+        x = nn.relu6(_norm('head_norm', self.dtype)(_conv('head', self.head, 1, 1, self.dtype)(x)))
+        pooled = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        return Features(pooled=pooled, logits=nn.Dense(self.classes, name='classes')(pooled))
+
+
+def prepare(images: Float[Array, 'b h w 3'], size: int = SIZE) -> Float[Array, 'b s s 3']:
+    """Square images in [0, 1] at `size` (bicubic, antialiased), then (255 x - 127) / 128 as the weights were trained with."""
+    if images.shape[1:3] != (size, size):
+        images = jnp.clip(jax.image.resize(images, (images.shape[0], size, size, 3), 'bicubic', antialias=True), 0.0, 1.0)
+    return (255.0 * images - 127.0) / 128.0
+
+
+def _conv(name, channels, kernel, stride, dtype, groups=1):
+    # 'SAME' pads as TensorFlow does, where these weights come from: more at the end than at the start with stride 2.
+    return nn.Conv(
+        channels,
+        (kernel, kernel),
+        (stride, stride),
+        padding='SAME',
+        use_bias=False,
+        feature_group_count=groups,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def _norm(name, dtype):
+    return nn.BatchNorm(use_running_average=True, epsilon=1e-3, dtype=dtype, name=name)
