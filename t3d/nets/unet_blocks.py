@@ -99,30 +99,31 @@ def dot_product_attention(query, key, value, *, upcast: bool = False):
     return jnp.moveaxis(jax.lax.map(jax.checkpoint(plain), parts), 0, 1).reshape(batch, count, heads, -1)
 
 
-class Attention(nn.Module):
-    """Attention of `x` over `context` (over itself when None), as many channels out as in.
+def attention(x, context, heads: int, options: Options, *, bias: bool = False):
+    """Attention of x [B, N, C] over context [B, M, D], as many channels out; makes its layers in the calling module.
 
-    Attributes:
-      heads: the head width is channels / heads.
-      bias: of query, key and value; the last projection always has one.
+    Args: heads, of width C / heads; bias, of query, key and value (the last projection always has one).
     """
+    channels = x.shape[-1]
+
+    def project(name, value):
+        out = nn.Dense(channels, use_bias=bias, dtype=options.dtype, name=name)(value)
+        return out.reshape(*out.shape[:2], heads, channels // heads)
+
+    query, key, value = project('to_q', x), project('to_k', context), project('to_v', context)
+    out = dot_product_attention(query, key, value, upcast=options.upcast)
+    return nn.Dense(channels, dtype=options.dtype, name='to_out_0')(out.reshape(x.shape))
+
+
+class Attention(nn.Module):
+    """Attention of `x` over `context`, over itself when None."""
 
     heads: int
     options: Options
-    bias: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n c'], context: Float[Array, 'b m d'] | None = None) -> Float[Array, 'b n c']:
-        channels = x.shape[-1]
-        context = x if context is None else context
-
-        def project(name, value):
-            out = nn.Dense(channels, use_bias=self.bias, dtype=self.options.dtype, name=name)(value)
-            return out.reshape(*out.shape[:2], self.heads, channels // self.heads)
-
-        query, key, value = project('to_q', x), project('to_k', context), project('to_v', context)
-        out = dot_product_attention(query, key, value, upcast=self.options.upcast)
-        return nn.Dense(channels, dtype=self.options.dtype, name='to_out_0')(out.reshape(x.shape))
+        return attention(x, x if context is None else context, self.heads, self.options)
 
 
 class GatedProjection(nn.Module):

@@ -27,3 +27,20 @@ def abstract_params(module, *args, **kwargs):
 def nhwc(x) -> np.ndarray:
     """A torch map [B, C, H, W] as [B, H, W, C]."""
     return x.detach().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+QUIET = ('conv1', 'conv2', 'time_emb_proj', 'proj_in', 'to_out.0', 'net.2')
+
+
+def quiet(model):
+    """The torch model without biases and with faint residual branches: inputs of 3e-3 then reach every norm at about 3e-3,
+    where its epsilon counts."""
+    import torch
+
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith('.bias'):
+                parameter.zero_()
+            elif any(f'.{part}.' in key for part in QUIET):
+                parameter.mul_(3e-3)
+    return model
