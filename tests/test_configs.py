@@ -10,6 +10,7 @@ from t3d.core import tree
 from t3d.data import sources, toy
 
 VARIANTS = [('instant3d', name) for name in ('tiny', 'scenes', 'furniture', 'base', 'pod')]
+VARIANTS += [('image_diffusion', name) for name in ('tiny', 'base', 'pod')]
 MILLIONS = {('instant3d', 'pod'): (540.0, 640.0), ('instant3d', 'tiny'): (1.0, 3.0)}
 
 

@@ -68,3 +68,30 @@ def test_a_step_that_does_not_average_is_refused():
 def test_split_refuses_what_does_not_divide():
     with pytest.raises(ValueError):
         pmapped.split({'x': np.zeros((9, 2))}, 8)
+
+
+@pytest.mark.slow
+def test_instant3d_trains_on_replicas_as_on_one_device():
+    """Pixels and jitter are drawn by each replica for itself, so losses agree as two draws do, and replicas to the bit."""
+    from test_instant3d import SMALL
+
+    from t3d import systems
+    from t3d.core import config as configs
+    from t3d.data import sources
+
+    config = sources.resolve(configs.load('configs/instant3d.py:tiny', [*SMALL, 'batch=4', 'noise=0.0', 'loss.rays=512']))
+    system = systems.make(config)
+    source, transform = sources.make(config)
+    batches = pipeline.make(source, transform, batch=4, seed=0)
+    state = system.init(jax.random.key(0), next(batches))
+    pair = jax.local_devices()[:2]
+    parallel, copies, step = pmapped.train_step(system, pair), pmapped.replicate(state, pair), jax.jit(system.train_step)
+    losses = []
+    for _ in range(8):
+        batch = next(batches)
+        state, one = step(state, batch, jax.random.fold_in(jax.random.key(1), state.step))
+        copies, many = parallel(copies, pmapped.split(batch, 2), jax.random.key(1))
+        losses.append((float(one['loss']), float(many['loss'][0])))
+    for leaf in jax.tree.leaves(copies.params):
+        np.testing.assert_array_equal(leaf[0], leaf[1])
+    np.testing.assert_allclose(*np.array(losses).T, rtol=0.15)

@@ -33,7 +33,7 @@ class System(NamedTuple):
       init: `(key, batch) -> TrainState`; jitted by the loop with sharded outputs.
       train_step: `(state, batch, key) -> (state, metrics)`; pure, traced once, its state donated.
       preview: `(params, batch, key) -> images [N, H, W, 3]` in [0, 1], one image per row of the contact sheet.
-      generate: `(params, prompts, key) -> list[Asset]`, one asset for each prompt.
+      generate: `(params, prompts, key) -> list[Asset]`, one asset for each prompt; list[Picture] where a system makes pictures.
       sharding: `((path regex, PartitionSpec), ...)`; first match wins, the rest falls back to parallel.sharding's rule.
       batch_spec: name -> `jax.ShapeDtypeStruct` of the global batch: what the data pipeline must deliver.
     """
@@ -41,9 +41,16 @@ class System(NamedTuple):
     init: Callable[..., TrainState]
     train_step: Callable[..., tuple[TrainState, Metrics]]
     preview: Callable[..., jax.Array]
-    generate: Callable[..., list['Asset']]
+    generate: Callable[..., list['Asset'] | list['Picture']]
     sharding: tuple
     batch_spec: dict[str, jax.ShapeDtypeStruct]
+
+
+class Picture(NamedTuple):
+    """One generated picture, of a system that makes no 3D object."""
+
+    prompt: str
+    image: jax.Array  # [H, W, 3] in [0, 1]
 
 
 class Asset(NamedTuple):

@@ -7,6 +7,7 @@ from t3d.core.errors import UsageError
 from t3d.core.system import System
 
 SYSTEMS = {
+    'image_diffusion': 't3d.systems.image_diffusion',
     'instant3d': 't3d.systems.instant3d',
 }
 

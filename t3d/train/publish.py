@@ -5,13 +5,19 @@ import json
 import pathlib
 import re
 
-from t3d.train import evaluate, inference
+from t3d.core.errors import UsageError
+from t3d.core.system import Picture
+from t3d.train import evaluate, inference, preview
+
+REPORT, PICTURE = 'report.html', 'image.png'
 
 
 def assets(
     loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, metrics=None, **given
 ) -> list[pathlib.Path]:
     """Writes mesh, turntable, sheet and report of every prompt and seed into `out` (a folder each if there are several).
+
+    A system that makes pictures gets one PNG in their place.
 
     Args:
       metrics: path of a run's metrics.jsonl for the report, or None.
@@ -24,6 +30,10 @@ def assets(
 
     variant, folders = loaded.config.get('variant', ''), []
     for asset, seed, folder in _each(loaded, prompts, out, seeds, log):
+        folders.append(folder)
+        if isinstance(asset, Picture):
+            preview.write(folder / PICTURE, preview.to_uint8(asset.image))
+            continue
         info = {
             'config': configs.flatten(loaded.config),
             'metrics': metrics,
@@ -31,15 +41,19 @@ def assets(
         }
         info = {name: value for name, value in info.items() if value is not None}
         exporter.write(asset, folder, report_info=info, log=log, **options('generate', loaded, given))
-        folders.append(folder)
     return folders
+
+
+def to_open(folder: pathlib.Path) -> pathlib.Path:
+    """The file of an asset's folder that people look at first."""
+    return folder / (REPORT if (folder / REPORT).exists() else PICTURE)
 
 
 def mesh_files(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,), log=print, **given) -> list[pathlib.Path]:
     """The meshes alone, as `assets` places them; options of export.assets.write_meshes. Returns the files."""
     from t3d.export import assets as exporter
 
-    made = _each(loaded, prompts, out, seeds, log)
+    made = _solid(_each(loaded, prompts, out, seeds, log), loaded)
     written = [exporter.write_meshes(asset, folder, log=log, **options('export', loaded, given)) for asset, _, folder in made]
     return [path for paths in written for path in paths.values()]
 
@@ -48,7 +62,7 @@ def turntables(loaded: inference.Loaded, prompts: list[str], out, *, seeds=(0,),
     """The turntables alone, as `assets` places them; options of export.assets.write_views. Returns the files."""
     from t3d.export import assets as exporter
 
-    made = _each(loaded, prompts, out, seeds, log)
+    made = _solid(_each(loaded, prompts, out, seeds, log), loaded)
     written = [exporter.write_views(asset, folder, log=log, **options('render', loaded, given)) for asset, _, folder in made]
     return [path for paths in written for name, path in paths.items() if name != 'cameras']
 
@@ -63,6 +77,13 @@ def _each(loaded, prompts, out, seeds, log):
         twins = names.count(name)  # prompts that differ only in signs
         log(f'"{asset.prompt}", seed {seed}')
         yield asset, seed, out if len(made) == 1 else out / (name if twins == 1 else f'{name}_{twins}')
+
+
+def _solid(made, loaded):
+    for asset, seed, folder in made:
+        if isinstance(asset, Picture):
+            raise UsageError(f'{loaded.name} ({loaded.config.system}) makes pictures, which have no mesh: use `t3d generate`.')
+        yield asset, seed, folder
 
 
 def options(command: str, loaded: inference.Loaded, given: dict) -> dict:
@@ -96,7 +117,7 @@ def finish(workdir, prompts: list[str], *, log=print, score: bool = True) -> Non
     if prompts:
         folders = assets(loaded, prompts, workdir / 'assets', log=log, metrics=workdir / 'metrics.jsonl')
         for folder in folders:
-            log(f'open {folder / "report.html"}')
+            log(f'open {to_open(folder)}')
 
 
 def table(scores: dict) -> str:

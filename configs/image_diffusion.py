@@ -1,0 +1,121 @@
+"""Text-to-image diffusion in pixel space: the small prior for score distillation and for guided multi-view sampling.
+
+    t3d train configs/image_diffusion.py:tiny
+
+| variant | data | network | where |
+|---|---|---|---|
+| `tiny` | toy, single objects, 32 px | SD-shaped UNet on 4 x 4 patches, 64-96 channels | two CPU cores, an hour |
+| `base` | furniture, 64 px | 128-512 channels | one large GPU |
+| `pod` | furniture, 64 px, batch 2,048 | Stable Diffusion 2.1's network, pixels in place of latents | v5e-64 or 32 x H100 class |
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
+    """The config of a variant; every number a run depends on."""
+    variants = {'tiny': tiny, 'base': base, 'pod': pod}
+    if variant not in variants:
+        raise ValueError(f'unknown variant {variant!r} of image_diffusion: there are {", ".join(variants)}')
+    return variants[variant]().lock()
+
+
+def tiny() -> ml_collections.ConfigDict:
+    config = common.defaults()
+    config.system = 'image_diffusion'
+    config.variant = 'tiny'
+    config.steps = 8_000
+    config.batch = 32
+    config.dtype = 'float32'
+    config.text = dict(
+        words=(),
+        length=8,
+        open_vocabulary=False,
+        folder='',
+        vocabulary_size=0,
+        width=64,
+        layers=2,
+        heads=4,
+        activation='quick_gelu',
+        embedding_scale=1.0,
+        frozen=False,
+    )
+    config.unet = dict(
+        block_out_channels=(64, 96),
+        layers_per_block=1,
+        attention_head_dim=4,  # the number of heads, as diffusers has it
+        cross_attention_dim=64,
+        norm_num_groups=16,
+        use_linear_projection=True,
+        attention_levels=(True, True),
+    )
+    config.patch = 4  # pixels per side that the network sees as one
+    config.diffusion = dict(schedule='cosine', timesteps=1000, prediction='v', min_snr=5.0)
+    config.drop_text = 0.1  # share of examples trained without their text, for guidance
+    config.sample = dict(steps=25, guidance=3.0)
+    config.loss = dict(depth=0.0)
+    config.render = dict(background=1.0)
+    config.optimizer = dict(learning_rate=1e-3, warmup=200, final=0.05, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.01, clip=1.0)
+    config.ema_decay = 0.999
+    config.data = dict(
+        name='toy',
+        split='train',
+        scenes='singles',
+        size=32,
+        views=1,
+        poses=256,
+        seed=0,
+        supersample=3,
+        path='',
+        train_views=0,
+        variants=0,
+    )
+    config.preview = dict(rows=8, views=1, columns='4 samples')
+    config.preview_every = 1000
+    config.checkpoint.every = 1000
+    config.export = dict(prompts=('a red cube', 'a purple sphere', 'a small green cone'))
+    return config
+
+
+def base() -> ml_collections.ConfigDict:
+    config = tiny()
+    config.variant = 'base'
+    config.dtype = 'bfloat16'
+    config.patch = 2
+    config.steps = 200_000
+    config.batch = 256
+    config.text.update(length=14, open_vocabulary=True, width=512, layers=6, heads=8)
+    config.unet.update(
+        block_out_channels=(128, 256, 512),
+        layers_per_block=2,
+        attention_head_dim=8,
+        cross_attention_dim=512,
+        norm_num_groups=32,
+        attention_levels=(False, True, True),
+    )
+    config.optimizer.update(learning_rate=2e-4, warmup=2000)
+    config.ema_decay = 0.9999
+    config.sample.update(steps=50, guidance=5.0)
+    config.data.update(name='furniture', size=64, train_views=12, variants=7)
+    config.export.update(prompts=('a chair', 'a table', 'a sofa'))
+    return config
+
+
+def pod() -> ml_collections.ConfigDict:
+    """The network of Stable Diffusion 2.1 (865.9 M parameters) on 64 x 64 pixels in place of latents."""
+    config = base()
+    config.variant = 'pod'
+    config.batch = 2048
+    config.patch = 1
+    config.text.update(length=77, width=1024, layers=23, heads=16, activation='gelu', embedding_scale=0.02)
+    config.unet.update(
+        block_out_channels=(320, 640, 1280, 1280),
+        attention_head_dim=(5, 10, 20, 20),
+        cross_attention_dim=1024,
+        attention_levels=(True, True, True, False),
+    )
+    config.optimizer.update(learning_rate=1e-4)
+    config.mesh.update(data=-1, fsdp=8)
+    return config

@@ -1,0 +1,179 @@
+"""The pixel-space text-to-image system: patches, text dropping, guidance, samples that do not depend on their neighbours."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t3d import systems
+from t3d.core import config as configs
+from t3d.core.system import Picture
+from t3d.data import oracle, shapes, sources, toy
+from t3d.systems import image_diffusion
+from t3d.train import evaluate_pictures, inference, publish
+
+SMALL = (
+    'batch=4',
+    'steps=4',
+    'text.width=16',
+    'text.layers=1',
+    'text.heads=2',
+    'unet.block_out_channels=(8,16)',
+    'unet.attention_head_dim=2',
+    'unet.cross_attention_dim=16',
+    'unet.norm_num_groups=4',
+    'data.size=16',
+    'data.supersample=1',
+    'data.poses=2',
+    'sample.steps=3',
+    'diffusion.timesteps=50',
+)
+
+
+@functools.cache
+def config(*overrides):
+    return sources.resolve(configs.load('configs/image_diffusion.py:tiny', [*SMALL, *overrides]))
+
+
+@functools.cache
+def loaded():
+    """The small system with random weights: nothing starts at zero, so that every input matters."""
+    system = systems.make(config())
+    batch = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()}
+    params = system.init(jax.random.key(0), batch).params
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    leaves = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
+    return inference.Loaded(config(), system, jax.tree.unflatten(tree, leaves), 'small', 0)
+
+
+@functools.cache
+def model():
+    from t3d.core import tokens
+
+    return image_diffusion.Denoiser(config(), tokens.make(config().text))
+
+
+def batch():
+    source, transform = sources.make(config())
+    examples = [transform(source[k], np.random.default_rng(k)) for k in range(4)]
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def test_patches_are_squares_of_pixels_and_come_back():
+    x = np.random.default_rng(0).normal(size=(2, 6, 8, 3)).astype(np.float32)
+    patches = np.asarray(image_diffusion.to_patches(x, 2))
+    assert patches.shape == (2, 3, 4, 12)
+    np.testing.assert_array_equal(patches[1, 2, 3].reshape(2, 2, 3), x[1, 4:6, 6:8])
+    np.testing.assert_array_equal(image_diffusion.from_patches(patches, 2), x)
+
+
+def test_dropped_text_is_not_read():
+    given = batch()
+    other = {**given, 'tokens': np.roll(given['tokens'], 1, axis=0)}
+    losses = {}
+    for share in (0.0, 1.0):
+        model().drop_text = share
+        loss = jax.jit(lambda batch, share=share: model().loss(loaded().params, batch, jax.random.key(2))[0])
+        losses[share] = (float(loss(given)), float(loss(other)))
+    model().drop_text = config().drop_text
+    assert losses[1.0][0] == losses[1.0][1] and losses[0.0][0] != losses[0.0][1]
+
+
+def test_the_loss_is_that_of_v_with_min_snr_weights():
+    """One naive pass in numpy around the network's own outputs."""
+    given, key = batch(), jax.random.key(3)
+    seen = []
+    naive = image_diffusion.Denoiser(config('drop_text=0.0'), lambda prompts: np.asarray(model().empty))
+    predict = naive.predict
+    naive.predict = lambda params, x, t, features: seen.append((x, t, predict(params, x, t, features))) or seen[-1][2]
+    loss, metrics = naive.loss(loaded().params, given, key)
+    noisy, t, output = (np.asarray(value, np.float64) for value in seen[0])
+    rgba = given['image'][:, 0].astype(np.float64) / 255.0
+    clean = 2.0 * (rgba[..., :3] * rgba[..., 3:] + 1.0 - rgba[..., 3:]) - 1.0
+    betas = 1.0 - np.cos((np.arange(1, 51) / 50 + 0.008) / 1.008 * np.pi / 2) ** 2 / (
+        np.cos((np.arange(50) / 50 + 0.008) / 1.008 * np.pi / 2) ** 2
+    )
+    alpha_bar = np.cumprod(1.0 - np.minimum(betas, 0.999))[t.astype(int)]
+    a, s = (np.sqrt(value)[:, None, None, None] for value in (alpha_bar, 1.0 - alpha_bar))
+    noise = (noisy - a * clean) / s
+    each = np.mean((output - (a * noise - s * clean)) ** 2, axis=(1, 2, 3))
+    ratio = alpha_bar / (1.0 - alpha_bar)
+    np.testing.assert_allclose(float(loss), np.mean(each * np.minimum(ratio, 5.0) / (ratio + 1.0)), rtol=1e-4)
+    np.testing.assert_allclose(float(metrics['mse']), each.mean(), rtol=1e-4)
+
+
+def test_a_sample_does_not_depend_on_its_neighbours_and_reads_its_text():
+    system, params, key = loaded().system, loaded().params, jax.random.key(4)
+    pictures = system.generate(params, ['a red cube', 'a blue cone'], key)
+    assert [type(picture) for picture in pictures] == [Picture, Picture] and pictures[1].prompt == 'a blue cone'
+    first = np.asarray(pictures[0].image)
+    assert first.shape == (16, 16, 3) and first.min() >= 0.0 and first.max() <= 1.0 and first.std() > 0.01
+    again = system.generate(params, ['a red cube', 'a white sphere'], key)
+    np.testing.assert_allclose(again[0].image, first, atol=1e-5)
+    assert np.abs(np.asarray(again[1].image) - np.asarray(pictures[1].image)).max() > 1e-4
+
+
+def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional():
+    ids = jnp.asarray(batch()['tokens'][:2])
+    noise = jax.random.normal(jax.random.key(5), (2, 16, 16, 3))
+    draw = lambda ids, scale: np.asarray(model().sample_from(loaded().params, ids, noise, steps=3, scale=scale))
+    empty = jnp.broadcast_to(model().empty, ids.shape)
+    np.testing.assert_allclose(draw(ids, 0.0), draw(empty, 1.0), atol=1e-5)
+    assert np.abs(draw(ids, 1.0) - draw(empty, 1.0)).max() > 1e-4
+
+
+def test_a_step_learns_and_previews():
+    system, given = loaded().system, batch()
+    state = system.init(jax.random.key(0), given)
+    step = jax.jit(system.train_step)
+    losses = []
+    for n in range(12):
+        state, metrics = step(state, given, jax.random.key(n % 3))
+        losses.append(float(metrics['loss']))
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+    images = system.preview(state.ema, given, jax.random.key(0))
+    assert images.shape == (4, 16, 4 * 16, 3)
+
+
+def test_the_oracle_reads_true_pictures_from_cameras_of_its_own():
+    judge = oracle.PictureOracle(24, azimuths=12, elevations=4)
+    source = toy.ToySource('all', scenes='singles', size=24, poses=2, seed=5)
+    records = [source[k] for k in range(0, len(source), 3)]
+    labels, distance = judge.read(np.concatenate([oracle.composite(record['image']) for record in records]))
+    for name in ('shape', 'colour', 'size'):
+        assert np.mean([a[name] == record['attributes'][name] for a, record in zip(labels, records)]) > 0.95, name
+    noise = np.random.default_rng(0).uniform(size=(4, 24, 24, 3))
+    assert distance.max() < 0.1 < judge.read(noise)[1].min()
+
+
+def test_scores_of_samples_have_their_controls(monkeypatch):
+    monkeypatch.setattr(oracle, 'PictureOracle', functools.partial(oracle.PictureOracle, azimuths=4, elevations=2))
+    things, held_out = evaluate_pictures.pairs_of_toy(loaded())
+    assert len(things) == 32 and held_out.sum() == 8
+    truth = {
+        scene.captions[0]: oracle.composite(toy.record(scene, np.zeros(1), np.full(1, -0.2), 16)['image'])[0]
+        for scene in shapes.singles('all')
+    }
+    exact = loaded().system._replace(generate=lambda params, prompts, key: [Picture(p, truth[p]) for p in prompts])
+    scores = evaluate_pictures.evaluate(loaded()._replace(system=exact), samples=2)
+    assert scores['held_out/both'] == scores['seen/both'] == 1.0 and scores['held_out/n'] == 16 and scores['seen/n'] == 48
+    assert scores['seen/distance'] < 1e-3 and scores['control/seen/both_shuffled'] < 0.1
+    drawn = evaluate_pictures.evaluate(loaded(), samples=1)  # random weights
+    assert drawn['seen/both'] < 0.3 and drawn['seen/distance'] > 0.05
+
+
+def test_sampling_options_are_checked():
+    assert evaluate_pictures.sampled_with(loaded(), guidance=7.0).config.sample.guidance == 7.0
+    with pytest.raises(ValueError, match="unknown sampling option 'scale'"):
+        evaluate_pictures.sampled_with(loaded(), scale=7.0)
+
+
+def test_pictures_are_written_as_pictures(tmp_path):
+    folders = publish.assets(loaded(), ['a red cube', 'a blue cone'], tmp_path, log=lambda line: None)
+    assert [publish.to_open(folder).name for folder in folders] == ['image.png', 'image.png']
+    assert {path.name for path in folders[0].iterdir()} == {'image.png'}
+    with pytest.raises(ValueError, match='makes pictures, which have no mesh'):
+        publish.mesh_files(loaded(), ['a red cube'], tmp_path, log=lambda line: None)
