@@ -15,6 +15,7 @@ import numpy as np
 from t3d.core.errors import UsageError
 
 PREDICTIONS = ('eps', 'v', 'x0')
+LEAST_SIGNAL = 2.0**-12  # a_t where one has to divide by it: abar 2^-24 for a zero terminal SNR, as diffusers' solvers have it
 
 
 @flax.struct.dataclass
@@ -73,12 +74,16 @@ def linear(steps: int = 1000, start: float = 1e-4, end: float = 0.02, prediction
 
 def cosine(steps: int = 1000, prediction: str = 'eps', **sampling) -> Schedule:
     """abar(u) = cos^2((u + .008) / 1.008 pi/2), each beta at most .999 (arXiv 2102.09672, Eq. 17). Clip x_0 of eps."""
-    return from_betas(_betas_of(lambda u: np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2, steps), prediction, **sampling)
+    return from_betas(_betas_of(_cosine, steps), prediction, **sampling)
 
 
 def exponential(steps: int = 1000, rate: float = 12.0, prediction: str = 'eps', **sampling) -> Schedule:
     """abar(u) = exp(-rate u): Shap-E's, with its rate (arXiv 2305.02463)."""
     return from_betas(_betas_of(lambda u: np.exp(-rate * u), steps), prediction, **sampling)
+
+
+def _cosine(u):
+    return np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
 
 
 def _betas_of(alpha_bar: Callable, steps: int, largest: float = 0.999):
@@ -91,15 +96,38 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
 
     At the last time x_T is pure noise, from which eps says nothing about x_0: predictions of eps are refused.
     """
-    if schedule.prediction == 'eps':
+    table = _zero_terminal(np.asarray(schedule.alpha_bar, np.float64), schedule.prediction)
+    return _with_table(schedule.replace(spacing='trailing'), table)
+
+
+def _zero_terminal(alpha_bar: np.ndarray, prediction: str) -> np.ndarray:
+    if prediction == 'eps':
         raise UsageError(
             "A zero-terminal-SNR schedule with prediction 'eps' has no x_0 at its last time: wanted prediction 'v' or 'x0'. "
-            "Use schedule.replace(prediction='v') if the model predicts v, and train it so."
+            "Make the schedule with prediction='v' if the model was trained to predict v; otherwise train it so."
         )
-    root = np.sqrt(np.asarray(schedule.alpha_bar, np.float64))
-    table = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
-    fields = {name: getattr(schedule, name) for name in ('steps_offset', 'alpha_to_one', 'clip', 'threshold', 'aligned')}
-    return from_alpha_bar(table, schedule.prediction, spacing='trailing', **fields)
+    root = np.sqrt(alpha_bar)
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+
+
+def shifted(schedule: Schedule, resolution: int, base: int = 64) -> Schedule:
+    """log SNR + 2 log(base / resolution): as noisy at `resolution` as the schedule is at `base` pixels.
+
+    Source: arXiv 2301.11093, Sec. 3.1. Averaging (resolution / base)^2 pixels gives the base schedule back.
+    """
+    log_snr = np.asarray(schedule.log_snr, np.float64) + 2.0 * np.log(base / resolution)
+    return _with_table(schedule, 1.0 / (1.0 + np.exp(-log_snr)))
+
+
+def cosine_log_snr(u, low: float = -15.0, high: float = 15.0):
+    """log SNR = -2 log tan(pi u / 2) of real u in [0, 1], cut to [low, high] (arXiv 2301.11093, App. A)."""
+    first, final = jnp.arctan(jnp.exp(-0.5 * high)), jnp.arctan(jnp.exp(-0.5 * low))
+    return -2.0 * jnp.log(jnp.tan(first + u * (final - first)))
+
+
+def _with_table(schedule: Schedule, alpha_bar: np.ndarray) -> Schedule:
+    made = from_alpha_bar(alpha_bar)
+    return schedule.replace(alpha_bar=made.alpha_bar, signal=made.signal, noise=made.noise, log_snr=made.log_snr)
 
 
 def check_prediction(prediction: str) -> None:
@@ -108,14 +136,86 @@ def check_prediction(prediction: str) -> None:
         raise UsageError(f'Unknown prediction {prediction!r}: choose one of {", ".join(map(repr, PREDICTIONS))}.')
 
 
+_CLASSES = {  # what diffusers' classes assume of fields that their files leave out, beyond _COMMON
+    'DDIMScheduler': {'clip_sample': True, 'set_alpha_to_one': True},
+    'DDPMScheduler': {'clip_sample': True, 'set_alpha_to_one': True},
+    'DDIMInverseScheduler': {'clip_sample': True, 'set_alpha_to_one': True},
+    'PNDMScheduler': {'set_alpha_to_one': False},
+    'LCMScheduler': {'beta_start': 0.00085, 'beta_end': 0.012, 'beta_schedule': 'scaled_linear'},
+    'HeunDiscreteScheduler': {'beta_start': 0.00085, 'beta_end': 0.012, 'timestep_spacing': 'linspace'},
+    'KDPM2DiscreteScheduler': {'beta_start': 0.00085, 'beta_end': 0.012, 'timestep_spacing': 'linspace'},
+} | {
+    f'{name}Scheduler': {'timestep_spacing': 'linspace'}
+    for name in ('DPMSolverMultistep', 'DPMSolverSinglestep', 'EulerDiscrete', 'EulerAncestralDiscrete')
+    + ('LMSDiscrete', 'UniPCMultistep', 'DEISMultistep')
+}
+_COMMON = {'num_train_timesteps': 1000, 'beta_start': 1e-4, 'beta_end': 0.02, 'beta_schedule': 'linear', 'trained_betas': None}
+_COMMON |= {'prediction_type': 'epsilon', 'rescale_betas_zero_snr': False, 'timestep_spacing': 'leading', 'steps_offset': 0}
+_COMMON |= {'set_alpha_to_one': True, 'clip_sample': False, 'clip_sample_range': 1.0, 'thresholding': False}
+_COMMON |= {'dynamic_thresholding_ratio': 0.995, 'sample_max_value': 1.0}
+_FILE_PREDICTIONS = {'epsilon': 'eps', 'v_prediction': 'v', 'sample': 'x0'}
+
+
+def from_config(config: dict) -> Schedule:
+    """The schedule of a diffusers `scheduler_config.json`, read as a dict.
+
+    Read are the table, the prediction type, spacing and offset, and what DDIM does to x_0 and at its end; the choice of a
+    sampler is not. Fields that are left out mean what the class named in the file takes them to be.
+
+    Raises:
+        UsageError: a class, prediction type, table or spacing that is not known, by name.
+    """
+    name = config.get('_class_name')
+    if name not in _CLASSES:
+        raise UsageError(f'Scheduler class {name!r} is not known. Known: {", ".join(sorted(_CLASSES))}.')
+    field = _COMMON | _CLASSES[name] | {key: value for key, value in config.items() if key in _COMMON}
+    prediction = _known('prediction_type', field['prediction_type'], _FILE_PREDICTIONS)
+    _known('timestep_spacing', field['timestep_spacing'], dict.fromkeys(('leading', 'trailing', 'linspace'), True))
+    alpha_bar = _from_file_table(field)
+    if field['rescale_betas_zero_snr']:
+        alpha_bar = _zero_terminal(alpha_bar, prediction)
+    return from_alpha_bar(
+        alpha_bar,
+        prediction,
+        spacing=field['timestep_spacing'],
+        steps_offset=int(field['steps_offset']),
+        alpha_to_one=bool(field['set_alpha_to_one']),
+        clip=float(field['clip_sample_range']) if field['clip_sample'] else None,
+        threshold=(field['dynamic_thresholding_ratio'], field['sample_max_value']) if field['thresholding'] else None,
+    )
+
+
+def _from_file_table(field: dict) -> np.ndarray:
+    """abar, [T] float64, of a file's fields."""
+    steps, start, end = int(field['num_train_timesteps']), float(field['beta_start']), float(field['beta_end'])
+    if field['trained_betas'] is not None:
+        return np.cumprod(1.0 - np.asarray(field['trained_betas'], np.float64))
+    betas = {
+        'linear': lambda: np.linspace(start, end, steps),
+        'scaled_linear': lambda: np.linspace(start**0.5, end**0.5, steps) ** 2,
+        'squaredcos_cap_v2': lambda: _betas_of(_cosine, steps),
+        'exp': lambda: _betas_of(lambda u: np.exp(-12.0 * u), steps),
+        'sigmoid': lambda: start + (end - start) / (1.0 + np.exp(-np.linspace(-6.0, 6.0, steps))),
+    }
+    return np.cumprod(1.0 - _known('beta_schedule', field['beta_schedule'], betas)())
+
+
+def _known(name: str, value, choices: dict):
+    if value not in choices:
+        raise UsageError(f'{name} {value!r} in the scheduler file is not known. Known: {", ".join(map(repr, choices))}.')
+    return choices[value]
+
+
 def levels(schedule: Schedule, t):
-    """(a_t, s_t) at t of any shape: integers look up; real t in [0, T-1] turns the angle atan(s/a) evenly between."""
+    """(a_t, s_t) at t of any shape: integers look the tables up; real t in [0, T-1] has log SNR linear between the entries.
+
+    Near t = 0 that is within 4 % of the sigma of a finer schedule. A zero SNR counts as 2^-24 for real t.
+    """
     t = jnp.asarray(t)
     if jnp.issubdtype(t.dtype, jnp.integer):
         return schedule.signal[t], schedule.noise[t]
-    angle = jnp.arctan2(schedule.noise, schedule.signal)  # finite at zero SNR, and keeps a^2 + s^2 = 1
-    angle = jnp.interp(t, jnp.arange(schedule.length, dtype=jnp.float32), angle)
-    return jnp.cos(angle), jnp.sin(angle)
+    between = log_snr(schedule, t)
+    return jnp.sqrt(jax.nn.sigmoid(between)), jnp.sqrt(jax.nn.sigmoid(-between))
 
 
 def levels_like(schedule: Schedule, t, x):
@@ -179,9 +279,17 @@ def snr(schedule: Schedule, t):
 
 
 def log_snr(schedule: Schedule, t):
-    """log(a_t^2 / s_t^2); -inf where abar_t is 0."""
+    """log(a_t^2 / s_t^2); -inf where abar_t is 0, for integer t."""
     t = jnp.asarray(t)
     if jnp.issubdtype(t.dtype, jnp.integer):
         return schedule.log_snr[t]
-    signal, sigma = levels(schedule, t)
-    return 2.0 * (jnp.log(signal) - jnp.log(sigma))
+    return jnp.interp(t, jnp.arange(schedule.length, dtype=jnp.float32), _finite(schedule))
+
+
+def sigma_to_t(schedule: Schedule, sigma):
+    """The real time in [0, T-1] at which s/a is sigma, as `levels` has it between the entries; the ends for sigma beyond them."""
+    return jnp.interp(2.0 * jnp.log(sigma), -_finite(schedule), jnp.arange(schedule.length, dtype=jnp.float32))
+
+
+def _finite(schedule: Schedule):
+    return jnp.maximum(schedule.log_snr, 2.0 * np.log(LEAST_SIGNAL))
