@@ -28,11 +28,7 @@ from t3d.core import tree as trees
 from t3d.core.typing import PyTree
 from t3d.diffusion import schedules
 from t3d.nets.unet import UNet
-
-try:
-    from t3d.nets.vae import VAE
-except ImportError:
-    VAE = object
+from t3d.nets.vae import VAE
 
 __all__ = [
     'Pipeline',

@@ -149,7 +149,8 @@ def to_params(
         if name in found.used:
             key = found.used[name]
             value = to_flax(stored.tensors[key], name.rpartition('/')[2], leaf.shape)
-            value = np.array(value, jnp.dtype(kind), order='C')  # a copy: the file may change later
+            with np.errstate(over='ignore'):  # said below
+                value = np.array(value, jnp.dtype(kind), order='C')  # a copy: the file may change later
             _refuse_non_finite(value, key, stored.sources[key])
         elif name in spare:
             value = jnp.asarray(spare[name], kind)

@@ -142,7 +142,7 @@ def _choose(folder: pathlib.Path, variant: str | None) -> pathlib.Path:
         for name in names:
             single = re.fullmatch(rf'{stem}(?:\.([\w-]+))?\.safetensors', name)
             index = re.fullmatch(rf'{stem}(?:\.([\w-]+))?\.safetensors\.index(?:\.([\w-]+))?\.json', name)
-            if single:
+            if single and not re.search(r'-\d+-of-\d+', name):
                 found.setdefault(single[1] or '', folder / name)
             elif index:
                 found[index[1] or index[2] or ''] = folder / name
