@@ -66,6 +66,13 @@ class Pair:
             wanted = self.loading.nhwc(self.theirs.decode(nchw(latents)).sample)
         return self.decode({'params': self.params}, latents), wanted
 
+    def quiet(self):
+        """A copy in which every norm has an input of variance about 1e-5; to be given inputs of scale 3e-3."""
+        low = copy.copy(self)
+        low.theirs = self.loading.quiet(copy.deepcopy(self.theirs))
+        low.params = self.loading.params(low.theirs, self.abstract)
+        return low
+
 
 def nchw(x):
     import torch
@@ -121,9 +128,7 @@ def test_the_scaling_factor_is_applied_once(pair):
 
 def test_a_low_variance_probe_of_every_norm(pair):
     """Every map has a variance of about 1e-5, so that an epsilon of 1e-5 for 1e-6 would show everywhere."""
-    low = copy.copy(pair)
-    low.theirs = pair.loading.quiet(copy.deepcopy(pair.theirs))
-    low.params = pair.loading.params(low.theirs, pair.abstract)
+    low = pair.quiet()
     (got, _), (wanted, _) = low.encodings(3e-3 * images(3, 16, 8))
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
     got, wanted = low.decodings(3e-3 * latents(3, 8))
@@ -140,7 +145,7 @@ def probed_gradient(pair, vae, x, weight):
     return jax.jit(jax.grad(loss))(x)
 
 
-@pytest.mark.parametrize('remat', [False, True])
+@pytest.mark.parametrize('remat', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_gradient_through_the_encoder_is_torchs(pair, remat):
     x, weight = images(3, 16, 8), latents(3, 8)[:, :, :4]
     theirs = nchw(x).requires_grad_(True)

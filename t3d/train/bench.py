@@ -153,7 +153,7 @@ class Peer:
     def load(self, shape: dict) -> str:
         """Gives it a size; returns what it is ('torch 2.13.0, cpu, 2 threads')."""
         rays = jax.tree.map(lambda leaf: np.asarray(leaf).ravel().tolist(), _rays({**shape, 'batch': 1}))
-        return self._ask(
+        return self.ask(
             {
                 'shape': {
                     **shape,
@@ -168,9 +168,10 @@ class Peer:
 
     def once(self, name: str, threads: int) -> float:
         """Milliseconds of one 'forward' or 'both' with so many threads."""
-        return self._ask({'run': name, 'threads': threads})['ms']
+        return self.ask({'run': name, 'threads': threads})['ms']
 
-    def _ask(self, request):
+    def ask(self, request: dict) -> dict:
+        """The answer to one request."""
         self.process.stdin.write(json.dumps(request) + '\n')
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
@@ -258,7 +259,7 @@ def render_bench(argv=None) -> int:
     unknown = [size for size in sizes if size not in SHAPES]
     if unknown:
         parser.error(f'unknown size {unknown[0]!r}: choose from {", ".join(SHAPES)}')
-    peer, why_not = _start_peer(args.no_peer)
+    peer, why_not = start_peer(args.no_peer)
     device = jax.devices()[0]
     print(
         f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
@@ -276,26 +277,28 @@ def render_bench(argv=None) -> int:
         if peer:
             peer.close()
     print(f'\npeer: {peer_is or why_not}\nstreaming copy: {_copy_roof():.1f} GB/s\n' + '\n'.join(bounds))
-    _warn_of_load()
+    warn_of_load()
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
     return 0
 
 
-def _start_peer(refused: bool):
+def start_peer(refused: bool, script=PEER, needs: tuple[str, ...] = ('torch',)):
     """(peer, None) or (None, why there is none)."""
     import importlib.util
 
     if refused:
         return None, 'not asked for'
-    if importlib.util.find_spec('torch') is None:
-        return None, 'PyTorch is not installed: pip install "t3d[test]"'
-    if not PEER.exists():
-        return None, f'{PEER.name} comes with a checkout, not with the installed package'
-    return Peer(), None
+    missing = [name for name in needs if importlib.util.find_spec(name) is None]
+    if missing:
+        return None, f'{missing[0]} is not installed: pip install "t3d[test]"'
+    if not script.exists():
+        return None, f'{script.name} comes with a checkout, not with the installed package'
+    return Peer(script), None
 
 
-def _warn_of_load():
+def warn_of_load() -> None:
+    """Prints a line if other programs ran."""
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     if load > 1.5 * cores:
         print(
@@ -310,7 +313,13 @@ def _train_bench(argv=None) -> int:
     return bench_train.train_bench(argv)
 
 
-COMMANDS = {'render': render_bench, 'train': _train_bench}
+def _unet_bench(argv=None) -> int:
+    from t3d.train import bench_unet
+
+    return bench_unet.unet_bench(argv)
+
+
+COMMANDS = {'render': render_bench, 'train': _train_bench, 'unet': _unet_bench}
 
 
 def main(argv=None) -> int:
