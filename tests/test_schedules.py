@@ -36,7 +36,7 @@ def test_constants_of_stable_diffusion():
 
 @pytest.mark.parametrize('name', MADE)
 def test_tables_equal_diffusers_betas(name):
-    """From its float32 betas, multiplied up in float64: its own float32 product is off by up to 1e-6."""
+    """From its float32 betas, multiplied up in float64: small abar are off by up to 3e-5 in its own float32 product."""
     diffusers = pytest.importorskip('diffusers')
     scale = {'beta_start': 0.00085, 'beta_end': 0.012} if name == 'scaled_linear' else {'beta_start': 1e-4, 'beta_end': 0.02}
     theirs = diffusers.HeunDiscreteScheduler if name == 'exp' else diffusers.DDIMScheduler
@@ -44,7 +44,7 @@ def test_tables_equal_diffusers_betas(name):
     # a float32 beta at the end of the cosine leaves 1 - .999, known to 6e-5 only
     rtol = {'squaredcos_cap_v2': 1e-4}.get(name, 1.5e-6)
     np.testing.assert_allclose(MADE[name].alpha_bar, np.cumprod(1.0 - scheduler.betas.numpy().astype(np.float64)), rtol=rtol)
-    np.testing.assert_allclose(MADE[name].alpha_bar[:990], scheduler.alphas_cumprod[:990], rtol=1.5e-5)
+    np.testing.assert_allclose(MADE[name].alpha_bar[:990], scheduler.alphas_cumprod[:990], rtol=5e-5)
 
 
 def test_tables_are_rounded_from_float64():
@@ -134,7 +134,7 @@ def test_the_shift_undoes_averaging():
     averaged = high.alpha_bar / ((1.0 - high.alpha_bar) / 16.0)
     wanted = base.alpha_bar / (1.0 - base.alpha_bar)
     np.testing.assert_allclose(averaged[20:], wanted[20:], rtol=1e-4)
-    np.testing.assert_allclose(schedules.shifted(high, 64, 256).log_snr, base.log_snr, rtol=1e-6)
+    np.testing.assert_allclose(schedules.shifted(high, 64, 256).log_snr, base.log_snr, rtol=1e-6, atol=1e-6)
     u = jnp.array([0.0, 0.5, 1.0])
     np.testing.assert_allclose(schedules.cosine_log_snr(u), [15.0, 0.0, -15.0], atol=1e-3)
     np.testing.assert_allclose(schedules.cosine_log_snr(0.3, -40.0, 40.0), -2 * np.log(np.tan(0.15 * np.pi)), rtol=1e-5)

@@ -279,9 +279,8 @@ def heun(
         sigma, end, draw = given
         if churn:
             inside = (sigma >= churn_range[0]) & (sigma <= churn_range[1])
-            hat = sigma * (1.0 + jnp.where(inside, raised, 0.0))
-            x = x + churn_noise * jnp.sqrt(hat**2 - sigma**2) * _normal(draw, x)
-            sigma = hat
+            x = x + jnp.where(inside, churn_noise * (raised * (2.0 + raised)) ** 0.5 * sigma, 0.0) * _normal(draw, x)
+            sigma = sigma * (1.0 + jnp.where(inside, raised, 0.0))
         first = slope(x, sigma)
         euler = x + (end - sigma) * first
 

@@ -287,7 +287,7 @@ def log_snr(schedule: Schedule, t):
 
 
 def sigma_to_t(schedule: Schedule, sigma):
-    """The real time in [0, T-1] at which s/a is sigma, as `levels` has it between the entries; the ends for sigma beyond them."""
+    """The real time in [0, T-1] at which s/a is sigma, as `levels` has it between the entries; beyond them the ends."""
     return jnp.interp(2.0 * jnp.log(sigma), -_finite(schedule), jnp.arange(schedule.length, dtype=jnp.float32))
 
 
