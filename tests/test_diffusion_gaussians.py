@@ -45,13 +45,8 @@ def test_ddim_and_inversion_errors_halve_on_gaussians():
         out = run(samplers.ddim, table, x, steps=steps)
         exact = a[0] * MEAN + np.sqrt(a[0] ** 2 * SPREAD**2 + s[0] ** 2) * constant_of(x, a[first], s[first])
         data = (MEAN + SPREAD * x).astype(np.float32)
-        back = run(
-            samplers.ddim,
-            table,
-            run(samplers.ddim_invert, table, data, gaussian(table), steps=steps),
-            gaussian(table),
-            steps=steps,
-        )
+        noise = run(samplers.ddim_invert, table, data, steps=steps)
+        back = run(samplers.ddim, table, noise, steps=steps)
         found[steps] = rms(out - exact), rms(back - data), out.std()
     for steps in (25, 50, 100):
         for i in range(2):
