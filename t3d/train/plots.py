@@ -1,0 +1,57 @@
+"""Line plots as PNG, for figures that documentation shows; drawn with Pillow, which is here anyway."""
+
+import numpy as np
+
+SIZE = (640, 400)
+BOX = (60, 40, 460, 350)  # left, top, right, bottom of the axes
+INK, SOFT = (30, 35, 41), (217, 222, 227)
+COLOURS = ((31, 111, 235), (207, 34, 46), (26, 127, 55), (154, 103, 0), (130, 80, 223))
+
+
+def lines(
+    series: dict[str, tuple], title: str, x_label: str, *, low: float = 0.0, high: float = 1.0, x_range: tuple | None = None
+) -> np.ndarray:
+    """A plot of named curves.
+
+    Args:
+      series: name -> (x [N], y [N]), at most five.
+      low, high: limits of y; values outside are drawn at the limit.
+      x_range: limits of x; None for those of the data.
+    Returns:
+      uint8 [400, 640, 3].
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not 1 <= len(series) <= len(COLOURS):
+        raise ValueError(f'lines: {len(series)} curves, wanted 1 to {len(COLOURS)}.')
+    image = Image.new('RGB', SIZE, 'white')
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    left, top, right, bottom = BOX
+    every = np.concatenate([np.asarray(x, float) for x, _ in series.values()])
+    first, last = x_range or (every.min(), every.max())
+
+    def place(x, y):
+        across = (x - first) / max(last - first, 1e-12)
+        up = (min(max(y, low), high) - low) / (high - low)
+        return left + across * (right - left), bottom - up * (bottom - top)
+
+    for k in range(6):
+        y = low + (high - low) * k / 5
+        height = place(first, y)[1]
+        pen.line([(left, height), (right, height)], fill=SOFT)
+        pen.text((left - 6, height), f'{y:g}', fill=INK, font=font, anchor='rm')
+    for x in np.unique(every):
+        across = place(x, low)[0]
+        pen.line([(across, bottom), (across, bottom + 4)], fill=INK)
+        pen.text((across, bottom + 6), f'{x:g}', fill=INK, font=font, anchor='mt')
+    pen.line([(left, top), (left, bottom), (right, bottom)], fill=INK)
+    pen.text(((left + right) / 2, bottom + 26), x_label, fill=INK, font=font, anchor='mt')
+    pen.text((left, 18), title, fill=INK, font=font, anchor='lm')
+    for (name, (xs, ys)), colour, row in zip(series.items(), COLOURS, range(len(series))):
+        points = [place(x, y) for x, y in zip(xs, ys, strict=True)]
+        pen.line(points, fill=colour, width=2)
+        for x, y in points:
+            pen.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
+        pen.line([(right + 14, top + 10 + 22 * row), (right + 32, top + 10 + 22 * row)], fill=colour, width=3)
+        pen.text((right + 38, top + 10 + 22 * row), name, fill=INK, font=font, anchor='lm')
+    return np.asarray(image)
