@@ -129,7 +129,7 @@ def test_one_time_for_all_and_an_embedding_beside_it(pair):
     same = pair.apply({'params': pair.params}, latents, np.float32([981, 981]), text)
     zero = np.zeros((2, 128), np.float32)
     added = jax.jit(lambda t, e: pair.ours.apply({'params': pair.params}, latents, t, text, e))
-    np.testing.assert_allclose(added(jnp.float32(981), zero), same, atol=1e-6)
+    np.testing.assert_allclose(added(jnp.float32(981), zero), same, atol=5e-6)
     # a change of the last bias of the time embedding is the same as an added embedding
     moved = jax.tree.map(lambda leaf: leaf, pair.params)
     extra = np.random.default_rng(2).standard_normal(128).astype(np.float32)

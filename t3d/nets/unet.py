@@ -143,9 +143,7 @@ class UNet(nn.Module):
         for name in ('down_block_types', 'up_block_types'):
             kinds, wanted = getattr(self, name), [kind for kind in ATTENTION if name[:2].title() in kind]
             if len(kinds) != levels:
-                raise UsageError(
-                    f'{name} has {len(kinds)} entries: block_out_channels {self.block_out_channels} wants {levels}.'
-                )
+                raise UsageError(f'{name} has {len(kinds)} entries: the {levels} levels of block_out_channels want {levels}.')
             for kind in kinds:
                 if kind not in wanted:
                     raise UsageError(f'{name} has {kind!r}: t3d implements {" and ".join(wanted)}.')
