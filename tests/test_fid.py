@@ -6,6 +6,8 @@ import pytest
 from t3d.core.errors import UsageError
 from t3d.metrics import fid
 
+GOLDEN = [[0.143957, 0.270297, 0.130086, -0.042864], [0.656096, -0.033796, -0.075916, -0.002517]]
+
 
 def gaussian(dim, seed):
     random = np.random.default_rng(seed)
@@ -136,3 +138,43 @@ def test_features_are_extracted_in_equal_batches_of_8_bit_images():
     wanted = (np.round(np.clip(images, 0.0, 1.0) * 255.0) / 255.0).mean((1, 2))
     np.testing.assert_allclose(got, wanted, atol=1e-6)
     assert shapes == [(3, 4, 4, 3)] * 3 and got.dtype == np.float32
+
+
+def test_the_tiny_extractor_stays_what_it_is():
+    """Numbers of other versions compare only while these hold."""
+    rows, columns = np.mgrid[:32, :32] / 31.0
+    images = np.stack([np.stack([rows, columns, rows * columns], -1), np.full((32, 32, 3), 0.25)])
+    extractor = fid.tiny()
+    features = fid.extract(extractor, images, batch=2)
+    assert features.shape == (2, extractor.dim) == (2, 64)
+    np.testing.assert_allclose(features[:, [0, 20, 40, 63]], GOLDEN, atol=2e-5)
+    np.testing.assert_allclose(fid.extract(fid.tiny(), images, batch=1), features, atol=1e-6)
+
+
+def test_the_tiny_distances_grow_with_damage_and_with_another_colour():
+    random = np.random.default_rng(14)
+    rows, columns = np.mgrid[:16, :16] - 7.5
+
+    def discs(count, red):
+        """White pictures, each with a disc of random place and size."""
+        found = np.ones((count, 16, 16, 3))
+        for picture in found:
+            x, y, radius = random.uniform(-3, 3), random.uniform(-3, 3), random.uniform(2.5, 5.0)
+            picture[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = (red, 0.2, 1.0 - red)
+        return found
+
+    def blurred(images):
+        return (images + np.roll(images, 1, 1) + np.roll(images, 1, 2) + np.roll(images, (1, 1), (1, 2))) / 4.0
+
+    extractor, true = fid.tiny(), discs(200, 0.9)
+    others = {
+        'same': discs(200, 0.9),
+        'blurred': blurred(true),
+        'twice': blurred(blurred(blurred(true))),
+        'blue': discs(200, 0.1),
+    }
+    features = {name: fid.extract(extractor, images, batch=50) for name, images in others.items()}
+    wanted = fid.extract(extractor, true, batch=50)
+    for measure in (lambda a, b: fid.frechet(fid.moments(a), fid.moments(b)), lambda a, b: fid.kernel_distance(a, b)[0]):
+        found = {name: measure(value, wanted) for name, value in features.items()}
+        assert found['blurred'] < found['twice'] and 10.0 * abs(found['same']) < found['blue'], found

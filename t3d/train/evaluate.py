@@ -8,6 +8,7 @@ from t3d.core.errors import UsageError
 from t3d.data import oracle, shapes, sources, toy
 from t3d.geom import cameras
 from t3d.metrics import image, retrieval
+from t3d.train import evaluate_pictures
 from t3d.train.inference import Loaded
 
 AZIMUTH = np.arange(6) * (np.pi / 3) + 0.2  # the views every toy score is taken from
@@ -61,8 +62,11 @@ def _renderer(render, size):
 def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:
     """All scores of a run: those of its data set. Keys are `<score>` with `<score>_n` beside, and `control/<score>`.
 
-    `split` chooses the objects of a built data set (None: those trained on); the toy set always gives both of its own.
+    `split` chooses the objects of a built data set (None: those trained on); the toy set always gives both of its own. Systems
+    that make pictures are scored by `evaluate_pictures`; `limit` is then the number of samples of a caption.
     """
+    if makes_pictures(loaded):
+        return evaluate_pictures.evaluate(loaded, log, samples=limit)
     if loaded.config.data.name == 'toy':
         if split is not None:
             raise UsageError(f'split {split!r}: toy is scored on held-out and on seen captions at once: leave it out.')
@@ -73,6 +77,21 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     return views_of_objects(loaded, log, limit=limit, split=split)
 
 
+def makes_pictures(loaded: Loaded) -> bool:
+    """Whether a system makes single pictures, which no camera looks at."""
+    return loaded.config.system == 'image_diffusion'
+
+
+def single_views(loaded: Loaded) -> tuple[list[shapes.Scene], np.ndarray, np.ndarray]:
+    """(the 32 large single toy objects, renders [32, 6, S, S, 3], true views of the same shape)."""
+    size, background = loaded.config.data.size, loaded.config.render.background
+    things = [scene for scene in shapes.singles('all') if scene.attributes['size'] == 'large']
+    records = [toy.record(scene, AZIMUTH, ELEVATION, size, loaded.config.data.supersample) for scene in things]
+    targets = np.stack([oracle.composite(record['image'], background) for record in records])
+    views = cameras.Cameras(*toy.camera_arrays(AZIMUTH, ELEVATION, shapes.RADIUS, shapes.FOV))
+    return things, render_views(loaded, [scene.captions[0] for scene in things], views, size), targets
+
+
 def singles(loaded: Loaded) -> dict[str, float]:
     """Single toy objects: PSNR and nearest-target share over (pair, view), held-out and seen pairs apart.
 
@@ -80,13 +99,8 @@ def singles(loaded: Loaded) -> dict[str, float]:
     1/32. Controls: the renders of other prompts of the group (rotated by three), for PSNR also the true views of other objects
     and the mean picture of all.
     """
-    size, background = loaded.config.data.size, loaded.config.render.background
-    things = [scene for scene in shapes.singles('all') if scene.attributes['size'] == 'large']
+    things, renders, targets = single_views(loaded)
     held_out = np.array([shapes.is_held_out(scene.attributes['shape'], scene.attributes['colour']) for scene in things])
-    records = [toy.record(scene, AZIMUTH, ELEVATION, size, loaded.config.data.supersample) for scene in things]
-    targets = np.stack([oracle.composite(record['image'], background) for record in records])
-    views = cameras.Cameras(*toy.camera_arrays(AZIMUTH, ELEVATION, shapes.RADIUS, shapes.FOV))
-    renders = render_views(loaded, [scene.captions[0] for scene in things], views, size)
     quality = np.asarray(image.psnr(renders, targets))
     scores = {}
     for name, chosen in (('held_out', np.flatnonzero(held_out)), ('seen', np.flatnonzero(~held_out))):
@@ -144,14 +158,7 @@ def views_of_objects(
     weights, captions of other objects, and the mean picture of all objects.
     """
     config = loaded.config
-    source = sources.open_source(config.data, split or config.data.split)
-    chosen = np.arange(len(source)) if limit is None else np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)
-    records = [source[int(k)] for k in chosen]
-    prompts = [max(record['captions'], key=len) for record in records]
-    held_out, shared = (
-        _views(records, which, config.render.background)
-        for which in (range(config.data.train_views, len(records[0]['image'])), SHARED)
-    )
+    prompts, held_out, shared = object_views(config, limit=limit, split=split)
     log(f'rendering {len(prompts)} objects x {held_out[1].shape[1]} held-out and {len(SHARED)} shared views')
     untrained = loaded.system.init(jax.random.key(1), _zeros(loaded.system.batch_spec)).params
     scores = _object_scores(loaded, prompts, held_out, shared, None)
@@ -163,6 +170,19 @@ def views_of_objects(
     scores['control/psnr_of_the_mean_picture'] = float(np.asarray(image.psnr(mean, held_out[1])).mean())
     scores['n_objects'], scores['n_views'] = len(prompts), int(held_out[1].shape[0] * held_out[1].shape[1])
     return scores
+
+
+def object_views(config, *, limit: int | None = None, split: str | None = None):
+    """(prompts [N], held-out views, `SHARED` views) of a split; views are (cameras [N, V], images [N, V, H, W, 3])."""
+    source = sources.open_source(config.data, split or config.data.split)
+    chosen = np.arange(len(source)) if limit is None else np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)
+    records = [source[int(k)] for k in chosen]
+    prompts = [max(record['captions'], key=len) for record in records]
+    held_out, shared = (
+        _views(records, which, config.render.background)
+        for which in (range(config.data.train_views, len(records[0]['image'])), SHARED)
+    )
+    return prompts, held_out, shared
 
 
 def _views(records, which, background):

