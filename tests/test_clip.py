@@ -1,6 +1,7 @@
 """The CLIP towers against transformers on random weights, their parameter counts, and what reads their outputs."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -145,3 +146,42 @@ def test_the_vision_tower(transformers, activation):
 def test_released_sizes_have_their_parameter_counts(module, wanted):
     text = isinstance(module, clip.TextTower)
     assert trees.count((convert_clip.text_shapes if text else convert_clip.vision_shapes)(module)) == wanted
+
+
+def test_the_vision_tower_refuses_another_size():
+    module = clip_vision.VisionTower(image=42, patch=14, width=32, layers=1, heads=4, mlp_width=64)
+    with pytest.raises(ValueError, match='28 x 28 given, 42 x 42 wanted'):
+        jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28, 3), jnp.float32))
+
+
+@pytest.mark.parametrize('shape', [(40, 40), (90, 61), (224, 300)])
+def test_images_are_prepared_as_transformers_does(transformers, shape):
+    from PIL import Image
+
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    picture = 127.5 + 120 * np.stack([np.sin(rows / 5), np.cos(columns / 7), np.sin((rows + columns) / 9)], -1)
+    picture = np.round(picture).astype(np.uint8)
+    short = {'shortest_edge': 56}
+    processor = transformers.models.clip.CLIPImageProcessorPil(size=short, crop_size={'height': 56, 'width': 56})
+    wanted = np.asarray(processor(Image.fromarray(picture), return_tensors='np')['pixel_values'])[0].transpose(1, 2, 0)
+    got = clip_vision.prepare(jnp.asarray(picture[None] / 255.0, jnp.float32), 56)[0]
+    # Theirs rounds to 8 bits after resizing: half a step of 1/255, over the smallest deviation 0.261, twice (two passes).
+    np.testing.assert_allclose(got, wanted, atol=1.5 / 255 / 0.26)
+
+
+def test_a_wrong_epsilon_fails_the_probe(transformers, ids, monkeypatch):
+    """The low-variance probe sees every norm: each one alone with Flax's default epsilon leaves the tolerance."""
+    import flax.linen as nn
+    import torch
+
+    theirs, module = text_pair(transformers, 'gelu')
+    quiet(theirs)
+    with torch.no_grad():
+        wanted = theirs(torch.from_numpy(ids).long()).last_hidden_state.numpy()
+    params = text_params(theirs, module)[0]
+    real = nn.LayerNorm
+    for name in ('norm_1', 'norm_2', 'final_norm'):
+        wrong = lambda epsilon, name, dtype, bad=name: real(1e-6 if name == bad else epsilon, dtype=dtype, name=name)  # noqa: E731
+        monkeypatch.setattr(clip.nn, 'LayerNorm', wrong)
+        error = np.abs(module.apply({'params': params}, ids) - wanted).max() / np.abs(wanted).max()
+        assert error > 3e-5, (name, error)

@@ -61,7 +61,7 @@ def read(path) -> dict[str, np.ndarray]:
         return {name: _view(value, storages[value.storage]) for name, value in state.items()}
     except BadWeights:
         raise
-    except (ValueError, IndexError, KeyError, TypeError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise BadWeights(
             f'{path} is not a state dictionary saved by PyTorch before 1.6, or it is damaged ({error}): install it again.'
         ) from error
@@ -86,7 +86,7 @@ def _view(tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
     if math.prod(tensor.shape) == 0:
         return np.zeros(tensor.shape, storage.dtype)
     last = tensor.offset + sum((count - 1) * step for count, step in zip(tensor.shape, tensor.stride))
-    if last >= storage.size:
+    if last >= storage.size or math.prod(tensor.shape) > storage.size:
         raise ValueError(f'a tensor of shape {tensor.shape} reaches past its storage')
     steps = [step * storage.itemsize for step in tensor.stride]
     return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, steps, writeable=False).copy()

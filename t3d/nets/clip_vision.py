@@ -95,7 +95,7 @@ def prepare(images: Float[Array, 'b h w 3'], size: int = 224) -> Float[Array, 'b
     batch, height, width, _ = images.shape
     if (height, width) != (size, size):
         short = min(height, width)
-        shape = (batch, round(height * size / short), round(width * size / short), 3)
+        shape = (batch, height * size // short, width * size // short, 3)
         images = jnp.clip(jax.image.resize(images, shape, 'bicubic', antialias=True), 0.0, 1.0)
         top, left = (shape[1] - size) // 2, (shape[2] - size) // 2
         images = images[:, top : top + size, left : left + size]
