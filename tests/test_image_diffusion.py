@@ -9,6 +9,7 @@ import pytest
 
 from t3d import systems
 from t3d.core import config as configs
+from t3d.core import tokens
 from t3d.core.system import Picture
 from t3d.data import oracle, shapes, sources, toy
 from t3d.systems import image_diffusion
@@ -51,8 +52,6 @@ def loaded():
 
 @functools.cache
 def model():
-    from t3d.core import tokens
-
     return image_diffusion.Denoiser(config(), tokens.make(config().text))
 
 
@@ -73,13 +72,14 @@ def test_patches_are_squares_of_pixels_and_come_back():
 def test_dropped_text_is_not_read():
     given = batch()
     other = {**given, 'tokens': np.roll(given['tokens'], 1, axis=0)}
-    losses = {}
-    for share in (0.0, 1.0):
-        model().drop_text = share
-        loss = jax.jit(lambda batch, share=share: model().loss(loaded().params, batch, jax.random.key(2))[0])
-        losses[share] = (float(loss(given)), float(loss(other)))
-    model().drop_text = config().drop_text
-    assert losses[1.0][0] == losses[1.0][1] and losses[0.0][0] != losses[0.0][1]
+    network = image_diffusion.Denoiser(config(), tokens.make(config().text))
+
+    @jax.jit
+    def loss(batch, share):
+        network.drop_text = share
+        return network.loss(loaded().params, batch, jax.random.key(2))[0]
+
+    assert loss(given, 1.0) == loss(other, 1.0) and loss(given, 0.0) != loss(other, 0.0)
 
 
 def test_the_loss_is_that_of_v_with_min_snr_weights():
@@ -87,7 +87,7 @@ def test_the_loss_is_that_of_v_with_min_snr_weights():
     given, key = batch(), jax.random.key(3)
     seen = []
     naive = image_diffusion.Denoiser(config('drop_text=0.0'), lambda prompts: np.asarray(model().empty))
-    predict = naive.predict
+    predict = jax.jit(naive.predict)
     naive.predict = lambda params, x, t, features: seen.append((x, t, predict(params, x, t, features))) or seen[-1][2]
     loss, metrics = naive.loss(loaded().params, given, key)
     noisy, t, output = (np.asarray(value, np.float64) for value in seen[0])
@@ -119,7 +119,8 @@ def test_a_sample_does_not_depend_on_its_neighbours_and_reads_its_text():
 def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional():
     ids = jnp.asarray(batch()['tokens'][:2])
     noise = jax.random.normal(jax.random.key(5), (2, 16, 16, 3))
-    draw = lambda ids, scale: np.asarray(model().sample_from(loaded().params, ids, noise, steps=3, scale=scale))
+    network, params = model(), loaded().params
+    draw = jax.jit(lambda ids, scale: network.sample_from(params, ids, noise, steps=3, scale=scale))
     empty = jnp.broadcast_to(model().empty, ids.shape)
     np.testing.assert_allclose(draw(ids, 0.0), draw(empty, 1.0), atol=1e-5)
     assert np.abs(draw(ids, 1.0) - draw(empty, 1.0)).max() > 1e-4
@@ -134,7 +135,7 @@ def test_a_step_learns_and_previews():
         state, metrics = step(state, given, jax.random.key(n % 3))
         losses.append(float(metrics['loss']))
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
-    images = system.preview(state.ema, given, jax.random.key(0))
+    images = jax.jit(system.preview)(state.ema, given, jax.random.key(0))
     assert images.shape == (4, 16, 4 * 16, 3)
 
 

@@ -15,6 +15,7 @@ Differences from the paper (latent diffusion, arXiv 2112.10752):
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from t3d.core import optim, replicas, tokens, tree
@@ -105,7 +106,7 @@ class Denoiser:
         self.schedule = make_schedule(config.diffusion)
         self.min_snr, self.drop_text = config.diffusion.min_snr, config.drop_text
         self.background, self.frozen_text = config.render.background, bool(text.frozen)
-        self.empty = jnp.asarray(tokenize(['']))
+        self.empty = np.asarray(tokenize(['']))
         self.shape = (self.size, self.size, 3)
 
     def init(self, key, ids):

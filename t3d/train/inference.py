@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import pathlib
+import sys
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from t3d.core.errors import UsageError
 from t3d.core.system import Asset, System
 from t3d.core.typing import PyTree
 
+DEFAULT = 'instant3d-scenes'  # of the shipped weights, where none are asked for
 ALONG = ('scores.json', 'metrics.jsonl', 'environment.json')
 SHIPPED = pathlib.Path(__file__).resolve().parents[1] / 'assets'
 
@@ -91,7 +93,7 @@ def _nothing_there(folder) -> str:
 
 def _choose_shipped(system: str | None) -> str:
     names = shipped()
-    for name in names:
+    for name in sorted(names, key=lambda name: name != DEFAULT):
         if system is None or name.startswith(system):
             return name
     raise FileNotFoundError(
@@ -102,13 +104,20 @@ def _choose_shipped(system: str | None) -> str:
 
 
 def check_prompts(config, prompts: list[str]) -> None:
-    """Raises UsageError for a prompt that is empty, too long, or has words the model of a config cannot read."""
+    """Raises UsageError for a prompt that is empty, too long, or has words the model of a config cannot read.
+
+    A model with an open vocabulary reads every word; those it never met are named on stderr.
+    """
     from t3d.core import tokens
 
     for prompt in prompts:
         if not tokens.split_words(prompt):
             raise UsageError(f'empty prompt {prompt!r}: give words, in quotes.')
     tokens.make(config.text)(list(prompts))
+    if config.text.get('open_vocabulary', False):
+        new = {word for prompt in prompts for word in tokens.split_words(prompt)} - set(config.text.words)
+        if new:
+            print(f'note: words that this model never read, all alike to it: {", ".join(sorted(new))}', file=sys.stderr)
 
 
 def generate(loaded: Loaded, prompts: list[str], seeds: list[int]) -> list[tuple[int, Asset]]:
