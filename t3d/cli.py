@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from t3d import __version__
+from t3d.train import flags
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,13 +88,19 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = add('eval', _evaluate, 'scores of a run, with their controls')
     evaluate.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
+    evaluate.add_argument('--metrics', metavar='A,B', help='psnr, ssim, fid, kid, fid_tiny, fd_effnet, clip, align, ...')
+    evaluate.add_argument('--inception-weights', metavar='FILE', help='FID Inception-v3 as safetensors, for fid and kid')
+    evaluate.add_argument('--clip-weights', metavar='DIR', help='folder of a CLIPModel, for clip')
     evaluate.add_argument('--limit', type=int, help='at most this many objects or scenes')
     evaluate.add_argument('--split', help='of a built data set: train (default), validation, test, test_combo')
     evaluate.add_argument('--json', help='also write the scores here')
 
-    weights = add('weights', _weights, 'turn a run into a folder to share: model.safetensors and config.json')
-    weights.add_argument('run')
-    weights.add_argument('out')
+    flags.sample2d(add('sample2d', _sample2d, 'text to image, with Stable Diffusion weights of your own or image_diffusion'))
+
+    text = 'turn a run into a folder to share; `t3d weights check DIR` says what a folder of real weights holds and if it loads'
+    weights = add('weights', _weights, text)
+    weights.add_argument('run', help='run folder, or the word check')
+    weights.add_argument('out', help='folder to write; after check, the folder to read')
     weights.add_argument('--dtype', default='float32', choices=('float32', 'float16', 'bfloat16'))
 
     bench = add('bench', _bench, 'throughput of this machine: `t3d bench render`, `t3d bench train --config ...`')
@@ -201,7 +208,7 @@ def _generate(args) -> None:
         print('\n'.join(f'  {name} = {value}' for name, value in shown.items()))
         return
     if args.command == 'generate':
-        paths = [folder / 'report.html' for folder in publish.assets(loaded, prompts, args.out, seeds=seeds, **options)]
+        paths = [publish.to_open(folder) for folder in publish.assets(loaded, prompts, args.out, seeds=seeds, **options)]
     else:
         make = {'export': publish.mesh_files, 'render': publish.turntables}[args.command]
         paths = make(loaded, prompts, args.out, seeds=seeds, **options)
@@ -258,18 +265,36 @@ def _evaluate(args) -> None:
     import json
 
     from t3d.parallel import devices
-    from t3d.train import evaluate, inference, publish
+    from t3d.train import evaluate, inference, publish, scores
 
     devices.compilation_cache()
-    loaded = inference.load(args.run)
-    scores = evaluate.evaluate(loaded, print, limit=args.limit, split=args.split)
-    print(publish.table({'step': loaded.step, **scores}))
+    names = scores.check([name.strip() for name in args.metrics.split(',')]) if args.metrics else []
+    loaded, which = inference.load(args.run), {'limit': args.limit, 'split': args.split}
+    if names:
+        weights = {'inception_weights': args.inception_weights, 'clip_weights': args.clip_weights}
+        found = scores.evaluate(loaded, names, print, **weights, **which)
+    else:
+        found = evaluate.evaluate(loaded, print, **which)
+        print(publish.table({'step': loaded.step, **found}))
     if args.json:
         with open(args.json, 'w') as file:
-            json.dump({'step': loaded.step, **scores}, file, indent=1)
+            json.dump({'step': loaded.step, **found}, file, indent=1)
 
 
-def _weights(args) -> None:
+def _sample2d(args) -> None:
+    from t3d.parallel import devices
+    from t3d.train import sample2d
+
+    devices.compilation_cache()
+    settings = sample2d.Settings(args.steps, args.sampler, args.guidance, args.seed, args.size, args.negative)
+    sample2d.run(' '.join(args.prompt), args.weights, args.out, settings, variant=args.variant, dtype=args.dtype)
+
+
+def _weights(args) -> int | None:
+    if args.run == 'check':
+        from t3d.train import weights_check
+
+        return weights_check.run(args.out)
     from t3d.train import inference
 
     inference.save_weights(inference.load(args.run), args.out, args.dtype)

@@ -21,10 +21,11 @@ import jax.numpy as jnp
 
 from t3d.checkpoint import convert_clip, ldm_names, torch_files
 from t3d.checkpoint.convert_clip import load_clip_text, load_clip_vision
-from t3d.checkpoint.convert_names import fit, to_params, to_tensors
+from t3d.checkpoint.convert_names import fit, refuse_non_finite, to_params, to_tensors
 from t3d.checkpoint.torch_files import BadWeights, Stored
 from t3d.core import tokens
 from t3d.core import tree as trees
+from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
 from t3d.diffusion import schedules
 from t3d.nets.unet import UNet
@@ -114,7 +115,12 @@ def load_schedule(folder) -> schedules.Schedule:
             'noise or velocity, which the weights do not show and a wrong guess turns into noise. Copy it from where the '
             'weights came from.'
         )
-    return schedules.from_config(torch_files.read_config(within, name))
+    try:
+        return schedules.from_config(torch_files.read_config(within, name))
+    except BadWeights:
+        raise
+    except UsageError as error:
+        raise BadWeights(f'{within / name}: {error}') from error
 
 
 def load_pipeline(
@@ -138,7 +144,7 @@ def load_pipeline(
     source = {part: weights or folder / part for part in ('unet', 'vae')}
     unet, unet_params = load_unet(source['unet'], config=folder / 'unet', average=average, **options)
     vae, vae_params = load_vae(source['vae'], config=folder / 'vae', **options)
-    _refuse_mismatch(folder, text, unet, vae)
+    refuse_mismatch(folder, text, unet, vae)
     size = torch_files.read_config(folder / 'unet').get('sample_size')
     native = size * vae_factor(vae) if isinstance(size, int) else None
     tokenize = tokens.load_clip(str(folder / 'tokenizer'), text.length)
@@ -226,6 +232,8 @@ def _stored(folder, part: str, variant, average: bool) -> Stored:
 
 def _text_from_file(path, folder: pathlib.Path, dtype):
     stored = ldm_names.component(torch_files.open_stored(path), 'text')
+    for key, value in stored.tensors.items():
+        refuse_non_finite(value, key, stored.sources[key])
     module = convert_clip.text_module(torch_files.read_config(folder), dtype, folder)
     shapes, names = convert_clip.text_shapes(module), convert_clip.text_names(module.layers)
     return module, convert_clip.to_ours(stored.tensors, names, shapes, path)
@@ -258,7 +266,7 @@ def _refuse_incomplete(folder: pathlib.Path) -> None:
         )
 
 
-def _refuse_mismatch(folder, text, unet: UNet, vae: VAE) -> None:
+def refuse_mismatch(folder, text, unet: UNet, vae: VAE) -> None:
     if text.width != unet.cross_attention_dim:
         raise BadWeights(
             f'{folder}: text_encoder/ gives {text.width} features, unet/ reads {unet.cross_attention_dim}: parts of two models.'

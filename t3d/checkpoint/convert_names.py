@@ -116,6 +116,8 @@ def fit(tensors: dict[str, np.ndarray], wanted: PyTree) -> Fit:
             missing.append(key)
         elif to_flax(tensors[found], name.rpartition('/')[2], leaf.shape) is None:
             wrong[name] = f'{found} is {tuple(tensors[found].shape)}, our {name} wants {tuple(leaf.shape)}'
+        elif jnp.issubdtype(leaf.dtype, jnp.floating) != jnp.issubdtype(tensors[found].dtype, jnp.floating):
+            wrong[name] = f'{found} is stored as {tensors[found].dtype}, wanted {leaf.dtype}: quantised files are not read'
         else:
             used[name] = found
     taken = {*used.values(), *(line.partition(' ')[0] for line in wrong.values())}
@@ -151,12 +153,12 @@ def to_params(
             value = to_flax(stored.tensors[key], name.rpartition('/')[2], leaf.shape)
             with np.errstate(over='ignore'):  # said below
                 value = np.array(value, jnp.dtype(kind), order='C')  # a copy: the file may change later
-            _refuse_non_finite(value, key, stored.sources[key])
+            refuse_non_finite(value, key, stored.sources[key])
         elif name in spare:
             value = jnp.asarray(spare[name], kind)
         else:
             raise BadWeights(f'{where} lacks {torch_name(name)}: give its first value with `initial`.')
-        leaves[name] = jax.device_put(value, shardings.get(name))
+        leaves[name] = _put(value, shardings.get(name))
     return trees.unflatten(leaves)
 
 
@@ -170,6 +172,12 @@ def to_tensors(params: PyTree, *, conv=()) -> dict[str, np.ndarray]:
     return tensors
 
 
+def _put(value, sharding):
+    if sharding is not None and not sharding.is_fully_addressable:  # several hosts: each reads its own part of the same file
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+    return jax.device_put(value, sharding)
+
+
 def _per_leaf(sharding, wanted) -> dict:
     if sharding is None:
         return {}
@@ -178,7 +186,8 @@ def _per_leaf(sharding, wanted) -> dict:
     return trees.flatten(sharding)
 
 
-def _refuse_non_finite(value: np.ndarray, key: str, path: pathlib.Path) -> None:
+def refuse_non_finite(value: np.ndarray, key: str, path: pathlib.Path) -> None:
+    """BadWeights, with file and key, for an array that holds nan or infinity."""
     if jnp.issubdtype(value.dtype, jnp.floating) and not np.isfinite(value).all():
         count = int(value.size - np.isfinite(value).sum())
         raise BadWeights(

@@ -18,7 +18,7 @@ PREFIXES = {
 }
 AVERAGE = 'model_ema.diffusion_model'
 # Not weights of the net: training state, the autoencoder's losses, noise tables, moving averages of other parts.
-NOT_WEIGHTS = re.compile(r'^(loss|model_ema|discriminator)\.|(^|\.)(num_updates|decay|attn_mask|logit_scale)$')
+NOT_WEIGHTS = re.compile(r'^(loss|model_ema|discriminator)\.|(^|\.)(num_updates|decay|attn_mask|logit_scale|position_ids)$')
 OUTER = (  # ldm, diffusers; each replaces the head of a UNet name
     ('time_embed.0.', 'time_embedding.linear_1.'),
     ('time_embed.2.', 'time_embedding.linear_2.'),

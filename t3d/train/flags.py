@@ -1,0 +1,19 @@
+"""Flags of commands that have many. Imports nothing heavy: `t3d --help` reads this."""
+
+
+def sample2d(command) -> None:
+    """Of `t3d sample2d`, added to its argparse parser."""
+    command.add_argument('prompt', nargs='*', help='in quotes')
+    command.add_argument('--weights', metavar='DIR', help='a folder in diffusers layout, a run, or a weights folder')
+    for name, kind, default, text in (
+        ('--steps', int, 30, 'of the sampler'),
+        ('--sampler', str, 'ddim', 'ddim, ddpm, dpm'),
+        ('--guidance', float, 7.5, '1 for none'),
+        ('--seed', int, 0, 'of the noise'),
+        ('--size', int, None, "pixels per side (default: the model's own)"),
+        ('--negative', str, '', 'what to steer away from'),
+        ('--variant', str, None, 'of the files, for example fp16'),
+        ('--dtype', str, 'float32', 'of the computation: float32, bfloat16, float16'),
+        ('--out', str, 'image.png', 'the PNG to write; prompt and settings are in its metadata'),
+    ):
+        command.add_argument(name, type=kind, default=default, help=f'{text} (default: {default})' if default else text)

@@ -1,0 +1,231 @@
+"""`t3d sample2d`: a prompt to a picture, with any text-to-image weights in a local folder.
+
+A `Model` is four functions and their parameters; `open_model` makes one from a folder, `sample` runs it. Every folder of
+diffusers' Stable Diffusion layout is read by `t3d.checkpoint.convert`.
+"""
+
+import functools
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t3d import __version__
+from t3d.core.errors import UsageError
+from t3d.core.typing import Array, Float, Key, PyTree
+from t3d.diffusion import guidance, samplers
+from t3d.diffusion.schedules import Schedule
+
+SAMPLERS = ('ddim', 'ddpm', 'dpm')
+DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+class Settings(NamedTuple):
+    """How to sample.
+
+    steps: network calls are twice that with guidance, in one batch. sampler: one of SAMPLERS. guidance: 1 is none.
+    seed: of the first noise. size: pixels per side, None for the model's own. negative: what to steer away from.
+    """
+
+    steps: int = 30
+    sampler: str = 'ddim'
+    guidance: float = 7.5
+    seed: int = 0
+    size: int | None = None
+    negative: str = ''
+
+
+class Model(NamedTuple):
+    """A text-to-image model, whatever it is made of.
+
+    Attributes:
+      tokenize: prompts -> int32 [B, N].
+      encode: (params, ids) -> text features [B, N, D].
+      predict: (params, x, t, features) -> the network's output, in the schedule's prediction type.
+      decode: (params, x) -> images [B, H, W, 3], about [-1, 1].
+      shape: pixels per side -> (H, W, C) of x; raises UsageError for a side it cannot make.
+      native: pixels per side it was trained at.
+    """
+
+    name: str
+    params: PyTree
+    schedule: Schedule
+    tokenize: Callable
+    encode: Callable
+    predict: Callable
+    decode: Callable
+    shape: Callable
+    native: int
+
+
+def open_model(folder, *, variant: str | None = None, dtype=jnp.float32) -> Model:
+    """The model of a local folder: diffusers' layout, or a run or weights folder of t3d; None for the shipped weights.
+
+    Raises:
+      UsageError: neither, or it does not load; the message names file and key.
+    """
+    from t3d.train import inference
+
+    if folder is None or str(folder) in inference.shipped():
+        return _of_system(folder)
+    path = pathlib.Path(folder)
+    if (path / 'checkpoints').is_dir() or (path / 'model.safetensors').is_file() and not (path / 'unet').is_dir():
+        return _of_system(path)
+    return _of_pipeline(path, variant, dtype)
+
+
+def sample(model: Model, prompts: list[str], settings: Settings, noise=None) -> Float[Array, 'b h w 3']:
+    """Images in [0, 1] of prompts.
+
+    Args:
+      noise: the first x, [B, H, W, C] standard normal; None draws it from the seed.
+    """
+    check(model, settings)
+    ids, empty = model.tokenize(prompts), model.tokenize([settings.negative])
+    key_noise, key_steps = jax.random.split(jax.random.key(settings.seed))
+    shape = (len(prompts), *model.shape(settings.size or model.native))
+    noise = jax.random.normal(key_noise, shape) if noise is None else jnp.asarray(noise, jnp.float32)
+    if noise.shape != shape:
+        raise UsageError(f'noise of shape {noise.shape}: wanted {shape} for {len(prompts)} prompts.')
+    features = _encode(model.encode, model.params, np.concatenate([ids, empty]))
+    text, negative = features[:-1], jnp.broadcast_to(features[-1:], features[:-1].shape)
+    plan = (settings.steps, settings.sampler, settings.guidance != 1.0)
+    x = _denoise(model.predict, plan, model.params, model.schedule, noise, text, negative, settings.guidance, key_steps)
+    return _decode(model.decode, model.params, x)
+
+
+def check(model: Model, settings: Settings) -> None:
+    """UsageError for settings that cannot be sampled with."""
+    if settings.sampler not in SAMPLERS:
+        raise UsageError(f'Unknown sampler {settings.sampler!r}: choose one of {", ".join(SAMPLERS)}.')
+    if not 1 <= settings.steps <= model.schedule.length:
+        raise UsageError(f'--steps {settings.steps}: the model was trained at {model.schedule.length} times, choose 1 to that.')
+    if not 0 <= settings.seed < 2**32:
+        raise UsageError(f'--seed {settings.seed}: wanted 0 to 2^32 - 1.')
+    if not np.isfinite(settings.guidance):
+        raise UsageError(f'--guidance {settings.guidance}: wanted a number; 1 is none, 7.5 is usual.')
+    model.shape(settings.size or model.native)
+
+
+def write_png(path, image, prompt: str, settings: Settings, model: Model) -> None:
+    """Writes [H, W, 3] in [0, 1] as PNG, with the prompt and all settings as text in its metadata."""
+    from PIL import Image, PngImagePlugin
+
+    about = {'prompt': prompt, **settings._asdict(), 'size': image.shape[0], 'weights': model.name}
+    about |= {'prediction': model.schedule.prediction, 't3d': __version__}
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt('prompt', prompt)
+    info.add_itxt('t3d', json.dumps(about, ensure_ascii=False))
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.asarray(jnp.round(jnp.clip(image, 0.0, 1.0) * 255.0)).astype(np.uint8)
+    Image.fromarray(pixels).save(path, format='png', pnginfo=info)
+
+
+def run(prompt: str, weights, out, settings: Settings, *, variant: str | None = None, dtype: str = 'float32') -> None:
+    """The command: loads, samples, writes one PNG, and says what it did."""
+    if not prompt.strip():
+        raise UsageError('empty prompt: give words, in quotes.')
+    if dtype not in DTYPES:
+        raise UsageError(f'--dtype {dtype}: choose one of {", ".join(DTYPES)}.')
+    start = time.perf_counter()
+    model = open_model(weights, variant=variant, dtype=jnp.dtype(dtype))
+    loaded = time.perf_counter()
+    image = jax.block_until_ready(sample(model, [prompt], settings)[0])
+    if not bool(jnp.isfinite(image).all()):
+        raise UsageError(
+            f'the picture is not finite: `t3d weights check {weights}` looks for broken weights; '
+            f'{"--dtype float32 has more range than float16." if dtype == "float16" else "a lower --guidance may help."}'
+        )
+    write_png(out, image, prompt, settings, model)
+    size, seconds = image.shape[0], time.perf_counter() - loaded
+    print(f'{model.name}: predicts {model.schedule.prediction}, loaded in {loaded - start:.1f} s')
+    how = f'{settings.steps} steps of {settings.sampler}, guidance {settings.guidance:g}'
+    print(f'{size} px, {how}: {seconds:.1f} s with compilation')
+    print(f'open {out}')
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(encode, params, ids):
+    return encode(params, ids)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _denoise(predict, plan, params, schedule: Schedule, noise, text, negative, scale, key: Key):
+    """x_0 from noise. plan: (steps, sampler, whether guided)."""
+    steps, sampler, guided = plan
+
+    def conditioned(x, t, features):
+        return predict(params, x, t, features)
+
+    if guided:
+        network = guidance.guided(conditioned, text, negative, scale)
+    else:
+        network = lambda x, t: conditioned(x, t, text)
+    if sampler == 'ddim':
+        return samplers.ddim(network, schedule, noise, steps=steps)
+    if sampler == 'ddpm':
+        return samplers.ddpm(network, schedule, noise, steps=steps, key=key)
+    return samplers.dpm_solver_2m(network, schedule, noise, steps=steps)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(decode, params, x):
+    return jnp.clip(0.5 + 0.5 * decode(params, x), 0.0, 1.0)
+
+
+def _of_pipeline(folder: pathlib.Path, variant, dtype) -> Model:
+    """Stable Diffusion's parts as a Model."""
+    from t3d.checkpoint import convert
+    from t3d.nets import vae as autoencoder
+
+    pipe = convert.load_pipeline(folder, variant=variant, dtype=dtype)
+    factor = convert.vae_factor(pipe.vae)
+
+    def encode(params, ids):
+        return pipe.text.apply({'params': params['text']}, ids)
+
+    def predict(params, x, t, features):
+        return pipe.unet.apply({'params': params['unet']}, x, t, features)
+
+    def decode(params, x):
+        return autoencoder.to_images(pipe.vae, params['vae'], x)
+
+    def shape(size):
+        if size < factor or size % factor:
+            raise UsageError(f'--size {size}: wanted a multiple of {factor}, for example {pipe.native or 64 * factor}.')
+        return (size // factor, size // factor, pipe.unet.in_channels)
+
+    name, native = folder.resolve().name, pipe.native or 64 * factor
+    return Model(name, pipe.params, pipe.schedule, pipe.tokenize, encode, predict, decode, shape, native)
+
+
+def _of_system(folder) -> Model:
+    """A run, a weights folder or shipped weights of t3d: the one place where a system that makes pictures becomes a Model."""
+    from t3d.core import tokens
+    from t3d.systems import image_diffusion
+    from t3d.train import inference
+
+    loaded = inference.load(folder, 'image_diffusion')
+    if loaded.config.system != 'image_diffusion':
+        raise UsageError(
+            f'{folder} holds the system {loaded.config.system}, which makes no pictures from text alone. Give a text-to-image '
+            'folder in diffusers layout, or a run of image_diffusion; for assets of this one: `t3d generate PROMPT --run DIR`.'
+        )
+    tokenize = tokens.make(loaded.config.text)
+    net = image_diffusion.Denoiser(loaded.config, tokenize)
+
+    def shape(size):
+        if size != net.size:
+            raise UsageError(f'--size {size}: {loaded.name} makes pictures of {net.size} pixels only.')
+        return net.shape
+
+    def decode(params, x):
+        return x
+
+    return Model(loaded.name, loaded.params, net.schedule, tokenize, net.features, net.predict, decode, shape, net.size)
