@@ -109,13 +109,31 @@ def test_a_bad_prompt_is_refused_before_the_good_ones_are_made():
             inference.generate(loaded, [PROMPT, prompt], [0])
 
 
+README_PROMPTS = {  # megabytes at most, and prompts the README types
+    'instant3d-scenes': (5, ['a red cone on top of a blue cube', 'a green cube', 'a small white sphere']),
+    'instant3d-furniture': (9, ['a blue child chair', 'a sofa']),
+}
+
+
 @pytest.mark.parametrize('name', [*inference.shipped()])
-def test_the_shipped_weights_are_small_and_read_the_prompts_of_the_readme(name):
+def test_the_shipped_weights_are_small_and_read_the_prompts_of_the_readme(name, capsys):
     folder = inference.shipped()[name]
-    assert os.path.getsize(folder / weights.FILE) < 5e6
+    most, prompts = README_PROMPTS[name]
+    assert os.path.getsize(folder / weights.FILE) < most * 1e6
     loaded = inference.load(name)
-    inference.check_prompts(loaded.config, ['a red cone on top of a blue cube', 'a green cube', 'a small white sphere'])
+    inference.check_prompts(loaded.config, prompts)
+    assert capsys.readouterr().err == ''
     assert loaded.step == loaded.config.steps and os.fspath(loaded.folder) == os.fspath(folder)
+
+
+def test_words_that_an_open_vocabulary_never_met_are_named(capsys):
+    inference.check_prompts(inference.load('instant3d-furniture').config, ['a blue corgi', 'a sofa'])
+    assert capsys.readouterr().err == 'note: words that this model never read, all alike to it: corgi\n'
+
+
+def test_the_default_weights_are_those_of_the_scenes():
+    assert inference.load().name == inference.DEFAULT == 'instant3d-scenes'
+    assert inference.load(system='instant3d-furniture').name == 'instant3d-furniture'
 
 
 RELATED = [name for name in inference.shipped() if name.endswith('scenes')]
