@@ -1,6 +1,7 @@
 """The Stable Diffusion UNet against diffusers on weights that are random throughout."""
 
 import copy
+import json
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,11 @@ def test_two_levels_equal_diffusers(either):
 
 def test_a_low_variance_probe_of_every_norm(either):
     assert relative(*either.quiet().run(*either.inputs(scale=3e-3))) < 1e-5
+
+
+def test_what_diffusers_writes_as_its_config_is_read(either):
+    written = json.loads(either.theirs.to_json_string())
+    assert len(written) > 40 and UNet.from_config(written) == either.ours
 
 
 @pytest.mark.slow

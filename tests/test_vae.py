@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,10 @@ def test_moments_and_images_equal_diffusers_for_an_odd_batch(pair):
     got, wanted = pair.decodings(latents(3, 8))
     assert got.shape == (3, 16, 16, 3)
     np.testing.assert_allclose(got, wanted, atol=1e-4)
+
+
+def test_what_diffusers_writes_as_its_config_is_read(pair):
+    assert VAE.from_config(json.loads(pair.theirs.to_json_string())) == pair.ours
 
 
 def test_the_log_variance_is_clipped_as_theirs_is(pair):
