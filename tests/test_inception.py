@@ -59,7 +59,7 @@ def test_resizing_is_bilinear_by_either_convention(shape):
     images = np.random.default_rng(0).uniform(size=(1, *shape, 3)).astype(np.float32)
     theirs = torch.nn.functional.interpolate(torch.as_tensor(images).permute(0, 3, 1, 2), (299, 299), mode='bilinear')
     ours = inception.resize(images, 299, half_pixel=True)
-    np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1).numpy(), atol=3e-6)
+    np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1).numpy(), atol=3e-5)  # of positions up to 400 in float32
     graph = np.asarray(inception.resize(images, 299, half_pixel=False))
     for row, column in ((0, 0), (17, 298), (298, 150), (298, 298)):
         y, x = (np.float32(k) * np.float32(count / 299) for k, count in zip((row, column), shape))

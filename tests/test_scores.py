@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import small_run
+from test_evaluate import SIZE as SIDE
 from test_evaluate import loaded_with, objects, toy_records  # noqa: F401
 
 from t3d import cli
@@ -117,3 +118,68 @@ def test_the_command_prints_and_writes_the_chosen_scores(tmp_path, capsys):
     assert '--inception-weights FILE' in capsys.readouterr().err
     assert cli.main(['eval', 'no/such/run', '--metrics', 'lpips']) == 2
     assert "unknown metric 'lpips'" in capsys.readouterr().err
+
+
+def test_clip_scores_are_those_of_transformers_model(truth, tmp_path):
+    torch, transformers = pytest.importorskip('torch'), pytest.importorskip('transformers')
+    import small_pipeline
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    last = len(small_pipeline.VOCABULARY) - 1
+    marks = {'vocab_size': last + 1, 'bos_token_id': last - 1, 'eos_token_id': last, 'pad_token_id': 0}
+    sizes = {'hidden_size': 24, 'intermediate_size': 48, 'num_hidden_layers': 2, 'num_attention_heads': 2}
+    vision = sizes | {'image_size': SIDE, 'patch_size': 8}
+    config = transformers.CLIPConfig(text_config=sizes | marks, vision_config=vision, projection_dim=12)
+    theirs = transformers.CLIPModel(config).eval()
+    with torch.no_grad():
+        for value in theirs.parameters():
+            value.add_(0.2 * torch.randn_like(value))
+    theirs.save_pretrained(tmp_path)
+    small_pipeline.write_tokenizer(tmp_path)
+    found = scores.evaluate(truth, ['clip'], clip_weights=str(tmp_path))
+
+    pictures = scores.pictures(truth)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    ids = tokenizer(pictures.prompts, padding='max_length', max_length=77, return_tensors='pt')['input_ids']
+    mean, deviation = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    pixels = ((pictures.shown - mean) / deviation).reshape(-1, SIDE, SIDE, 3).transpose(0, 3, 1, 2).astype(np.float32)
+    with torch.no_grad():
+        out = theirs(input_ids=ids, pixel_values=torch.from_numpy(pixels))
+    cosine = (out.image_embeds @ out.text_embeds.T).numpy()
+    own = np.repeat(np.arange(32), 6)
+    mine = cosine[np.arange(len(own)), own]
+    assert found['clip/similarity'] == pytest.approx(mine.mean(), abs=2e-6)
+    assert found['clip/score'] == pytest.approx(100.0 * np.maximum(mine, 0.0).mean(), abs=2e-4)
+    assert found['clip/r_precision'] == pytest.approx(np.mean(cosine.argmax(-1) == own))
+    assert (found['clip/score_n'], found['clip/score_candidates']) == (192, 32)
+    assert found['clip/score_extractor'] == f'CLIP {tmp_path.name}'
+
+
+def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch):
+    """With networks that see the mean colour and read the name of a colour: every caption's colour must be retrieved."""
+    judges = pytest.importorskip('t3d.checkpoint.judges')
+    words = list(shapes.COLOURS)
+    true = scores.pictures(truth)
+    by_word = {word: [] for word in words}
+    for prompt, views in zip(true.prompts, true.true):
+        by_word[prompt.split()[-2]].append(views.reshape(-1, 3).mean(0))
+    means = np.array([np.mean(by_word[word], 0) for word in words] + 4 * [np.full(3, 9.0)])  # ConSE averages ten classes
+
+    def encode_images(images):
+        colour = images.reshape(len(images), -1, 3).mean(1)
+        pooled = np.repeat(colour, 500, axis=1)[:, : scores.EFFNET]
+        return pooled, -1e4 * np.sum((colour[:, None] - means) ** 2, -1)
+
+    def encode_texts(texts):
+        return np.array([[float(word in text.split()) for word in words] for text in texts], np.float32)
+
+    monkeypatch.setattr(judges, 'image_encoder', lambda: encode_images)
+    monkeypatch.setattr(judges, 'text_encoder', lambda: encode_texts)
+    monkeypatch.setattr(judges, 'imagenet_names', lambda: [*words, 'cat', 'cow', 'dog', 'hen'])
+    lines = []
+    found = scores.evaluate(truth, ['align', 'fd_effnet'], lines.append)
+    assert found['align/r5'] > 0.6 > found['control/align/r5_shuffled'] and found['align/auc'] > 0.8
+    assert (found['align/r1_n'], found['align/r1_candidates']) == (32, 32) and 'MiniLM' in found['align/r1_extractor']
+    assert 'fd_effnet' not in found and abs(found['kd_effnet']) < 1e-2 and found['kd_effnet_extractor'] == 'EfficientNet-Lite0'
+    assert any('fd_effnet of 192 images over 1280 features' in line for line in lines)

@@ -51,7 +51,7 @@ class Moments(NamedTuple):
 
     @property
     def covariance(self) -> np.ndarray:
-        """[D, D], divided by n."""
+        """[D, D], divided by n, as StyleGAN's evaluation has it; pytorch-fid divides by n - 1."""
         return self.outer / self.n - np.outer(self.mean, self.mean)
 
 
