@@ -97,8 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
     flags.sample2d(add('sample2d', _sample2d, 'text to image, with Stable Diffusion weights of your own or image_diffusion'))
 
-    text = 'turn a run into a folder to share; `t3d weights check DIR` says what a folder of real weights holds and if it loads'
-    weights = add('weights', _weights, text)
+    weights = add('weights', _weights, 'a run as a folder to share; `t3d weights check DIR`: what real weights hold')
     weights.add_argument('run', help='run folder, or the word check')
     weights.add_argument('out', help='folder to write; after check, the folder to read')
     weights.add_argument('--dtype', default='float32', choices=('float32', 'float16', 'bfloat16'))
