@@ -1,9 +1,11 @@
 import json
+import os
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from t3d.train import bench
+from t3d.train import bench, memory
 
 
 def test_timing_and_compilation_are_apart():
@@ -12,6 +14,13 @@ def test_timing_and_compilation_are_apart():
     found = bench.timed(program.call, jnp.ones((64, 64)), repeats=5)
     assert 0 < found.min <= found.median <= found.max
     assert str(bench.timing([3.0, 1.0, 2.0])) == '2.0 [1.0, 3.0]'
+
+
+def test_the_rise_of_memory_is_that_of_what_is_written():
+    if not os.access('/proc/self/clear_refs', os.W_OK):
+        pytest.skip('this system does not say')
+    rise = memory.peak_growth(lambda: np.ones(64 * 2**20, np.uint8).sum())
+    assert 60 < rise < 80 and memory.peak_growth(lambda: None) < 8
 
 
 def test_render_prints_the_table(monkeypatch, tmp_path, capsys):
@@ -29,6 +38,7 @@ def test_the_peer_answers():
     peer = bench.Peer()
     assert 'torch' in peer.load(bench.SHAPES['tiny'])
     assert peer.once('forward', 1) > 0 and peer.once('both', 1) > 0
+    assert peer.memory('forward') >= 0.0
     peer.close()
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from t3d.fields import triplane_field
 from t3d.geom import cameras, triplanes, volume
+from t3d.train import memory
 
 # size: batch, image side, plane side R, plane channels C, coarse and fine samples, features out (performance.md's workloads)
 SHAPES = {
@@ -170,6 +171,10 @@ class Peer:
         """Milliseconds of one 'forward' or 'both' with so many threads."""
         return self.ask({'run': name, 'threads': threads})['ms']
 
+    def memory(self, name: str) -> float | None:
+        """MiB by which its resident memory rises in one run."""
+        return self.ask({'memory': name})['mib']
+
     def ask(self, request: dict) -> dict:
         """The answer to one request."""
         self.process.stdin.write(json.dumps(request) + '\n')
@@ -192,6 +197,8 @@ def _measure(shape, peer, repeats):
     for name, function in (('forward', work.forward), ('both', work.both)):
         program = compiled(function, *work.args)
         ours, theirs = [], {threads: [] for threads in THREADS} if peer else {}
+        rss = memory.peak_growth(lambda program=program: once(program.call, *work.args))
+        peer_rss = peer.memory(name) if peer else None
         for _ in range(repeats + 1):
             ours.append(once(program.call, *work.args))
             for threads, found in theirs.items():
@@ -204,6 +211,8 @@ def _measure(shape, peer, repeats):
                 'mray_per_s': 1e-3 * rays / ours.median,
                 'compile_s': program.seconds,
                 'temp_mib': program.temp_bytes / MIB,
+                'rss_mib': rss,
+                'peer_rss_mib': peer_rss,
                 'peer_ms': min(theirs) if theirs else None,
             }
         )
@@ -231,9 +240,9 @@ def _copy_roof() -> float:
 
 
 HEADER = (
-    '| size | pass | t3d, ms: median [min, max] | Mray/s | compile, s | temporaries, MiB | PyTorch, ms '
-    '| ratio of medians (minima) |',
-    '|---|---|---|---|---|---|---|---|',
+    '| size | pass | t3d, ms: median [min, max] | Mray/s | compile, s | temporaries, MiB | memory rises, MiB | PyTorch, ms '
+    '| its memory, MiB | ratio of medians (minima) |',
+    '|---|---|---|---|---|---|---|---|---|---|',
 )
 
 
@@ -243,8 +252,12 @@ def _line(size, row):
     name = {'forward': 'forward', 'both': 'forward + backward'}[row['pass']]
     return (
         f'| {size} | {name} | {ours} | {row["mray_per_s"]:.3f} | {row["compile_s"]:.1f} | {row["temp_mib"]:.0f} '
-        f'| {theirs or "-"} | {ratio} |'
+        f'| {_mib(row["rss_mib"])} | {theirs or "-"} | {_mib(row["peer_rss_mib"])} | {ratio} |'
     )
+
+
+def _mib(value: float | None) -> str:
+    return '-' if value is None else f'{value:.0f}'
 
 
 def render_bench(argv=None) -> int:

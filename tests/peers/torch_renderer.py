@@ -1,7 +1,7 @@
 """A plain PyTorch triplane renderer: the peer that t3d's renderer is measured against and compared with.
 
 Ordinary eager PyTorch: grid_sample on the three planes, mean, a two-layer MLP, two passes, sort and gather, cumprod. The same
-maths as t3d.geom.volume with EG3D's activations; nothing of t3d is imported. As a program it is the other half of
+maths as t3d.geom.volume with EG3D's activations; of t3d it imports the meter of memory alone. As a program it is the other half of
 `t3d bench render`: it reads one JSON request a line (`shape`, then `run`) and answers with milliseconds.
 """
 
@@ -12,6 +12,8 @@ import time
 
 import torch
 import torch.nn.functional as F
+
+from t3d.train import memory
 
 AXES = {'orthogonal': ((0, 1), (0, 2), (2, 1)), 'legacy': ((0, 1), (0, 2), (2, 0))}
 
@@ -139,6 +141,8 @@ def main():
             runs = workload(request['shape'])
             where = f'{torch.get_default_device()}, best of 1 and {torch.get_num_threads()} threads'
             answer = {'is': f'torch {torch.__version__}, {where}'}
+        elif 'memory' in request:
+            answer = {'mib': memory.peak_growth(runs[request['memory']])}
         else:
             torch.set_num_threads(request['threads'])
             start = time.perf_counter()
