@@ -1,8 +1,8 @@
 """A plain PyTorch triplane renderer: the peer that t3d's renderer is measured against and compared with.
 
 Ordinary eager PyTorch: grid_sample on the three planes, mean, a two-layer MLP, two passes, sort and gather, cumprod. The same
-maths as t3d.geom.volume with EG3D's activations; of t3d it imports the meter of memory alone. As a program it is the other half of
-`t3d bench render`: it reads one JSON request a line (`shape`, then `run`) and answers with milliseconds.
+maths as t3d.geom.volume with EG3D's activations; of t3d it imports the meter of memory alone. As a program it is the other
+half of `t3d bench render`: it reads one JSON request a line (`shape`, then `run`) and answers with milliseconds.
 """
 
 import json
