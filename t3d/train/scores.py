@@ -8,7 +8,8 @@
     align               retrieval of the caption by offline judges, from installed packages
 
 The shuffled control of a score of pairs (psnr, ssim, clip, align) takes the truth or the caption of another object; that of a
-distance between sets mixes their members, which gives its value where there is no difference, at the same n.
+distance between sets mixes their members, which gives its value where there is no difference, at the same n. Renders of the
+same scenes from the same cameras as the truth can lie below that: two independent draws differ more.
 """
 
 import difflib
