@@ -2,7 +2,7 @@
 
     t3d bench unet                                  # a small network of the same layout, seconds
     t3d bench unet --sizes sd21                     # Stable Diffusion 2.1, 4 latents of 32 x 32, minutes
-    t3d bench unet --sizes sd21 --batch 1 --check   # one forward pass each: difference, time, peak memory; 1 if they differ
+    t3d bench unet --sizes sd21 --batch 1 --check   # one warm pass each: difference, time, peak memory; 1 if they differ
 
 Both networks have the same random weights, each a function of its name, so that no file passes between the processes. The full
 size needs about 4 GiB for the weights in each process, and the activations. The rules of measurement are those of
@@ -110,11 +110,11 @@ def measure(shape: dict, dtype: str, peer, repeats: int, exact: bool) -> dict:
 
     Args:
       peer: a started bench.Peer of PEER, or None.
-      repeats: runs after the one that does not count; 0 counts the first.
+      repeats: runs after the one that does not count.
       exact: float32 products on accelerators that would round them.
     """
     forget_peak()
-    threads = bench.THREADS if repeats else bench.THREADS[-1:]
+    threads = bench.THREADS[-1:] if exact else bench.THREADS
     theirs = {count: [] for count in threads} if peer else {}
     request = {**shape, 'dtype': dtype, 'device': jax.default_backend(), 'exact': exact}
     peer_is = peer.ask(request)['is'] if peer else None
@@ -133,8 +133,7 @@ def measure(shape: dict, dtype: str, peer, repeats: int, exact: bool) -> dict:
     peak = peak_mib()
     if peer:
         difference = _difference(program.call({'params': params}, *arguments), peer)
-    first = 1 if repeats else 0
-    ours, theirs = bench.timing(ours[first:]), [bench.timing(found[first:]) for found in theirs.values()]
+    ours, theirs = bench.timing(ours[1:]), [bench.timing(found[1:]) for found in theirs.values()]
     model_flops = flops.count(unet.apply, {'params': params}, *arguments)
     return {
         'dtype': dtype,
@@ -180,7 +179,7 @@ def _arguments(argv):
     parser.add_argument('--batch', type=int, help='latents at once, instead of 4')
     parser.add_argument('--dtype', default='float32', choices=sorted(TOLERANCE), help='of weights and products')
     parser.add_argument('--repeats', type=int, default=7)
-    parser.add_argument('--check', action='store_true', help='one pass each; ends with 1 if the outputs differ')
+    parser.add_argument('--check', action='store_true', help='one warm pass each; ends with 1 if the outputs differ')
     parser.add_argument('--no-peer', action='store_true', help='without diffusers')
     parser.add_argument('--json', help='also write the figures to this file')
     args = parser.parse_args(argv)
@@ -210,7 +209,7 @@ def unet_bench(argv=None) -> int:
             print(f'nothing to compare with: {why_not}')
             return 1
         try:
-            results[size] = measure(shape, args.dtype, peer, 0 if args.check else args.repeats, args.check)
+            results[size] = measure(shape, args.dtype, peer, 1 if args.check else args.repeats, args.check)
         finally:
             if peer:
                 peer.close()
