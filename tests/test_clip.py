@@ -1,5 +1,6 @@
 """The CLIP towers against transformers on random weights, their parameter counts, and what reads their outputs."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,9 +170,18 @@ def test_images_are_prepared_as_transformers_does(transformers, shape):
     np.testing.assert_allclose(got, wanted, atol=1.5 / 255 / 0.26)
 
 
-def test_a_wrong_epsilon_fails_the_probe(transformers, ids, monkeypatch):
-    """The low-variance probe sees every norm: each one alone with Flax's default epsilon leaves the tolerance."""
-    import flax.linen as nn
+def wrong_epsilon(monkeypatch, bad):
+    """Gives the norm named `bad` Flax's default epsilon instead of CLIP's."""
+    real = nn.LayerNorm
+
+    def norm(epsilon, name, dtype):
+        return real(1e-6 if name == bad else epsilon, dtype=dtype, name=name)
+
+    monkeypatch.setattr(clip.nn, 'LayerNorm', norm)
+
+
+@pytest.mark.parametrize('bad', ['norm_1', 'norm_2', 'final_norm'])
+def test_a_wrong_epsilon_fails_the_text_probe(transformers, ids, monkeypatch, bad):
     import torch
 
     theirs, module = text_pair(transformers, 'gelu')
@@ -179,9 +189,22 @@ def test_a_wrong_epsilon_fails_the_probe(transformers, ids, monkeypatch):
     with torch.no_grad():
         wanted = theirs(torch.from_numpy(ids).long()).last_hidden_state.numpy()
     params = text_params(theirs, module)[0]
-    real = nn.LayerNorm
-    for name in ('norm_1', 'norm_2', 'final_norm'):
-        wrong = lambda epsilon, name, dtype, bad=name: real(1e-6 if name == bad else epsilon, dtype=dtype, name=name)  # noqa: E731
-        monkeypatch.setattr(clip.nn, 'LayerNorm', wrong)
-        error = np.abs(module.apply({'params': params}, ids) - wanted).max() / np.abs(wanted).max()
-        assert error > 3e-5, (name, error)
+    wrong_epsilon(monkeypatch, bad)
+    error = np.abs(jax.jit(module.apply)({'params': params}, ids) - wanted).max() / np.abs(wanted).max()
+    assert error > 3e-5, error
+
+
+@pytest.mark.parametrize('bad', ['pre_norm', 'norm_1', 'norm_2', 'post_norm'])
+def test_a_wrong_epsilon_fails_the_vision_probe(transformers, monkeypatch, bad):
+    import torch
+
+    theirs = quiet(randomize(transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**VISION))))
+    module = convert_clip.vision_module(VISION, 24)
+    images = np.random.default_rng(1).normal(size=(2, 42, 42, 3)).astype(np.float32)
+    with torch.no_grad():
+        out = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+    params = vision_params(theirs, module)
+    wrong_epsilon(monkeypatch, bad)
+    got = jax.jit(module.apply)({'params': params}, images)
+    pairs = (got.hidden, out.last_hidden_state.numpy()), (got.pooled, out.image_embeds.numpy())
+    assert max(np.abs(a - b).max() / np.abs(b).max() for a, b in pairs) > 3e-5

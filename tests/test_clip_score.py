@@ -93,3 +93,29 @@ def test_towers_from_a_folder_give_the_vectors_of_transformers(tmp_path):
     np.testing.assert_allclose(texts, out.text_embeds.numpy(), atol=2e-6)
     report = clip_score.evaluate(ours, texts, np.arange(3), extractor='random')
     assert report.n == 6 and report.candidates == 5
+
+
+@pytest.mark.slow
+def test_the_true_shapes_of_vit_b_32(tmp_path):
+    """151 million random parameters in the layout of the released folder: 77 tokens, 224 pixels, 7 x 7 patches."""
+    torch, transformers = pytest.importorskip('torch'), pytest.importorskip('transformers')
+    from t3d.checkpoint import convert_clip
+    from t3d.core import tree as trees
+    from t3d.nets import clip_vision
+
+    torch.manual_seed(0)
+    theirs = transformers.CLIPModel(transformers.CLIPConfig()).eval()  # its defaults are ViT-B/32
+    theirs.save_pretrained(tmp_path)
+    towers = convert_clip.load_clip(tmp_path)
+    count = trees.count((towers.text_params, towers.vision_params)) + towers.text_projection.size
+    assert count + 1 == sum(value.numel() for value in theirs.parameters())  # and the temperature
+    tokens = random.integers(0, 49000, (2, 77))
+    tokens[:, 20:] = 49407
+    pictures = random.uniform(size=(2, 224, 224, 3)).astype(np.float32)
+    ours = clip_score.image_vectors(towers.vision, towers.vision_params, pictures, batch=2)
+    texts = clip_score.text_vectors(towers.text, towers.text_params, tokens, towers.text_projection, end=towers.end, batch=2)
+    pixels = np.asarray(clip_vision.prepare(pictures)).transpose(0, 3, 1, 2).copy()
+    with torch.no_grad():
+        out = theirs(input_ids=torch.from_numpy(tokens), pixel_values=torch.from_numpy(pixels))
+    np.testing.assert_allclose(ours, out.image_embeds.numpy(), atol=2e-6)
+    np.testing.assert_allclose(texts, out.text_embeds.numpy(), atol=2e-6)
