@@ -114,8 +114,7 @@ def measure(shape: dict, dtype: str, peer, repeats: int, exact: bool) -> dict:
       exact: float32 products on accelerators that would round them.
     """
     forget_peak()
-    threads = bench.THREADS[-1:] if exact else bench.THREADS
-    theirs = {count: [] for count in threads} if peer else {}
+    theirs = {count: [] for count in bench.THREADS} if peer else {}
     request = {**shape, 'dtype': dtype, 'device': jax.default_backend(), 'exact': exact}
     peer_is = peer.ask(request)['is'] if peer else None
     kind = jnp.dtype(dtype)
