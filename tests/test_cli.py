@@ -12,7 +12,8 @@ from t3d.core.errors import UsageError
 from t3d.parallel import devices
 from t3d.train import evaluate, inference
 
-COMMANDS = ('generate', 'train', 'export', 'render', 'view', 'eval', 'weights', 'bench', 'data', 'configs', 'info', 'doctor')
+COMMANDS = ('generate', 'train', 'export', 'render', 'view', 'eval', 'sample2d', 'weights', 'bench', 'data', 'configs', 'info')
+COMMANDS += ('doctor',)
 TINY = 'configs/instant3d.py:tiny'
 
 
