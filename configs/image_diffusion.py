@@ -6,7 +6,7 @@
 |---|---|---|---|
 | `tiny` | toy, single objects, 32 px | SD-shaped UNet on 4 x 4 patches, 64-96 channels | two CPU cores, an hour |
 | `base` | furniture, 64 px | 128-512 channels | one large GPU |
-| `pod` | furniture, 64 px, batch 2,048 | Stable Diffusion 2.1's network, pixels in place of latents | v5e-64 or 32 x H100 class |
+| `pod` | furniture, 64 px, batch 2,048 | Stable Diffusion 2.1's, pixels in place of latents | v5e-64 or 32 x H100 class |
 """
 
 import ml_collections
@@ -110,10 +110,13 @@ def pod() -> ml_collections.ConfigDict:
     config.batch = 2048
     config.patch = 1
     config.text.update(length=77, width=1024, layers=23, heads=16, activation='gelu', embedding_scale=0.02)
-    config.unet.update(
+    config.unet = dict(
         block_out_channels=(320, 640, 1280, 1280),
+        layers_per_block=2,
         attention_head_dim=(5, 10, 20, 20),
         cross_attention_dim=1024,
+        norm_num_groups=32,
+        use_linear_projection=True,
         attention_levels=(True, True, True, False),
     )
     config.optimizer.update(learning_rate=1e-4)

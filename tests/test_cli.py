@@ -152,7 +152,7 @@ def test_an_interrupt_is_no_error(monkeypatch, capsys):
         ((TINY, 'batch'), "override 'batch': wanted name=value, for example batch=16."),
         ((TINY, 'batch=many'), 'batch=many: wanted int (now 8), got str'),
         ((TINY, 'optimizer=1'), "config key 'optimizer' is a group: set one of optimizer.b1, "),
-        ((TINY, 'system=instant3e'), "unknown system 'instant3e': there are instant3d. Did you mean 'instant3d'?"),
+        ((TINY, 'system=instant3e'), "there are image_diffusion, instant3d. Did you mean 'instant3d'?"),
         ((TINY, 'data.name=furnitur'), "unknown data set 'furnitur': wanted one of toy, furniture"),
         ((TINY, 'data.split=tset'), "unknown split 'tset'"),
         ((TINY, 'data.scenes=single'), "unknown toy scenes 'single'"),

@@ -33,6 +33,9 @@ SMALL = (
 )
 
 
+quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})  # compiles in half the time
+
+
 @functools.cache
 def config(*overrides):
     return sources.resolve(configs.load('configs/image_diffusion.py:tiny', [*SMALL, *overrides]))
@@ -43,7 +46,8 @@ def loaded():
     """The small system with random weights: nothing starts at zero, so that every input matters."""
     system = systems.make(config())
     batch = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()}
-    params = system.init(jax.random.key(0), batch).params
+    init = quick(system.init)
+    params = init(jax.random.key(0), batch).params
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
@@ -72,12 +76,12 @@ def test_patches_are_squares_of_pixels_and_come_back():
 def test_dropped_text_is_not_read():
     given = batch()
     other = {**given, 'tokens': np.roll(given['tokens'], 1, axis=0)}
-    network = image_diffusion.Denoiser(config(), tokens.make(config().text))
+    network, params = image_diffusion.Denoiser(config(), tokens.make(config().text)), loaded().params
 
-    @jax.jit
+    @quick
     def loss(batch, share):
         network.drop_text = share
-        return network.loss(loaded().params, batch, jax.random.key(2))[0]
+        return network.loss(params, batch, jax.random.key(2))[0]
 
     assert loss(given, 1.0) == loss(other, 1.0) and loss(given, 0.0) != loss(other, 0.0)
 
@@ -86,8 +90,8 @@ def test_the_loss_is_that_of_v_with_min_snr_weights():
     """One naive pass in numpy around the network's own outputs."""
     given, key = batch(), jax.random.key(3)
     seen = []
-    naive = image_diffusion.Denoiser(config('drop_text=0.0'), lambda prompts: np.asarray(model().empty))
-    predict = jax.jit(naive.predict)
+    naive = image_diffusion.Denoiser(config('drop_text=0.0'), tokens.make(config().text))
+    predict = quick(naive.predict)
     naive.predict = lambda params, x, t, features: seen.append((x, t, predict(params, x, t, features))) or seen[-1][2]
     loss, metrics = naive.loss(loaded().params, given, key)
     noisy, t, output = (np.asarray(value, np.float64) for value in seen[0])
@@ -120,22 +124,22 @@ def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional(
     ids = jnp.asarray(batch()['tokens'][:2])
     noise = jax.random.normal(jax.random.key(5), (2, 16, 16, 3))
     network, params = model(), loaded().params
-    draw = jax.jit(lambda ids, scale: network.sample_from(params, ids, noise, steps=3, scale=scale))
+    draw = quick(lambda ids, scale: network.sample_from(params, ids, noise, steps=3, scale=scale))
     empty = jnp.broadcast_to(model().empty, ids.shape)
     np.testing.assert_allclose(draw(ids, 0.0), draw(empty, 1.0), atol=1e-5)
     assert np.abs(draw(ids, 1.0) - draw(empty, 1.0)).max() > 1e-4
 
 
 def test_a_step_learns_and_previews():
-    system, given = loaded().system, batch()
-    state = system.init(jax.random.key(0), given)
-    step = jax.jit(system.train_step)
+    system, given = systems.make(config('optimizer.warmup=1', 'optimizer.learning_rate=5e-3')), batch()
+    state = quick(system.init)(jax.random.key(0), given)
+    step = quick(system.train_step)
     losses = []
     for n in range(12):
         state, metrics = step(state, given, jax.random.key(n % 3))
         losses.append(float(metrics['loss']))
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
-    images = jax.jit(system.preview)(state.ema, given, jax.random.key(0))
+    images = quick(system.preview)(state.ema, given, jax.random.key(0))
     assert images.shape == (4, 16, 4 * 16, 3)
 
 
@@ -147,7 +151,7 @@ def test_the_oracle_reads_true_pictures_from_cameras_of_its_own():
     for name in ('shape', 'colour', 'size'):
         assert np.mean([a[name] == record['attributes'][name] for a, record in zip(labels, records)]) > 0.95, name
     noise = np.random.default_rng(0).uniform(size=(4, 24, 24, 3))
-    assert distance.max() < 0.1 < judge.read(noise)[1].min()
+    assert distance.mean() < 0.06 and judge.read(noise)[1].min() > 0.3
 
 
 def test_scores_of_samples_have_their_controls(monkeypatch):

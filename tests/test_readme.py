@@ -60,8 +60,8 @@ def reader(monkeypatch, tmp_path):
     monkeypatch.setenv('T3D_DATA', str(tmp_path / 'data'))
     monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
     monkeypatch.setattr(plan, 'compiled', lambda *args: ['train step compiled'])
-    loaded = small_run.loaded()
-    monkeypatch.setattr(inference, 'load', lambda folder=None, system=None: loaded)
+    loaded, load = small_run.loaded(), inference.load
+    monkeypatch.setattr(inference, 'load', lambda folder=None, system=None: load(system=system) if system else loaded)
 
 
 def test_the_pages_have_commands():
