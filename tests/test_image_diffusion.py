@@ -127,6 +127,8 @@ def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional(
     draw = quick(lambda ids, scale: network.sample_from(params, ids, noise, steps=3, scale=scale))
     empty = jnp.broadcast_to(model().empty, ids.shape)
     np.testing.assert_allclose(draw(ids, 0.0), draw(empty, 1.0), atol=1e-5)
+    alone = quick(lambda ids: network.sample_from(params, ids, noise, steps=3, scale=1.0))
+    np.testing.assert_allclose(draw(ids, 1.0), alone(ids), atol=1e-5)
     assert np.abs(draw(ids, 1.0) - draw(empty, 1.0)).max() > 1e-4
 
 

@@ -145,12 +145,16 @@ class Denoiser:
 
     def sample_from(self, params, ids, noise, *, steps: int, scale: float):
         """`sample` from given noise [B, S, S, 3]."""
-        text, none = self.features(params, ids), self.features(params, jnp.broadcast_to(self.empty, ids.shape))
+        text = self.features(params, ids)
 
         def predict(x, t, features):
             return self.predict(params, x, jnp.broadcast_to(t, x.shape[:1]), features)
 
-        denoise = guidance.guided(predict, text, none, scale)
+        if isinstance(scale, float) and scale == 1.0:  # the conditional model alone, at half the cost
+            denoise = lambda x, t: predict(x, t, text)
+        else:
+            none = self.features(params, jnp.broadcast_to(self.empty, ids.shape))
+            denoise = guidance.guided(predict, text, none, scale)
         found = samplers.ddim(denoise, self.schedule, noise, steps=steps)
         return jnp.clip(0.5 + 0.5 * found, 0.0, 1.0)
 

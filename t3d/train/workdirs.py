@@ -14,7 +14,17 @@ from t3d.core import config as configs
 from t3d.core import environment
 from t3d.core.errors import UsageError
 
-FREE = ('steps', 'log_every', 'preview_every', 'checkpoint', 'mesh', 'fsdp_floor', 'loader', 'export')  # may change on resume
+FREE = ('steps', 'log_every', 'preview_every', 'checkpoint', 'mesh', 'fsdp_floor', 'loader', 'export', 'sample')  # on resume
+    'steps',
+    'log_every',
+    'preview_every',
+    'checkpoint',
+    'mesh',
+    'fsdp_floor',
+    'loader',
+    'export',
+    'sample',
+)  # may change on resume
 
 
 def prepare(workdir, config):
