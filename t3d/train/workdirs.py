@@ -15,16 +15,6 @@ from t3d.core import environment
 from t3d.core.errors import UsageError
 
 FREE = ('steps', 'log_every', 'preview_every', 'checkpoint', 'mesh', 'fsdp_floor', 'loader', 'export', 'sample')  # on resume
-    'steps',
-    'log_every',
-    'preview_every',
-    'checkpoint',
-    'mesh',
-    'fsdp_floor',
-    'loader',
-    'export',
-    'sample',
-)  # may change on resume
 
 
 def prepare(workdir, config):
