@@ -8,7 +8,7 @@ def sample2d(command) -> None:
     for name, kind, default, text in (
         ('--steps', int, 30, 'of the sampler'),
         ('--sampler', str, 'ddim', 'ddim, ddpm, dpm'),
-        ('--guidance', float, 7.5, '1 for none'),
+        ('--guidance', float, None, "1 for none (default: the model's own, 7.5 for Stable Diffusion)"),
         ('--seed', int, 0, 'of the noise'),
         ('--size', int, None, "pixels per side (default: the model's own)"),
         ('--negative', str, '', 'what to steer away from'),

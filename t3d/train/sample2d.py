@@ -28,13 +28,14 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 class Settings(NamedTuple):
     """How to sample.
 
-    steps: network calls are twice that with guidance, in one batch. sampler: one of SAMPLERS. guidance: 1 is none.
+    steps: network calls are twice that with guidance, in one batch. sampler: one of SAMPLERS. guidance: 1 is none, None
+    the model's own.
     seed: of the first noise. size: pixels per side, None for the model's own. negative: what to steer away from.
     """
 
     steps: int = 30
     sampler: str = 'ddim'
-    guidance: float = 7.5
+    guidance: float | None = None
     seed: int = 0
     size: int | None = None
     negative: str = ''
@@ -50,6 +51,7 @@ class Model(NamedTuple):
       decode: (params, x) -> images [B, H, W, 3], about [-1, 1].
       shape: pixels per side -> (H, W, C) of x; raises UsageError for a side it cannot make.
       native: pixels per side it was trained at.
+      guidance: the scale to take where none is asked for.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Model(NamedTuple):
     decode: Callable
     shape: Callable
     native: int
+    guidance: float = 7.5  # usual for Stable Diffusion
 
 
 def open_model(folder, *, variant: str | None = None, dtype=jnp.float32) -> Model:
@@ -85,7 +88,7 @@ def sample(model: Model, prompts: list[str], settings: Settings, noise=None) -> 
     Args:
       noise: the first x, [B, H, W, C] standard normal; None draws it from the seed.
     """
-    check(model, settings)
+    settings = completed(model, settings)
     ids, empty = model.tokenize(prompts), model.tokenize([settings.negative])
     key_noise, key_steps = jax.random.split(jax.random.key(settings.seed))
     shape = (len(prompts), *model.shape(settings.size or model.native))
@@ -99,8 +102,10 @@ def sample(model: Model, prompts: list[str], settings: Settings, noise=None) -> 
     return _decode(model.decode, model.params, x)
 
 
-def check(model: Model, settings: Settings) -> None:
-    """UsageError for settings that cannot be sampled with."""
+def completed(model: Model, settings: Settings) -> Settings:
+    """The settings with the model's own guidance where none is given; UsageError for those that cannot be sampled with."""
+    if settings.guidance is None:
+        settings = settings._replace(guidance=model.guidance)
     if settings.sampler not in SAMPLERS:
         raise UsageError(f'Unknown sampler {settings.sampler!r}: choose one of {", ".join(SAMPLERS)}.')
     if not 1 <= settings.steps <= model.schedule.length:
@@ -110,6 +115,7 @@ def check(model: Model, settings: Settings) -> None:
     if not np.isfinite(settings.guidance):
         raise UsageError(f'--guidance {settings.guidance}: wanted a number; 1 is none, 7.5 is usual.')
     model.shape(settings.size or model.native)
+    return settings
 
 
 def write_png(path, image, prompt: str, settings: Settings, model: Model) -> None:
@@ -135,7 +141,7 @@ def run(prompt: str, weights, out, settings: Settings, *, variant: str | None = 
         raise UsageError(f'--dtype {dtype}: choose one of {", ".join(DTYPES)}.')
     start = time.perf_counter()
     model = open_model(weights, variant=variant, dtype=jnp.dtype(dtype))
-    loaded = time.perf_counter()
+    loaded, settings = time.perf_counter(), completed(model, settings)
     image = jax.block_until_ready(sample(model, [prompt], settings)[0])
     if not bool(jnp.isfinite(image).all()):
         raise UsageError(
@@ -228,4 +234,5 @@ def _of_system(folder) -> Model:
     def decode(params, x):
         return x
 
-    return Model(loaded.name, loaded.params, net.schedule, tokenize, net.features, net.predict, decode, shape, net.size)
+    own = loaded.config.sample.guidance
+    return Model(loaded.name, loaded.params, net.schedule, tokenize, net.features, net.predict, decode, shape, net.size, own)
