@@ -1,5 +1,6 @@
 """Training the judge's head: made-up encoders that see shape and colour of made-up furniture."""
 
+import importlib
 import zlib
 
 import jax
@@ -10,6 +11,7 @@ from t3d.checkpoint import judges, weights
 from t3d.core.errors import UsageError
 from t3d.data import captions
 from t3d.metrics import align
+from t3d.parallel import devices
 from t3d.train import align_head
 
 NOUNS = [f'{a}{b}' for a in ('lamp', 'chair', 'table', 'shelf', 'sofa') for b in ('let', 'board', 'stand', 'bench')]
@@ -55,23 +57,90 @@ def test_a_head_names_colours_of_unseen_nouns(examples, tmp_path):
         align_head.load(tmp_path)
 
 
-def test_examples_are_read_from_records(monkeypatch):
-    class Source:
-        def __len__(self):
-            return 5
+class Source:
+    """Half red, half nothing; every object another noun. `kind` is the place of its colour in the palette."""
 
-        def __getitem__(self, index):
-            image = np.zeros((16, 6, 6, 4), np.uint8)
-            image[:, :, :3] = [200, 30, 30, 255]  # half red, half nothing
-            return {'image': image, 'attributes': {'noun': f'thing {index}', 'colour': 'red'}}
+    def __init__(self, split='train', kinds=(0,), count=5):
+        self.split, self.kinds, self.count = split, kinds, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        kind = self.kinds[index % len(self.kinds)]
+        image = np.zeros((16, 6, 6, 4), np.uint8)
+        image[:, :, :3, :3] = np.asarray(255 * np.asarray(captions.PALETTE[PALETTE[kind]]), np.uint8)
+        image[:, :, :3, 3] = 255
+        return {'image': image, 'attributes': {'noun': f'{self.split}thing{index}', 'colour': PALETTE[kind]}}
+
+
+def test_examples_are_read_from_records():
+    calls = []
 
     def encode(pictures):
-        assert pictures.shape == (4, 6, 6, 3) and pictures[0, 0, 5].tolist() == [1.0, 1.0, 1.0]
-        return np.ones((4, 3)), np.zeros((4, 7))
+        assert pictures.shape[1:] == (6, 6, 3) and (pictures[:, 0, 5] == 1.0).all() and pictures[0, 0, 0, 1] < 0.2
+        calls.append(len(pictures))
+        return np.arange(len(pictures))[:, None] * np.ones((1, 3)), np.zeros((len(pictures), 7))
 
-    found = align_head.examine(Source(), encode, limit=3)
+    found = align_head.examine(Source(), encode, limit=3, batch=2)
+    assert calls == [8, 4]  # two objects of four views, then one
     assert found.pooled.shape == (3, 4, 3) and found.logits.shape == (3, 4, 7) and len(set(found.nouns)) == 3
+    assert found.pooled[..., 0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]]
     assert found.histograms[0, 0, captions.COLOURS.index('red')] == 1.0 and found.histograms[0, 0].sum() == 1.0
+    with pytest.raises(UsageError, match='limit of at least 1'):
+        align_head.examine(Source(), encode, limit=0)
+
+
+def colour_seen(images):
+    """Pooled features: the mean colour of what is not white; logits that know nothing."""
+    front = np.abs(images - 1.0).max(-1) > 0.05
+    mean = (images * front[..., None]).sum((1, 2)) / np.maximum(front.sum((1, 2)), 1)[:, None]
+    return np.repeat(mean, 4, axis=1), np.zeros((len(images), len(NOUNS)))
+
+
+def test_the_command_trains_a_head_that_names_colours(monkeypatch, tmp_path, capsys):
+    launcher = importlib.import_module('launch.align_head')
+    monkeypatch.setattr(judges, 'imagenet_names', lambda: NOUNS)
+    monkeypatch.setattr(judges, 'image_encoder', lambda: colour_seen)
+    monkeypatch.setattr(judges, 'text_encoder', lambda: encode_texts)
+    monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
+    made = lambda data, split: Source(split, range(8), 32 if split == 'train' else 12)  # noqa: E731
+    monkeypatch.setattr(align_head.furniture_source, 'FurnitureSource', made)
+    out = tmp_path / 'head'
+    launcher.main(['--out', str(out), '--steps', '200', '--limit', '24', '--unseen', '8'])
+    printed = capsys.readouterr().out
+    for name in ('align/r1', 'align/r5', 'align/r10', 'align/auc'):
+        assert f'unseen nouns: {name} ' in printed
+    assert 'n=16, 16 prompts' in printed and 'n=16, 8 prompts' in printed and '(shuffled ' in printed
+    assert align.UNTRAINED in printed and align.TRAINED in printed and '--align-head' in printed
+    kept = weights.load(out)[1]
+    assert (kept['examples'], kept['unseen_nouns']['head/r1_candidates']) == (24, 16)
+    assert kept['unseen_nouns']['conse/colour_acc'] < 0.5 < 0.7 < kept['unseen_nouns']['head/colour_acc']
+
+    prompts = [f'a 3D model of a{"n" * (word[0] == "o")} {word} lamp' for word in PALETTE]
+    shown = np.stack([Source('x', range(8), 8)[k]['image'][:2] for k in range(8)]) / np.float32(255)
+    shown = shown[..., :3] * shown[..., 3:] + 1.0 - shown[..., 3:]
+    reports = align_head.judge_pictures(align_head.load(out), shown, prompts, colour_seen, encode_texts, colours=True)
+    assert [report.extractor for report in reports] == 2 * [align.TRAINED]
+    assert reports[0].values['align/r1'] > 0.7 > 0.3 > reports[0].shuffled['align/r1'] and reports[0].candidates == 8
+    assert reports[1].values['align/colour_acc'] > 0.7 and (reports[1].n, reports[1].candidates) == (8, 8)
+    assert len(align_head.judge_pictures(None, shown, prompts, colour_seen, encode_texts)) == 1  # colours are not asked for
+
+    monkeypatch.undo()
+    monkeypatch.setattr(judges, '_find', lambda wanted: None)
+    with pytest.raises(SystemExit) as stopped:
+        launcher.main(['--out', str(out)])
+    assert stopped.value.code == 2 and 'pip install --no-deps' in capsys.readouterr().err
+
+
+def test_prompts_become_photos_in_every_colour():
+    assert align_head.photo('a 3D model of an armchair') == align_head.photo('an armchair') == 'a photo of an armchair'
+    versions = align_head.recoloured('a photo of a red cube')
+    assert versions[:2] == ['a photo of a red cube', 'a photo of an orange cube'] and len(versions) == 8
+    assert align_head.recoloured('a photo of an orange cube')[0] == 'a photo of a red cube'
+    assert align_head.recoloured('a photo of white flowers')[:2] == ['a photo of red flowers', 'a photo of orange flowers']
+    for none in ('a photo of a cube', 'a photo of a red cone on top of a blue cube', 'a photo of a beige sofa'):
+        assert align_head.recoloured(none) is None
 
 
 def test_phrases_have_their_article():

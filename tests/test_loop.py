@@ -140,9 +140,9 @@ def test_first_signal_finishes_the_step_saves_and_previews(whole, tmp_path, numb
 
 def test_second_signal_stops_at_once():
     with pytest.raises(KeyboardInterrupt), signals.Stop() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert stop.requested
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_non_finite_loss_names_part_step_and_checkpoint(tmp_path):

