@@ -86,15 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     view.add_argument('prompt', nargs='*')
     view.add_argument('--port', type=int, default=8080)
 
-    evaluate = add('eval', _evaluate, 'scores of a run, with their controls')
-    evaluate.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
-    evaluate.add_argument('--metrics', metavar='A,B', help='psnr, ssim, fid, kid, fid_tiny, fd_effnet, clip, align, ...')
-    evaluate.add_argument('--inception-weights', metavar='FILE', help='FID Inception-v3 as safetensors, for fid and kid')
-    evaluate.add_argument('--clip-weights', metavar='DIR', help='folder of a CLIPModel, for clip')
-    evaluate.add_argument('--limit', type=int, help='at most this many objects or scenes')
-    evaluate.add_argument('--split', help='of a built data set: train (default), validation, test, test_combo')
-    evaluate.add_argument('--json', help='also write the scores here')
-
+    flags.evaluate(add('eval', _evaluate, 'scores of a run, with their controls'))
     flags.sample2d(add('sample2d', _sample2d, 'text to image, with Stable Diffusion weights of your own or image_diffusion'))
 
     weights = add('weights', _weights, 'a run as a folder to share; `t3d weights check DIR`: what real weights hold')
@@ -270,7 +262,7 @@ def _evaluate(args) -> None:
     names = scores.check([name.strip() for name in args.metrics.split(',')]) if args.metrics else []
     loaded, which = inference.load(args.run), {'limit': args.limit, 'split': args.split}
     if names:
-        weights = {'inception_weights': args.inception_weights, 'clip_weights': args.clip_weights}
+        weights = {name: getattr(args, name) for name in ('inception_weights', 'clip_weights', 'align_head')}
         found = scores.evaluate(loaded, names, print, **weights, **which)
     else:
         found = evaluate.evaluate(loaded, print, **which)

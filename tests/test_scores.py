@@ -191,13 +191,14 @@ def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch, tm
     assert 'fd_effnet' not in found and abs(found['kd_effnet']) < 1e-2 and found['kd_effnet_extractor'] == 'EfficientNet-Lite0'
     assert any('fd_effnet of 192 images over 1280 features' in line for line in lines)
 
-    ones = np.ones((4, scores.EFFNET), np.float32)
+    pooled = np.random.default_rng(0).random((4, scores.EFFNET), np.float32)
     captions, key = np.zeros((4, 1), int), jax.random.key(0)
-    head = align.fit(ones, np.eye(8, dtype=np.float32)[:4], ones[:, :12], np.eye(8, dtype=np.float32), captions, key, steps=0)
+    eye = np.eye(8, dtype=np.float32)
+    head = align.fit(pooled, eye[:4], pooled[:, :12], eye, captions, key, steps=0)
     weights.save(tmp_path / 'head', align_head._tree(head), {'kind': 'align head'})
     other = scores.evaluate(truth, ['align'], align_head=str(tmp_path / 'head'))
     assert other['align/r1_extractor'] == align.TRAINED and other['align/colour_acc_n'] == 32
-    assert other['align/auc'] > 0.6 and other['align/auc'] != found['align/auc']  # a head that has learned nothing yet
+    assert other['align/auc'] > 0.55 and other['align/auc'] != found['align/auc']  # a head that has learned nothing yet
     with monkeypatch.context() as patch, pytest.raises(UsageError, match=r'launch\.align_head --out DIR'):
         patch.setattr(scores, 'pictures', lambda *args, **options: pytest.fail('rendered'))
         scores.evaluate(truth, ['align'], align_head=str(small_run.folder()))

@@ -14,7 +14,8 @@ with a head trained on the other nouns .333/.568/.697, .877. Colour among 8, uns
     classes = encode_texts([f'a photo of a {name}' for name in judges.imagenet_names()])
     pooled, logits = encode_images(renders)
     vectors = align.conse(logits, classes)
-    report = align.evaluate(vectors, encode_texts(prompts), own, extractor=align.UNTRAINED)
+    texts = encode_texts([f'a photo of {prompt}' for prompt in prompts])
+    report = align.evaluate(vectors, texts, own, extractor=align.UNTRAINED)
 """
 
 import functools

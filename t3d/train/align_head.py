@@ -1,7 +1,8 @@
-"""Trains the head of the offline judge (metrics/align.py) on built furniture, and says how good it is on unseen nouns.
+"""The offline judge (metrics/align.py) at work: on a run's pictures, and its head, trained on built furniture.
 
-A weights folder with the head and its scores is written; `load` gives the head back. Build the data with recoloured variants
-(`t3d data build furniture --variants 7`), or the head learns no colours that it was not shown.
+`python -m launch.align_head --out DIR` trains one and says how good it is on unseen nouns: it writes a weights folder with the
+head and its scores; `load` gives the head back. Build the data with recoloured variants (`t3d data build furniture
+--variants 7`), or the head learns no colours that it was not shown.
 """
 
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from t3d.data import captions, furniture_source
 from t3d.metrics import align, scores
 
 VIEWS = (1, 11, 4, 7)  # of furniture: two at 30 degrees from the front, two from behind
+BEHIND = 0.05  # of a channel's range: pixels of a render as near as this to the background are none of the object's
+_NAMED = captions.name_colours, len(captions.COLOURS)
 PROMPT = 'a photo of {}'  # reads better than the bare caption: R@1 .118 against .073 (ConSE, 820 objects, 598 nouns)
 
 
@@ -29,18 +32,32 @@ class Examples(NamedTuple):
     colours: np.ndarray  # [N] of str, '' where none is spoken
 
 
-def examine(source, encode_images, *, views=VIEWS, limit: int | None = None) -> Examples:
+def examine(source, encode_images, *, views=VIEWS, limit: int | None = None, batch: int = 8) -> Examples:
     """Runs an image encoder (judges.image_encoder) over a furniture split; the first `limit` of a seeded order."""
     order = np.random.default_rng(0).permutation(len(source))[:limit]
+    if not len(order):
+        raise UsageError('no examples to read: give a limit of at least 1 and a split that is not empty.')
     found = []
-    for index in order:
-        record = source[index]
-        rgba = record['image'][list(views)] / np.float32(255)
-        rgb, alpha = rgba[..., :3], rgba[..., 3:]
-        histogram = align.colour_histogram(rgb, alpha[..., 0], captions.name_colours, len(captions.COLOURS))
-        words = record['attributes']['noun'], record['attributes']['colour']
-        found.append((*encode_images(rgb * alpha + 1.0 - alpha), histogram, *words))
+    for start in range(0, len(order), batch):
+        records = [source[int(index)] for index in order[start : start + batch]]
+        rgba = np.stack([record['image'][list(views)] for record in records]) / np.float32(255)
+        pooled, logits, histograms = describe(encode_images, rgba[..., :3], rgba[..., 3])
+        words = ((record['attributes']['noun'], record['attributes']['colour']) for record in records)
+        found += [(*parts, *said) for *parts, said in zip(pooled, logits, histograms, words)]
     return Examples(*map(np.asarray, zip(*found)))
+
+
+def describe(encode_images, rgb: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pooled features [N, V, 1280], logits [N, V, 1000] and colour histograms [N, V, colours] of views over white.
+
+    Args:
+      rgb: [N, V, S, S, 3] straight colours in [0, 1]; alpha: [N, V, S, S], 1 in front.
+    """
+    shape, colours = rgb.shape[:2], len(captions.COLOURS)
+    histogram = align.colour_histogram(rgb.reshape(-1, *rgb.shape[2:]), alpha.reshape(-1, *alpha.shape[2:]), *_NAMED)
+    pictures = rgb * alpha[..., None] + 1.0 - alpha[..., None]
+    pooled, logits = encode_images(pictures.reshape(-1, *rgb.shape[2:]))
+    return pooled.reshape(*shape, -1), logits.reshape(*shape, -1), histogram.reshape(*shape, colours)
 
 
 def merge(*parts: Examples) -> Examples:
@@ -88,28 +105,103 @@ def judge(head: align.Head | None, examples: Examples, encode_texts) -> list[sco
     return reports
 
 
-def train(out, data=None, *, seed: int = 0, limit: int | None = None, steps: int = 1500, log=print) -> align.Head:
+def judge_pictures(
+    head: align.Head | None,
+    shown: np.ndarray,
+    prompts: list[str],
+    encode_images,
+    encode_texts,
+    *,
+    background: float = 1.0,
+    colours: bool = False,
+) -> list[scores.Report]:
+    """Retrieval of each prompt among the different ones by its pictures; None judges by ConSE alone.
+
+    Pixels within `BEHIND` of the background count as none in the colour histogram, and are shown white as in training.
+
+    Args:
+      shown: [N, V, S, S, 3] in [0, 1]: the V views of an object are judged together.
+      prompts: [N]; asked for in the form `photo`.
+      background: grey level behind the objects.
+      colours: also `align/colour_acc`, over the prompts that speak exactly one colour of the palette; none if none does.
+    """
+    name = align.UNTRAINED if head is None else align.TRAINED
+    front = np.abs(shown - background).max(-1) > BEHIND
+    pooled, logits, histograms = describe(encode_images, shown, front.astype(np.float32))
+    vectors = align.conse(logits, _classes(encode_texts))
+    if head is not None:
+        vectors = align.embed_images(head, pooled.mean(1), vectors, histograms.mean(1))
+
+    def read(phrases):
+        texts = encode_texts(phrases)
+        return texts if head is None else align.embed_texts(head, texts)
+
+    phrases = [photo(prompt) for prompt in prompts]
+    different = list(dict.fromkeys(phrases))
+    own = np.array([different.index(phrase) for phrase in phrases])
+    reports = [align.evaluate(vectors, read(different), own, extractor=name)]
+    asked = [recoloured(phrase) for phrase in different]
+    spoken = np.array([asked[k] is not None for k in own])
+    if colours and spoken.any():
+        true = np.array([asked[k].index(different[k]) for k in own[spoken]])
+        used = [k for k, versions in enumerate(asked) if versions]
+        texts = read([text for k in used for text in asked[k]]).reshape(len(used), len(captions.PALETTE), -1)
+        texts = texts[np.searchsorted(used, own[spoken])]
+        reports.append(align.colour_accuracy(vectors[spoken], texts, true, extractor=name))
+    return reports
+
+
+def photo(prompt: str) -> str:
+    """'a photo of a red cube' of 'a red cube' and of 'a 3D model of a red cube': the form that the judge reads best."""
+    return PROMPT.format(prompt.removeprefix('a 3D model of '))
+
+
+def recoloured(phrase: str) -> list[str] | None:
+    """The phrase in each colour of the palette, with its article; None unless exactly one word of it is such a colour."""
+    words = phrase.split()
+    places = [k for k, word in enumerate(words) if word in captions.PALETTE]
+    if len(places) != 1:
+        return None
+    (place,), versions = places, []
+    for colour in captions.PALETTE:
+        changed = [*words[:place], colour, *words[place + 1 :]]
+        if place and words[place - 1] in ('a', 'an'):
+            changed[place - 1] = 'an' if colour[0] in 'aeiou' else 'a'
+        versions.append(' '.join(changed))
+    return versions
+
+
+def train(
+    out, data=None, *, seed: int = 0, limit: int | None = None, unseen: int | None = None, steps: int = 1500, log=print
+) -> align.Head:
     """Fits a head on the split `train` of furniture, reports on unseen nouns, writes the weights folder `out`.
 
     Args:
       data: folder of the built data; None looks where `t3d data build` writes.
-      limit: examples of each split, to save time.
+      limit: at most this many examples to learn from, to save time.
+      unseen: at most this many examples of each of the splits `val` and `test`.
     """
     encode_images, encode_texts = judges.image_encoder(), judges.text_encoder()
+    sources = {split: furniture_source.FurnitureSource(data, split) for split in ('train', 'val', 'test')}
 
-    def read(split):
-        log(f'reading furniture/{split}')
-        return examine(furniture_source.FurnitureSource(data, split), encode_images, limit=limit)
+    def read(split, most):
+        count = min(len(sources[split]), len(sources[split]) if most is None else most)
+        log(f'reading {count} examples of furniture/{split}, {len(VIEWS)} views each')
+        return examine(sources[split], encode_images, limit=most)
 
-    unseen = merge(read('val'), read('test'))
-    head = fit(read('train'), encode_texts, jax.random.key(seed), steps=steps)
-    figures = {}
+    learned = read('train', limit)
+    head = fit(learned, encode_texts, jax.random.key(seed), steps=steps)
+    held_out, figures = merge(read('val', unseen), read('test', unseen)), {}
     for which, given in (('conse', None), ('head', head)):
-        for report in judge(given, unseen, encode_texts):
+        for report in judge(given, held_out, encode_texts):
             log('\n'.join(f'unseen nouns: {line}' for line in report.lines()))
             figures |= {f'{which}/{name.partition("/")[2]}': value for name, value in report.values.items()}
             figures |= {f'{which}/{name.partition("/")[2]}_shuffled': value for name, value in report.shuffled.items()}
-    weights.save(out, _tree(head), {'kind': 'align head', 'seed': seed, 'unseen_nouns': figures})
+            figures |= {f'{which}/{name.partition("/")[2]}_n': report.n for name in report.values}
+            figures |= {f'{which}/{name.partition("/")[2]}_candidates': report.candidates for name in report.values}
+    about = {'seed': seed, 'steps': steps, 'examples': len(learned.nouns), 'nouns': len(set(learned.nouns.tolist()))}
+    weights.save(out, _tree(head), {'kind': 'align head', **about, 'unseen_nouns': figures})
+    log(f'wrote {out}: use it by `t3d eval RUN --metrics align --align-head {out}`')
     return head
 
 
@@ -117,11 +209,13 @@ def load(folder) -> align.Head:
     """The head that `train` wrote.
 
     Raises:
-      UsageError: the folder holds something else.
+      UsageError: the folder holds nothing, or something else.
     """
+    hint = 'Give --align-head a folder that `python -m launch.align_head --out DIR` wrote.'
+    weights.require(folder, hint)
     params, config = weights.load(folder)
     if config.get('kind') != 'align head' or set(params) != {'image', 'text', 'log_scale', 'pooled_scale'}:
-        raise UsageError(f'{folder} holds no head of the offline judge: give a folder that align_head.train wrote.')
+        raise UsageError(f'{folder} holds no head of the offline judge. {hint}')
     return align.Head(**jax.tree.map(jnp.asarray, params))
 
 

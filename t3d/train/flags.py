@@ -17,3 +17,15 @@ def sample2d(command) -> None:
         ('--out', str, 'image.png', 'the PNG to write; prompt and settings are in its metadata'),
     ):
         command.add_argument(name, type=kind, default=default, help=f'{text} (default: {default})' if default else text)
+
+
+def evaluate(command) -> None:
+    """Of `t3d eval`, added to its argparse parser."""
+    command.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
+    command.add_argument('--metrics', metavar='A,B', help='psnr, ssim, fid, kid, fid_tiny, fd_effnet, clip, align, ...')
+    command.add_argument('--inception-weights', metavar='FILE', help='FID Inception-v3 as safetensors, for fid and kid')
+    command.add_argument('--clip-weights', metavar='DIR', help='folder of a CLIPModel, for clip')
+    command.add_argument('--align-head', metavar='DIR', help='of python -m launch.align_head, for align (default: no training)')
+    command.add_argument('--limit', type=int, help='at most this many objects or scenes')
+    command.add_argument('--split', help='of a built data set: train (default), val, test, test_combo')
+    command.add_argument('--json', help='also write the scores here')

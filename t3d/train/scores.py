@@ -5,7 +5,8 @@
     fid_tiny, kid_tiny  the same over random convolutions: for small runs of this project, needs no files
     fd_effnet, kd_effnet  the same over EfficientNet-Lite0, from an installed package
     clip                CLIP similarity and R-precision, with the user's weights
-    align               retrieval of the caption by offline judges, from installed packages
+    align               retrieval of the caption, and of its colour where the data know it exactly, by offline judges from
+                        installed packages; with --align-head DIR by a head that `python -m launch.align_head` trained
 
 The shuffled control of a score of pairs (psnr, ssim, clip, align) takes the truth or the caption of another object; that of a
 distance between sets mixes their members, which gives its value where there is no difference, at the same n. Renders of the
@@ -38,7 +39,6 @@ EXTRACTOR |= {FRECHET[name]: features for name, features in EXTRACTOR.items()}
 NAMES = (*PAIRED, *EXTRACTOR, 'clip', 'align')
 EFFNET = 1280  # pooled features of EfficientNet-Lite0
 SAMPLES = 16  # of a caption, from systems that make pictures
-INSTALL = 'pip install "t3d[eval]"'
 
 
 class Pictures(NamedTuple):
@@ -63,6 +63,7 @@ def evaluate(
     *,
     inception_weights: str | None = None,
     clip_weights: str | None = None,
+    align_head: str | None = None,
     limit: int | None = None,
     split: str | None = None,
 ) -> dict[str, float | int | str]:
@@ -75,23 +76,24 @@ def evaluate(
     """
     names = check(names, loaded)
     kinds = dict.fromkeys(EXTRACTOR.get(name, name) for name in names if name not in PAIRED)
-    judges = {kind: _judge(kind, inception_weights, clip_weights) for kind in kinds}
+    judges = {kind: _judge(kind, loaded.config, inception_weights, clip_weights, align_head) for kind in kinds}
     found = pictures(loaded, log, limit=limit, split=split)
     scores, features = {}, {}
     for name in names:
         if name in PAIRED:
-            report = _of_pairs(name, found)
+            made = [_of_pairs(name, found)]
         elif name in EXTRACTOR:
             kind = EXTRACTOR[name]
             if kind not in features:
                 log(f'features of {found.shown[..., 0, 0, 0].size} images and as many true ones: {judges[kind].name}')
                 features[kind] = [_features(judges[kind], some) for some in (found.shown, found.true)]
-            report = distance(name, judges[kind], *features[kind], log=log)
+            made = [distance(name, judges[kind], *features[kind], log=log)]
         else:
-            report = judges[name](found)
-        for line in report.lines() if name in ('clip', 'align') else _lines(report):
-            log(line)
-        scores.update(_flat(report))
+            made = judges[name](found)
+        for report in made:
+            for line in report.lines() if name in ('clip', 'align') else _lines(report):
+                log(line)
+            scores.update(_flat(report))
     return scores
 
 
@@ -211,8 +213,10 @@ def _flat(report: reports.Report) -> dict[str, float | int | str]:
 # ------------------------------------------------------------------------------------------------------------- judges
 
 
-def _judge(kind: str, inception_weights, clip_weights) -> fid.Extractor | Callable[[Pictures], reports.Report]:
-    """What scores need beside the pictures: an extractor of features, or a function to a report."""
+def _judge(
+    kind: str, config, inception_weights, clip_weights, align_head
+) -> fid.Extractor | Callable[[Pictures], list[reports.Report]]:
+    """What scores need beside the pictures: an extractor of features, or a function to reports."""
     if kind == 'clip':
         if clip_weights is None:
             raise UsageError(
@@ -220,7 +224,9 @@ def _judge(kind: str, inception_weights, clip_weights) -> fid.Extractor | Callab
                 'config.json, model.safetensors and its tokenizer (for example openai/clip-vit-large-patch14).'
             )
         return _clip(clip_weights)
-    return {'align': _align, 'tiny': fid.tiny, 'effnet': effnet, 'inception': lambda: inception(inception_weights)}[kind]()
+    if kind == 'align':
+        return _align(align_head, config)
+    return {'tiny': fid.tiny, 'effnet': effnet, 'inception': lambda: inception(inception_weights)}[kind]()
 
 
 def inception(path: str | None) -> fid.Extractor:
@@ -249,43 +255,46 @@ def effnet() -> fid.Extractor:
     try:
         encode = judges.image_encoder()
     except judges.MissingJudge as error:
-        raise UsageError(f'fd_effnet and kd_effnet: {error} Or all of them: {INSTALL}.') from error
+        raise UsageError(f'fd_effnet and kd_effnet: {error}') from error
     return fid.Extractor('EfficientNet-Lite0', EFFNET, lambda images: encode(images)[0])
 
 
-def _clip(folder) -> Callable[[Pictures], reports.Report]:
+def _clip(folder) -> Callable[[Pictures], list[reports.Report]]:
     from t3d.checkpoint import convert_clip
     from t3d.metrics import clip_score
 
     towers = convert_clip.load_clip(folder)
     tokenize = tokens.load_clip(str(folder), towers.text.length)
 
-    def judge(found: Pictures) -> reports.Report:
+    def judge(found: Pictures) -> list[reports.Report]:
         prompts, own = _different(found.prompts)
         images = clip_score.image_vectors(towers.vision, towers.vision_params, found.shown)
         texts = clip_score.text_vectors(
             towers.text, towers.text_params, tokenize(prompts), towers.text_projection, end=towers.end
         )
-        return clip_score.evaluate(images, texts, own, extractor=f'CLIP {pathlib.Path(folder).resolve().name}')
+        return [clip_score.evaluate(images, texts, own, extractor=f'CLIP {pathlib.Path(folder).resolve().name}')]
 
     return judge
 
 
-def _align() -> Callable[[Pictures], reports.Report]:
+def _align(folder, config) -> Callable[[Pictures], list[reports.Report]]:
     from t3d.checkpoint import judges
-    from t3d.metrics import align
+    from t3d.train import align_head
 
     try:
-        encode_images, encode_texts, names = judges.image_encoder(), judges.text_encoder(), judges.imagenet_names()
+        encode_images, encode_texts, _ = judges.image_encoder(), judges.text_encoder(), judges.imagenet_names()
     except judges.MissingJudge as error:
-        raise UsageError(f'align: {error} Or all of them: {INSTALL}.') from error
+        raise UsageError(f'align: {error}') from error
+    head = None if folder is None else align_head.load(folder)
+    exact = config.data.name == 'toy' or config.data.variants > 0  # recoloured; colours of the originals are measured ones
 
-    def judge(found: Pictures) -> reports.Report:
-        prompts, own = _different(found.prompts)
-        flat = found.shown.reshape(-1, *found.shown.shape[2:])
-        logits = encode_images(flat)[1].reshape(*found.shown.shape[:2], -1)
-        vectors = align.conse(logits, encode_texts([f'a photo of a {name}' for name in names]))
-        return align.evaluate(vectors, encode_texts(prompts), own)
+    def judge(found: Pictures) -> list[reports.Report]:
+        shown, prompts = found.shown, found.prompts
+        if not found.paired:  # samples, not views of one object: each on its own
+            prompts = [prompt for prompt in prompts for _ in range(shown.shape[1])]
+            shown = shown.reshape(-1, 1, *shown.shape[2:])
+        options = {'background': config.render.background, 'colours': exact}
+        return align_head.judge_pictures(head, shown, prompts, encode_images, encode_texts, **options)
 
     return judge
 
