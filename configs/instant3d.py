@@ -5,8 +5,8 @@
 | variant | data | planes | where |
 |---|---|---|---|
 | `tiny` | toy, single objects | 3 x 32 x 32 x 16 | two CPU cores, minutes |
-| `scenes` | toy, one and two objects with relations | 3 x 32 x 32 x 16 | two CPU cores, about 25 minutes; the shipped weights |
-| `furniture` | the real furniture library, 64 px | 3 x 32 x 32 x 24 | CPU overnight or one GPU |
+| `scenes` | toy, one and two objects with relations | 3 x 32 x 32 x 16 | two CPU cores, 15 minutes; shipped |
+| `furniture` | the real furniture library, 64 px | 3 x 32 x 32 x 24 | two CPU cores, an hour; shipped |
 | `base` | furniture | 3 x 128 x 128 x 32 | one large GPU |
 | `pod` | furniture; released decoder (270 M parameters), 290 M tower | 3 x 256 x 256 x 32 | v5e-64 or 32 x H100 class |
 """
@@ -172,8 +172,8 @@ def base() -> ml_collections.ConfigDict:
 def pod() -> ml_collections.ConfigDict:
     """The released network and rig (arXiv 2311.08403 and its code) on 64x64 renders.
 
-    The paper freezes Stable Diffusion's text tower; here a tower of that size trains with the decoder, on the data's words,
-    until released towers can be loaded.
+    The paper freezes Stable Diffusion's text tower (checkpoint.convert reads it); here a tower of that size trains with the
+    decoder, on the data's words.
     """
     config = base()
     config.variant = 'pod'

@@ -4,6 +4,9 @@ import time
 
 import numpy as np
 
+from t3d.core.errors import UsageError
+from t3d.core.system import Picture
+
 
 def serve(folder, prompt: str = '', *, port: int = 8080, size: int = 128, stop=lambda: False) -> None:
     """Serves until interrupted: type a prompt, drag the camera; the picture is one fixed-size compiled render.
@@ -89,6 +92,8 @@ class Shown:
         import jax
 
         self.asset = self.loaded.system.generate(self.loaded.params, [prompt], jax.random.key(seed))[0]
+        if isinstance(self.asset, Picture):
+            raise UsageError(f'{self.loaded.name} makes pictures: `t3d generate` writes them, there is nothing to turn round.')
         self.count += 1
 
     def draw(self, world_from_cam, fov: float, aspect: float = 1.0):

@@ -42,6 +42,16 @@ def test_the_peer_answers():
     peer.close()
 
 
+def test_a_train_step_of_any_system_is_measured():
+    import test_image_diffusion
+
+    from t3d.train import bench_train
+
+    found = bench_train.measure(test_image_diffusion.config('mesh.data=1'), repeats=2, steps=1)
+    assert 'krays/s' not in found and found['steps/s'] > 0 and found['model GFLOP/step'] > 0
+    assert found['first step s'] > 0 and found['MFU'] == 'peak of this device unknown'
+
+
 def test_an_unknown_size_is_named(capsys):
     with pytest.raises(SystemExit):
         bench.main(['render', '--sizes', '65'])

@@ -13,7 +13,7 @@ from t3d.core import tokens
 from t3d.core.system import Picture
 from t3d.data import oracle, shapes, sources, toy
 from t3d.systems import image_diffusion
-from t3d.train import evaluate_pictures, inference, publish
+from t3d.train import evaluate, evaluate_pictures, inference, publish
 
 SMALL = (
     'batch=4',
@@ -38,7 +38,8 @@ quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_l
 
 @functools.cache
 def config(*overrides):
-    return sources.resolve(configs.load('configs/image_diffusion.py:tiny', [*SMALL, *overrides]))
+    loaded = configs.load('configs/image_diffusion.py:tiny', [*SMALL, *overrides])
+    return loaded if loaded.data.name == 'furniture' else sources.resolve(loaded)
 
 
 @functools.cache
@@ -143,6 +144,22 @@ def test_a_step_learns_and_previews():
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
     images = quick(system.preview)(state.ema, given, jax.random.key(0))
     assert images.shape == (4, 16, 4 * 16, 3)
+
+
+def test_frozen_text_does_not_move():
+    system = systems.make(config('text.frozen=true', 'optimizer.warmup=1', 'optimizer.weight_decay=0.5'))
+    state = quick(system.init)(jax.random.key(0), batch())
+    after, _ = quick(system.train_step)(state, batch(), jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, after.params['text'], state.params['text'])
+    moved = [np.any(a != b) for a, b in zip(jax.tree.leaves(after.params['unet']), jax.tree.leaves(state.params['unet']))]
+    assert np.mean(moved) > 0.9
+
+
+def test_a_split_of_pictures_is_refused_and_data_without_labels_end_without_scores(tmp_path):
+    with pytest.raises(ValueError, match='pictures are scored on held-out and on seen captions at once'):
+        evaluate.evaluate(loaded(), split='test')
+    with pytest.raises(ValueError, match="pictures of 'furniture' have no exact labels"):
+        evaluate.evaluate(loaded()._replace(config=config('data.name=furniture')))
 
 
 def test_the_oracle_reads_true_pictures_from_cameras_of_its_own():

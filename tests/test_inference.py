@@ -79,6 +79,7 @@ def test_weights_are_found_by_name_by_variable_and_by_system(tmp_path, monkeypat
         inference.load(system='dreamfusion')
     monkeypatch.setenv('T3D_WEIGHTS', str(tmp_path / 'assets' / 'other-small'))
     assert inference.load().name == 'other-small'
+    assert inference.load(system='instant3d').name == 'instant3d-small'  # asked for in words
     assert inference.load(small_run.folder()).name == 'small'  # what is given goes before the variable
 
 
@@ -219,6 +220,8 @@ def test_one_asset_fills_the_folder_and_equal_names_do_not_collide(tmp_path, mon
     give = {'log': lambda line: None, 'frames': 0}
     assert publish.assets(small_run.loaded(), [PROMPT], tmp_path, **give) == [tmp_path]
     assert written[0][2]['frames'] == 0 and written[0][2]['grid'] == 24 and 'prompts' not in written[0][2]
+    named = publish.assets(small_run.loaded(), [PROMPT, 'a red cube!', 'a red cube?'], tmp_path, **give)
+    assert [folder.name for folder in named] == ['a_red_cube', 'a_red_cube_2', 'a_red_cube_3']
     folders = publish.assets(small_run.loaded(), [PROMPT, 'A red cube', 'A red, cube', PROMPT], tmp_path, seeds=(0, 1), **give)
     assert [folder.name for folder in folders] == [f'a_red_cube-{seed}{end}' for seed in (0, 1) for end in ('', '_2', '_3')]
 

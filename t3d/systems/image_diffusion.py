@@ -42,6 +42,8 @@ def make(config) -> System:
         grads, metrics = replicas.mean((grads, metrics))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = jax.tree.map(jnp.add, state.params, updates)
+        if config.text.frozen:
+            params['text'] = state.params['text']  # weight decay would move it all the same
         step = state.step.astype(jnp.float32)
         decay = jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))
         metrics['grad_norm'] = optax.tree.norm(grads)

@@ -70,7 +70,7 @@ def measure(config, repeats: int, steps: int) -> dict:
             waits.append(1e3 * waited / steps)
     timing = bench.timing(times[1:])
     images = config.batch * config.data.views
-    rays = images * config.loss.rays
+    rays = images * config.loss.get('rays', 0)
     peak = flops.peak()
     rate = model_flops / (timing.median / 1e3)
     return {
@@ -81,7 +81,7 @@ def measure(config, repeats: int, steps: int) -> dict:
         'step ms': str(timing),
         'steps/s': round(1e3 / timing.median, 2),
         'images/s': round(1e3 * images / timing.median, 1),
-        'krays/s': round(rays / timing.median, 1),
+        **({'krays/s': round(rays / timing.median, 1)} if rays else {}),
         'wait for data ms/step': round(float(np.median(waits[1:])), 2),
         'model GFLOP/step': round(model_flops / 1e9, 2),
         'model TFLOP/s': round(rate / 1e12, 4),

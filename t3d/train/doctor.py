@@ -11,13 +11,11 @@ from t3d import __version__
 EXTRAS = {
     'embreex': ('data', 'building the furniture data set'),
     'viser': ('view', 't3d view'),
-    'gradio': ('view', 'the demo page'),
     'torch': ('test', 'parity tests and the renderer peer of t3d bench'),
     'diffusers': ('test', 'parity tests'),
-    'pxr': ('usdz', 'USDZ export'),
 }
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'numpy', 'trimesh', 'xatlas')
-SUPPORTED = {'jax': ('0.10.2', '0.12.1'), 'flax': ('0.12.8', '0.13')}  # tested from the first, below the second
+SUPPORTED = {'jax': ('0.10.2', '0.11.3'), 'flax': ('0.12.8', '0.13')}  # tested from the first, below the second
 
 
 def report() -> str:

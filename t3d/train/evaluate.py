@@ -66,6 +66,8 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     that make pictures are scored by `evaluate_pictures`; `limit` is then the number of samples of a caption.
     """
     if makes_pictures(loaded):
+        if split is not None:
+            raise UsageError(f'split {split!r}: pictures are scored on held-out and on seen captions at once: leave it out.')
         return evaluate_pictures.evaluate(loaded, log, samples=limit)
     if loaded.config.data.name == 'toy':
         if split is not None:

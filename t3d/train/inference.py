@@ -40,13 +40,13 @@ def load(folder: str | os.PathLike | None = None, system: str | None = None) -> 
     """Reads a run folder, or a weights folder (`model.safetensors` and `config.json`), or weights shipped under a name.
 
     Args:
-      folder: the folder, or None for $T3D_WEIGHTS, else the shipped weights of `system` (the first ones if None).
+      folder: the folder, or None for the shipped weights of `system`, or without one $T3D_WEIGHTS, else `DEFAULT`.
     Raises:
       FileNotFoundError: neither weights nor checkpoints there; the message says what was looked for and what to do.
     """
     from t3d.checkpoint import weights
 
-    folder = folder or os.environ.get('T3D_WEIGHTS') or _choose_shipped(system)
+    folder = folder or (None if system else os.environ.get('T3D_WEIGHTS')) or _choose_shipped(system)
     folder = epath.Path(shipped().get(str(folder), folder))
     try:
         if (folder / weights.FILE).exists():

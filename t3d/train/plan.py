@@ -92,7 +92,10 @@ def configs_table() -> str:
     """Every config file with the first line of its docstring and its table of variants."""
     lines = []
     for name, path in configs.files().items():
-        text = ast.get_docstring(ast.parse(path.read_text())) or ''
+        try:
+            text = ast.get_docstring(ast.parse(path.read_text())) or ''
+        except SyntaxError as error:
+            text = f'(not read: {error})'
         lines.append(f'configs/{name}.py  {text.partition(chr(10))[0]}')
         lines += [f'  {line}' for line in text.splitlines() if line.startswith('|')]
     return '\n'.join(lines)

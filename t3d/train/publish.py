@@ -73,10 +73,10 @@ def _each(loaded, prompts, out, seeds, log):
     made = inference.generate(loaded, prompts, list(seeds))
     for seed, asset in made:
         name = name_of(asset.prompt, seed if len(seeds) > 1 else None)
-        names.append(name)
-        twins = names.count(name)  # prompts that differ only in signs
+        places = (name, *(f'{name}_{k}' for k in range(2, len(made) + 2)))  # prompts may differ only in signs
+        names.append(next(place for place in places if place not in names))
         log(f'"{asset.prompt}", seed {seed}')
-        yield asset, seed, out if len(made) == 1 else out / (name if twins == 1 else f'{name}_{twins}')
+        yield asset, seed, out if len(made) == 1 else out / names[-1]
 
 
 def _solid(made, loaded):
@@ -111,9 +111,13 @@ def finish(workdir, prompts: list[str], *, log=print, score: bool = True) -> Non
     if loaded.step < loaded.config.steps:
         return
     if score:
-        scores = evaluate.evaluate(loaded, log)
-        (workdir / 'scores.json').write_text(json.dumps({'step': loaded.step, **scores}, indent=1))
-        log(table(scores))
+        try:
+            scores = evaluate.evaluate(loaded, log)
+        except UsageError as reason:  # data without the labels that a score needs: the assets are made all the same
+            log(f'no scores: {reason}')
+        else:
+            (workdir / 'scores.json').write_text(json.dumps({'step': loaded.step, **scores}, indent=1))
+            log(table(scores))
     if prompts:
         folders = assets(loaded, prompts, workdir / 'assets', log=log, metrics=workdir / 'metrics.jsonl')
         for folder in folders:

@@ -26,8 +26,11 @@ def prepare(workdir, config):
     if jax.process_index() == 0:
         path.mkdir(parents=True, exist_ok=True)
         _write(path / 'config.json', configs.to_json(config))
-        _write(path / 'command.txt', shlex.join([pathlib.Path(sys.executable).name, *sys.orig_argv[1:]]) + '\n')
-        _write(path / 'environment.json', json.dumps(environment.environment(), indent=2) + '\n')
+        command = shlex.join([pathlib.Path(sys.executable).name, *sys.orig_argv[1:]]) + '\n'
+        before = (path / 'command.txt').read_text() if (path / 'command.txt').exists() else ''
+        _write(path / 'command.txt', before + command)  # one line for each start
+        if not (path / 'environment.json').exists():  # of the start that made the folder
+            _write(path / 'environment.json', json.dumps(environment.environment(), indent=2) + '\n')
     return path
 
 
