@@ -72,7 +72,7 @@ def test_split_refuses_what_does_not_divide():
 
 @pytest.mark.slow
 def test_instant3d_trains_on_replicas_as_on_one_device():
-    """Pixels and jitter are drawn by each replica for itself, so losses agree as two draws do, and replicas to the bit."""
+    """Pixels and jitter are drawn by each replica for itself, so losses agree as draws do, and replicas to the bit."""
     from test_instant3d import SMALL
 
     from t3d import systems
@@ -94,4 +94,4 @@ def test_instant3d_trains_on_replicas_as_on_one_device():
         losses.append((float(one['loss']), float(many['loss'][0])))
     for leaf in jax.tree.leaves(copies.params):
         np.testing.assert_array_equal(leaf[0], leaf[1])
-    np.testing.assert_allclose(*np.array(losses).T, rtol=0.15)
+    np.testing.assert_allclose(*np.mean(losses, axis=0), rtol=0.1)  # each step draws 2,048 pixels of its own
