@@ -138,7 +138,17 @@ def test_first_signal_finishes_the_step_saves_and_previews(whole, tmp_path, numb
     assert (tmp_path / 'run' / 'previews' / f'{step:08d}.png').exists()
 
 
-def test_second_signal_stops_at_once():
+@pytest.mark.parametrize('before', [signal.default_int_handler, signal.SIG_IGN], ids=['foreground', 'background'])
+def test_second_signal_stops_at_once(before):
+    handler = signal.signal(signal.SIGINT, before)
+    try:
+        _two_signals()
+        assert signal.getsignal(signal.SIGINT) == before
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _two_signals():
     with pytest.raises(KeyboardInterrupt), signals.Stop() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.requested

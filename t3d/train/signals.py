@@ -7,6 +7,10 @@ import threading
 import jax
 
 
+# A shell starts programs in the background with SIGINT ignored: here it counts all the same.
+AT_ONCE = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
 class Stop:
     """A context in which SIGINT and SIGTERM set `requested`.
 
@@ -30,7 +34,8 @@ class Stop:
 
     def _handle(self, number, frame):
         self.requested = True
-        self._restore()  # the second signal does what it does by default
+        for which, handler in self._old.items():  # the second signal does what it does by default
+            signal.signal(which, AT_ONCE[which] if handler == signal.SIG_IGN else handler)
         print('\nstopping after this step; press again to stop at once', flush=True)
 
     def _forward(self, number, frame):
