@@ -6,7 +6,6 @@ import threading
 
 import jax
 
-
 # A shell starts programs in the background with SIGINT ignored: here it counts all the same.
 AT_ONCE = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
