@@ -20,7 +20,7 @@ from t3d.core.errors import UsageError
 
 STEMS = ('diffusion_pytorch_model', 'model')  # diffusers, transformers
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle')
-DTYPES = {
+DTYPES = {  # of the safetensors format; its own numpy reader lacks bfloat16
     'BF16': ml_dtypes.bfloat16,
     'F16': np.float16,
     'F32': np.float32,

@@ -1,31 +1,16 @@
 """A folder of weights to share: `model.safetensors` and `config.json`. Never pickle."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from t3d.checkpoint.torch_files import DTYPES
 from t3d.core import config as configs
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
 
 FILE, CONFIG = 'model.safetensors', 'config.json'
-DTYPES = {  # of the safetensors format; its own numpy reader lacks bfloat16
-    'BF16': jnp.bfloat16,
-    'F16': np.float16,
-    'F32': np.float32,
-    'F64': np.float64,
-    'BOOL': np.bool_,
-    'I8': np.int8,
-    'I16': np.int16,
-    'I32': np.int32,
-    'I64': np.int64,
-    'U8': np.uint8,
-    'U16': np.uint16,
-    'U32': np.uint32,
-    'U64': np.uint64,
-}
 
 
 class MissingWeights(UsageError, FileNotFoundError):
