@@ -22,6 +22,10 @@ def make(config, split: str | None = None) -> tuple[object, Callable]:
       FileNotFoundError: a built data set is missing; the message has the command that builds it.
     """
     data = config.data
+    if data.get('kind') == 'single_view':
+        from t3d.data import single_view
+
+        return single_view.make(config, split)
     return open_source(data, split or data.split, depth=config.loss.depth > 0.0), example(config)
 
 
@@ -90,6 +94,10 @@ def example(config) -> Callable[[dict, np.random.Generator], dict[str, np.ndarra
 def preview(config, batch_spec: dict) -> tuple[dict[str, np.ndarray], list[str]]:
     """A fixed batch of held-out examples and their captions, for the contact sheet. Depends on the config alone."""
     data = config.data
+    if data.get('kind') == 'single_view':
+        from t3d.data import single_view
+
+        return single_view.preview(config)
     count = min(config.preview.rows, config.batch)
     views = config.preview.views
     if data.name == 'toy':
@@ -112,10 +120,14 @@ def preview(config, batch_spec: dict) -> tuple[dict[str, np.ndarray], list[str]]
 
 def resolve(config):
     """The config with what only the data knows filled in: an empty `text.words` becomes the data set's vocabulary."""
-    text = config.text
-    if not text.get('folder') and not text.words:
+    text = config.get('text')
+    if text is not None and not text.get('folder') and not text.words:
         if config.data.name == 'toy':
             words = shapes.WORDS
+        elif config.data.get('kind') == 'single_view':
+            from t3d.data import single_view
+
+            words = vocabulary(single_view.open_set(config).captions())
         else:
             source = open_source(config.data, config.data.split)
             words = vocabulary(caption for k in range(len(source)) for caption in source[k]['captions'])

@@ -110,10 +110,13 @@ class ToySource:
         index = int(index)
         if not 0 <= index < self.length:
             raise IndexError(f'record {index} of a toy source with {self.length}')
+        return record(self.scene(index), *self.angles(index), self.size, self.supersample)
+
+    def angles(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(azimuth, elevation) [views] in radians of record `index`, without rendering it."""
         random = np.random.default_rng((self.seed, index))
         azimuth = random.uniform(0.0, 2.0 * math.pi, self.views)
-        elevation = random.uniform(*self.elevation, self.views)
-        return record(self.scene(index), azimuth, elevation, self.size, self.supersample)
+        return azimuth, random.uniform(*self.elevation, self.views)
 
 
 def record(scene: shapes.Scene, azimuth: np.ndarray, elevation: np.ndarray, size: int, supersample: int = 1) -> dict:

@@ -1,0 +1,302 @@
+"""Single-view sets: one picture and its camera label a record, for systems that learn shapes from photographs.
+
+`config.data.kind = 'single_view'` chooses them; `config.data.name` says of what:
+
+| name | a record is | needs |
+|---|---|---|
+| `toy` | a scene from one random side; scenes x `poses` records | nothing: rendered here |
+| `furniture` | an object in one of its colour variants, from the view that a hash of the index picks | a built set |
+| `eg3d` | an image of an EG3D folder or zip, with the label of its `dataset.json` | `data.path` |
+
+and `config.data.mode` what is known of the cameras (GANFusion's data sets, after EG3D, arXiv 2112.07945):
+
+| mode | label | fake_labels |
+|---|---|---|
+| `posed-known` | exact, from a renderer | drawn from the set's labels |
+| `posed-estimated` | of a pose estimator | drawn from the set's labels |
+| `pose-distribution` | zeros: the photos have none | drawn uniformly from data.yaw, data.pitch at data.radius, data.fov |
+
+A set seen from one side alone is refused: its geometry would be a billboard. Labels are EG3D's 25 numbers
+(geom.cameras.to_eg3d). Pictures are laid on `config.render.background`. With `data.mirror` every picture is there twice, the
+second time mirrored with its label mirrored too.
+
+A config with a `text` section gets {'tokens', 'image', 'label'}, any other {'image', 'label', 'fake_labels'}.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from t3d.core import tokens
+from t3d.core.config import unknown
+from t3d.core.errors import UsageError
+from t3d.data import images, shapes, sweethome, toy
+from t3d.geom import cameras
+
+NAMES = ('toy', 'furniture', 'eg3d')
+MODES = ('posed-known', 'posed-estimated', 'pose-distribution')
+FAKES = 3  # labels for the generator's phase, its regularisation, and the discriminator's phase
+CACHE = 2 << 30  # bytes of decoded pictures kept in memory
+DRAWN = 10_000  # labels that stand for a distribution
+YAW, PITCH = (-np.pi, np.pi), (-0.2, 0.9)  # radians; the ranges of `toy`
+
+
+def make(config, split: str | None = None) -> tuple['SingleView', Callable]:
+    """(source, transform) of a config; see `example` for what the batch holds.
+
+    Args:
+      split: overrides `config.data.split`.
+    Raises:
+      UsageError: unknown name, mode or split; a set that cannot be trained on; a config with text for a set without captions.
+      FileNotFoundError: the set is not there.
+    """
+    source = open_set(config, split)
+    return source, example(config, source)
+
+
+def labels(config, split: str | None = None) -> np.ndarray:
+    """float32 [N, 25]: the labels of the set, for samplers at evaluation; of `pose-distribution` 10,000 draws, always the same."""
+    if check_mode(config.data) == 'pose-distribution':
+        return sample_labels(config.data, np.random.default_rng(0), DRAWN)
+    return open_set(config, split).labels
+
+
+def check_mode(data) -> str:
+    """`data.mode`, one of MODES."""
+    mode = data.get('mode', 'posed-known')
+    if 'frontal' in mode:
+        raise UsageError(
+            f'data.mode={mode!r} is refused: with one pose for all images the geometry degenerates to a billboard. Use images '
+            f'from several sides: {", ".join(MODES)}.'
+        )
+    if mode not in MODES:
+        raise UsageError(unknown(mode, MODES, 'data.mode'))
+    return mode
+
+
+def sample_labels(data, random: np.random.Generator, count: int) -> np.ndarray:
+    """float32 [count, 25] of cameras on a sphere that look at the origin.
+
+    `data.yaw` and `data.pitch` are (low, high) in radians, uniform; yaw 0 looks at the front and grows towards +x, pitch grows
+    upwards. `data.radius` is the distance in scene units, `data.fov` the field of view from edge to edge in radians.
+    """
+    low, high = zip(data.get('yaw', YAW), data.get('pitch', PITCH))
+    yaw, pitch = random.uniform(low, high, (count, 2)).T
+    pose, lens = toy.camera_arrays(yaw, pitch, data.get('radius', shapes.RADIUS), data.get('fov', shapes.FOV))
+    return to_labels(pose, lens)
+
+
+def to_labels(world_from_cam: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    """float32 [N, 25] of [N, 4, 4] and [N, 3, 3]: geom.cameras.to_eg3d without JAX."""
+    count = len(world_from_cam)
+    return np.concatenate([world_from_cam.reshape(count, 16), intrinsics.reshape(count, 9)], 1).astype(np.float32)
+
+
+def mirror_labels(table: np.ndarray) -> np.ndarray:
+    """The labels [N, 25] of horizontally mirrored images."""
+    mirrored = table.copy()
+    mirrored[:, :16] = cameras.mirror(table[:, :16].reshape(-1, 4, 4)).reshape(-1, 16)
+    mirrored[:, 17] = -table[:, 17]  # skew
+    mirrored[:, 18] = 1.0 - table[:, 18]  # principal point
+    return mirrored
+
+
+# ------------------------------------------------------------------------------------------------------------ the sets
+
+
+class Toy:
+    """One view of every scene of toy.ToySource; its cameras are known before anything is rendered."""
+
+    def __init__(self, data, split: str):
+        keys = ('scenes', 'size', 'poses', 'seed', 'supersample')
+        self.source = toy.ToySource(split, views=1, **{key: data[key] for key in keys})
+        angles = [self.source.angles(index) for index in range(len(self.source))]
+        yaw, pitch = (np.concatenate(values) for values in zip(*angles))
+        self.labels = to_labels(*toy.camera_arrays(yaw, pitch, shapes.RADIUS, shapes.FOV))
+        self.size = data['size']
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def image(self, index: int) -> np.ndarray:
+        return self.source[index]['image'][0]
+
+    def text(self, index: int) -> dict:
+        scene = self.source.scene(index)
+        return {'captions': scene.captions, 'attributes': scene.attributes, 'name': scene.captions[0]}
+
+
+class Furniture:
+    """One view of every record of furniture_source.FurnitureSource, all read at the start: a record is stored whole."""
+
+    def __init__(self, data, split: str, background: float):
+        from t3d.data import furniture_source
+
+        source = furniture_source.FurnitureSource(data.path or None, split, size=data.size, variants=data.variants)
+        self.images, self.texts, self.size, poses, lenses = [], [], data.size, [], []
+        for index in range(len(source)):
+            record = source[index]
+            view = chosen_view(index, data.seed, data.get('train_views', 0) or len(record['image']))
+            self.images.append(composite(record['image'][view], background))
+            self.texts.append({key: record[key] for key in ('captions', 'attributes', 'name')})
+            poses.append(record['world_from_cam'][view])
+            lenses.append(record['intrinsics'][view])
+        self.labels = to_labels(np.stack(poses), np.stack(lenses))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+    def text(self, index: int) -> dict:
+        return self.texts[index]
+
+
+def chosen_view(index: int, seed: int, views: int) -> int:
+    """The one of its views that a record shows."""
+    return sweethome.bucket(f'{seed}/{index}', views)
+
+
+def composite(image: np.ndarray, background: float) -> np.ndarray:
+    """uint8 [S, S, 3] of straight-alpha RGBA over a grey of `background` in [0, 1]; RGB passes."""
+    if image.shape[-1] == 3:
+        return image
+    alpha = image[..., 3:].astype(np.float32) / 255.0
+    return np.round(image[..., :3] * alpha + 255.0 * background * (1.0 - alpha)).astype(np.uint8)
+
+
+class SingleView:
+    """Random access to records {'image' uint8 [S, S, 3], 'label' float32 [25], 'captions', 'attributes', 'name'}.
+
+    Attributes:
+      labels: float32 [N, 25], of all records; None in `pose-distribution`, where a record's label is zeros.
+      size: pixels of the pictures.
+    """
+
+    def __init__(self, pictures, *, background: float, posed: bool, mirror: bool):
+        self.pictures, self.background, self.mirror, self.size = pictures, background, mirror, pictures.size
+        self.labels = pictures.labels if posed else None
+        if posed and mirror:
+            self.labels = np.concatenate([self.labels, mirror_labels(self.labels)])
+        self.count = len(pictures)
+        self._kept, self._room = {}, CACHE // (3 * self.size**2)
+
+    def __len__(self) -> int:
+        return self.count * (2 if self.mirror else 1)
+
+    def __getitem__(self, index: int) -> dict:
+        index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f'record {index} of a single-view set with {len(self)}')
+        mirrored, place = divmod(index, self.count)
+        image, text = self._image(place), self.text(index)
+        label = np.zeros(images.LABEL, np.float32) if self.labels is None else self.labels[index]
+        return {'image': np.ascontiguousarray(image[:, ::-1]) if mirrored else image, 'label': label, **text}
+
+    def _image(self, place: int) -> np.ndarray:
+        found = self._kept.get(place)
+        if found is None:
+            found = composite(self.pictures.image(place), self.background)
+            if len(self._kept) < self._room:
+                self._kept[place] = found
+        return found
+
+    def text(self, index: int) -> dict:
+        """Captions, attributes and name of a record, without its picture. A mirrored one loses captions of left and right."""
+        mirrored, place = divmod(index, self.count)
+        text = self.pictures.text(place)
+        if mirrored:
+            kept = tuple(caption for caption in text['captions'] if not {'left', 'right'} & set(tokens.split_words(caption)))
+            text = {**text, 'captions': kept}
+        return text
+
+    def captions(self) -> Iterator[str]:
+        """Every caption of the set."""
+        for index in range(len(self)):
+            yield from self.text(index)['captions']
+
+
+def open_set(config, split: str | None = None) -> SingleView:
+    """The source of a config with `data.kind='single_view'`."""
+    data, split = config.data, split or config.data.split
+    posed, mirror, background = (
+        check_mode(data) != 'pose-distribution',
+        bool(data.get('mirror', False)),
+        config.render.background,
+    )
+    if data.name == 'toy':
+        if mirror and data.scenes != 'singles':
+            raise UsageError(f'data.mirror with data.scenes={data.scenes}: captions of left and right would be false.')
+        try:
+            pictures = Toy(data, split)
+        except ValueError as error:  # an unknown split or kind of scenes
+            raise UsageError(str(error)) from error
+    elif data.name == 'furniture':
+        pictures = Furniture(data, split, background)
+    elif data.name == 'eg3d':
+        pictures = _eg3d(data, split, posed)
+    else:
+        raise UsageError(unknown(data.name, NAMES, 'single-view data set (data.name)'))
+    table = pictures.labels if posed else sample_labels(data, np.random.default_rng(0), 100)
+    images.check_varied(table, str(getattr(pictures, 'path', f'data.name={data.name}')) if posed else 'data.yaw and data.pitch')
+    return SingleView(pictures, background=background, posed=posed, mirror=mirror)
+
+
+def _eg3d(data, split: str, posed: bool) -> images.ImageSet:
+    if not data.path:
+        raise UsageError("data.name='eg3d' needs data.path: the folder or zip that holds dataset.json.")
+    if split not in ('train', 'all'):
+        raise UsageError(f'split={split!r} of {data.path}: an EG3D set has one split, train; give another set as data.path.')
+    found = images.ImageSet(data.path, labelled=posed)
+    if found.size != data.size:
+        raise UsageError(
+            f'{data.path} has images of {found.size} px, the config wants data.size={data.size}: set data.size={found.size}.'
+        )
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+def example(config, source: SingleView) -> Callable[[dict, np.random.Generator], dict[str, np.ndarray]]:
+    """The transform of a config: record to one example of the batch.
+
+    image uint8 [S, S, 3], label float32 [25]; and tokens int32 [L] of one of the captions where the config has a `text`
+    section, else fake_labels float32 [3, 25], drawn independently of the image.
+    """
+    if 'text' in config:
+        first = next(source.captions(), None)
+        if first is None:
+            raise UsageError(
+                f'{config.system} reads captions, and the set {config.data.path or config.data.name} has none: add "captions": '
+                f'{{file: [text, ...]}} to its {images.INDEX}, or train a system without text.'
+            )
+        return functools.partial(_captioned, tokens.make(config.text))
+    return functools.partial(_adversarial, config.data, source.labels)
+
+
+def _captioned(tokenize, record: dict, random: np.random.Generator) -> dict[str, np.ndarray]:
+    if not record['captions']:
+        raise UsageError(f'{record["name"]} has no caption.')
+    caption = record['captions'][random.integers(len(record['captions']))]
+    return {'tokens': tokenize([caption])[0], 'image': record['image'], 'label': record['label']}
+
+
+def _adversarial(data, table: np.ndarray | None, record: dict, random: np.random.Generator) -> dict[str, np.ndarray]:
+    fakes = sample_labels(data, random, FAKES) if table is None else table[random.integers(len(table), size=FAKES)]
+    return {'image': record['image'], 'label': record['label'], 'fake_labels': fakes}
+
+
+def preview(config) -> tuple[dict[str, np.ndarray], list[str]]:
+    """A fixed batch for the contact sheet, and the texts beside its rows; of `toy` with text, of held-out scenes."""
+    held_out = 'text' in config and config.data.name == 'toy' and config.data.split == 'train'
+    source, transform = make(config, 'test' if held_out else None)
+    count = min(config.preview.rows, config.batch)
+    records = [source[int(index)] for index in np.linspace(0, len(source) - 1, count)]
+    if 'text' in config:
+        records = [{**record, 'captions': record['captions'][:1]} for record in records]
+    rows = [transform(record, np.random.default_rng(index)) for index, record in enumerate(records)]
+    names = [record['captions'][0] if record['captions'] else record['name'] for record in records]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, names
