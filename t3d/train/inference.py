@@ -60,8 +60,9 @@ def load(folder: str | os.PathLike | None = None, system: str | None = None) -> 
     except json.JSONDecodeError as error:
         raise UsageError(f'{folder / weights.CONFIG} is damaged ({error}): copy it again.') from error
     built = systems.make(config)
-    abstract = jax.eval_shape(built.init, jax.random.key(0), built.batch_spec).params
-    params = weights.check(params, abstract, f'the weights in {folder}')  # half precision on disk is float32 here
+    state = jax.eval_shape(built.init, jax.random.key(0), built.batch_spec)
+    wanted = state.ema if jax.tree.leaves(state.ema) else state.params  # a GAN's average has no discriminator
+    params = weights.check(params, wanted, f'the weights in {folder}')  # half precision on disk is float32 here
     return Loaded(config, built, jax.tree.map(jax.numpy.asarray, params), folder.resolve().name, step, folder)
 
 

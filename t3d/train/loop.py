@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from t3d.checkpoint import store as stores
 from t3d.checkpoint import weights
 from t3d.core import config as configs
+from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.system import System, TrainState
 from t3d.data import pipeline
@@ -105,7 +106,8 @@ def start(
     """(the state to train from: restored, or made by a sharded init; its ShapeDtypeStructs with shardings)."""
     if store.latest() is None:
         state, target = fresh(config, system, mesh)
-        return (state if init_from is None else _with_weights(state, init_from, mesh, say)), target
+        state = state if init_from is None else _with_weights(state, init_from, mesh, say)
+        return (_with_frozen(state, config.frozen, say) if config.get('frozen', '') else state), target
     _, _, target = _init(config, system, mesh)
     restored = store.restore(target)
     step = int(restored.state.step)
@@ -137,22 +139,54 @@ def _init(config, system: System, mesh: Mesh):
 
 
 def _with_weights(state: TrainState, folder, mesh: Mesh, say: logs.Log) -> TrainState:
-    """The state with the parameters, and their averages, of another run or weights folder."""
-    folder = epath.Path(folder)
+    """The state with the parameters, and their averages, of another run or weights folder.
+
+    What is never averaged (a GAN's discriminator) comes from a run's checkpoint; weights folders lack it, so it starts anew.
+    """
+    folder, rest = epath.Path(folder), None
+    averaged = bool(jax.tree.leaves(state.ema))
     if (folder / 'checkpoints').exists():
         store = stores.Store(folder / 'checkpoints', read_only=True)
         given = jax.device_get(store.restore_ema(sharding=sharding.replicated(mesh)))
+        if averaged and set(trees.flatten(state.params)) - set(trees.flatten(given)):
+            rest = _params_of(store, state)
         store.close()
     else:
         given, _ = weights.load(folder)
-    given = weights.check(given, state.params, f'the weights in {folder}')
+    given = weights.check(given, state.ema if averaged else state.params, f'the weights in {folder}')
+    flat = trees.flatten(given) if rest is None else {**trees.flatten(rest), **trees.flatten(given)}
+    new = sorted({name.split('/')[0] for name in trees.flatten(state.params) if name not in flat})
+    say.line(f'starting from the weights in {folder}' + (f'; {", ".join(new)} not there: new' if new else ''))
+    params = trees.map_with_name(lambda name, old: _put(flat[name], old) if name in flat else old, state.params)
+    return state.replace(params=params, ema=jax.tree.map(_put, given, state.ema) if averaged else state.ema)
 
-    def put(new, old):
-        return jax.make_array_from_callback(old.shape, old.sharding, lambda index: np.array(new[index]))
 
-    say.line(f'starting from the weights in {folder}')
-    averages = jax.tree.map(put, given, state.ema) if jax.tree.leaves(state.ema) else state.ema
-    return state.replace(params=jax.tree.map(put, given, state.params), ema=averages)
+def _params_of(store: stores.Store, state: TrainState):
+    """The parameters that training went on from, on the host; None if the rest of that state (the optimizer) is another's."""
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    try:
+        return jax.device_get(store.restore(target).state.params)
+    except stores.CorruptCheckpoint:
+        raise
+    except UsageError:
+        return None
+
+
+def _with_frozen(state: TrainState, folder, say: logs.Log) -> TrainState:
+    """The state with params['frozen'], and its average where there is one, from the weights folder that config.frozen names."""
+    if 'frozen' not in state.params:
+        raise UsageError(f"frozen={str(folder)!r}: this system has no frozen part: set frozen='' in its config.")
+    weights.require(folder, "config.frozen names it: the generator that the run's data were made with (launch.make_triplanes).")
+    given, _ = weights.load(folder)
+    given = weights.check(given, state.params['frozen'], f'the frozen weights in {folder}')
+    say.line(f'frozen part: the weights in {folder}')
+    part = lambda tree: {**tree, 'frozen': jax.tree.map(_put, given, tree['frozen'])}
+    return state.replace(params=part(state.params), ema=part(state.ema) if 'frozen' in state.ema else state.ema)
+
+
+def _put(new, old):
+    """A host array, laid out as `old`; buffers of its own."""
+    return jax.make_array_from_callback(old.shape, old.sharding, lambda index: np.array(new[index]))
 
 
 class Program:
