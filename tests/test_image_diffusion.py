@@ -12,6 +12,7 @@ from t3d.core import config as configs
 from t3d.core import tokens
 from t3d.core.system import Picture
 from t3d.data import oracle, shapes, sources, toy
+from t3d.nets import patched_unet
 from t3d.systems import image_diffusion
 from t3d.train import evaluate, evaluate_pictures, inference, publish
 
@@ -68,10 +69,10 @@ def batch():
 
 def test_patches_are_squares_of_pixels_and_come_back():
     x = np.random.default_rng(0).normal(size=(2, 6, 8, 3)).astype(np.float32)
-    patches = np.asarray(image_diffusion.to_patches(x, 2))
+    patches = np.asarray(patched_unet.to_patches(x, 2))
     assert patches.shape == (2, 3, 4, 12)
     np.testing.assert_array_equal(patches[1, 2, 3].reshape(2, 2, 3), x[1, 4:6, 6:8])
-    np.testing.assert_array_equal(image_diffusion.from_patches(patches, 2), x)
+    np.testing.assert_array_equal(patched_unet.from_patches(patches, 2), x)
 
 
 def test_dropped_text_is_not_read():

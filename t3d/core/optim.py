@@ -18,6 +18,15 @@ def warmup_cosine(step, peak: float, warmup: int, total: int, final: float = 0.1
     return peak * rise * (final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress)))
 
 
+def ema_decay(step, decay: float):
+    """Decay of a moving average at a step: (1 + step) / (10 + step) until that is above `decay`; traced.
+
+    The average then holds about the last tenth of a short run, instead of its random start.
+    """
+    step = jnp.asarray(step, jnp.float32)
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
 def adamw(
     *,
     learning_rate: float,

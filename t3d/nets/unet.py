@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Float
 from t3d.nets import configs
-from t3d.nets.unet_blocks import DownBlock, Options, UpBlock, conv3, group_norm, residual, transformer
+from t3d.nets.unet_blocks import DownBlock, Masked, Options, UpBlock, conv3, group_norm, residual, transformer
 
 ATTENTION = {'CrossAttnDownBlock2D': True, 'DownBlock2D': False, 'CrossAttnUpBlock2D': True, 'UpBlock2D': False}
 FIXED = {  # keys of config.json that t3d reads with these values only, the first is the one to name
@@ -181,19 +181,21 @@ class UNet(nn.Module):
         t: jax.Array,
         text: Float[Array, 'b n d'],
         embedding: Float[Array, 'b e'] | None = None,
+        mask: jax.Array | None = None,
     ) -> Float[Array, 'b h w d']:
         """Args:
           latents: noisy, at the schedule's scale; odd sides are rounded up on the way down and cut on the way up.
           t: diffusion time, scalar or [B], 0 to 999 in the released models; may be fractional.
           text: features [B, N, cross_attention_dim] of the text tower.
           embedding: [B, 4 * block_out_channels[0]], added to the time embedding (a camera, say).
+          mask: [B, N] bool, True for the tokens that count; None for all, as the released models have it.
         Returns: [B, H, W, out_channels], float32.
         """
         self.check_call(latents, text)
         channels, heads = self.block_out_channels, self.per_level('attention_head_dim')
         layers, remat = self.per_level('layers_per_block'), self.per_level('remat')
         temb = self.temb(t, latents.shape[0], embedding)
-        text = text.astype(self.dtype)
+        text = text.astype(self.dtype) if mask is None else Masked(text.astype(self.dtype), mask)
         levels = range(len(channels))
         x = conv3(channels[0], self.dtype, 'conv_in')(latents)
         skips = (x,)

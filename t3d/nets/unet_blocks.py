@@ -15,6 +15,7 @@ from t3d.core.typing import Array, Float
 
 LAYER_EPSILON = 1e-5  # of a transformer's layer norms
 TRANSFORMER_EPSILON = 1e-6  # of the group norm before a transformer, in every released model
+NEVER = -1e30  # logit of a masked key: its weight is exactly 0
 LOGITS = 2**27  # attention logits that may exist at once where no fused kernel takes the shape: 512 MiB in float32
 
 
@@ -33,6 +34,13 @@ class Options(NamedTuple):
     padding: int = 1
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+
+
+class Masked(NamedTuple):
+    """Text of which not every token may be attended to; blocks take it wherever they take text features."""
+
+    features: jax.Array  # [B, M, D]
+    mask: jax.Array  # [B, M] bool, True where attention may look; at least one of each row
 
 
 def group_norm(options: Options, epsilon: float, name: str) -> nn.GroupNorm:
@@ -68,21 +76,23 @@ def join(x, skip):
     return jnp.concatenate([x, skip], axis=-1)
 
 
-def dot_product_attention(query, key, value, *, upcast: bool = False):
+def dot_product_attention(query, key, value, *, upcast: bool = False, mask=None):
     """Softmax attention, scale head_dim ** -0.5, softmax in float32.
 
     The fused cuDNN kernel where the backend is a GPU and takes dtype and shape; else plain products, with queries in chunks
     (each computed again in the backward pass) if there would be more than LOGITS logits at once.
 
-    Args: query [B, N, heads, D], key and value [B, M, heads, D]; upcast makes the logits from float32 copies.
+    Args: query [B, N, heads, D], key and value [B, M, heads, D]; upcast makes the logits from float32 copies; mask [B, M],
+      True for the keys that may be attended to, None for all.
     Returns: [B, N, heads, D] in the dtype of `value`.
     """
     dtype = value.dtype
+    allowed = None if mask is None else mask[:, None, None, :]
     if upcast:
         query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
     if jax.default_backend() == 'gpu' and query.dtype in (jnp.bfloat16, jnp.float16):
         try:
-            return jax.nn.dot_product_attention(query, key, value, implementation='cudnn').astype(dtype)
+            return jax.nn.dot_product_attention(query, key, value, mask=allowed, implementation='cudnn').astype(dtype)
         except (NotImplementedError, RuntimeError, ValueError):  # shape, card or cuDNN version: said at trace time
             pass
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # [B, heads, N, D]
@@ -91,35 +101,37 @@ def dot_product_attention(query, key, value, *, upcast: bool = False):
     while count % chunks:
         chunks += 1
     if chunks == 1:
-        out = plain_attention(query, key, value)
+        out = plain_attention(query, key, value, allowed)
     else:
         parts = jnp.moveaxis(query.reshape(batch, heads, chunks, count // chunks, -1), 2, 0)
-        part = jax.checkpoint(lambda query: plain_attention(query, key, value))
+        part = jax.checkpoint(lambda query: plain_attention(query, key, value, allowed))
         out = jnp.moveaxis(jax.lax.map(part, parts), 0, 2).reshape(query.shape)
     return jnp.swapaxes(out, 1, 2).astype(dtype)
 
 
-def plain_attention(query, key, value):
+def plain_attention(query, key, value, allowed=None):
     """Attention of [B, heads, N, D], heads in front: on a CPU 1.3 times as fast a UNet as by `jax.nn.dot_product_attention`,
     whose products have the heads between rows and columns."""
     logits = jnp.einsum('bhnd,bhmd->bhnm', query, key, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1)
+    logits = logits * query.shape[-1] ** -0.5
+    weights = jax.nn.softmax(logits if allowed is None else jnp.where(allowed, logits, NEVER), axis=-1)
     return jnp.einsum('bhnm,bhmd->bhnd', weights.astype(value.dtype), value)
 
 
 def attention(x, context, heads: int, options: Options, *, bias: bool = False):
-    """Attention of x [B, N, C] over context [B, M, D], as many channels out; makes its layers in the calling module.
+    """Attention of x [B, N, C] over context [B, M, D] or `Masked`, as many channels out; makes layers in the calling module.
 
     Args: heads, of width C / heads; bias, of query, key and value (the last projection always has one).
     """
     channels = x.shape[-1]
+    context, mask = context if isinstance(context, Masked) else (context, None)
 
     def project(name, value):
         out = nn.Dense(channels, use_bias=bias, dtype=options.dtype, name=name)(value)
         return out.reshape(*out.shape[:2], heads, channels // heads)
 
     query, key, value = project('to_q', x), project('to_k', context), project('to_v', context)
-    out = dot_product_attention(query, key, value, upcast=options.upcast)
+    out = dot_product_attention(query, key, value, upcast=options.upcast, mask=mask)
     return nn.Dense(channels, dtype=options.dtype, name='to_out_0')(out.reshape(x.shape))
 
 

@@ -21,7 +21,7 @@ import optax
 from t3d.core import optim, replicas, tokens, tree
 from t3d.core.system import Picture, System, TrainState
 from t3d.diffusion import guidance, losses, samplers, schedules
-from t3d.nets import unet
+from t3d.nets import patched_unet, unet
 from t3d.nets.clip import TextTower
 
 SHARDING = unet.SHARDING
@@ -44,8 +44,7 @@ def make(config) -> System:
         params = jax.tree.map(jnp.add, state.params, updates)
         if config.text.frozen:
             params['text'] = state.params['text']  # weight decay would move it all the same
-        step = state.step.astype(jnp.float32)
-        decay = jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))
+        decay = optim.ema_decay(state.step, config.ema_decay)
         metrics['grad_norm'] = optax.tree.norm(grads)
         metrics['lr'] = optim.warmup_cosine(
             state.step, config.optimizer.learning_rate, config.optimizer.warmup, config.steps, config.optimizer.final
@@ -104,7 +103,7 @@ class Denoiser:
             dtype=dtype,
         )
         self.patch, self.size = config.patch, config.data.size
-        self.unet = unet.UNet.from_config(unet_config(config), dtype=dtype)
+        self.unet = patched_unet.from_section(config.unet, 3 * self.patch**2, 3 * self.patch**2, dtype=dtype)
         self.schedule = make_schedule(config.diffusion)
         self.min_snr, self.drop_text = config.diffusion.min_snr, config.drop_text
         self.background, self.frozen_text = config.render.background, bool(text.frozen)
@@ -116,7 +115,7 @@ class Denoiser:
         key_text, key_unet = jax.random.split(key)
         text = self.tower.init(key_text, ids)['params']
         features = self.tower.apply({'params': text}, ids)
-        noisy = to_patches(jnp.zeros((1, *self.shape)), self.patch)
+        noisy = patched_unet.to_patches(jnp.zeros((1, *self.shape)), self.patch)
         return {'text': text, 'unet': self.unet.init(key_unet, noisy, jnp.zeros((1,), jnp.int32), features)['params']}
 
     def features(self, params, ids):
@@ -126,8 +125,8 @@ class Denoiser:
 
     def predict(self, params, noisy, t, features):
         """The network's output (v, x0 or eps, by the config) for pixels [B, S, S, 3] in [-1, 1] and timesteps [B]."""
-        out = self.unet.apply({'params': params['unet']}, to_patches(noisy, self.patch), t, features)
-        return from_patches(out.astype(jnp.float32), self.patch)
+        out = self.unet.apply({'params': params['unet']}, patched_unet.to_patches(noisy, self.patch), t, features)
+        return patched_unet.from_patches(out.astype(jnp.float32), self.patch)
 
     def loss(self, params, batch, key):
         """(loss, metrics) of a batch of captioned views."""
@@ -161,37 +160,7 @@ class Denoiser:
         return jnp.clip(0.5 + 0.5 * found, 0.0, 1.0)
 
 
-def unet_config(config) -> dict:
-    """diffusers' config.json of the network of a config."""
-    net, channels = config.unet, 3 * config.patch**2
-    down = ['CrossAttnDownBlock2D' if attends else 'DownBlock2D' for attends in net.attention_levels]
-    up = ['CrossAttnUpBlock2D' if attends else 'UpBlock2D' for attends in reversed(net.attention_levels)]
-    plain = {name: value for name, value in net.items() if name != 'attention_levels'}
-    return {
-        **plain,
-        'sample_size': config.data.size // config.patch,
-        'in_channels': channels,
-        'out_channels': channels,
-        'down_block_types': down,
-        'up_block_types': up,
-    }
-
-
 def make_schedule(section) -> schedules.Schedule:
     """The noise schedule of a config's `diffusion` section."""
     tables = {'cosine': schedules.cosine, 'linear': schedules.linear, 'scaled_linear': schedules.scaled_linear}
     return tables[section.schedule](section.timesteps, prediction=section.prediction, spacing='trailing', clip=1.0)
-
-
-def to_patches(x, patch: int):
-    """[B, H, W, C] -> [B, H / p, W / p, p p C]."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // patch, width // patch, -1)
-
-
-def from_patches(x, patch: int):
-    """The inverse of `to_patches`."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height, width, patch, patch, channels // patch**2)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * patch, width * patch, -1)

@@ -63,8 +63,7 @@ def make(config) -> System:
         params['field']['alpha'] = modules.alpha(state.step)
         if config.text.frozen:
             params['text'] = state.params['text']  # weight decay would move it all the same
-        step = state.step.astype(jnp.float32)
-        decay = jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))
+        decay = optim.ema_decay(state.step, config.ema_decay)
         metrics['grad_norm'] = optax.tree.norm(grads)
         metrics['lr'] = optim.warmup_cosine(
             state.step, config.optimizer.learning_rate, config.optimizer.warmup, config.steps, config.optimizer.final
