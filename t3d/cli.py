@@ -97,16 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = add('bench', _bench, 'throughput of this machine: `t3d bench render`, `t3d bench train --config ...`')
     bench.add_argument('rest', nargs=argparse.REMAINDER)
 
-    data = add('data', _data, 'build data sets: `t3d data build furniture --source PATH --size 64`')
-    data.add_argument('action', choices=('build',))
-    data.add_argument('name', choices=('furniture',))
-    data.add_argument('--source', required=True, help='the .deb, a .sh3f library, or a folder of them')
-    data.add_argument('--size', type=int, default=64, help='pixels of the square views')
-    data.add_argument('--out', help='where built data sets live (default: $T3D_DATA or ~/.cache/t3d/data)')
-    data.add_argument('--variants', type=int, default=0, help='recoloured variants of each object, up to 7')
-    data.add_argument('--limit', type=int, help='only this many objects')
-    data.add_argument('--processes', type=int, default=2, help='that render at once')
-    data.add_argument('--license', default='all', choices=('all', 'cc0'))
+    flags.data(add('data', _data, 'data sets: `t3d data build ...`, `t3d data single-view ...`'))
 
     add('configs', _configs, 'the configs there are')
     info = add('info', _info, 'what a run or weights folder holds')
@@ -299,6 +290,10 @@ def _bench(args) -> int:
 
 
 def _data(args) -> None:
+    if args.action == 'single-view':
+        from t3d.train import single_view_set
+
+        return print(single_view_set.run(args))
     from t3d.data import furniture
 
     try:

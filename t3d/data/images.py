@@ -257,13 +257,14 @@ def check_varied(labels: np.ndarray, where: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def write(path: str | pathlib.Path, records: Iterable[dict]) -> int:
+def write(path: str | pathlib.Path, records: Iterable[dict], beside: dict[str, bytes] | None = None) -> int:
     """Writes a set that EG3D and `ImageSet` read; returns the number of images.
 
     Args:
       path: a name ending in .zip, or a folder that is not there yet. The same records give the same bytes.
       records: {'image': uint8 [S, S, 3 or 4], 'label': [25] or None, optional 'captions', 'attributes'}; all have labels, or
         none has.
+      beside: other files of the set, {name: content}, for example a licence.
     """
     path = pathlib.Path(path).expanduser()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -276,18 +277,18 @@ def write(path: str | pathlib.Path, records: Iterable[dict]) -> int:
             (path / name).parent.mkdir(exist_ok=True)
             (path / name).write_bytes(content)
 
-        return _put_all(put, records)
+        return _put_all(put, records, beside or {})
     part = path.with_name(path.name + '.part')
     try:
         with zipfile.ZipFile(part, 'w', zipfile.ZIP_STORED) as archive:  # PNG does not shrink further; a fixed date
-            count = _put_all(lambda name, content: archive.writestr(zipfile.ZipInfo(name), content), records)
+            count = _put_all(lambda name, content: archive.writestr(zipfile.ZipInfo(name), content), records, beside or {})
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
     return count
 
 
-def _put_all(put, records: Iterable[dict]) -> int:
+def _put_all(put, records: Iterable[dict], beside: dict[str, bytes]) -> int:
     labels, captions, attributes, shape = [], {}, {}, None
     for number, record in enumerate(records):
         name = f'{number // 1000:05d}/img{number:08d}.png'
@@ -306,6 +307,8 @@ def _put_all(put, records: Iterable[dict]) -> int:
         raise UsageError(f'{len(absent)} of {len(labels)} images have no label, first {absent[0]}: wanted all or none.')
     index = {'labels': None if absent else labels}
     index |= {key: value for key, value in (('captions', captions), ('attributes', attributes)) if value}
+    for name, content in beside.items():
+        put(name, content)
     put(INDEX, (json.dumps(index) + '\n').encode())  # last: an unfinished folder has no index
     return len(labels)
 

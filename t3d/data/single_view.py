@@ -56,7 +56,7 @@ def make(config, split: str | None = None) -> tuple['SingleView', Callable]:
 
 
 def labels(config, split: str | None = None) -> np.ndarray:
-    """float32 [N, 25]: the labels of the set, for samplers at evaluation; of `pose-distribution` 10,000 draws, always the same."""
+    """float32 [N, 25]: the labels of the set, for samplers at evaluation; of `pose-distribution` 10,000 fixed draws."""
     if check_mode(config.data) == 'pose-distribution':
         return sample_labels(config.data, np.random.default_rng(0), DRAWN)
     return open_set(config, split).labels

@@ -29,3 +29,35 @@ def evaluate(command) -> None:
     command.add_argument('--limit', type=int, help='at most this many objects or scenes')
     command.add_argument('--split', help='of a built data set: train (default), val, test, test_combo')
     command.add_argument('--json', help='also write the scores here')
+
+
+def data(command) -> None:
+    """Of `t3d data`, added to its argparse parser."""
+    actions = command.add_subparsers(dest='action', required=True, metavar='ACTION')
+    text = 'render the furniture library: `t3d data build furniture --source PATH --size 64`'
+    build = actions.add_parser('build', help=text, description=text)
+    build.add_argument('name', choices=('furniture',))
+    build.add_argument('--source', required=True, help='the .deb, a .sh3f library, or a folder of them')
+    build.add_argument('--size', type=int, default=64, help='pixels of the square views')
+    build.add_argument('--out', help='where built data sets live (default: $T3D_DATA or ~/.cache/t3d/data)')
+    build.add_argument('--variants', type=int, default=0, help='recoloured variants of each object, up to 7')
+    build.add_argument('--limit', type=int, help='only this many objects')
+    build.add_argument('--processes', type=int, default=2, help='that render at once')
+    build.add_argument('--license', default='all', choices=('all', 'cc0'))
+    text = 'one posed picture a record as an EG3D folder or zip: `t3d data single-view toy --out toy.zip`'
+    write = actions.add_parser('single-view', help=text, description=text)
+    write.add_argument(
+        'name', choices=('toy', 'furniture', 'eg3d'), help='eg3d: a set that is checked, mirrored or made smaller'
+    )
+    write.add_argument('--out', required=True, help='a .zip, or a folder that is not there yet')
+    write.add_argument('--source', default='', help='of eg3d: its folder or zip; of furniture: the build (default: $T3D_DATA)')
+    write.add_argument('--split', default='train', help='train (default), test, ...')
+    write.add_argument('--size', type=int, help='pixels of the square images (default: 64; of eg3d as they are)')
+    write.add_argument('--poses', type=int, default=64, help='of toy: pictures of each scene')
+    write.add_argument('--scenes', default='singles', help='of toy: singles, pairs, both')
+    write.add_argument('--supersample', type=int, default=3, help='of toy: rays for each side of a pixel, odd')
+    write.add_argument('--variants', type=int, default=0, help='of furniture: recoloured variants the build has')
+    write.add_argument('--background', type=float, default=0.5, help='grey from 0 to 1 behind transparent pixels')
+    write.add_argument('--seed', type=int, default=0, help='of the poses')
+    write.add_argument('--mirror', action='store_true', help='every picture a second time, mirrored, its label too')
+    write.add_argument('--limit', type=int, help='only this many pictures, spread over the set')
