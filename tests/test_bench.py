@@ -1,11 +1,13 @@
+import functools
 import json
 import os
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t3d.train import bench, memory
+from t3d.train import bench, bench_workload, memory
 
 
 def test_timing_and_compilation_are_apart():
@@ -25,18 +27,29 @@ def test_the_rise_of_memory_is_that_of_what_is_written():
 
 def test_render_prints_the_table(monkeypatch, tmp_path, capsys):
     small = {'batch': 2, 'image': 4, 'size': 8, 'channels': 4, 'coarse': 4, 'fine': 4, 'outputs': 3}
-    monkeypatch.setattr(bench, 'SHAPES', {'tiny': small})
+    monkeypatch.setattr(bench_workload, 'SHAPES', {'tiny': small})
     assert bench.main(['render', '--sizes', 'tiny', '--repeats', '2', '--no-peer', '--json', str(tmp_path / 'bench.json')]) == 0
     printed = capsys.readouterr().out
     assert '| tiny | forward |' in printed and '| tiny | forward + backward |' in printed and 'rows of 4' in printed
     assert json.loads((tmp_path / 'bench.json').read_text())['tiny'][0]['pass'] == 'forward'
 
 
+def test_a_batch_spread_over_the_devices_renders_the_same(monkeypatch):
+    shape = {'batch': 8, 'image': 4, 'size': 8, 'channels': 4, 'coarse': 4, 'fine': 4, 'outputs': 3}
+    spread = bench_workload.render_workload(shape)
+    monkeypatch.setattr(bench_workload, 'devices_for', lambda shape: 1)
+    alone = bench_workload.render_workload(shape)
+    assert len(spread.args[1].sharding.device_set) == jax.device_count() == 8
+    for name in ('forward', 'both', 'lookup'):
+        found, wanted = (jax.device_get(jax.jit(getattr(work, name))(*work.args[:2], None)) for work in (spread, alone))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, wanted)
+
+
 @pytest.mark.slow
 def test_the_peer_answers():
     pytest.importorskip('torch')
     peer = bench.Peer()
-    assert 'torch' in peer.load(bench.SHAPES['tiny'])
+    assert 'torch' in peer.load(bench_workload.SHAPES['tiny'])
     assert peer.once('forward', 1) > 0 and peer.once('both', 1) > 0
     assert peer.memory('forward') >= 0.0
     peer.close()

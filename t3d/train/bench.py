@@ -19,19 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.fields import triplane_field
-from t3d.geom import cameras, triplanes, volume
-from t3d.train import memory
+from t3d.train import bench_workload, memory
 
-# size: batch, image side, plane side R, plane channels C, coarse and fine samples, features out (performance.md's workloads)
-SHAPES = {
-    'tiny': {'batch': 4, 'image': 32, 'size': 32, 'channels': 16, 'coarse': 16, 'fine': 16, 'outputs': 16},
-    '64': {'batch': 1, 'image': 64, 'size': 256, 'channels': 32, 'coarse': 48, 'fine': 48, 'outputs': 32},
-    '128': {'batch': 1, 'image': 128, 'size': 256, 'channels': 32, 'coarse': 48, 'fine': 48, 'outputs': 32},
-}
-CAMERA = {'radius': 2.7, 'fov': 0.45, 'near': 2.0, 'far': 3.4, 'bound': 0.6, 'hidden': 64}
 PEER = pathlib.Path(__file__).resolve().parents[2] / 'tests' / 'peers' / 'torch_renderer.py'
 MIB = 2**20
+PAUSE = 0.3  # s before each turn: the threads of the other side may still wait, spinning, for more work
 THREADS = sorted({1, len(os.sched_getaffinity(0))})  # the peer runs with each, the better one counts: waiting threads cost
 
 
@@ -86,65 +78,6 @@ def compiled(function, *args) -> Compiled:
     return Compiled(call, seconds, call.memory_analysis().temp_size_in_bytes)
 
 
-# -------------------------------------------------------------------------------------------------------------- rendering
-
-
-class Workload(NamedTuple):
-    """Inputs of one size and the functions to time, all of (params, planes, key)."""
-
-    args: tuple
-    forward: object
-    both: object
-    lookup: object  # the forward pass's lookups alone
-    rows: int  # rows of C gathered in a forward pass
-    flops: float  # of the point MLP in a forward pass
-
-
-def render_workload(shape: dict) -> Workload:
-    """Random planes and weights; a fixed camera, the same rays for each example; see SHAPES."""
-    rays = _rays(shape)
-    params = triplane_field.init(
-        jax.random.key(0), shape['channels'], hidden=CAMERA['hidden'], outputs=shape['outputs'], equalised=False
-    )
-    planes = jax.random.normal(jax.random.key(1), (shape['batch'], 3, shape['size'], shape['size'], shape['channels']))
-
-    def forward(params, planes, key):
-        field = triplane_field.make(params, planes, bound=CAMERA['bound'], equalised=False)
-        out = volume.render(
-            field,
-            rays,
-            key,
-            near=CAMERA['near'],
-            far=CAMERA['far'],
-            num_samples=shape['coarse'],
-            num_importance=shape['fine'],
-            density_activation=triplane_field.eg3d_density,
-        )
-        return out.features, out.opacity
-
-    def both(params, planes, key):
-        def loss(params, planes):
-            features, opacity = forward(params, planes, key)
-            return jnp.mean(features**2) + jnp.mean(opacity**2)
-
-        return jax.grad(loss, (0, 1))(params, planes)
-
-    def lookup(params, planes, key):
-        dist = jnp.linspace(CAMERA['near'], CAMERA['far'], shape['coarse'] + shape['fine'])[:, None, None]
-        points = (rays.origins[:, None] + dist * rays.directions[:, None]).reshape(shape['batch'], -1, 3)
-        total = lambda params, rows: jnp.sum(jax.lax.optimization_barrier(rows), -1)  # whole rows first, as the MLP takes them
-        return triplanes.map_sum(total, params, triplanes.pad(planes), points, CAMERA['bound'])
-
-    points = shape['batch'] * shape['image'] ** 2 * (shape['coarse'] + shape['fine'])
-    flops = 2.0 * points * CAMERA['hidden'] * (shape['channels'] + 1 + shape['outputs'])
-    return Workload((params, planes, jax.random.key(2)), forward, both, lookup, 12 * points, flops)
-
-
-def _rays(shape):
-    rays = cameras.rays(cameras.orbit(0.3, 0.2, CAMERA['radius'], CAMERA['fov']), shape['image'], shape['image'])
-    return jax.tree.map(lambda leaf: jnp.tile(leaf.reshape(1, -1, 3), (shape['batch'], 1, 1)), rays)
-
-
 class Peer:
     """The PyTorch renderer in a process of its own; answers one JSON line to each request."""
 
@@ -153,12 +86,12 @@ class Peer:
 
     def load(self, shape: dict) -> str:
         """Gives it a size; returns what it is ('torch 2.13.0, cpu, 2 threads')."""
-        rays = jax.tree.map(lambda leaf: np.asarray(leaf).ravel().tolist(), _rays({**shape, 'batch': 1}))
+        rays = jax.tree.map(lambda leaf: np.asarray(leaf).ravel().tolist(), bench_workload.rays_of({**shape, 'batch': 1}))
         return self.ask(
             {
                 'shape': {
                     **shape,
-                    **CAMERA,
+                    **bench_workload.CAMERA,
                     'rays': shape['image'] ** 2,
                     'device': jax.default_backend(),
                     'origins': rays.origins,
@@ -192,7 +125,7 @@ class Peer:
 
 def _measure(shape, peer, repeats):
     """Rows of results, one for each pass, and a line on what bounds the forward pass."""
-    work = render_workload(shape)
+    work = bench_workload.render_workload(shape)
     rows, rays = [], shape['batch'] * shape['image'] ** 2
     for name, function in (('forward', work.forward), ('both', work.both)):
         program = compiled(function, *work.args)
@@ -200,8 +133,10 @@ def _measure(shape, peer, repeats):
         rss = memory.peak_growth(lambda program=program: once(program.call, *work.args))
         peer_rss = peer.memory(name) if peer else None
         for _ in range(repeats + 1):
+            time.sleep(PAUSE)
             ours.append(once(program.call, *work.args))
             for threads, found in theirs.items():
+                time.sleep(PAUSE)
                 found.append(peer.once(name, threads))
         ours, theirs = timing(ours[1:]), [timing(found[1:]) for found in theirs.values()]  # the first of each is a warm-up
         rows.append(
@@ -263,27 +198,28 @@ def _mib(value: float | None) -> str:
 def render_bench(argv=None) -> int:
     """`t3d bench render`: prints a Markdown table; returns 0."""
     parser = argparse.ArgumentParser(prog='t3d bench render', description=render_bench.__doc__)
-    parser.add_argument('--sizes', default='tiny,64,128', help=f'some of {",".join(SHAPES)}')
+    parser.add_argument('--sizes', default='tiny,64,128', help=f'some of {",".join(bench_workload.SHAPES)}')
     parser.add_argument('--repeats', type=int, default=7)
     parser.add_argument('--no-peer', action='store_true', help='without the PyTorch renderer')
     parser.add_argument('--json', help='also write the figures to this file')
     args = parser.parse_args(argv)
     sizes = args.sizes.split(',')
-    unknown = [size for size in sizes if size not in SHAPES]
+    unknown = [size for size in sizes if size not in bench_workload.SHAPES]
     if unknown:
-        parser.error(f'unknown size {unknown[0]!r}: choose from {", ".join(SHAPES)}')
+        parser.error(f'unknown size {unknown[0]!r}: choose from {", ".join(bench_workload.SHAPES)}')
     peer, why_not = start_peer(args.no_peer)
     device = jax.devices()[0]
     print(
-        f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
-        f'{platform.python_implementation()} {platform.python_version()}, load {os.getloadavg()[0]:.1f}, float32'
+        f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, devices: {jax.device_count()}, '
+        f'jax {jax.__version__}, {platform.python_implementation()} {platform.python_version()}, '
+        f'load {os.getloadavg()[0]:.1f}, float32'
     )
     print('\n'.join(HEADER), flush=True)
     results, bounds, peer_is = {}, [], None
     try:
         for size in sizes:
-            peer_is = peer.load(SHAPES[size]) if peer else None
-            results[size], bound = _measure(SHAPES[size], peer, args.repeats)
+            peer_is = peer.load(bench_workload.SHAPES[size]) if peer else None
+            results[size], bound = _measure(bench_workload.SHAPES[size], peer, args.repeats)
             bounds.append(f'{size}: {bound}')
             print('\n'.join(_line(size, row) for row in results[size]), flush=True)
     finally:
