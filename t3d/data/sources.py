@@ -8,7 +8,7 @@ from t3d.core import tokens
 from t3d.core.errors import UsageError
 from t3d.data import shapes, toy
 
-SOURCES = ('toy', 'furniture')
+SOURCES = ('toy', 'furniture', 'triplanes')
 
 
 def make(config, split: str | None = None) -> tuple[object, Callable]:
@@ -26,6 +26,10 @@ def make(config, split: str | None = None) -> tuple[object, Callable]:
         from t3d.data import single_view
 
         return single_view.make(config, split)
+    if data.name == 'triplanes':
+        from t3d.data import triplanes
+
+        return triplanes.make(config)
     return open_source(data, split or data.split, depth=config.loss.depth > 0.0), example(config)
 
 
@@ -98,6 +102,10 @@ def preview(config, batch_spec: dict) -> tuple[dict[str, np.ndarray], list[str]]
         from t3d.data import single_view
 
         return single_view.preview(config)
+    if data.name == 'triplanes':
+        from t3d.data import triplanes
+
+        return triplanes.preview(config)
     count = min(config.preview.rows, config.batch)
     views = config.preview.views
     if data.name == 'toy':
@@ -120,6 +128,10 @@ def preview(config, batch_spec: dict) -> tuple[dict[str, np.ndarray], list[str]]
 
 def resolve(config):
     """The config with what only the data knows filled in: an empty `text.words` becomes the data set's vocabulary."""
+    if config.data.name == 'triplanes':
+        from t3d.data import triplanes
+
+        return triplanes.resolve(config)
     text = config.get('text')
     if text is not None and not text.get('folder') and not text.words:
         if config.data.name == 'toy':

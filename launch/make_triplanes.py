@@ -1,0 +1,37 @@
+"""`python -m launch.make_triplanes --run RUN --out DIR --pairs 1000 --captioner toy`: captioned triplanes for stage 2.
+
+The same command again goes on where it stopped; a larger --pairs adds to the folder.
+"""
+
+import argparse
+
+from t3d.core.errors import UsageError
+from t3d.parallel import devices
+from t3d.train import captioners, make_triplanes
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog='python -m launch.make_triplanes', description=__doc__)
+    parser.add_argument('--run', required=True, help='run folder or weights folder of ganfusion_gan')
+    parser.add_argument('--out', required=True, help='the folder to write, or to go on with')
+    parser.add_argument('--pairs', type=int, default=1000, help='in all (default: 1000)')
+    parser.add_argument('--captioner', default='toy', help=f'one of {", ".join(captioners.NAMES)} (default: toy)')
+    parser.add_argument('--captioner-weights', metavar='DIR', help='local folder of BLIP, for blip and blip-vqa')
+    parser.add_argument('--template', default='objects', help='of blip-vqa: people, faces, objects (default: objects)')
+    parser.add_argument('--psi', type=float, default=1.0, help='truncation; 1 for none (default: 1)')
+    parser.add_argument('--views', type=int, default=1, help='pictures of each object that the captioner sees (default: 1)')
+    parser.add_argument('--batch', type=int, default=16, help='objects at a time (default: 16)')
+    parser.add_argument('--seed0', type=int, default=0, help='the first seed (default: 0)')
+    args = parser.parse_args(argv)
+    devices.compilation_cache()
+    names = ('pairs', 'captioner', 'template', 'psi', 'views', 'batch', 'seed0')
+    given = {name: getattr(args, name) for name in names}
+    try:
+        out = make_triplanes.run(args.run, args.out, weights=args.captioner_weights, **given)
+    except (UsageError, FileNotFoundError) as wrong:
+        parser.exit(2, f'error: {wrong}\n')
+    print(f'wrote {out}: set data.path={out} of configs/ganfusion_diffusion.py')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,221 @@
+"""Pairs of (seed, caption) for triplane diffusion: a folder that `python -m launch.make_triplanes` writes.
+
+A triplane is stored as the seed it is made from again by the frozen generator (1.26 TB of planes in a text file of 10 MB):
+
+    manifest.json    generator_sha256, psi, pairs, seed0, captioner, triplanes {plane_axes, resolution, ...}, format_version
+    manifest.jsonl   {"seed": 17, "caption": "a red cube", "slots": {...}} in each line
+    frozen/          the generator as a weights folder {generator, buffers, stats}, with the config of its run
+
+Pairs belong to one generator: the arrays' SHA-256 is in the manifest, and what decides the meaning of a triplane (ganfusion.md,
+section 10, item 13) is written there and compared with the config of whoever reads.
+"""
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from t3d.core import config as configs
+from t3d.core import tokens
+from t3d.core.errors import UsageError
+
+FORMAT = 1
+MANIFEST, LINES, FROZEN = 'manifest.json', 'manifest.jsonl', 'frozen'
+MEANING = {  # what a triplane's numbers mean: name -> key of a config
+    'plane_axes': 'render.plane_axes',
+    'resolution': 'generator.plane_resolution',
+    'channels': 'generator.plane_channels',
+    'bound': 'render.box_warp',
+    'background': 'render.background',
+    'sr_style': 'generator.sr_style',
+}
+AGAIN = 'make it with `python -m launch.make_triplanes --run RUN --out {folder} --pairs 1000 --captioner toy`'
+
+
+def meaning(config) -> dict:
+    """What a config's triplanes mean: the values of `MEANING`, None where it has none."""
+    flat = configs.flatten(config)
+    return {name: flat.get(key) for name, key in MEANING.items()}
+
+
+def fingerprint(leaves: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over the generator's arrays by path name (parts `generator` and `buffers`): names, types, shapes, bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in leaves if name.split('/')[0] in ('generator', 'buffers')):
+        leaf = np.ascontiguousarray(leaves[name])
+        digest.update(f'{name} {leaf.dtype} {leaf.shape}\n'.encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()
+
+
+def read_manifest(folder) -> dict:
+    """manifest.json of a folder; UsageError with the command that makes one where it is missing or of a newer format."""
+    path = pathlib.Path(folder).expanduser() / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f'no triplanes in {folder} ({MANIFEST} is missing): {AGAIN.format(folder=folder)}.')
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f'{path} is damaged ({error}): {AGAIN.format(folder=folder)}, in an empty folder.') from error
+    if manifest.get('format_version', 0) > FORMAT:
+        raise UsageError(f'{path} has format {manifest["format_version"]}, this t3d reads up to {FORMAT}: update t3d.')
+    return manifest
+
+
+class Pairs:
+    """Random access to the pairs of a folder; `source[i]` is {'seed', 'caption', 'captions', 'slots'}.
+
+    Args:
+      path: the folder.
+      max_distance: pairs whose slot `distance` is larger are left out; 0 keeps all.
+    Raises:
+      FileNotFoundError, UsageError: nothing there, or not what was written; the message has the next step.
+    """
+
+    def __init__(self, path, *, max_distance: float = 0.0):
+        self.folder = pathlib.Path(path).expanduser()
+        self.manifest = check(self.folder)
+        lines = (self.folder / LINES).read_text().splitlines()
+        if len(lines) < self.manifest['pairs']:
+            raise UsageError(
+                f'{self.folder / LINES} has {len(lines)} lines of {self.manifest["pairs"]}: it is truncated; copy it.'
+            )
+        self.records = [self._record(number, line) for number, line in enumerate(lines[:count])]
+        if max_distance:
+            self.records = [record for record in self.records if record['slots'].get('distance', 0.0) <= max_distance]
+        if not self.records:
+            raise UsageError(f'{self.folder} has no pair within data.max_distance={max_distance}: raise it, or 0 for all.')
+
+    def _record(self, number: int, line: str) -> dict:
+        try:
+            record = json.loads(line)
+            seed, caption = int(record['seed']), str(record['caption'])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f'{self.folder / LINES}, line {number + 1} is no pair ({error!r}): {line[:80]!r}.') from error
+        return {'seed': np.uint32(seed), 'caption': caption, 'captions': (caption,), 'slots': record.get('slots', {})}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f'pair {index} of {len(self)} in {self.folder}')
+        return self.records[int(index)]
+
+    def __repr__(self) -> str:
+        return f'Pairs({str(self.folder)!r}, {len(self)})'
+
+
+def check(folder) -> dict:
+    """The manifest of a folder whose frozen generator is the one that the pairs were made with."""
+    folder = pathlib.Path(folder).expanduser()
+    manifest = read_manifest(folder)
+    missing = [
+        name for name in (LINES, f'{FROZEN}/model.safetensors', f'{FROZEN}/config.json') if not (folder / name).is_file()
+    ]
+    if missing:
+        raise UsageError(
+            f'{folder} lacks {", ".join(missing)}: finish it with the command that began it (launch.make_triplanes).'
+        )
+    weights = folder / FROZEN / 'model.safetensors'
+    found = _fingerprint_of(str(weights), weights.stat().st_mtime_ns)
+    if found != manifest['generator_sha256']:
+        raise UsageError(
+            f'{folder}: the generator in {FROZEN}/ (SHA-256 {found[:12]}) is not the one its pairs were made with '
+            f'({manifest["generator_sha256"][:12]}): the captions are of other objects. Copy the folder again, or make it anew.'
+        )
+    return manifest
+
+
+@functools.lru_cache(maxsize=8)
+def _fingerprint_of(path: str, changed: int) -> str:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return fingerprint(load_file(path))
+    except SafetensorError as error:
+        raise UsageError(f'{path} is damaged ({error}): copy it again.') from error
+
+
+def generator_config(folder):
+    """The config of the generator's run."""
+    return configs.from_json((pathlib.Path(folder).expanduser() / FROZEN / 'config.json').read_text())
+
+
+def refuse_other(config, folder, manifest: dict) -> None:
+    """Raises UsageError where a config's triplanes mean something else than those of a folder."""
+    given, wanted = meaning(config), dict(manifest['triplanes'])
+    if 'psi' in config:
+        given, wanted = {**given, 'psi': config.psi}, {**wanted, 'psi': manifest['psi']}
+    wrong = [
+        f'{MEANING.get(name, name)}={given[name]!r}, there {value!r}' for name, value in wanted.items() if given[name] != value
+    ]
+    if wrong:
+        raise UsageError(
+            f'{folder} holds other triplanes than this config describes: {"; ".join(wrong)}. Set the values of the folder, or '
+            'give another data.path.'
+        )
+
+
+# ------------------------------------------------------------------------------------------------------- data.sources
+
+
+def open_source(data) -> Pairs:
+    """The source of a config's `data` section: keys path, and max_distance where it is there."""
+    if not data.path:
+        raise UsageError('data.path is empty: give the folder of triplanes. ' + AGAIN.format(folder='DIR').capitalize() + '.')
+    return Pairs(data.path, max_distance=float(data.get('max_distance', 0.0)))
+
+
+def example(config) -> Callable[[dict, np.random.Generator], dict[str, np.ndarray]]:
+    """The transform of a config: the caption's tokens int32 [N], and the seed, a uint32 scalar."""
+    tokenize = tokens.make(config.text)
+
+    def transform(record: dict, random: np.random.Generator) -> dict[str, np.ndarray]:
+        return {'tokens': tokenize([record['caption']])[0], 'seed': np.uint32(record['seed'])}
+
+    return transform
+
+
+def make(config) -> tuple[Pairs, Callable]:
+    """(source, transform) of a config whose triplanes are those of its folder."""
+    source = open_source(config.data)
+    refuse_other(config, source.folder, source.manifest)
+    return source, example(config)
+
+
+def preview(config) -> tuple[dict[str, np.ndarray], list[str]]:
+    """A batch of pairs with different captions, evenly spread, and their captions; depends on the config alone."""
+    source, count = open_source(config.data), min(config.preview.rows, config.batch)
+    first = {}
+    for record in source.records:
+        first.setdefault(record['caption'], record)
+    different = [first[caption] for caption in sorted(first)]
+    records = [different[int(k)] for k in np.linspace(0, len(different) - 1, count)]
+    captions = [record['caption'] for record in records]
+    return {'tokens': tokens.make(config.text)(captions), 'seed': np.array([r['seed'] for r in records], np.uint32)}, captions
+
+
+def resolve(config):
+    """The config with what only the folder knows: sections generator and render where empty, frozen, psi, text.words.
+
+    Values given in the config are kept where they do not change what a triplane means (render.samples); else they are refused.
+    """
+    from t3d.data import sources
+
+    source = open_source(config.data)
+    theirs = generator_config(source.folder)
+    with config.unlocked():
+        for section in ('generator', 'render'):
+            if not config.get(section):
+                config[section] = theirs[section]
+        if not config.get('frozen'):
+            config.frozen = str(source.folder / FROZEN)
+        if not config.text.get('folder') and not config.text.words:
+            config.text.words = tuple(sources.vocabulary(record['caption'] for record in source.records))
+    refuse_other(config, source.folder, source.manifest)
+    return config
