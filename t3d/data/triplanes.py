@@ -78,11 +78,9 @@ class Pairs:
     def __init__(self, path, *, max_distance: float = 0.0):
         self.folder = pathlib.Path(path).expanduser()
         self.manifest = check(self.folder)
-        lines = (self.folder / LINES).read_text().splitlines()
-        if len(lines) < self.manifest['pairs']:
-            raise UsageError(
-                f'{self.folder / LINES} has {len(lines)} lines of {self.manifest["pairs"]}: it is truncated; copy it.'
-            )
+        lines, count = (self.folder / LINES).read_text().splitlines(), self.manifest['pairs']
+        if len(lines) < count:
+            raise UsageError(f'{self.folder / LINES} has {len(lines)} lines of {count}: it is truncated; copy it again.')
         self.records = [self._record(number, line) for number, line in enumerate(lines[:count])]
         if max_distance:
             self.records = [record for record in self.records if record['slots'].get('distance', 0.0) <= max_distance]

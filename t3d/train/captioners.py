@@ -61,10 +61,7 @@ def make(name: str, config, *, weights=None, template: str = 'objects') -> Capti
 
         made = captioners_blip.sentences(weights) if name == 'blip' else captioners_blip.answers(weights, template)
         return Captioner(*made)
-    near = difflib.get_close_matches(name, NAMES, 1)
-    raise UsageError(
-        f'unknown captioner {name!r}: choose from {", ".join(NAMES)}.{f" Did you mean {near[0]}?" if near else ""}'
-    )
+    raise UsageError(configs.unknown(name, NAMES, 'captioner'))
 
 
 # ---------------------------------------------------------------------------------------------------------------- toy
