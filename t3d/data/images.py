@@ -50,7 +50,7 @@ class ImageSet:
             raise UsageError(f'{self.path} has no {", ".join(SUFFIXES)} files: give the folder or zip that holds {INDEX}.')
         index = self._index(files, labelled)
         self.labels = read_labels(index.get('labels'), self.names, f'{self.path}: {INDEX}') if labelled else None
-        self.captions = {name: tuple(texts) for name, texts in (index.get('captions') or {}).items()}
+        self.captions = _captions(index.get('captions') or {}, f'{self.path}: {INDEX}')
         self.attributes = index.get('attributes') or {}
         self.size = self._one_size()
 
@@ -150,6 +150,15 @@ class ImageSet:
         return open(self.path / name, 'rb') if self.path.is_dir() else self._zip().open(name)
 
 
+def _captions(found, where: str) -> dict[str, tuple[str, ...]]:
+    good = isinstance(found, dict) and all(
+        isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in found.values()
+    )
+    if not good:
+        raise UsageError(f'{where}: captions are not {{file: [text, ...]}}.')
+    return {name: tuple(texts) for name, texts in found.items()}
+
+
 def _is_image(name: str) -> bool:
     hidden = any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
     return name.lower().endswith(SUFFIXES) and not hidden
@@ -165,6 +174,8 @@ def read_labels(entries, names: list[str], where: str) -> np.ndarray:
             f'{where} has no labels (null): each image needs 25 camera numbers. Prepare it as for EG3D, or set '
             "data.mode='pose-distribution' for photos without poses."
         )
+    if not isinstance(entries, list):
+        raise UsageError(f'{where}: labels is a {type(entries).__name__}: wanted [[file, {LABEL} numbers], ...].')
     table = {}
     for number, entry in enumerate(entries):
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
@@ -193,7 +204,7 @@ def _numbers(values, where: str) -> np.ndarray:
         raise UsageError(f'{where}: {count} numbers, wanted {LABEL}: 16 of world_from_cam, then 9 of the intrinsics.')
     try:
         array = np.array(values, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.full(LABEL, np.nan)
     if array.shape != (LABEL,) or not np.isfinite(array).all():
         raise UsageError(f'{where}: not {LABEL} finite numbers: {str(values)[:80]}.')
