@@ -1,0 +1,304 @@
+"""GANFusion, stage 2: text to the planes of a frozen triplane GAN, by diffusion.
+
+prompt -> tokens -> text tower -> denoiser of normalised planes -> DDIM with guidance -> planes -> the GAN's renderer and
+upsampler. No test-time optimisation, and training needs no camera: pairs are (seed, caption), the planes of a seed are made
+again by the frozen generator inside the step.
+
+Source: GANFusion's published figures and summaries; there is no public code. Decided here, as far as those are silent:
+- Planes are normalised by the mean and deviation of each of the 3 C channels over many samples, and clipped at +-`clip`: the
+  data as well as x_0 while sampling; the noise that goes on is taken from the clipped x_0.
+- Schedule: Stable Diffusion's scaled-linear betas, log SNR moved by `diffusion.shift`. Planes of a GAN are smooth: noise that
+  hides a 64 x 64 latent leaves them readable; 2 log(64 / R) is the shift for perfectly redundant planes.
+- The network says x_0. With `patch` p its stem is narrower than p p 3 C channels and cannot pass full-rank noise on: v is for
+  p <= 2, eps is refused at p >= 4.
+- Stage 2 makes no w. The upsampler gets constant styles: `sr_style` 'unit' (each layer's style is 1; stage 1 should be trained
+  so), 'ones_w' (w = 1 through the affine layers) or 'w_avg'.
+- `aux.weight` adds the raw colour of rendered x_0 at low noise, from random cameras of the orbit. Off.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from t3d.core import optim, replicas, tree
+from t3d.core.errors import UsageError
+from t3d.core.system import Asset, System, TrainState
+from t3d.diffusion import guidance, losses, samplers, schedules
+from t3d.fields import triplane_generator
+from t3d.geom import cameras, triplanes
+from t3d.nets import triplane_unet
+from t3d.nets.text_condition import TextCondition
+
+SHARDING = triplane_unet.SHARDING
+SR_STYLES = ('unit', 'ones_w', 'w_avg')
+
+
+def make(config) -> System:
+    """The system of a config (configs/ganfusion_diffusion.py): sections text, unet, generator, render, diffusion, sample."""
+    model = Model(config)
+    optimizer = optim.adamw(**config.optimizer, total=config.steps)
+
+    def init(key, batch) -> TrainState:
+        params = model.init(key, batch['tokens'][:1])
+        opt_state = optimizer.init(model.trained(params))
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, tree.copy(params), {})
+
+    def train_step(state: TrainState, batch, key):
+        clean = model.planes_of_seeds(state.params['frozen'], batch['seed'])
+
+        def loss(trained):
+            return model.loss({**state.params, **trained}, clean, batch['tokens'], key)
+
+        trained = model.trained(state.params)
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+        grads, metrics = replicas.mean((grads, metrics))
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        trained = jax.tree.map(jnp.add, trained, updates)
+        average = tree.ema(model.trained(state.ema), trained, optim.ema_decay(state.step, config.ema_decay))
+        metrics['grad_norm'] = optax.tree.norm(grads)
+        metrics['lr'] = optim.warmup_cosine(
+            state.step, config.optimizer.learning_rate, config.optimizer.warmup, config.steps, config.optimizer.final
+        )
+        params, ema = {**state.params, **trained}, {**state.ema, **average}
+        return TrainState(state.step + 1, params, opt_state, ema, state.extras), metrics
+
+    def preview(params, batch, key) -> jax.Array:
+        keys = jax.random.split(key, batch['tokens'].shape[0])
+        planes = model.draw(params, batch['tokens'], keys)
+        views = model.orbit(config.preview.views)
+        shown = jax.lax.map(lambda one: model.pictures(model.scene(params, one), views), planes)
+        return shown.transpose(0, 2, 1, 3, 4).reshape(shown.shape[0], shown.shape[2], -1, 3)
+
+    def generate(params, prompts, key) -> list[Asset]:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(prompts)))
+        planes = model.draw(params, jnp.asarray(model.text.tokenize(list(prompts))), keys)
+        camera = {name: float(config.render[name]) for name in ('radius', 'fov')}
+        make_asset = functools.partial(Asset, field=model.field_at, render=model.render_rays, bound=model.bound, camera=camera)
+        return [make_asset(prompt, model.scene(params, one)) for prompt, one in zip(prompts, planes, strict=True)]
+
+    return System(init, train_step, preview, generate, SHARDING, batch_spec(config))
+
+
+def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the data pipeline delivers: a caption and the seed of the planes that it describes."""
+    return {
+        'tokens': jax.ShapeDtypeStruct((config.batch, config.text.length), jnp.int32),
+        'seed': jax.ShapeDtypeStruct((config.batch,), jnp.uint32),
+    }
+
+
+class Model:
+    """The networks of a config and the functions that join them; holds no parameters.
+
+    Parameters are {'text', 'denoiser', 'frozen': {'generator', 'buffers', 'stats': {'mean' [3 C], 'std' [3 C]}}}.
+    """
+
+    def __init__(self, config):
+        check(config)
+        dtype = jnp.dtype(config.dtype)
+        self.config, self.generator = config, triplane_generator.Generator(config)
+        self.text = TextCondition(config.text, dtype)
+        self.resolution, self.channels = self.generator.resolution, self.generator.channels
+        self.bound = self.generator.bound
+        self.denoiser = triplane_unet.TriplaneDenoiser(
+            config.unet,
+            layout=config.layout,
+            patch=config.patch,
+            resolution=self.resolution,
+            channels=self.channels,
+            axes=triplanes.PLANE_AXES[config.render.plane_axes],
+            cross_plane=config.cross_plane,
+            dtype=dtype,
+            remat=config.remat,
+        )
+        self.shape, self.schedule = (3, self.resolution, self.resolution, self.channels), make_schedule(config.diffusion)
+        self.draw_planes = jax.jit(self._draw, static_argnums=4)
+
+    # ---------------------------------------------------------------------------------------------------------- parameters
+
+    def init(self, key, ids):
+        """New parameters; the generator is a random one until the loop puts that of `config.frozen` in its place."""
+        key_text, key_net, key_generator = jax.random.split(key, 3)
+        text = self.text.init(key_text, ids)
+        features, _ = self.text.features(text, ids)
+        generator, buffers = self.generator.init(key_generator)
+        stats = {'mean': jnp.zeros(3 * self.channels), 'std': jnp.ones(3 * self.channels)}
+        frozen = {'generator': generator, 'buffers': buffers, 'stats': stats}
+        return {'text': text, 'denoiser': self.denoiser.init(key_net, features), 'frozen': frozen}
+
+    def trained(self, params):
+        """The part of the parameters that the optimizer sees."""
+        return {name: params[name] for name in ('text', 'denoiser') if name == 'denoiser' or not self.text.frozen}
+
+    # -------------------------------------------------------------------------------------------------------------- planes
+
+    def planes_of_seeds(self, frozen, seeds):
+        """The generator's planes [B, 3, R, R, C] of seeds [B] uint32, as the captions were made from them."""
+        return self.generator.planes_of_seeds(frozen['generator'], frozen['buffers'], seeds, psi=self.config.psi)
+
+    def normalise(self, stats, planes):
+        """Zero mean and unit deviation for each of the 3 C channels; not clipped."""
+        mean, std = (stats[name].reshape(3, 1, 1, -1) for name in ('mean', 'std'))
+        return (planes - mean) / std
+
+    def denormalise(self, stats, x):
+        """The inverse of `normalise`."""
+        mean, std = (stats[name].reshape(3, 1, 1, -1) for name in ('mean', 'std'))
+        return x * std + mean
+
+    # ------------------------------------------------------------------------------------------------------------ training
+
+    def predict(self, params, x, t, condition):
+        """The network's output for noisy normalised planes at t, a scalar or [B], under (features, mask)."""
+        return self.denoiser(params['denoiser'], x, t, *condition)
+
+    def loss(self, params, planes, ids, key):
+        """(loss, metrics) of the generator's planes [B, 3, R, R, C] and captions [B, N]."""
+        key_drop, key_t, key_noise, key_aux = jax.random.split(key, 4)
+        frozen, limit = jax.lax.stop_gradient(params['frozen']), self.config.diffusion.clip
+        clean = jnp.clip(self.normalise(frozen['stats'], planes), -limit, limit)
+        condition = self.text.features(params['text'], self.text.drop(key_drop, ids, self.config.drop_text))
+        t = losses.draw_t(key_t, clean.shape[0], self.schedule.length, stratified=True)
+        noise = jax.random.normal(key_noise, clean.shape)
+        x = schedules.q_sample(self.schedule, clean, t, noise)
+        output = self.predict(params, x, t, condition)
+        each = losses.per_object(output, losses.target(self.schedule, clean, t, noise))
+        gamma = self.config.diffusion.min_snr
+        loss = jnp.mean(each * losses.min_snr(self.schedule, t, gamma)) if gamma else jnp.mean(each)
+        metrics = {'mse': jnp.mean(each), 'clipped': jnp.mean(jnp.abs(clean) >= limit)}
+        if self.config.aux.weight:
+            x0 = schedules.to_x0(self.schedule, output, x, t)
+            metrics['loss/aux'] = self.config.aux.weight * self.rendered_error(frozen, clean, x0, t, key_aux)
+            metrics['loss/planes'], loss = loss, loss + metrics['loss/aux']
+        return loss, {'loss': loss, **metrics}
+
+    def rendered_error(self, frozen, clean, x0, t, key):
+        """Mean squared error of raw colour at `aux.size` pixels from random cameras, of examples at t < T / 4."""
+        key_camera, key_jitter = jax.random.split(key)
+        label = self.random_labels(key_camera, clean.shape[0])
+
+        def raw(x):
+            planes = self.denormalise(frozen['stats'], x)
+            return self.generator.render(frozen['generator'], planes, label, key_jitter, size=self.config.aux.size).features
+
+        each = losses.per_object(raw(x0)[..., :3], jax.lax.stop_gradient(raw(clean)[..., :3]))
+        return jnp.mean(jnp.where(t < self.schedule.length // 4, each, 0.0))
+
+    def random_labels(self, key, count: int):
+        """Labels [B, 25] of cameras of the orbit: any azimuth, elevations of `aux.elevation` (low, high)."""
+        azimuth, height = jax.random.uniform(key, (2, count))
+        low, high = self.config.aux.elevation
+        render = self.config.render
+        views = cameras.orbit(2.0 * jnp.pi * azimuth, low + (high - low) * height, render.radius, render.fov)
+        return cameras.to_eg3d(views)
+
+    # ------------------------------------------------------------------------------------------------------------ sampling
+
+    def draw(self, params, ids, keys, scale: float | None = None, steps: int | None = None):
+        """The generator's planes [B, 3, R, R, C] for token ids [B, N], one for each key [B], the same whatever the others are.
+
+        Args: scale of the guidance and number of DDIM steps, the config's where None. A new scale compiles nothing but for 1,
+        the conditional network alone at half the cost.
+        """
+        scale = self.config.sample.guidance if scale is None else scale
+        steps = self.config.sample.steps if steps is None else steps
+        plain = isinstance(scale, int | float) and scale == 1.0
+        return self.draw_planes(params, ids, keys, None if plain else jnp.float32(scale), steps)
+
+    def _draw(self, params, ids, keys, scale, steps: int):
+        noise = jax.vmap(lambda key: jax.random.normal(key, self.shape))(keys)
+        return self.denormalise(params['frozen']['stats'], self.sample_from(params, ids, noise, scale, steps))
+
+    def sample_from(self, params, ids, noise, scale, steps: int):
+        """Normalised planes of ids [B, N] from noise [B, 3, R, R, C]; scale None for the conditional network alone."""
+        condition = self.text.features(params['text'], ids)
+        predict = functools.partial(self.predict, params)
+        if scale is None:
+            denoise = lambda x, t: predict(x, t, condition)
+        else:
+            denoise = guidance.guided(predict, condition, self.text.features(params['text'], self.text.none(ids)), scale)
+        return samplers.ddim(denoise, self.schedule, noise, steps=steps, rederive=True)
+
+    # -------------------------------------------------------------------------------------------------------------- assets
+
+    def scene(self, params, planes):
+        """Asset.scene of planes [3, R, R, C]: they and what renders them."""
+        frozen = params['frozen']
+        parts = {name: frozen['generator'][name] for name in ('decoder', 'superres') if name in frozen['generator']}
+        return {'planes': planes, 'generator': parts, 'w_avg': frozen['buffers']['w_avg']}
+
+    def field_at(self, scene, points):
+        """Asset.field: (density [N], rgb [N, 3]), the raw colour."""
+        return self.generator.field_at(scene['generator'], scene['planes'], points)
+
+    def render_rays(self, scene, rays):
+        """Asset.render: the raw colour along rays, over the background."""
+        return self.generator.render_rays(scene['generator'], scene['planes'], rays)
+
+    def rendered(self, scene, views: cameras.Cameras):
+        """(features [V, s, s, F], upsampled [V, S, S, 3]) in [-1, 1] of one scene from cameras [V]."""
+        count = views.world_from_cam.shape[0]
+        planes = jnp.broadcast_to(scene['planes'], (count, *self.shape))
+        label, size = cameras.to_eg3d(views), self.generator.render_size
+        features = self.generator.render(scene['generator'], planes, label, None, size=size).features
+        return features, self.generator.upsample(scene['generator'], features, self.style(scene, count))
+
+    def style(self, scene, count: int):
+        """What the upsampler gets for w: None for unit styles, else [count, W]."""
+        if self.config.sr_style == 'unit':
+            return None
+        w = jnp.ones_like(scene['w_avg']) if self.config.sr_style == 'ones_w' else scene['w_avg']
+        return jnp.broadcast_to(w, (count, *w.shape))
+
+    def picture(self, scene, views: cameras.Cameras):
+        """Upsampled images [V, S, S, 3] in [0, 1] of one scene: what the model is judged by."""
+        return unit(self.rendered(scene, views)[1])
+
+    def pictures(self, scene, views: cameras.Cameras):
+        """[2 V, S, S, 3]: the upsampled views, then the raw ones by nearest neighbour."""
+        features, fine = self.rendered(scene, views)
+        raw = jax.image.resize(features[..., :3], fine.shape, 'nearest')
+        return unit(jnp.concatenate([fine, raw]))
+
+    def orbit(self, count: int) -> cameras.Cameras:
+        """`count` cameras around the object at the preview's elevation, front first."""
+        render = self.config.render
+        return cameras.turntable(count, elevation=self.config.preview.elevation, radius=render.radius, fov=render.fov)
+
+
+def unit(image):
+    """[-1, 1] as [0, 1], clipped."""
+    return jnp.clip(0.5 + 0.5 * image, 0.0, 1.0)
+
+
+def make_schedule(section) -> schedules.Schedule:
+    """Stable Diffusion's betas with the section's shift of log SNR; x_0 clipped at its `clip` while sampling."""
+    plain = schedules.scaled_linear(section.timesteps, prediction=section.prediction, spacing='trailing', clip=section.clip)
+    return schedules.shifted(plain, jnp.exp(-0.5 * section.shift), 1) if section.shift else plain
+
+
+def check(config) -> None:
+    """Raises UsageError for what cannot work, with what can."""
+    prediction, patch = config.diffusion.prediction, config.patch
+    if prediction == 'eps' and patch >= 4 or prediction == 'v' and patch > 2:
+        width = 3 * patch**2 * config.generator.plane_channels
+        raise UsageError(
+            f'diffusion.prediction={prediction!r} with patch={patch}: {width} channels of noise do not pass a stem of '
+            f"{config.unet.block_out_channels[0]}: wanted 'x0' (the others for patch <= 2)."
+        )
+    if config.sr_style == 'w':
+        raise UsageError(
+            "sr_style='w': the diffusion model makes planes and no w, which is what this style modulates the upsampler by. "
+            f'Choose {", ".join(SR_STYLES)}; the first is exact where stage 1 was trained with it.'
+        )
+    if config.sr_style not in SR_STYLES:
+        raise UsageError(f'unknown sr_style {config.sr_style!r}: choose one of {", ".join(SR_STYLES)}.')
+    if (config.sr_style == 'unit') != (config.generator.sr_style == 'unit'):
+        reads = 'has no layers that read a w' if config.generator.sr_style == 'unit' else 'reads a w'
+        choices = SR_STYLES[:1] if config.generator.sr_style == 'unit' else SR_STYLES[1:]
+        raise UsageError(
+            f'sr_style={config.sr_style!r}: the generator was trained with {config.generator.sr_style!r}, and its upsampler '
+            f'{reads}: choose {" or ".join(choices)}.'
+        )

@@ -1,0 +1,192 @@
+"""RenderDiffusion: which pixels are rendered, what the loss compares, sampling, and that it learns."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t3d import systems
+from t3d.core import config as configs
+from t3d.core import tree
+from t3d.core.errors import UsageError
+from t3d.geom import cameras
+from t3d.systems import renderdiffusion
+
+SMALL = (
+    'batch=4',
+    'steps=4',
+    'text.width=16',
+    'text.layers=1',
+    'text.heads=2',
+    'text.words=("a","red","blue","cube","cone")',
+    'unet.block_out_channels=(8,16)',
+    'unet.attention_head_dim=2',
+    'unet.cross_attention_dim=16',
+    'unet.norm_num_groups=4',
+    'unet.attention_levels=(False,True)',
+    'data.size=16',
+    'planes.resolution=8',
+    'planes.channels=4',
+    'planes.hidden=16',
+    'render.samples=6',
+    'render.importance=0',
+    'sample.steps=2',
+    'loss.stride=2',
+    'diffusion.timesteps=50',
+    'preview.views=2',
+)
+quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+
+
+@functools.cache
+def config(*overrides):
+    return configs.load('configs/renderdiffusion.py:tiny', [*SMALL, *overrides])
+
+
+@functools.cache
+def model():
+    return renderdiffusion.Model(config())
+
+
+@functools.cache
+def params():
+    """Random weights, none of them zero."""
+    found = quick(model().init)(jax.random.key(0), batch()['tokens'][:1])
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: leaf + (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32), found)
+
+
+def batch():
+    """Four noisy discs on grey from random sides."""
+    rng = np.random.default_rng(0)
+    views = cameras.orbit(rng.uniform(-3, 3, 4), rng.uniform(0, 0.6, 4), 3.2, 0.7)
+    row, column = np.mgrid[:16, :16] - 7.5
+    inside = (row**2 + column**2 < 25.0)[None, ..., None]
+    image = np.where(inside, rng.integers(0, 256, (4, 1, 1, 3)), 128) + rng.integers(0, 4, (4, 16, 16, 3))
+    words = ['a red cube', 'a blue cone', 'a cube', 'blue cube']
+    image = np.clip(image, 0, 255).astype(np.uint8)
+    return {'tokens': model().text.tokenize(words), 'image': image, 'label': np.asarray(cameras.to_eg3d(views))}
+
+
+@pytest.mark.parametrize('stride', [1, 2, 4])
+def test_one_pixel_of_each_cell_is_drawn_and_all_alike(stride):
+    index = np.asarray(jax.jit(renderdiffusion.draw_pixels, static_argnums=(1, 2, 3))(jax.random.key(1), 500, 8, stride))
+    assert index.shape == (500, (8 // stride) ** 2)
+    row, column = index // 8, index % 8
+    cell = row // stride * (8 // stride) + column // stride
+    np.testing.assert_array_equal(cell, np.broadcast_to(np.arange((8 // stride) ** 2), cell.shape))
+    share = np.bincount(index.reshape(-1), minlength=64) / 500 * stride**2
+    np.testing.assert_allclose(share, 1.0, atol=0.35)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_each_pixel_is_compared_with_the_ray_through_its_centre(stride):
+    """A renderer that paints its rays' directions, and pictures of these directions by a naive loop: no error is left."""
+    loaded, given = config(f'loss.stride={stride}'), batch()
+    network = renderdiffusion.Model(loaded)
+
+    class Painted:
+        def __init__(self, rays):
+            self.features = 0.5 + 0.5 * rays.directions
+
+    network.colour = lambda decoder, planes, rays, key: Painted(rays)
+    image = np.zeros((4, 16, 16, 3))
+    for b, i, j in np.ndindex(4, 16, 16):
+        pose, lens = given['label'][b, :16].reshape(4, 4), given['label'][b, 16:].reshape(3, 3)
+        at = np.linalg.solve(lens.astype(np.float64), [(j + 0.5) / 16, (i + 0.5) / 16, 1.0])
+        direction = pose[:3, :3].astype(np.float64) @ at
+        image[b, i, j] = direction / np.linalg.norm(direction)
+    given['image'] = np.round(127.5 * (image + 1.0)).astype(np.uint8)
+    loss, metrics = network.loss(params(), given, jax.random.key(0))
+    assert float(loss) < (1.0 / 255) ** 2 and metrics['count/rays'] == 4 * (16 // stride) ** 2
+    given['image'] = given['image'][:, :, ::-1]
+    assert float(network.loss(params(), given, jax.random.key(0))[0]) > 0.01
+
+
+def test_text_and_camera_are_read_and_dropped_text_is_not():
+    given, network = batch(), renderdiffusion.Model(config())
+
+    @quick
+    def loss(batch, share):
+        network.config = config().copy_and_resolve_references().unlock()
+        network.config.drop_text = share
+        return network.loss(params(), batch, jax.random.key(2))[0]
+
+    other = {**given, 'tokens': np.roll(given['tokens'], 1, axis=0)}
+    assert loss(given, 1.0) == loss(other, 1.0) and loss(given, 0.0) != loss(other, 0.0)
+    x, t = jnp.zeros((4, 16, 16, 3)), jnp.full(4, 7)
+    condition = network.text.features(params()['text'], given['tokens'])
+    planes = quick(network.planes)
+    first = planes(params(), x, t, condition, given['label'])
+    assert first.shape == (4, 3, 8, 8, 4)
+    second = planes(params(), x, t, condition, np.roll(given['label'], 1, axis=0))
+    assert np.abs(first - second).max() > 1e-3
+    blind = renderdiffusion.Model(config('camera_embedding=false'))
+    assert 'camera' not in jax.eval_shape(blind.init, jax.random.key(0), given['tokens'][:1])
+
+
+def test_the_planes_of_the_last_step_are_what_was_last_seen_and_the_asset_renders_them():
+    network, given = model(), batch()
+    noise = jax.random.normal(jax.random.key(3), (2, 16, 16, 3))
+    sample = quick(lambda ids, noise: network.sample_from(params(), ids, noise, None, 2))
+    picture, planes = sample(given['tokens'][:2], noise)
+    assert np.abs(picture).max() <= 1.0 and picture.std() > 0.01
+    view = network.orbit(1, config().sample.elevation)
+    render = quick(network.render_rays)
+    for k in range(2):
+        out = render(network.scene(params(), planes[k]), cameras.rays(view, 16, 16))
+        np.testing.assert_allclose(2.0 * out.features[0] - 1.0, picture[k], atol=1e-5)
+        assert out.opacity.shape == (1, 16, 16) and 0.0 < out.opacity.mean() < 1.0
+
+
+def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional():
+    network, ids = model(), batch()['tokens'][:2]
+    keys = jax.random.split(jax.random.key(4), 2)
+    draw = lambda ids, scale: np.asarray(network.draw(params(), ids, keys, scale))
+    plain = draw(ids, 1.0)
+    np.testing.assert_allclose(draw(ids, jnp.float32(1.0)), plain, atol=1e-4)
+    # planes are of the text's pass: without text they are those that no text gives
+    none = draw(np.asarray(network.text.none(ids)), 1.0)
+    np.testing.assert_allclose(draw(np.asarray(network.text.none(ids)), 3.0), none, atol=1e-4)
+    assert np.abs(draw(ids, 3.0) - plain).max() > 1e-4 and np.abs(none - plain).max() > 1e-3
+
+
+def test_generated_assets_do_not_depend_on_their_neighbours():
+    system, key = systems.make(config()), jax.random.key(5)
+    first, second = system.generate(params(), ['a red cube', 'a blue cone'], key)
+    again, _ = system.generate(params(), ['a red cube', 'a cone'], key)
+    np.testing.assert_allclose(first.scene['planes'], again.scene['planes'], atol=1e-5)
+    assert second.prompt == 'a blue cone' and first.bound == 1.0 and first.camera['radius'] == pytest.approx(3.2)
+    points = np.random.default_rng(0).uniform(-1, 1, (7, 3)).astype(np.float32)
+    density, rgb = first.field(first.scene, points)
+    assert density.shape == (7,) and np.all(density >= 0) and rgb.shape == (7, 3) and np.all((rgb >= 0) & (rgb <= 1))
+
+
+def test_steps_learn_move_every_parameter_and_compile_once():
+    system = systems.make(config('optimizer.warmup=1', 'optimizer.learning_rate=4e-3', 'drop_text=0.3'))
+    given, traces = batch(), []
+    state = start = quick(system.init)(jax.random.key(0), given)
+
+    @quick
+    def step(state, key):
+        traces.append(0)
+        return system.train_step(state, given, key)
+
+    losses = []
+    for n in range(24):
+        state, metrics = step(state, jax.random.key(n % 4))
+        losses.append(float(metrics['loss']))
+    assert len(traces) == 1 and np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])
+    still = [name for name, leaf in tree.flatten(state.params).items() if np.all(leaf == tree.flatten(start.params)[name])]
+    assert not [name for name in still if 'embedding' not in name]
+    images = quick(system.preview)(state.ema, given, jax.random.key(0))
+    assert images.shape == (4, 16, 2 * 16, 3) and images.min() >= 0.0 and images.max() <= 1.0
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(UsageError, match='planes.resolution=10: the network has 4 positions a side'):
+        renderdiffusion.Model(config('planes.resolution=10'))
+    with pytest.raises(UsageError, match='loss.stride=3 does not divide data.size=16'):
+        renderdiffusion.Model(config('loss.stride=3'))
