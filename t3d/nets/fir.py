@@ -1,4 +1,4 @@
-"""Fixed filters of StyleGAN2: up- and downsampling by two, Gaussian blur, antialiased resize.
+"""Fixed filters of StyleGAN2: up- and downsampling by two, Gaussian blur, antialiased resize; and the convolutions beside them.
 
 The binomial filter [1, 3, 3, 1] x [1, 3, 3, 1] / 64 of arXiv 1912.04958 (after Zhang, arXiv 1904.11486), written as separable
 sums of shifted views: XLA runs that far faster than a grouped convolution. Everything outside an image is zero. Images are
@@ -55,18 +55,18 @@ def downsample2(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
     return _down_axis(_down_axis(x, 1), 2)
 
 
-def filter_taps(x: jax.Array, taps, before: int, after: int) -> jax.Array:
-    """Correlates both image axes of x [B, H, W, C] with `taps`, after zero padding: side + before + after - len(taps) + 1."""
+def filter_taps(x: jax.Array, taps, pad: int) -> jax.Array:
+    """Correlates both image axes of x [B, H, W, C] with `taps` behind `pad` zeros all round: sides grow by 2 pad + 1 - taps."""
+    x, count = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))), len(taps)
     for axis in (1, 2):
-        padded, count = pad_axis(x, axis, before, after), len(taps)
-        size = padded.shape[axis] - count + 1
-        x = sum(taps[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(count))
+        size = x.shape[axis] - count + 1
+        x = sum(taps[i] * jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(count))
     return x
 
 
 def smooth(x: Float[Array, 'b h w c'], pad: int, gain: float = 1.0) -> Float[Array, 'b h2 w2 c']:
     """The binomial filter at stride 1 behind `pad` zeros on each side: sides grow by 2 pad - 3. `gain` multiplies it."""
-    return filter_taps(x, [gain**0.5 * tap for tap in TAPS], pad, pad)
+    return filter_taps(x, [gain**0.5 * tap for tap in TAPS], pad)
 
 
 def blur(x: Float[Array, 'b h w c'], sigma, radius: int | None = None) -> Float[Array, 'b h w c']:
@@ -90,7 +90,7 @@ def blur(x: Float[Array, 'b h w c'], sigma, radius: int | None = None) -> Float[
     inside = jnp.abs(offsets) <= reach
     taps = jnp.where(inside, jnp.exp2(-jnp.square(offsets / jnp.maximum(sigma, 1e-6))), 0.0)
     taps = jnp.where(reach < 1, (offsets == 0).astype(jnp.float32), taps / jnp.sum(taps))
-    return filter_taps(x, [taps[i].astype(x.dtype) for i in range(2 * radius + 1)], radius, radius)
+    return filter_taps(x, [taps[i].astype(x.dtype) for i in range(2 * radius + 1)], radius)
 
 
 def resize_aa(x: Float[Array, 'b h w c'], size: int) -> Float[Array, 'b h2 w2 c']:
@@ -98,3 +98,29 @@ def resize_aa(x: Float[Array, 'b h w c'], size: int) -> Float[Array, 'b h2 w2 c'
     if x.shape[1:3] == (size, size):
         return x
     return jax.image.resize(x, (x.shape[0], size, size, x.shape[3]), 'bilinear', antialias=True)
+
+
+def conv(x: jax.Array, weight: jax.Array, stride: int = 1, padding='SAME') -> jax.Array:
+    """Cross-correlation, NHWC by HWIO."""
+    return jax.lax.conv_general_dilated(x, weight, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+@jax.custom_vjp
+def conv_transpose(x: Float[Array, 'b h w i'], weight: Float[Array, '3 3 i o']) -> Float[Array, 'b h2 w2 o']:
+    """out[2 h + k, 2 w + l] += x[h, w] weight[k, l]: 3x3 at stride 2, H x W to (2 H + 1) x (2 W + 1) pixels.
+
+    Its gradients are written as those of the stride-2 convolution that it is the transpose of: what autodiff makes of a dilated
+    input, dilated twice for the weights, takes XLA's CPU compiler ten times as long to run. Reverse mode only.
+    """
+    pads = ((2, 2), (2, 2))
+    layout = ('NHWC', 'HWIO', 'NHWC')
+    return jax.lax.conv_general_dilated(x, weight[::-1, ::-1], (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=layout)
+
+
+def _conv_transpose_bwd(saved, gradient):
+    x, weight = saved
+    down, pull = jax.vjp(lambda weight: conv(gradient, weight.swapaxes(2, 3), 2, 'VALID'), weight)
+    return down, pull(x)[0]
+
+
+conv_transpose.defvjp(lambda x, weight: (conv_transpose(x, weight), (x, weight)), _conv_transpose_bwd)

@@ -44,13 +44,6 @@ def leaky(x: jax.Array, gain: float = LRELU_GAIN, clamp: float | None = None) ->
     return x if clamp is None else jnp.clip(x, -clamp, clamp)
 
 
-def conv(x: jax.Array, weight: jax.Array, stride: int = 1, padding='SAME', dilation: int = 1) -> jax.Array:
-    """Cross-correlation, NHWC by HWIO; `dilation` inserts zeros between the pixels of x."""
-    return jax.lax.conv_general_dilated(
-        x, weight, (stride, stride), padding, lhs_dilation=(dilation, dilation), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-    )
-
-
 class Linear(nn.Module):
     """x W / sqrt(in) m + b m, m the learning-rate multiplier; float32.
 
@@ -134,10 +127,9 @@ def modulated_conv(
     out = x * styles[:, None, None, :].astype(x.dtype)
     kernel = weight.astype(x.dtype)
     if up:
-        out = conv(out, kernel[::-1, ::-1], padding=((2, 2), (2, 2)), dilation=2)
-        out = fir.smooth(out, 1, 4.0)
+        out = fir.smooth(fir.conv_transpose(out, kernel), 1, 4.0)
     else:
-        out = conv(out, kernel)
+        out = fir.conv(out, kernel)
     if demodulate:
         energy = jnp.sum(jnp.square(weight), (0, 1))  # [I, O]
         power = jnp.matmul(jnp.square(styles), energy, precision='highest')

@@ -11,7 +11,7 @@ import numpy as np
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Float
 from t3d.nets import fir
-from t3d.nets.stylegan2 import LRELU_GAIN, Linear, Mapping, channels_at, conv, leaky
+from t3d.nets.stylegan2 import LRELU_GAIN, Linear, Mapping, channels_at, leaky
 
 
 def minibatch_std(x: Float[Array, 'b h w c'], group: int = 4, micro_batch: int | None = None) -> Float[Array, 'b h w d']:
@@ -60,11 +60,11 @@ class Conv(nn.Module):
         weight = (weight / np.sqrt(incoming * self.kernel**2)).astype(self.dtype)
         x = x.astype(self.dtype)
         if not self.down:
-            x = conv(x, weight)
+            x = fir.conv(x, weight)
         elif self.kernel == 1:
-            x = conv(fir.downsample2(x), weight)
+            x = fir.conv(fir.downsample2(x), weight)
         else:
-            x = conv(fir.smooth(x, 2), weight, stride=2, padding='VALID')
+            x = fir.conv(fir.smooth(x, 2), weight, stride=2, padding='VALID')
         if not self.activate:
             return x * self.gain
         bias = self.param('bias', nn.initializers.zeros, (self.channels,))
