@@ -48,3 +48,8 @@ def scaled_sigmoid(x: Float[Array, '*b'], alpha) -> Float[Array, '*b']:
     The slope at 0 is 1/4 for every alpha; the range is (0, 1 / alpha), so values above 1 are legal while alpha < 1.
     """
     return jax.nn.sigmoid(alpha * x) / alpha
+
+
+def to_unit(x):
+    """[-1, 1] -> [0, 1], clipped."""
+    return jnp.clip(0.5 * x + 0.5, 0.0, 1.0)

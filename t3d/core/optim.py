@@ -52,3 +52,21 @@ def adamw(
         optax.add_decayed_weights(weight_decay, mask=matrices),
         optax.scale_by_learning_rate(lambda step: warmup_cosine(step, learning_rate, warmup, total, final)),
     )
+
+
+def lazy_adam(*, learning_rate: float, interval: int, b1: float = 0.0, b2: float = 0.99) -> optax.GradientTransformation:
+    """Adam of a network that is regularised every `interval` steps (StyleGAN2, arXiv 1912.04958, App. B).
+
+    With r = k / (k + 1), learning rate lr r and decays b ** r: each of the k + 1 moves in k iterations counts as r of one.
+    """
+    ratio = interval / (interval + 1.0)
+    return optax.adam(learning_rate * ratio, b1=b1**ratio, b2=b2**ratio, eps=1e-8)
+
+
+def ema_decay_of_images(images, batch: int):
+    """Decay of a GAN's average at `images` shown: a half-life of batch / 32 * 10,000 images, or a twentieth of those shown.
+
+    The smaller of the two counts; 0, a plain copy, at the start. Traced. (StyleGAN2-ADA, arXiv 2006.06676, App. C.)
+    """
+    half_life = jnp.minimum(batch * 10_000.0 / 32.0, 0.05 * images)
+    return 0.5 ** (batch / jnp.maximum(half_life, 1e-8))

@@ -1,6 +1,6 @@
-"""EG3D's generator whole (arXiv 2112.07945): z and a label to w, w to triplanes, triplanes to features along rays, features to image.
+"""EG3D's generator whole (arXiv 2112.07945): z and a label to w, w to triplanes, their features along rays, an image of those.
 
-    z, c -> mapping -> w -> backbone -> planes [3, R, R, C] -> renderer(camera) -> features [s, s, F] -> upsampler(features, w) -> image
+    z, c -> mapping -> w -> backbone -> planes [3, R, R, C] -> renderer(camera) -> features [s, s, F] -> upsampler(w) -> image
 
 The first three feature channels are the raw colour. The camera that conditions the mapping (`c`) and the one that is rendered
 are apart: with pose conditioning, map once with a fixed label and render from anywhere.

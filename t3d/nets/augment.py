@@ -328,9 +328,9 @@ def ada_update(p, sign_mean, batch: int, *, target: float = 0.6, interval: int =
     return jnp.clip(p + step, 0.0, 1.0)
 
 
-def observe(state: Controller, logits: Float[Array, ' b'], *, interval: int = 4, **options) -> Controller:
-    """After an iteration's D(real) [B]: every `interval`-th moves p by `ada_update` and starts counting again."""
-    signs, count = state.signs + jnp.mean(jnp.sign(logits)), state.count + 1
+def observe(state: Controller, sign_mean, batch: int, *, interval: int = 4, **options) -> Controller:
+    """After an iteration's mean sign(D(real)): every `interval`-th moves p by `ada_update` and starts counting again."""
+    signs, count = state.signs + sign_mean, state.count + 1
     due = count >= interval
-    moved = ada_update(state.p, signs / count, logits.shape[0], interval=interval, **options)
+    moved = ada_update(state.p, signs / count, batch, interval=interval, **options)
     return Controller(jnp.where(due, moved, state.p), jnp.where(due, 0.0, signs), jnp.where(due, 0, count))

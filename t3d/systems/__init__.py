@@ -7,6 +7,7 @@ from t3d.core.errors import UsageError
 from t3d.core.system import System
 
 SYSTEMS = {
+    'ganfusion_gan': 't3d.systems.ganfusion_gan',
     'ganfusion_diffusion': 't3d.systems.ganfusion_diffusion',
     'image_diffusion': 't3d.systems.image_diffusion',
     'instant3d': 't3d.systems.instant3d',

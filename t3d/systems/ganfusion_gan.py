@@ -1,0 +1,354 @@
+"""GANFusion stage 1 (arXiv 2412.16717): a triplane GAN from single-view images with camera labels, of EG3D's design.
+
+z -> w -> triplanes -> volume render at the image's camera -> upsampler -> image; a discriminator sees the image and the raw
+render together, under the camera label (EG3D, arXiv 2112.07945; StyleGAN2, 1912.04958).
+
+One train step is one iteration of four phases, each an Adam step of its own on its network's one optimizer state:
+
+| phase | every | moves | loss |
+|---|---|---|---|
+| generator | iteration | generator | softplus(-D(fake)) |
+| density | `density.every` | generator | 0.25 mean |sigma(p) - sigma(p + noise)| (EG3D, Sec. 5.1), times the interval |
+| discriminator | iteration | discriminator, w_avg | softplus(D(fake)) + softplus(-D(real)) |
+| r1 | `r1.every` | discriminator | gamma / 2 |grad of D(real)|^2 (1801.04406), times the interval |
+
+Differences from the paper (and from EG3D, whose recipe it is):
+- The third plane is (z, y); EG3D's code repeats (x, z) there. `render.plane_axes='legacy'` for released weights.
+- The upsampler is trained without w by default (`generator.sr_style='unit'`), because stage 2 has none to give.
+- Rays that miss the box see the background; EG3D samples the field outside it. `render.limits='fixed'` has its fixed range.
+- The neural resolution climbs a short ladder (`ladder`), not every integer in between: each rung is one compiled branch.
+- Minibatch statistics and the swap of conditioning labels work inside micro-batches of fixed size, so that the result does not
+  depend on how many devices share the batch.
+- The label noise of the discriminator (`discriminator.label_noise`) is drawn anew at each use; it does not pile up.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from t3d.core import numerics, optim, replicas, tree
+from t3d.core.errors import UsageError
+from t3d.core.system import Asset, System, TrainState
+from t3d.fields.triplane_generator import LABEL, Generator
+from t3d.geom import cameras
+from t3d.nets import augment, fir
+from t3d.nets import stylegan2_discriminator as discriminators
+
+SHARDING = ()  # the networks are small: every device holds them whole (fsdp_floor divides what is larger)
+DENSITY_WEIGHT, DENSITY_POINTS, DENSITY_REACH = 0.25, 1000, 0.004  # EG3D's, in scene units
+W_DECAY = 0.998  # of the average of w, which truncation pulls to
+
+
+class Moment(NamedTuple):
+    """What the schedules say at an iteration."""
+
+    images: jax.Array  # real images shown so far
+    sigma: jax.Array  # of the blur in front of the discriminator, pixels of the image
+    swap: jax.Array  # probability that the mapping is given another sample's label
+
+
+def make(config) -> System:
+    """The system of a config (configs/ganfusion_gan.py)."""
+    model = Model(config)
+
+    def init(key, batch) -> TrainState:
+        params = model.init(key)
+        ema = tree.copy({name: params[name] for name in ('generator', 'buffers')})
+        opt_state = {name: model.optimizers[name].init(params[name]) for name in model.optimizers}
+        extras = {'density': jnp.zeros(()), 'r1': jnp.zeros(()), 'augment': augment.controller(config.augment.p)}
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, extras)
+
+    def preview(params, batch, key) -> jax.Array:
+        return model.sheet(params, key, min(config.preview.rows, config.batch), config.preview.views)
+
+    def generate(params, prompts, key) -> list[Asset]:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(prompts)))
+        z = jax.vmap(lambda key: jax.random.normal(key, (model.generator.z_dim,)))(keys)
+        return [model.asset(params, prompt, one) for prompt, one in zip(prompts, model.planes_of(params, z), strict=True)]
+
+    return System(init, model.train_step, preview, generate, SHARDING, batch_spec(config))
+
+
+def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the data pipeline delivers: images on the background, their labels, and labels for the three phases' fakes."""
+    batch, size = config.batch, config.data.size
+    return {
+        'image': jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8),
+        'label': jax.ShapeDtypeStruct((batch, LABEL), jnp.float32),
+        'fake_labels': jax.ShapeDtypeStruct((batch, 3, LABEL), jnp.float32),
+    }
+
+
+class Model:
+    """The networks of a config, their losses and the iteration; holds no parameters.
+
+    Parameters are {'generator', 'buffers', 'discriminator'}; averages are kept of the first, copies of the second.
+    """
+
+    def __init__(self, config):
+        check(config)
+        self.config, self.generator = config, Generator(config)
+        net = config.discriminator
+        self.micro = min(config.micro_batch, config.batch)
+        self.discriminator = discriminators.Discriminator(
+            config.data.size,
+            channel_base=net.channel_base,
+            channel_max=net.channel_max,
+            c_dim=LABEL if net.pose else 0,
+            mapping_layers=net.mapping_layers,
+            group=net.group,
+            micro_batch=self.micro,
+            clamp=net.clamp or None,
+            dtype=jnp.dtype(config.dtype),
+        )
+        self.optimizers = {
+            'generator': optim.lazy_adam(**config.optimizer.generator, interval=config.density.every),
+            'discriminator': optim.lazy_adam(**config.optimizer.discriminator, interval=config.r1.every),
+        }
+        self.blur_radius = int(3 * config.blur.sigma)
+        self.ladder = tuple((int(images), int(size)) for images, size in config.ladder) or ((0, config.render.size),)
+
+    def init(self, key):
+        """Parameters of both networks."""
+        key_generator, key_discriminator = jax.random.split(key)
+        generator, buffers = self.generator.init(key_generator)
+        size = self.config.data.size
+        images = (jnp.zeros((1, size, size, 3)), jnp.zeros((1, size, size, 3)))
+        discriminator = self.discriminator.init(key_discriminator, *images, jnp.zeros((1, LABEL)))['params']
+        return {'generator': generator, 'buffers': buffers, 'discriminator': discriminator}
+
+    # -------------------------------------------------------------------------------------------------------- the networks
+
+    def moment(self, step) -> Moment:
+        """The schedules at a step, in images shown."""
+        config = self.config
+        images = step.astype(jnp.float32) * config.batch
+        sigma = config.blur.sigma * jnp.maximum(1.0 - images / max(config.blur.images, 1), 0.0)
+        swap = 1.0 + (config.swap.p - 1.0) * jnp.minimum(images / max(config.swap.images, 1), 1.0)
+        return Moment(images, sigma, swap)
+
+    def conditioning(self, key, label, swap, per_sample: bool = True):
+        """The label that the mapping sees: with probability `swap` that of the next sample of the micro-batch."""
+        if not self.generator.label_dim:
+            return None
+        rolled = jnp.roll(label.reshape(-1, self.micro, LABEL), 1, axis=1).reshape(label.shape)
+        chosen = jax.random.bernoulli(key, swap, (label.shape[0], 1) if per_sample else ())
+        return jnp.where(chosen, rolled, label)
+
+    def fake(self, params, buffers, label, key, now: Moment, size: int):
+        """(image [B, S, S, 3], raw [B, s, s, 3], w [B, W]) of new latents seen from `label`, conditioned on swapped labels."""
+        key_z, key_swap, key_noise, key_march = jax.random.split(key, 4)
+        z = jax.random.normal(key_z, (label.shape[0], self.generator.z_dim))
+        w = self.generator.map(params, z, self.conditioning(key_swap, label, now.swap))
+        ws = jnp.broadcast_to(w[:, None], (w.shape[0], self.generator.num_ws, w.shape[1]))
+        planes = self.generator.planes(params, buffers, ws, 'random', key_noise)
+        features = self.generator.render(params, planes, label, key_march, size=size).features
+        style = jnp.broadcast_to(buffers['w_avg'], w.shape) if self.generator.style == 'w_avg' else w
+        return self.generator.upsample(params, features, style), features[..., :3], w
+
+    def blurred(self, image, sigma):
+        """The image as the discriminator sees it early in training."""
+        return fir.blur(image, sigma, self.blur_radius) if self.blur_radius else image
+
+    def judge(self, params, image, raw, label, key, p):
+        """Logits [B]; the pair augmented with strength p and the label with noise, where the config has them."""
+        key_augment, key_label = jax.random.split(key)
+        image, raw = self.augmented(key_augment, image, raw, p)
+        return self.seen(params, image, raw, self.noisy_label(key_label, label))
+
+    def augmented(self, key, image, raw, p):
+        """The pair behind ADA's augmentations (2006.06676)."""
+        return augment.augment(key, image, raw, p) if self.config.augment.on else (image, raw)
+
+    def noisy_label(self, key, label):
+        """The label plus `label_noise` standard deviations of the batch, against learning poses by heart."""
+        noise = self.config.discriminator.label_noise
+        if not noise:
+            return label
+        return label + noise * jnp.std(label, 0) * jax.random.normal(key, label.shape)
+
+    def seen(self, params, image, raw, label):
+        """Logits [B] of exactly these inputs."""
+        return self.discriminator.apply({'params': params}, image, raw, label)
+
+    # ---------------------------------------------------------------------------------------------------------- the losses
+
+    def generator_loss(self, params, fixed, batch, key, now: Moment, size: int, p):
+        """softplus(-D(fake)); `fixed` are the buffers and the discriminator."""
+        key_fake, key_judge = jax.random.split(key)
+        label = batch['fake_labels'][:, 0]
+        image, raw, _ = self.fake(params, fixed['buffers'], label, key_fake, now, size)
+        logits = self.judge(fixed['discriminator'], self.blurred(image, now.sigma), raw, label, key_judge, p)
+        loss = jnp.mean(numerics.softplus(-logits))
+        return loss, loss
+
+    def density_loss(self, params, fixed, batch, key, now: Moment):
+        """Neighbouring points should have nearly the same raw density."""
+        key_z, key_swap, key_noise, key_points, key_near = jax.random.split(key, 5)
+        label = batch['fake_labels'][:, 1]
+        z = jax.random.normal(key_z, (label.shape[0], self.generator.z_dim))
+        w = self.generator.map(params, z, self.conditioning(key_swap, label, now.swap, per_sample=False))
+        ws = jnp.broadcast_to(w[:, None], (w.shape[0], self.generator.num_ws, w.shape[1]))
+        planes = self.generator.planes(params, fixed['buffers'], ws, 'random', key_noise)
+        points = jax.random.uniform(key_points, (label.shape[0], DENSITY_POINTS, 3), minval=-1.0)
+        near = points + DENSITY_REACH * jax.random.normal(key_near, points.shape)
+        raw, _ = self.generator.field(params, planes)(jnp.concatenate([points, near], 1))
+        difference = jnp.mean(jnp.abs(raw[:, :DENSITY_POINTS] - raw[:, DENSITY_POINTS:]))
+        return DENSITY_WEIGHT * self.config.density.weight * self.config.density.every * difference, difference
+
+    def discriminator_loss(self, params, fixed, batch, key, now: Moment, size: int, p):
+        """softplus(D(fake)) + softplus(-D(real)); the fakes carry no gradient."""
+        key_fake, key_judge, key_real = jax.random.split(key, 3)
+        label = batch['fake_labels'][:, 2]
+        fakes = self.fake(fixed['generator'], fixed['buffers'], label, key_fake, now, size)
+        image, raw, w = jax.lax.stop_gradient(fakes)
+        fake = self.judge(params, self.blurred(image, now.sigma), raw, label, key_judge, p)
+        real = self.judge(params, *self.real(batch, now, size), batch['label'], key_real, p)
+        loss = jnp.mean(numerics.softplus(fake)) + jnp.mean(numerics.softplus(-real))
+        signs = {'sign_real': jnp.mean(jnp.sign(real)), 'sign_fake': jnp.mean(jnp.sign(fake))}
+        return loss, {'loss/discriminator': loss, 'w': jnp.mean(w, 0), **signs}
+
+    def r1_loss(self, params, batch, key, now: Moment, size: int, p):
+        """gamma / 2 times the squared gradient of D(real) by what it sees, times the interval."""
+        key_augment, key_label = jax.random.split(key)
+        label = self.noisy_label(key_label, batch['label'])
+        image, raw = jax.lax.stop_gradient(self.augmented(key_augment, *self.real(batch, now, size), p))
+        penalty = jnp.mean(discriminators.r1(lambda image, raw: self.seen(params, image, raw, label), image, raw))
+        return 0.5 * gamma(self.config) * self.config.r1.every * penalty, penalty
+
+    def real(self, batch, now: Moment, size: int):
+        """(image, raw) of the batch in [-1, 1], both blurred."""
+        image = self.blurred(batch['image'].astype(jnp.float32) / 127.5 - 1.0, now.sigma)
+        return image, fir.resize_aa(image, size)
+
+    # ------------------------------------------------------------------------------------------------------- the iteration
+
+    def train_step(self, state: TrainState, batch, key):
+        """One iteration at the neural resolution of its rung."""
+        if len(self.ladder) == 1:
+            return self.iteration(state, batch, key, self.ladder[0][1])
+        images = state.step * self.config.batch
+        rung = sum((images >= start).astype(jnp.int32) for start, _ in self.ladder[1:])
+        branches = [lambda *args, size=size: self.iteration(*args, size) for _, size in self.ladder]
+        return jax.lax.switch(rung, branches, state, batch, key)
+
+    def iteration(self, state: TrainState, batch, key, size: int):
+        """The four phases at a neural resolution of `size`."""
+        keys = jax.random.split(key, 4)
+        config, now, p = self.config, self.moment(state.step), state.extras['augment'].p
+        params, opt, extras = dict(state.params), dict(state.opt_state), dict(state.extras)
+
+        def run(name, loss, *args):
+            """A step of one network by one loss; what the loss measured."""
+            params[name], opt[name], found = self.move(name, loss, params[name], opt[name], *args)
+            return found
+
+        def run_lazily(name, kind, every, loss, *args):
+            move = lambda params, opt, last: self.move(name, loss, params, opt, *args)
+            skip = lambda params, opt, last: (params, opt, last)
+            now = state.step % every == 0
+            params[name], opt[name], extras[kind] = jax.lax.cond(now, move, skip, params[name], opt[name], extras[kind])
+
+        generator = run('generator', self.generator_loss, dict(params), batch, keys[0], now, size, p)
+        run_lazily('generator', 'density', config.density.every, self.density_loss, dict(params), batch, keys[1], now)
+        found = run('discriminator', self.discriminator_loss, dict(params), batch, keys[2], now, size, p)
+        run_lazily('discriminator', 'r1', config.r1.every, self.r1_loss, batch, keys[3], now, size, p)
+
+        average = params['buffers']['w_avg']
+        params['buffers'] = {**params['buffers'], 'w_avg': average + (1.0 - W_DECAY) * (found.pop('w') - average)}
+        if config.augment.on:
+            extras['augment'] = augment.observe(
+                extras['augment'], found['sign_real'], config.batch, images=config.augment.images
+            )
+        averaged = tree.ema(state.ema['generator'], params['generator'], optim.ema_decay_of_images(now.images, config.batch))
+        metrics = {
+            **found,
+            'loss/generator': generator,
+            'loss': generator + found['loss/discriminator'],
+            'density': extras['density'],
+            'r1': extras['r1'],
+            'blur': now.sigma,
+            **({'augment_p': p} if config.augment.on else {}),
+        }
+        ema = {'generator': averaged, 'buffers': tree.copy(params['buffers'])}
+        return TrainState(state.step + 1, params, opt, ema, extras), metrics
+
+    def move(self, name: str, loss, params, opt_state, *args):
+        """An Adam step: (parameters, optimizer state, what the loss measured), gradients and measurements over all replicas."""
+        (_, found), grads = jax.value_and_grad(loss, has_aux=True)(params, *args)
+        grads, found = replicas.mean((grads, found))
+        grads = jax.tree.map(lambda g: jnp.nan_to_num(g, nan=0.0, posinf=1e5, neginf=-1e5), grads)
+        updates, opt_state = self.optimizers[name].update(grads, opt_state, params)
+        return jax.tree.map(jnp.add, params, updates), opt_state, found
+
+    # -------------------------------------------------------------------------------------------------------------- output
+
+    def planes_of(self, params, z, psi: float = 1.0):
+        """Planes [B, 3, R, R, C] of z [B, Z], for averaged parameters {'generator', 'buffers'}."""
+        ws = self.generator.ws(params['generator'], params['buffers'], z, psi=psi)
+        return self.generator.planes(params['generator'], params['buffers'], ws)
+
+    def sheet(self, params, key, rows: int, views: int):
+        """[rows, S, S * (2 views + 1), 3] in [0, 1]: upsampled views around the object, the raw ones, and the first depth."""
+        render = self.config.render
+        z = jax.random.normal(key, (rows, self.generator.z_dim))
+        around = cameras.turntable(views, elevation=self.config.preview.elevation, radius=render.radius, fov=render.fov)
+        labels = cameras.to_eg3d(around)
+        ws = self.generator.ws(params['generator'], params['buffers'], z)
+
+        def one(styles):
+            styles = jnp.broadcast_to(styles, (views, *styles.shape))
+            image, seen = self.generator.image(params['generator'], params['buffers'], styles, labels)
+            raw = jax.image.resize(seen.features[..., :3], image.shape, 'nearest')
+            near = (render.radius + self.generator.bound - seen.depth[:1]) / (2.0 * self.generator.bound)
+            near = jnp.where(seen.opacity[:1] > 0.5, 2.0 * near - 1.0, -1.0)
+            depth = jax.image.resize(jnp.repeat(near[..., None], 3, -1), (1, *image.shape[1:]), 'nearest')
+            return jnp.concatenate([image, raw, depth])
+
+        shown = numerics.to_unit(jax.lax.map(one, ws))
+        return shown.transpose(0, 2, 1, 3, 4).reshape(rows, shown.shape[2], -1, 3)
+
+    def asset(self, params, prompt: str, planes) -> Asset:
+        """The raw colour's asset of planes [3, R, R, C]."""
+        parts = {name: params['generator'][name] for name in ('decoder', 'superres')}
+        scene = {'planes': planes, 'generator': parts}
+        camera = {name: float(self.config.render[name]) for name in ('radius', 'fov')}
+        return Asset(prompt, scene, self.field_at, self.render_rays, self.generator.bound, camera)
+
+    def field_at(self, scene, points):
+        """Asset.field."""
+        return self.generator.field_at(scene['generator'], scene['planes'], points)
+
+    def render_rays(self, scene, rays):
+        """Asset.render."""
+        return self.generator.render_rays(scene['generator'], scene['planes'], rays)
+
+
+def gamma(config) -> float:
+    """The weight of R1; 0 in the config is StyleGAN2-ADA's rule 0.0002 * pixels / batch, from 64 images on at least 0.3."""
+    if config.r1.gamma:
+        return config.r1.gamma
+    rule = 0.0002 * config.data.size**2 / config.batch
+    return max(rule, 0.3) if config.batch >= 64 else rule
+
+
+def check(config) -> None:
+    """Raises UsageError for what cannot be trained, with what can."""
+    micro = min(config.micro_batch, config.batch)
+    group = min(config.discriminator.group, micro)
+    if config.batch % micro or micro % group:
+        raise UsageError(
+            f'batch={config.batch}, micro_batch={config.micro_batch}, discriminator.group={config.discriminator.group}: '
+            'the batch must fall into whole micro-batches, and these into whole groups.'
+        )
+    wanted = config.generator.sr.input_size * 2 ** sum(config.generator.sr.ups)
+    if wanted != config.data.size:
+        raise UsageError(
+            f'the upsampler makes images of {wanted} pixels (generator.sr), the data have data.size={config.data.size}: '
+            'give them the same size.'
+        )
+    if any(later[0] <= earlier[0] for earlier, later in zip(config.ladder, config.ladder[1:])) or (
+        config.ladder and config.ladder[0][0]
+    ):
+        raise UsageError(f'ladder={config.ladder}: wanted (images shown, neural resolution) pairs that rise from 0 images.')
