@@ -1,0 +1,182 @@
+"""The data set of stage 2: pairs of seed and caption, bound to one generator."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import small_triplanes
+
+from t3d.checkpoint import weights
+from t3d.core import config as configs
+from t3d.core import tokens, tree
+from t3d.core.errors import UsageError
+from t3d.data import sources, triplanes
+
+PAIRS = [(3, 'a red cube', 0.1), (4, 'a blue cone', 0.2), (5, 'a red cube', 0.7), (4000000000, 'large white sphere', 0.3)]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Written by hand, as data/triplanes.py says."""
+    out = tmp_path_factory.mktemp('triplanes')
+    loaded = small_triplanes.loaded()
+    stats = {'mean': np.zeros(12, np.float32), 'std': np.ones(12, np.float32)}
+    weights.save(out / 'frozen', {**jax.device_get(loaded.params), 'stats': stats}, loaded.config)
+    lines = [{'seed': seed, 'caption': text, 'slots': {'distance': far}} for seed, text, far in PAIRS]
+    (out / 'manifest.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    write_manifest(out)
+    return out
+
+
+def write_manifest(out, **changes):
+    leaves = {name: np.asarray(leaf) for name, leaf in tree.flatten(small_triplanes.loaded().params).items()}
+    manifest = {
+        'format_version': 1,
+        'generator_sha256': triplanes.fingerprint(leaves),
+        'generator': 'small, step 5',
+        'psi': 1.0,
+        'pairs': len(PAIRS),
+        'triplanes': triplanes.meaning(small_triplanes.config()),
+    }
+    (out / 'manifest.json').write_text(json.dumps({**manifest, **changes}))
+
+
+def config(folder, *overrides, **changes):
+    """A stage-2 config that leaves to the folder what the folder knows."""
+    made = configs.from_dict(
+        {
+            'system': 'ganfusion_diffusion',
+            'batch': 4,
+            'psi': 1.0,
+            'frozen': '',
+            'text': {'words': (), 'length': 6, 'folder': '', 'open_vocabulary': False},
+            'generator': {},
+            'render': {},
+            'data': {'name': 'triplanes', 'path': str(folder), 'split': 'train', 'max_distance': 0.0},
+            'loss': {'depth': 0.0},
+            'preview': {'rows': 3},
+            **changes,
+        }
+    )
+    for override in overrides:
+        configs.apply(made, override)
+    return made
+
+
+def test_batches_of_tokens_and_seeds(folder):
+    made = sources.resolve(config(folder))
+    source, transform = sources.make(made)
+    assert len(source) == 4 and source[0] == {
+        'seed': 3,
+        'caption': 'a red cube',
+        'captions': ('a red cube',),
+        'slots': {'distance': 0.1},
+    }
+    tokenize = tokens.make(made.text)
+    for k, (seed, text, _) in enumerate(PAIRS):
+        example = transform(source[k], np.random.default_rng(0))
+        assert set(example) == {'tokens', 'seed'}
+        assert example['seed'].dtype == np.uint32 and example['seed'].shape == () and example['seed'] == seed
+        assert example['tokens'].dtype == np.int32
+        np.testing.assert_array_equal(example['tokens'], tokenize([text])[0])
+    with pytest.raises(IndexError):
+        source[4]
+    batch, captions = sources.preview(made, {})
+    assert captions == ['a blue cone', 'a red cube', 'large white sphere']
+    np.testing.assert_array_equal(batch['seed'], np.array([4, 3, 4000000000], np.uint32))
+    np.testing.assert_array_equal(batch['tokens'], tokenize(captions))
+
+
+def test_the_config_is_filled_from_the_folder(folder):
+    made, given = sources.resolve(config(folder)), small_triplanes.config()
+    assert made.generator == given.generator and made.render == given.render
+    assert made.frozen == str(folder / 'frozen')
+    assert made.text.words == ('a', 'cube', 'red', 'blue', 'cone', 'large', 'sphere', 'white')
+    assert made.is_locked and sources.resolve(made) == made
+    kept = sources.resolve(config(folder, frozen='elsewhere', text={'words': ('mine',), 'length': 3}))
+    assert (kept.frozen, kept.text.words) == ('elsewhere', ('mine',))
+
+
+def test_failures_of_the_captioner_can_be_left_out(folder):
+    made = sources.resolve(config(folder, 'data.max_distance=0.5'))
+    assert [record['seed'] for record in sources.make(made)[0].records] == [3, 4, 4000000000]
+    with pytest.raises(UsageError, match='no pair within data.max_distance=0.01'):
+        sources.resolve(config(folder, 'data.max_distance=0.01'))
+
+
+@pytest.mark.parametrize(
+    'section, key, value, text',
+    [
+        ('render', 'plane_axes', 'legacy', "render.plane_axes='legacy', there 'orthogonal'"),
+        ('render', 'box_warp', 1.0, 'render.box_warp=1.0, there 2.0'),
+        ('render', 'background', 1.0, 'render.background=1.0, there 0.5'),
+        ('generator', 'plane_resolution', 16, 'generator.plane_resolution=16, there 8'),
+        ('generator', 'plane_channels', 8, 'generator.plane_channels=8, there 4'),
+        ('generator', 'sr_style', 'w', "generator.sr_style='w', there 'unit'"),
+        (None, 'psi', 0.7, 'psi=0.7, there 1.0'),
+    ],
+    ids=lambda value: str(value)[:16],
+)
+def test_planes_that_mean_something_else_are_refused(folder, section, key, value, text):
+    theirs = small_triplanes.config().to_dict()
+    changes = {key: value} if section is None else {section: {**theirs[section], key: value}}
+    for use in (sources.resolve, sources.make):
+        with pytest.raises(UsageError, match='holds other triplanes than this config describes: ' + text):
+            use(config(folder, **{'generator': theirs['generator'], 'render': theirs['render'], **changes}))
+
+
+def test_what_does_not_change_the_planes_may_differ(folder):
+    theirs = small_triplanes.config().render.to_dict()
+    made = sources.resolve(config(folder, render={**theirs, 'samples': 99}))
+    assert made.render.samples == 99 and made.generator == small_triplanes.config().generator
+
+
+def test_a_manifest_of_another_generator_is_refused(folder, tmp_path):
+    out = tmp_path / 'copy'
+    shutil.copytree(folder, out)
+    other = small_triplanes.loaded(1)
+    stats = {'mean': np.zeros(12, np.float32), 'std': np.ones(12, np.float32)}
+    weights.save(out / 'frozen', {**jax.device_get(other.params), 'stats': stats}, other.config)
+    with pytest.raises(UsageError, match='is not the one its pairs were made with .*the captions are of other objects'):
+        sources.resolve(config(out))
+
+
+def test_a_fingerprint_sees_every_bit_and_no_statistics():
+    leaves = {name: np.asarray(leaf) for name, leaf in tree.flatten(small_triplanes.loaded().params).items()}
+    first = triplanes.fingerprint(leaves)
+    assert first == triplanes.fingerprint({**dict(reversed(leaves.items())), 'stats/mean': np.ones(3)})
+    for name in ('generator/decoder/out/bias', 'buffers/w_avg'):
+        name = name if name in leaves else next(key for key in leaves if key.startswith(name.split('/')[0]))
+        changed = leaves[name].copy()
+        changed.reshape(-1)[-1] = np.nextafter(changed.reshape(-1)[-1], np.float32(9.0))
+        assert triplanes.fingerprint({**leaves, name: changed}) != first
+        assert triplanes.fingerprint({**leaves, name: leaves[name].reshape(1, *leaves[name].shape)}) != first
+
+
+def test_what_is_not_there_is_named(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match='no triplanes in .*nowhere.*python -m launch.make_triplanes --run RUN --out'):
+        sources.resolve(config(tmp_path / 'nowhere'))
+    with pytest.raises(UsageError, match='data.path is empty: give the folder of triplanes. Make it with'):
+        sources.resolve(config(''))
+    out = tmp_path / 'copy'
+    shutil.copytree(folder, out)
+    (out / 'manifest.jsonl').write_text('{"seed": 3, "caption": "a red cube"}\n')
+    with pytest.raises(UsageError, match='manifest.jsonl has 1 lines of 4: it is truncated'):
+        sources.resolve(config(out))
+    write_manifest(out, pairs=1)
+    assert len(sources.make(sources.resolve(config(out)))[0]) == 1
+    (out / 'manifest.jsonl').write_text('{"seed": "many", "caption": "a red cube"}\n')
+    with pytest.raises(UsageError, match='line 1 is no pair'):
+        sources.resolve(config(out))
+    write_manifest(out, format_version=2)
+    with pytest.raises(UsageError, match='has format 2, this t3d reads up to 1'):
+        sources.resolve(config(out))
+    write_manifest(out)
+    shutil.rmtree(out / 'frozen')
+    with pytest.raises(UsageError, match='lacks frozen/model.safetensors, frozen/config.json'):
+        sources.resolve(config(out))
+    (out / 'manifest.json').write_text('{"pai')
+    with pytest.raises(UsageError, match='manifest.json is damaged'):
+        sources.resolve(config(out))
