@@ -215,7 +215,7 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / 'a/b.png').write_bytes(whole[:45])
     with pytest.raises(UsageError, match=r'b\.png cannot be read'):
         images.ImageSet(tmp_path / 'a').image(1)
-    images.write(tmp_path / 'c.zip', records(3, size=16))
+    images.write(tmp_path / 'c.zip', records(3, size=64))
     content = bytearray((tmp_path / 'c.zip').read_bytes())
     at = content.index(b'IDAT') + 200
     content[at] ^= 255

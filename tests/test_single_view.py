@@ -144,18 +144,18 @@ def test_a_mirrored_label_sees_the_mirrored_point_at_the_mirrored_pixel():
 
 
 def test_mirrored_records_are_what_the_mirrored_camera_sees():
-    source, _ = sources.make(make_config(mirror=True))
+    source, _ = sources.make(make_config(mirror=True, size=32))
     assert len(source) == 192 and len(source.labels) == 192
     symmetric = []
-    for index in (1, 13, 30, 45, 63):
+    for index in (1, 12, 14, 30, 45):
         plain, mirrored = source[index], source[96 + index]
         np.testing.assert_array_equal(mirrored['image'], plain['image'][:, ::-1])
         np.testing.assert_array_equal(mirrored['label'], source.labels[96 + index])
         assert mirrored['captions'] == plain['captions']
         rig = cameras_of(mirrored['label'])
         scene = source.pictures.source.scene(index)  # each of the four shapes is its own mirror image
-        seen = toy.render(scene, rig.world_from_cam[None], rig.intrinsics[None], 12)['image'][0, ..., 3]
-        truth = toy.record(scene, *source.pictures.source.angles(index), 12)['image'][0, ..., 3]
+        seen = toy.render(scene, rig.world_from_cam[None], rig.intrinsics[None], 32)['image'][0, ..., 3]
+        truth = toy.record(scene, *source.pictures.source.angles(index), 32)['image'][0, ..., 3]
         assert (seen != truth[:, ::-1]).mean() < 0.01
         symmetric.append((seen == truth).all())
     assert not all(symmetric)
@@ -259,8 +259,16 @@ def test_sets_that_cannot_be_trained_on_are_refused(tmp_path):
     with pytest.raises(UsageError, match="split='test' of .*posed: an EG3D set has one split"):
         open_as(size=4, split='test')
     words = {**TEXT, 'words': ('a',)}
-    with pytest.raises(UsageError, match='renderdiffusion reads captions, and the set .*posed has none: add "captions"'):
+    with pytest.raises(
+        UsageError,
+        match=r'renderdiffusion reads captions, and 3 of 3 records of .*posed have none, first 00000/img00000000\.png',
+    ):
         sources.make(make_config(words, name='eg3d', path=str(tmp_path / 'posed'), size=4, system='renderdiffusion'))
+    images.write(tmp_path / 'turned', [{**record, 'captions': ('the left shoe',)} for record in turned(3)])
+    with pytest.raises(UsageError, match='3 of 6 records of .*turned have none'):
+        sources.make(make_config(words, name='eg3d', path=str(tmp_path / 'turned'), size=4, mirror=True))
+    with pytest.raises(UsageError, match="renderdiffusion needs the camera of every image: data.mode='pose-distribution'"):
+        sources.make(make_config(words, system='renderdiffusion', mode='pose-distribution'))
     frontal = [{**record, 'label': turned(1)[0]['label']} for record in turned(3)]
     images.write(tmp_path / 'frontal', frontal)
     with pytest.raises(UsageError, match='frontal: all 3 labels are of one pose.*billboard'):
@@ -281,9 +289,9 @@ def test_a_set_is_made_smaller_by_averaging_and_keeps_its_labels(tmp_path, capsy
     np.testing.assert_array_equal(found.labels[0], truth[0]['label'])
     assert len(found) == 3 and found.size == 4  # of ten, mirrored ones included: the first, one between, the last
     mean = truth[0]['image'].astype(float).reshape(4, 2, 4, 2, 3).mean((1, 3))
-    assert np.abs(found.image(0) - mean).max() <= 0.5
+    assert np.abs(found.image(0) - mean).max() <= 1.0  # two roundings
     last = truth[4]['image'].astype(float).reshape(4, 2, 4, 2, 3).mean((1, 3))[:, ::-1]
-    assert np.abs(found.image(2) - last).max() <= 0.5
+    assert np.abs(found.image(2) - last).max() <= 1.0
     np.testing.assert_array_equal(found.labels[2], single_view.mirror_labels(truth[4]['label'][None])[0])
     capsys.readouterr()
     for words, message in (
@@ -321,6 +329,7 @@ class Catalogue:
 
 def test_furniture_shows_one_view_of_each_object_and_variant(monkeypatch):
     monkeypatch.setattr(furniture_source, 'FurnitureSource', Catalogue)
+    single_view._furniture.cache_clear()
     config = make_config(name='furniture', size=4, variants=7, background=1.0)
     source, _ = sources.make(config)
     pose, lens = toy.camera_arrays(np.arange(16) * 0.3, np.full(16, 0.2), 3.5, 0.7)
@@ -343,6 +352,7 @@ def test_furniture_shows_one_view_of_each_object_and_variant(monkeypatch):
     assert {int(few[k]['image'][0, 0, 1]) for k in range(40)} == {0, 1, 2, 3, 4}
     words = sources.resolve(make_config(TEXT, name='furniture', size=4, variants=7)).text.words
     assert words == ('a', 'chair')
+    single_view._furniture.cache_clear()
 
 
 def test_the_hash_picks_every_view_about_as_often():

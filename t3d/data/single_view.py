@@ -24,6 +24,7 @@ A config with a `text` section gets {'tokens', 'image', 'label'}, any other {'im
 """
 
 import functools
+import pathlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -31,7 +32,7 @@ import numpy as np
 from t3d.core import tokens
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
-from t3d.data import images, shapes, sweethome, toy
+from t3d.data import furniture_source, images, shapes, sweethome, toy
 from t3d.geom import cameras
 
 NAMES = ('toy', 'furniture', 'eg3d')
@@ -128,16 +129,18 @@ class Toy:
 
 
 class Furniture:
-    """One view of every record of furniture_source.FurnitureSource, all read at the start: a record is stored whole."""
+    """One view of every record of furniture_source.FurnitureSource, all read at the start: a record is stored whole.
 
-    def __init__(self, data, split: str, background: float):
-        from t3d.data import furniture_source
+    Args:
+      views: how many of a record's views to choose from, the first ones; 0 means all.
+    """
 
-        source = furniture_source.FurnitureSource(data.path or None, split, size=data.size, variants=data.variants)
-        self.images, self.texts, self.size, poses, lenses = [], [], data.size, [], []
+    def __init__(self, path: str, split: str, size: int, variants: int, seed: int, views: int, background: float):
+        source = furniture_source.FurnitureSource(path or None, split, size=size, variants=variants)
+        self.images, self.texts, self.size, poses, lenses = [], [], size, [], []
         for index in range(len(source)):
             record = source[index]
-            view = chosen_view(index, data.seed, data.get('train_views', 0) or len(record['image']))
+            view = chosen_view(index, seed, views or len(record['image']))
             self.images.append(composite(record['image'][view], background))
             self.texts.append({key: record[key] for key in ('captions', 'attributes', 'name')})
             poses.append(record['world_from_cam'][view])
@@ -152,6 +155,12 @@ class Furniture:
 
     def text(self, index: int) -> dict:
         return self.texts[index]
+
+
+@functools.lru_cache(2)
+def _furniture(root, *key) -> Furniture:
+    """Kept, because a start asks three times (vocabulary, training, preview) and a set takes seconds to read."""
+    return Furniture(*key)
 
 
 def chosen_view(index: int, seed: int, views: int) -> int:
@@ -234,7 +243,8 @@ def open_set(config, split: str | None = None) -> SingleView:
         except ValueError as error:  # an unknown split or kind of scenes
             raise UsageError(str(error)) from error
     elif data.name == 'furniture':
-        pictures = Furniture(data, split, background)
+        views, root = data.get('train_views', 0), furniture_source.data_root()
+        pictures = _furniture(root, data.path, split, data.size, data.variants, data.seed, views, background)
     elif data.name == 'eg3d':
         pictures = _eg3d(data, split, posed)
     else:
@@ -244,12 +254,20 @@ def open_set(config, split: str | None = None) -> SingleView:
     return SingleView(pictures, background=background, posed=posed, mirror=mirror)
 
 
+@functools.lru_cache(2)
+def _image_set(path: pathlib.Path, labelled: bool, *changed: int) -> images.ImageSet:
+    """Kept as `_furniture` is: the size of every image is looked at."""
+    return images.ImageSet(path, labelled=labelled)
+
+
 def _eg3d(data, split: str, posed: bool) -> images.ImageSet:
     if not data.path:
         raise UsageError("data.name='eg3d' needs data.path: the folder or zip that holds dataset.json.")
     if split not in ('train', 'all'):
         raise UsageError(f'split={split!r} of {data.path}: an EG3D set has one split, train; give another set as data.path.')
-    found = images.ImageSet(data.path, labelled=posed)
+    path = pathlib.Path(data.path).expanduser()
+    files = [file for file in (path, path / images.INDEX) if file.exists()]
+    found = _image_set(path, posed, *(file.stat().st_mtime_ns for file in files))
     if found.size != data.size:
         raise UsageError(
             f'{data.path} has images of {found.size} px, the config wants data.size={data.size}: set data.size={found.size}.'
@@ -267,19 +285,25 @@ def example(config, source: SingleView) -> Callable[[dict, np.random.Generator],
     section, else fake_labels float32 [3, 25], drawn independently of the image.
     """
     if 'text' in config:
-        first = next(source.captions(), None)
-        if first is None:
-            raise UsageError(
-                f'{config.system} reads captions, and the set {config.data.path or config.data.name} has none: add "captions": '
-                f'{{file: [text, ...]}} to its {images.INDEX}, or train a system without text.'
-            )
+        _check_captioned(config, source)
         return functools.partial(_captioned, tokens.make(config.text))
     return functools.partial(_adversarial, config.data, source.labels)
 
 
+def _check_captioned(config, source: SingleView) -> None:
+    if source.labels is None:
+        raise UsageError(f"{config.system} needs the camera of every image: data.mode='pose-distribution' has none.")
+    bare = [index for index in range(len(source)) if not source.text(index)['captions']]
+    if bare:
+        where = config.data.path or config.data.name
+        raise UsageError(
+            f'{config.system} reads captions, and {len(bare)} of {len(source)} records of {where} have none, first '
+            f'{source.text(bare[0])["name"]}: add "captions": {{file: [text, ...]}} to {images.INDEX} '
+            '(with data.mirror captions of left and right do not count), or train a system without text.'
+        )
+
+
 def _captioned(tokenize, record: dict, random: np.random.Generator) -> dict[str, np.ndarray]:
-    if not record['captions']:
-        raise UsageError(f'{record["name"]} has no caption.')
     caption = record['captions'][random.integers(len(record['captions']))]
     return {'tokens': tokenize([caption])[0], 'image': record['image'], 'label': record['label']}
 
@@ -293,10 +317,21 @@ def preview(config) -> tuple[dict[str, np.ndarray], list[str]]:
     """A fixed batch for the contact sheet, and the texts beside its rows; of `toy` with text, of held-out scenes."""
     held_out = 'text' in config and config.data.name == 'toy' and config.data.split == 'train'
     source, transform = make(config, 'test' if held_out else None)
-    count = min(config.preview.rows, config.batch)
-    records = [source[int(index)] for index in np.linspace(0, len(source) - 1, count)]
+    records = [source[index] for index in _distinct(source, min(config.preview.rows, config.batch))]
     if 'text' in config:
         records = [{**record, 'captions': record['captions'][:1]} for record in records]
     rows = [transform(record, np.random.default_rng(index)) for index, record in enumerate(records)]
     names = [record['captions'][0] if record['captions'] else record['name'] for record in records]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, names
+
+
+def _distinct(source: SingleView, count: int) -> list[int]:
+    """Indices of records with different names, in a fixed random order; of one name several only if there are too few."""
+    order = np.random.default_rng(0).permutation(len(source)).tolist()
+    named = {}
+    for index in order:
+        named.setdefault(source.text(index)['name'], index)
+        if len(named) == count:
+            break
+    first = set(named.values())
+    return [*named.values(), *(index for index in order if index not in first)][:count]
