@@ -72,13 +72,13 @@ def batch():
 
 @pytest.mark.parametrize('stride', [1, 2, 4])
 def test_one_pixel_of_each_cell_is_drawn_and_all_alike(stride):
-    index = np.asarray(jax.jit(renderdiffusion.draw_pixels, static_argnums=(1, 2, 3))(jax.random.key(1), 500, 8, stride))
-    assert index.shape == (500, (8 // stride) ** 2)
+    index = np.asarray(jax.jit(renderdiffusion.draw_pixels, static_argnums=(1, 2, 3))(jax.random.key(1), 4000, 8, stride))
+    assert index.shape == (4000, (8 // stride) ** 2)
     row, column = index // 8, index % 8
     cell = row // stride * (8 // stride) + column // stride
     np.testing.assert_array_equal(cell, np.broadcast_to(np.arange((8 // stride) ** 2), cell.shape))
-    share = np.bincount(index.reshape(-1), minlength=64) / 500 * stride**2
-    np.testing.assert_allclose(share, 1.0, atol=0.35)
+    share = np.bincount(index.reshape(-1), minlength=64) / 4000 * stride**2
+    np.testing.assert_allclose(share, 1.0, atol=0.25)
 
 
 @pytest.mark.parametrize('stride', [1, 2])
@@ -99,23 +99,20 @@ def test_each_pixel_is_compared_with_the_ray_through_its_centre(stride):
         direction = pose[:3, :3].astype(np.float64) @ at
         image[b, i, j] = direction / np.linalg.norm(direction)
     given['image'] = np.round(127.5 * (image + 1.0)).astype(np.uint8)
-    loss, metrics = network.loss(params(), given, jax.random.key(0))
+    find = quick(lambda given: network.loss(params(), given, jax.random.key(0)))
+    loss, metrics = find(given)
     assert float(loss) < (1.0 / 255) ** 2 and metrics['count/rays'] == 4 * (16 // stride) ** 2
     given['image'] = given['image'][:, :, ::-1]
-    assert float(network.loss(params(), given, jax.random.key(0))[0]) > 0.01
+    assert float(find(given)[0]) > 0.01
 
 
 def test_text_and_camera_are_read_and_dropped_text_is_not():
-    given, network = batch(), renderdiffusion.Model(config())
-
-    @quick
-    def loss(batch, share):
-        network.config = config().copy_and_resolve_references().unlock()
-        network.config.drop_text = share
-        return network.loss(params(), batch, jax.random.key(2))[0]
-
+    given, network = batch(), model()
     other = {**given, 'tokens': np.roll(given['tokens'], 1, axis=0)}
-    assert loss(given, 1.0) == loss(other, 1.0) and loss(given, 0.0) != loss(other, 0.0)
+    for share in (0.0, 1.0):
+        some = renderdiffusion.Model(config(f'drop_text={share}'))
+        loss = quick(lambda batch, some=some: some.loss(params(), batch, jax.random.key(2))[0])
+        assert (loss(given) == loss(other)) == (share == 1.0)
     x, t = jnp.zeros((4, 16, 16, 3)), jnp.full(4, 7)
     condition = network.text.features(params()['text'], given['tokens'])
     planes = quick(network.planes)
@@ -165,7 +162,7 @@ def test_generated_assets_do_not_depend_on_their_neighbours():
 
 
 def test_steps_learn_move_every_parameter_and_compile_once():
-    system = systems.make(config('optimizer.warmup=1', 'optimizer.learning_rate=4e-3', 'drop_text=0.3'))
+    system = systems.make(config('steps=100', 'optimizer.warmup=1', 'optimizer.learning_rate=5e-3', 'drop_text=0.3'))
     given, traces = batch(), []
     state = start = quick(system.init)(jax.random.key(0), given)
 
@@ -175,7 +172,7 @@ def test_steps_learn_move_every_parameter_and_compile_once():
         return system.train_step(state, given, key)
 
     losses = []
-    for n in range(24):
+    for n in range(40):
         state, metrics = step(state, jax.random.key(n % 4))
         losses.append(float(metrics['loss']))
     assert len(traces) == 1 and np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])

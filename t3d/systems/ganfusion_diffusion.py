@@ -17,6 +17,7 @@ Source: GANFusion's published figures and summaries; there is no public code. De
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -276,7 +277,7 @@ def unit(image):
 def make_schedule(section) -> schedules.Schedule:
     """Stable Diffusion's betas with the section's shift of log SNR; x_0 clipped at its `clip` while sampling."""
     plain = schedules.scaled_linear(section.timesteps, prediction=section.prediction, spacing='trailing', clip=section.clip)
-    return schedules.shifted(plain, jnp.exp(-0.5 * section.shift), 1) if section.shift else plain
+    return schedules.shifted(plain, math.exp(-0.5 * section.shift), 1) if section.shift else plain
 
 
 def check(config) -> None:
