@@ -5,6 +5,7 @@
 | variant | data | network | where |
 |---|---|---|---|
 | `tiny` | toy, one view a record, 64 px on grey | 4.5 M, 16 x 16 positions, planes 32 x 32 x 8 | two CPU cores, an hour |
+| `furniture` | furniture, one view of each colour variant, 64 px on grey | 4.6 M, planes 32 x 32 x 12 | two CPU cores |
 | `base` | furniture, one view of each variant, 256 px | 332 M, planes 128 x 128 x 32 | one large GPU |
 | `pod` | the same, batch 1,024 | 898 M, planes 256 x 256 x 32 | v5e-64 or 32 x H100 class |
 
@@ -20,7 +21,7 @@ from configs import common
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
-    variants = {'tiny': tiny, 'base': base, 'pod': pod}
+    variants = {'tiny': tiny, 'furniture': furniture, 'base': base, 'pod': pod}
     if variant not in variants:
         raise ValueError(f'unknown variant {variant!r} of renderdiffusion: there are {", ".join(variants)}')
     return variants[variant]().lock()
@@ -61,7 +62,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.camera_embedding = True
     config.planes = dict(resolution=32, channels=8, hidden=64)
     config.render = dict(
-        samples=16, importance=8, plane_axes='orthogonal', box_warp=2.0, background=0.5, radius=3.2, fov=0.7027699
+        samples=16, importance=16, plane_axes='orthogonal', box_warp=1.6, background=0.5, radius=3.2, fov=0.7027699
     )
     config.loss = dict(stride=4, depth=0.0)  # one of stride x stride pixels is rendered in training
     config.diffusion = dict(schedule='cosine', timesteps=1000, min_snr=0.0)
@@ -73,7 +74,7 @@ def tiny() -> ml_collections.ConfigDict:
         name='toy',
         kind='single_view',
         mode='posed-known',
-        split='train',
+        split='all',  # as the GAN's, whose samples stage 2 learns from
         scenes='singles',
         size=64,
         poses=64,
@@ -100,14 +101,27 @@ def tiny() -> ml_collections.ConfigDict:
     return config
 
 
-def base() -> ml_collections.ConfigDict:
+def furniture() -> ml_collections.ConfigDict:
     config = tiny()
+    config.variant = 'furniture'
+    config.steps = 6_000
+    config.text.update(length=14, open_vocabulary=True, width=128)
+    config.unet.cross_attention_dim = 128
+    config.planes.channels = 12
+    config.render.box_warp = 2.0
+    config.data.update(name='furniture', split='train', variants=7, mirror=True)
+    config.export.update(prompts=('a chair', 'a table', 'a sofa'))
+    return config
+
+
+def base() -> ml_collections.ConfigDict:
+    config = furniture()
     config.variant = 'base'
     config.dtype = 'bfloat16'
     config.steps = 200_000
     config.batch = 64
     config.remat = True
-    config.text.update(length=14, open_vocabulary=True, width=512, layers=6, heads=8)
+    config.text.update(width=512, layers=6, heads=8)
     config.unet = dict(
         block_out_channels=(192, 384, 832, 768),
         layers_per_block=2,
@@ -123,8 +137,7 @@ def base() -> ml_collections.ConfigDict:
     config.optimizer.update(learning_rate=1e-4, warmup=10_000, b2=0.999)
     config.ema_decay = 0.9999
     config.sample.update(steps=50, guidance=3.0)
-    config.data.update(name='furniture', size=256, variants=7)
-    config.export.update(prompts=('a chair', 'a table', 'a sofa'))
+    config.data.update(size=256)
     return config
 
 

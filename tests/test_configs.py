@@ -11,8 +11,12 @@ from t3d.data import sources, toy
 
 VARIANTS = [('instant3d', name) for name in ('tiny', 'scenes', 'furniture', 'base', 'pod')]
 VARIANTS += [('image_diffusion', name) for name in ('tiny', 'base', 'pod')]
+VARIANTS += [('ganfusion_diffusion', name) for name in ('tiny', 'furniture', 'base', 'pod')]
+VARIANTS += [('renderdiffusion', name) for name in ('tiny', 'furniture', 'base', 'pod')]
 MILLIONS = {('instant3d', 'pod'): (540.0, 640.0), ('instant3d', 'tiny'): (1.0, 3.0), ('image_diffusion', 'tiny'): (2.0, 3.0)}
 MILLIONS[('image_diffusion', 'pod')] = (1100.0, 1200.0)
+MILLIONS.update({('ganfusion_diffusion', 'tiny'): (4.4, 4.7), ('renderdiffusion', 'tiny'): (4.4, 4.7)})  # text 0.1 of it
+MILLIONS.update({('ganfusion_diffusion', 'pod'): (975.0, 1000.0), ('renderdiffusion', 'pod'): (975.0, 1000.0)})
 
 
 @pytest.mark.parametrize('name, variant', VARIANTS)

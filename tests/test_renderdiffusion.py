@@ -155,7 +155,7 @@ def test_generated_assets_do_not_depend_on_their_neighbours():
     first, second = system.generate(params(), ['a red cube', 'a blue cone'], key)
     again, _ = system.generate(params(), ['a red cube', 'a cone'], key)
     np.testing.assert_allclose(first.scene['planes'], again.scene['planes'], atol=1e-5)
-    assert second.prompt == 'a blue cone' and first.bound == 1.0 and first.camera['radius'] == pytest.approx(3.2)
+    assert second.prompt == 'a blue cone' and first.bound == pytest.approx(0.8) and first.camera['radius'] == pytest.approx(3.2)
     points = np.random.default_rng(0).uniform(-1, 1, (7, 3)).astype(np.float32)
     density, rgb = first.field(first.scene, points)
     assert density.shape == (7,) and np.all(density >= 0) and rgb.shape == (7, 3) and np.all((rgb >= 0) & (rgb <= 1))
