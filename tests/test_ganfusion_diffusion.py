@@ -9,7 +9,7 @@ import pytest
 
 from t3d import systems
 from t3d.core import config as configs
-from t3d.core import tree
+from t3d.core import optim, tree
 from t3d.core.errors import UsageError
 from t3d.diffusion import samplers, schedules
 from t3d.fields import triplane_generator
@@ -357,6 +357,11 @@ def test_schedules_convert_between_what_networks_say():
         output = schedules.from_x0(schedule, clean, x, t)
         np.testing.assert_allclose(schedules.to_x0(schedule, output, x, t), clean, atol=1e-5)
         np.testing.assert_allclose(schedules.to_eps(schedule, output, x, t), noise, atol=1e-4)
+
+
+def test_averages_follow_the_young_network_closely():
+    decay = [float(optim.ema_decay(jnp.int32(step), 0.999)) for step in (0, 1, 90, 10_000)]
+    np.testing.assert_allclose(decay, [0.1, 2 / 11, 0.91, 0.999], rtol=1e-6)
 
 
 def test_the_generator_of_stage_one_is_the_same_class():

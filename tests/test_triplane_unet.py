@@ -128,6 +128,17 @@ def test_a_mask_equals_the_text_without_its_tokens():
     np.testing.assert_allclose(masked, call(params, planes, t, text[:, :2]), atol=2e-5)
 
 
+def test_a_mask_holds_in_chunks_of_queries_too(monkeypatch):
+    rng = np.random.default_rng(6)
+    query, key, value = (rng.standard_normal((2, count, 2, 4)).astype(np.float32) for count in (6, 5, 5))
+    mask = np.arange(5) < np.array([[2], [4]])
+    whole = unet_blocks.dot_product_attention(query, key, value, mask=mask)
+    short = unet_blocks.dot_product_attention(query[:1], key[:1, :2], value[:1, :2])
+    np.testing.assert_allclose(whole[:1], short, atol=1e-6)
+    monkeypatch.setattr(unet_blocks, 'LOGITS', 50)
+    np.testing.assert_allclose(unet_blocks.dot_product_attention(query, key, value, mask=mask), whole, atol=1e-6)
+
+
 @pytest.mark.parametrize('layout', triplane_unet.LAYOUTS)
 def test_arranged_planes_come_back(layout):
     net, params, _ = network(layout, False)

@@ -79,8 +79,9 @@ def join(x, skip):
 def dot_product_attention(query, key, value, *, upcast: bool = False, mask=None):
     """Softmax attention, scale head_dim ** -0.5, softmax in float32.
 
-    The fused cuDNN kernel where the backend is a GPU and takes dtype and shape; else plain products, with queries in chunks
-    (each computed again in the backward pass) if there would be more than LOGITS logits at once.
+    The fused cuDNN kernel where the backend is a GPU and takes dtype and shape, and no mask is given (masks are for text, whose
+    keys are few); else plain products, with queries in chunks (each computed again in the backward pass) if there would be more
+    than LOGITS logits at once.
 
     Args: query [B, N, heads, D], key and value [B, M, heads, D]; upcast makes the logits from float32 copies; mask [B, M],
       True for the keys that may be attended to, None for all.
@@ -90,9 +91,9 @@ def dot_product_attention(query, key, value, *, upcast: bool = False, mask=None)
     allowed = None if mask is None else mask[:, None, None, :]
     if upcast:
         query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
-    if jax.default_backend() == 'gpu' and query.dtype in (jnp.bfloat16, jnp.float16):
+    if mask is None and jax.default_backend() == 'gpu' and query.dtype in (jnp.bfloat16, jnp.float16):
         try:
-            return jax.nn.dot_product_attention(query, key, value, mask=allowed, implementation='cudnn').astype(dtype)
+            return jax.nn.dot_product_attention(query, key, value, implementation='cudnn').astype(dtype)
         except (NotImplementedError, RuntimeError, ValueError):  # shape, card or cuDNN version: said at trace time
             pass
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # [B, heads, N, D]
