@@ -150,6 +150,19 @@ def test_dpm_solver_equals_diffusers(spacing, steps):
     np.testing.assert_allclose(out, wanted, rtol=0, atol=max(1e-5, 3e-6 * scale))  # theirs is float32 throughout
 
 
+@pytest.mark.parametrize('steps', [10, 20, 7, 2])
+def test_dpm_solver_over_karras_levels_equals_diffusers(steps):
+    prediction = 'v' if steps == 20 else 'eps'
+    wanted = theirs('DPMSolverMultistepScheduler', prediction, steps, use_karras_sigmas=True)
+    out = run(samplers.dpm_solver_2m, schedules.scaled_linear(prediction=prediction), steps=steps, spacing='karras')
+    scale = np.abs(wanted).max()
+    np.testing.assert_allclose(out, wanted, rtol=0, atol=max(1e-5, 3e-6 * scale))  # theirs is float32 throughout
+    plain = run(samplers.dpm_solver_2m, schedules.scaled_linear(prediction=prediction), steps=steps)
+    assert np.abs(plain - wanted).max() > 1e-3 * scale
+    with pytest.raises(UsageError, match='choose 1 to 1000'):
+        samplers.dpm_solver_2m(model, schedules.scaled_linear(), jnp.asarray(X), steps=0, spacing='karras')
+
+
 def test_dpm_solver_thresholds_and_starts_from_zero_terminal_snr():
     config = {'thresholding': True, 'sample_max_value': 1.5, 'timestep_spacing': 'trailing', 'rescale_betas_zero_snr': True}
     wanted = theirs('DPMSolverMultistepScheduler', 'v', 10, **config)

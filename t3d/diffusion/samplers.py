@@ -207,11 +207,18 @@ def dpm_solver_2m(
 
     Args:
         x: [B, ...] standard normal noise.
-        spacing: not the schedule's unless said; see `solver_timesteps` for 'leading'.
+        spacing: not the schedule's unless said; see `solver_timesteps` for 'leading'. Or 'karras': noise levels of
+            `karras_sigmas` over the schedule's whole range, at the nearest whole times, as diffusers' `use_karras_sigmas`.
     """
-    times = solver_timesteps(schedule.length, steps, spacing, schedule.steps_offset)
+    if spacing == 'karras':
+        _check(schedule.length, steps, 'linspace')
+        sigmas = _karras_of(schedule, steps)[:-1]
+        times, a = jnp.round(schedules.sigma_to_t(schedule, sigmas)), jax.lax.rsqrt(1.0 + sigmas**2)
+        s = a * sigmas
+    else:
+        times = solver_timesteps(schedule.length, steps, spacing, schedule.steps_offset)
+        a, s = _floored(*_levels(schedule, times))
     project = project or guidance.projection(schedule)
-    a, s = _floored(*_levels(schedule, times))
     log_ratio = jnp.log(a) - jnp.log(s)
     h = jnp.diff(log_ratio)  # [steps - 1]
     # h_i / (2 h_(i-1)); 0, first order, at the first step and at the last, where h is infinite
@@ -260,8 +267,7 @@ def heun(
     """
     project = project or guidance.projection(schedule)
     if sigmas is None:
-        signal, noise = _floored(schedule.signal[jnp.array([0, -1])], schedule.noise[jnp.array([0, -1])])
-        sigmas = karras_sigmas(steps, *(noise / signal))
+        sigmas = _karras_of(schedule, steps)
     if jnp.shape(sigmas) != (steps + 1,):
         raise UsageError(f'sigmas of shape {jnp.shape(sigmas)} for {steps} steps: wanted {steps + 1}, the last of them 0.')
     if churn and key is None:
@@ -290,6 +296,12 @@ def heun(
         return jax.lax.cond(end > 0.0, corrected, lambda: euler), memory
 
     return scan(step, x * jnp.sqrt(1.0 + sigmas[0] ** 2), (sigmas[:-1], sigmas[1:], draws))
+
+
+def _karras_of(schedule: Schedule, steps: int):
+    """`karras_sigmas` over the schedule's whole range."""
+    signal, noise = _floored(schedule.signal[jnp.array([0, -1])], schedule.noise[jnp.array([0, -1])])
+    return karras_sigmas(steps, *(noise / signal))
 
 
 def _levels(schedule: Schedule, times: np.ndarray, end_at_one: bool = True):
