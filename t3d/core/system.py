@@ -66,6 +66,8 @@ class Asset(NamedTuple):
         composited over the background and in [0, 1].
       bound: half the side of the world cube that holds the object.
       camera: `{'radius': float, 'fov': float}` the orbit the system was trained for, scene units and radians.
+      picture: `(scene, cameras [V]) -> images [V, S, S, 3]` in [0, 1], for systems whose pictures are more than the colours of
+        the field (an upsampler behind the renderer): what turntables show. None for the others.
     """
 
     prompt: str
@@ -74,3 +76,4 @@ class Asset(NamedTuple):
     render: Callable
     bound: float
     camera: dict[str, Any]
+    picture: Callable | None = None

@@ -6,6 +6,7 @@ the density grid are painted into each frame first, and only the pixels they tou
 
 import functools
 import math
+import operator
 import pathlib
 import subprocess
 import time
@@ -68,7 +69,22 @@ def render_views(asset, views: cameras.Cameras, size: int, *, grid=None, chunk: 
         flat[:, :3] = values[0, :3]
     flat[pixels] = values
     flat = flat.reshape(count, size, size, 5)
-    return Frames(np.clip(flat[..., :3], 0.0, 1.0), flat[..., 3], np.where(flat[..., 3] > 1e-3, flat[..., 4], 0.0))
+    rgb = flat[..., :3] if asset.picture is None else _pictures(asset, views, size)
+    return Frames(np.clip(rgb, 0.0, 1.0), flat[..., 3], np.where(flat[..., 3] > 1e-3, flat[..., 4], 0.0))
+
+
+def _pictures(asset, views: cameras.Cameras, size: int, batch: int = 8) -> np.ndarray:
+    """The asset's own pictures [V, size, size, 3] of the views, resized, a few at a time."""
+    count = views.world_from_cam.shape[0]
+    order = np.resize(np.arange(count), -(-count // batch) * batch).reshape(-1, batch)
+    found = [_picture(asset.picture, size, asset.scene, jax.tree.map(operator.itemgetter(some), views)) for some in order]
+    return np.concatenate([np.asarray(images) for images in found])[:count]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _picture(picture, size, scene, views):
+    images = picture(scene, views)
+    return jax.image.resize(images, (images.shape[0], size, size, 3), 'bilinear')
 
 
 def _pixel_rays(matrices, lenses, index, size: int) -> Rays:

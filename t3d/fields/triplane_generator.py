@@ -165,8 +165,20 @@ class Generator:
         """(image [B, S, S, 3], Rendered) of styles ws [B, num_ws, W] from cameras `label` [B, 25]."""
         planes = self.planes(params, buffers, ws, noise, key)
         seen = self.render(params, planes, label, key, size=self.render_size, multiplier=multiplier)
-        w = jnp.broadcast_to(buffers['w_avg'], ws[:, -1].shape) if self.style == 'w_avg' else ws[:, -1]
-        return self.upsample(params, seen.features, w), seen
+        return self.upsample(params, seen.features, self.style_of(buffers, ws[:, -1])), seen
+
+    def style_of(self, buffers, w):
+        """What the upsampler gets for w [..., W]: itself, or the average where `sr_style` is 'w_avg'."""
+        return jnp.broadcast_to(buffers['w_avg'], w.shape) if self.style == 'w_avg' else w
+
+    def panel(self, params, buffers, styles, labels) -> jax.Array:
+        """[2 V + 1, S, S, 3] in [-1, 1] of styles [num_ws, W] seen from labels [V, 25]: images, raw ones, the first's depth."""
+        image, seen = self.image(params, buffers, jnp.broadcast_to(styles, (labels.shape[0], *styles.shape)), labels)
+        raw = jax.image.resize(seen.features[..., :3], image.shape, 'nearest')
+        distance = jnp.linalg.norm(cameras.from_eg3d(labels[:1]).world_from_cam[..., :3, 3], axis=-1)[:, None, None]
+        near = jnp.where(seen.opacity[:1] > 0.5, (distance - seen.depth[:1]) / self.bound, -1.0)  # white near, black far
+        depth = jax.image.resize(jnp.repeat(near[..., None], 3, -1), (1, *image.shape[1:]), 'nearest')
+        return jnp.concatenate([image, raw, depth])
 
     # -------------------------------------------------------------------------------------------------------------- assets
 

@@ -17,8 +17,7 @@ Differences from the paper (and from EG3D, whose recipe it is):
 - The upsampler is trained without w by default (`generator.sr_style='unit'`), because stage 2 has none to give.
 - Rays that miss the box see the background; EG3D samples the field outside it. `render.limits='fixed'` has its fixed range.
 - The neural resolution climbs a short ladder (`ladder`), not every integer in between: each rung is one compiled branch.
-- Minibatch statistics and the swap of conditioning labels work inside micro-batches of fixed size, so that the result does not
-  depend on how many devices share the batch.
+- Minibatch statistics and swapped labels stay inside micro-batches of fixed size: the result does not depend on the devices.
 - The label noise of the discriminator (`discriminator.label_noise`) is drawn anew at each use; it does not pile up.
 """
 
@@ -37,6 +36,7 @@ from t3d.nets import stylegan2_discriminator as discriminators
 
 SHARDING = ()  # the networks are small: every device holds them whole (fsdp_floor divides what is larger)
 DENSITY_WEIGHT, DENSITY_POINTS, DENSITY_REACH = 0.25, 1000, 0.004  # EG3D's, in scene units
+AVERAGED = ('generator', 'buffers')
 W_DECAY = 0.998  # of the average of w, which truncation pulls to
 
 
@@ -54,7 +54,7 @@ def make(config) -> System:
 
     def init(key, batch) -> TrainState:
         params = model.init(key)
-        ema = tree.copy({name: params[name] for name in ('generator', 'buffers')})
+        ema = tree.copy({name: params[name] for name in AVERAGED})
         opt_state = {name: model.optimizers[name].init(params[name]) for name in model.optimizers}
         extras = {'density': jnp.zeros(()), 'r1': jnp.zeros(()), 'augment': augment.controller(config.augment.p)}
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, extras)
@@ -65,7 +65,8 @@ def make(config) -> System:
     def generate(params, prompts, key) -> list[Asset]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(prompts)))
         z = jax.vmap(lambda key: jax.random.normal(key, (model.generator.z_dim,)))(keys)
-        return [model.asset(params, prompt, one) for prompt, one in zip(prompts, model.planes_of(params, z), strict=True)]
+        styles = model.generator.map(params['generator'], z)
+        return [model.asset(params, prompt, w) for prompt, w in zip(prompts, styles, strict=True)]
 
     return System(init, model.train_step, preview, generate, SHARDING, batch_spec(config))
 
@@ -144,8 +145,7 @@ class Model:
         ws = jnp.broadcast_to(w[:, None], (w.shape[0], self.generator.num_ws, w.shape[1]))
         planes = self.generator.planes(params, buffers, ws, 'random', key_noise)
         features = self.generator.render(params, planes, label, key_march, size=size).features
-        style = jnp.broadcast_to(buffers['w_avg'], w.shape) if self.generator.style == 'w_avg' else w
-        return self.generator.upsample(params, features, style), features[..., :3], w
+        return self.generator.upsample(params, features, self.generator.style_of(buffers, w)), features[..., :3], w
 
     def blurred(self, image, sigma):
         """The image as the discriminator sees it early in training."""
@@ -164,9 +164,7 @@ class Model:
     def noisy_label(self, key, label):
         """The label plus `label_noise` standard deviations of the batch, against learning poses by heart."""
         noise = self.config.discriminator.label_noise
-        if not noise:
-            return label
-        return label + noise * jnp.std(label, 0) * jax.random.normal(key, label.shape)
+        return label + noise * jnp.std(label, 0) * jax.random.normal(key, label.shape) if noise else label
 
     def seen(self, params, image, raw, label):
         """Logits [B] of exactly these inputs."""
@@ -255,8 +253,7 @@ class Model:
         found = run('discriminator', self.discriminator_loss, dict(params), batch, keys[2], now, size, p)
         run_lazily('discriminator', 'r1', config.r1.every, self.r1_loss, batch, keys[3], now, size, p)
 
-        average = params['buffers']['w_avg']
-        params['buffers'] = {**params['buffers'], 'w_avg': average + (1.0 - W_DECAY) * (found.pop('w') - average)}
+        params['buffers'] = {**params['buffers'], 'w_avg': tree.ema(params['buffers']['w_avg'], found.pop('w'), W_DECAY)}
         if config.augment.on:
             extras['augment'] = augment.observe(
                 extras['augment'], found['sign_real'], config.batch, images=config.augment.images
@@ -284,9 +281,9 @@ class Model:
 
     # -------------------------------------------------------------------------------------------------------------- output
 
-    def planes_of(self, params, z, psi: float = 1.0):
-        """Planes [B, 3, R, R, C] of z [B, Z], for averaged parameters {'generator', 'buffers'}."""
-        ws = self.generator.ws(params['generator'], params['buffers'], z, psi=psi)
+    def planes_of(self, params, w):
+        """Planes [B, 3, R, R, C] of w [B, W], for averaged parameters {'generator', 'buffers'}."""
+        ws = jnp.broadcast_to(w[:, None], (w.shape[0], self.generator.num_ws, w.shape[1]))
         return self.generator.planes(params['generator'], params['buffers'], ws)
 
     def sheet(self, params, key, rows: int, views: int):
@@ -297,24 +294,17 @@ class Model:
         labels = cameras.to_eg3d(around)
         ws = self.generator.ws(params['generator'], params['buffers'], z)
 
-        def one(styles):
-            styles = jnp.broadcast_to(styles, (views, *styles.shape))
-            image, seen = self.generator.image(params['generator'], params['buffers'], styles, labels)
-            raw = jax.image.resize(seen.features[..., :3], image.shape, 'nearest')
-            near = (render.radius + self.generator.bound - seen.depth[:1]) / (2.0 * self.generator.bound)
-            near = jnp.where(seen.opacity[:1] > 0.5, 2.0 * near - 1.0, -1.0)
-            depth = jax.image.resize(jnp.repeat(near[..., None], 3, -1), (1, *image.shape[1:]), 'nearest')
-            return jnp.concatenate([image, raw, depth])
-
+        one = lambda styles: self.generator.panel(params['generator'], params['buffers'], styles, labels)
         shown = numerics.to_unit(jax.lax.map(one, ws))
         return shown.transpose(0, 2, 1, 3, 4).reshape(rows, shown.shape[2], -1, 3)
 
-    def asset(self, params, prompt: str, planes) -> Asset:
-        """The raw colour's asset of planes [3, R, R, C]."""
+    def asset(self, params, prompt: str, w) -> Asset:
+        """The asset of a style w [W]: field and render are of the raw colour, the picture of the upsampler."""
+        planes = self.planes_of(params, w[None])[0]
         parts = {name: params['generator'][name] for name in ('decoder', 'superres')}
-        scene = {'planes': planes, 'generator': parts}
+        scene = {'planes': planes, 'generator': parts, 'w': self.generator.style_of(params['buffers'], w)}
         camera = {name: float(self.config.render[name]) for name in ('radius', 'fov')}
-        return Asset(prompt, scene, self.field_at, self.render_rays, self.generator.bound, camera)
+        return Asset(prompt, scene, self.field_at, self.render_rays, self.generator.bound, camera, self.picture)
 
     def field_at(self, scene, points):
         """Asset.field."""
@@ -323,6 +313,13 @@ class Model:
     def render_rays(self, scene, rays):
         """Asset.render."""
         return self.generator.render_rays(scene['generator'], scene['planes'], rays)
+
+    def picture(self, scene, views: cameras.Cameras):
+        """Asset.picture."""
+        count = views.world_from_cam.shape[0]
+        planes, w = (jnp.broadcast_to(scene[name], (count, *scene[name].shape)) for name in ('planes', 'w'))
+        seen = self.generator.render(scene['generator'], planes, cameras.to_eg3d(views), size=self.generator.render_size)
+        return numerics.to_unit(self.generator.upsample(scene['generator'], seen.features, w))
 
 
 def gamma(config) -> float:
@@ -348,7 +345,6 @@ def check(config) -> None:
             f'the upsampler makes images of {wanted} pixels (generator.sr), the data have data.size={config.data.size}: '
             'give them the same size.'
         )
-    if any(later[0] <= earlier[0] for earlier, later in zip(config.ladder, config.ladder[1:])) or (
-        config.ladder and config.ladder[0][0]
-    ):
+    starts = [images for images, _ in config.ladder]
+    if starts and (starts[0] or starts != sorted(set(starts))):
         raise UsageError(f'ladder={config.ladder}: wanted (images shown, neural resolution) pairs that rise from 0 images.')

@@ -1,0 +1,282 @@
+"""Stage 1: schedules and optimizers by closed form, phases by their counters, meshes, precision, run and resume."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from t3d.core import config as configs
+from t3d.core import optim, tree
+from t3d.core.errors import UsageError
+from t3d.data import sources
+from t3d.geom import cameras
+from t3d.metrics import image as image_metrics
+from t3d.systems import ganfusion_gan
+from t3d.train import inference, loop
+
+SMALL = (
+    'batch=4',
+    'micro_batch=4',
+    'steps=5',
+    'mesh.data=1',
+    'generator.z=8',
+    'generator.w=8',
+    'generator.plane_resolution=8',
+    'generator.plane_channels=4',
+    'generator.channel_base=64',
+    'generator.channel_max=8',
+    'generator.hidden=8',
+    'generator.features=4',
+    'generator.sr.input_size=8',
+    'generator.sr.channels=(8,4)',
+    'discriminator.channel_base=64',
+    'discriminator.channel_max=8',
+    'render.size=8',
+    'render.samples=4',
+    'render.importance=4',
+    'blur.sigma=1.0',
+    'data.size=16',
+    'data.poses=2',
+    'data.supersample=1',
+    'density.every=2',
+    'r1.every=3',
+    'preview.rows=2',
+    'preview.views=2',
+    'preview_every=0',
+    'log_every=1',
+)
+quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+
+
+@functools.cache
+def config(*overrides):
+    return configs.load('configs/ganfusion_gan.py:tiny', [*SMALL, *overrides])
+
+
+@functools.cache
+def model(*overrides):
+    return ganfusion_gan.Model(config(*overrides))
+
+
+@functools.cache
+def batch(count=4):
+    source, transform = sources.make(config())
+    rows = [transform(source[k], np.random.default_rng(k)) for k in range(count)]
+    return {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in rows[0]}
+
+
+@functools.cache
+def state(*overrides):
+    """A state whose every parameter is random: no bias, noise strength or average is zero."""
+    made = quick(ganfusion_gan.make(config(*overrides)).init)(jax.random.key(0), batch(config(*overrides).batch))
+    leaves, structure = jax.tree.flatten(made.params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    params = jax.tree.unflatten(structure, [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)])
+    return made.replace(params=params, ema={name: params[name] for name in ('generator', 'buffers')})
+
+
+@functools.cache
+def step():
+    return quick(ganfusion_gan.make(config()).train_step)
+
+
+def test_lazy_adam_is_adam_by_hand_over_a_hundred_iterations():
+    optimizer = optim.lazy_adam(learning_rate=0.0025, interval=4, b1=0.0, b2=0.99)
+    value, state = jnp.float32(1.0), optimizer.init(jnp.float32(1.0))
+    rate, decay = 0.0025 * 4 / 5, 0.99**0.8
+    assert rate == pytest.approx(0.0020)
+    wanted, second, count = 1.0, 0.0, 0
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        gradient = random.normal()
+        updates, state = optimizer.update(jnp.float32(gradient), state, value)
+        value += updates
+        count, second = count + 1, decay * second + (1 - decay) * gradient**2
+        wanted -= rate * gradient / (np.sqrt(second / (1 - decay**count)) + 1e-8)
+    np.testing.assert_allclose(value, wanted, atol=2e-6)
+    assert optim.lazy_adam(learning_rate=0.002, interval=16).init(jnp.zeros(())) is not None
+
+
+def test_schedules_by_closed_form():
+    made = model('blur.sigma=10.0', 'blur.images=2000', 'swap.p=0.8', 'swap.images=1000')
+    for iteration in (0, 1, 100, 249, 250, 400, 10_000):
+        images = iteration * 4
+        now = made.moment(jnp.int32(iteration))
+        np.testing.assert_allclose(now.sigma, 10.0 * max(1.0 - images / 2000, 0.0), atol=1e-6)
+        np.testing.assert_allclose(now.swap, 1.0 - 0.2 * min(images / 1000, 1.0), atol=1e-7)
+        half_life = max(min(4 * 10 / 32 * 1000, 0.05 * images), 1e-8)
+        np.testing.assert_allclose(optim.ema_decay_of_images(now.images, 4), 0.5 ** (4 / half_life), atol=1e-7)
+    assert ganfusion_gan.gamma(config('r1.gamma=0.0')) == pytest.approx(0.0002 * 16**2 / 4)
+    pod = configs.load('configs/ganfusion_gan.py:pod')
+    assert ganfusion_gan.gamma(pod) == pytest.approx(0.3) and pod.r1.gamma == 0.0
+
+
+def test_swapped_labels_are_the_next_of_the_micro_batch():
+    made = model('generator.pose_conditioning=True', 'batch=8')
+    label = jnp.arange(8.0)[:, None] * jnp.ones((8, 25))
+    swapped = made.conditioning(jax.random.key(0), label, jnp.float32(1.0))[:, 0]
+    np.testing.assert_array_equal(swapped, [3, 0, 1, 2, 7, 4, 5, 6])
+    np.testing.assert_array_equal(made.conditioning(jax.random.key(0), label, jnp.float32(0.0)), label)
+    assert model().conditioning(jax.random.key(0), label, 1.0) is None
+
+
+def test_each_phase_runs_when_it_is_due_with_a_step_of_its_own():
+    now = state()
+    counts = []
+    for iteration in range(7):
+        now, metrics = step()(now, batch(), jax.random.fold_in(jax.random.key(3), iteration))
+        counts.append([int(now.opt_state[name][0].count) for name in ('generator', 'discriminator')])
+        assert all(np.isfinite(value) for value in metrics.values())
+    due = lambda every: np.cumsum([1 + (iteration % every == 0) for iteration in range(7)])
+    np.testing.assert_array_equal(counts, np.stack([due(2), due(3)], -1))
+    before = tree.flatten(state().params)
+    still = {name for name, leaf in tree.flatten(now.params).items() if np.array_equal(leaf, before[name])}
+    assert still == {  # the upsampler has no noise, only released weights' places for it
+        name for name in before if name.endswith('noise_const') or 'superres' in name and name.endswith('noise_strength')
+    }
+
+
+def test_losses_are_those_of_the_logits():
+    made, params, key = model(), state().params, jax.random.key(5)
+    now, keys = made.moment(jnp.int32(0)), jax.random.split(key)
+    label = batch()['fake_labels'][:, 0]
+    image, raw, w = quick(made.fake, static_argnums=5)(params['generator'], params['buffers'], label, keys[0], now, 8)
+    assert image.shape == (4, 16, 16, 3) and raw.shape == (4, 8, 8, 3) and w.shape == (4, 8)
+    logits = made.judge(params['discriminator'], made.blurred(image, now.sigma), raw, label, keys[1], 0.0)
+    loss, _ = quick(made.generator_loss, static_argnums=5)(params['generator'], params, batch(), key, now, 8, 0.0)
+    np.testing.assert_allclose(loss, np.mean(np.log1p(np.exp(-np.float64(logits)))), rtol=2e-5)
+    unblurred = made.judge(params['discriminator'], image, raw, label, keys[1], 0.0)
+    assert np.abs(unblurred - logits).max() > 1e-3
+
+
+def test_density_loss_compares_neighbours():
+    made, params = model(), state().params
+    loss, measured = quick(made.density_loss)(
+        params['generator'], params, batch(), jax.random.key(0), made.moment(jnp.int32(0))
+    )
+    np.testing.assert_allclose(loss, 0.25 * 2 * measured, rtol=1e-6)
+    planes = jnp.ones((1, 3, 8, 8, 4))
+    raw, _ = made.generator.field(params['generator'], planes)(jnp.zeros((1, 2, 3)))
+    assert measured > 0 and raw[0, 0] == raw[0, 1]
+
+
+def test_losses_and_gradients_do_not_depend_on_the_mesh():
+    """8 samples in micro-batches of 2, on one device and on four."""
+    four = config('batch=8', 'micro_batch=2', 'discriminator.group=2', 'discriminator.label_noise=1.0')
+    system = ganfusion_gan.make(four)
+    given, found = batch(8), []
+    for count in (1, 4):
+        mesh = jax.make_mesh((count,), ('data',), devices=jax.devices()[:count], axis_types=(jax.sharding.AxisType.Auto,))
+        everywhere, rows = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ('data',)))
+        with jax.set_mesh(mesh):
+            placed = jax.device_put(state('batch=8', 'micro_batch=2', 'discriminator.group=2'), everywhere)
+            run = quick(system.train_step, out_shardings=(everywhere, everywhere))
+            after, metrics = run(placed, jax.device_put(given, rows), jax.device_put(jax.random.key(3), everywhere))
+        second = {name: after.opt_state[name][0].nu for name in after.opt_state}  # of the gradients of all phases
+        found.append(jax.device_get((metrics, second, after.params['buffers']['w_avg'])))
+    (metrics, second, average), (metrics4, second4, average4) = found
+    for name, value in metrics.items():
+        np.testing.assert_allclose(metrics4[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+    np.testing.assert_allclose(average4, average, rtol=1e-5, atol=1e-8)
+    for name in second:
+        one, other = (
+            np.concatenate([np.sqrt(leaf).ravel() for leaf in jax.tree.leaves(tree[name])]) for tree in (second, second4)
+        )
+        assert np.linalg.norm(one - other) <= 1e-5 * np.linalg.norm(one), name
+
+
+def test_half_precision_changes_the_picture_by_little():
+    params = state().params
+    pictures = []
+    for dtype in ('float32', 'bfloat16'):
+        made = model(f'dtype={dtype}')
+        z = jax.random.normal(jax.random.key(0), (4, 8))
+        ws = made.generator.ws(params['generator'], params['buffers'], z)
+        image, _ = quick(made.generator.image)(params['generator'], params['buffers'], ws, batch()['label'])
+        pictures.append(np.asarray(image, np.float32) * 0.5 + 0.5)
+    assert image_metrics.psnr(*pictures) > 40.0 and not np.array_equal(*pictures)
+
+
+def test_the_renderer_learns_one_image():
+    """Planes and decoder alone, by gradient descent on one 16 x 16 view."""
+    import optax
+
+    made, params = model('render.samples=8', 'render.importance=8'), state().params['generator']
+    label = batch()['label'][:1]
+    target = jax.image.resize(batch()['image'][:1] / 127.5 - 1.0, (1, 16, 16, 3), 'linear')
+    weights = {'planes': jax.random.normal(jax.random.key(0), (1, 3, 16, 16, 4)), 'decoder': params['decoder']}
+    optimizer = optax.adam(0.02)
+
+    def error(weights, key):
+        seen = made.generator.render(weights, weights['planes'], label, key, size=16)
+        return jnp.mean(jnp.square(seen.features[..., :3] - target))
+
+    @jax.jit
+    def learn(weights):
+        def one(carry, key):
+            weights, opt = carry
+            loss, gradient = jax.value_and_grad(error)(weights, key)
+            updates, opt = optimizer.update(gradient, opt)
+            return (jax.tree.map(jnp.add, weights, updates), opt), loss
+
+        return jax.lax.scan(one, (weights, optimizer.init(weights)), jax.random.split(jax.random.key(1), 300))
+
+    (weights, _), losses = learn(weights)
+    peak = 10 * np.log10(4.0 / float(error(weights, None)))  # images span [-1, 1]
+    assert peak > 30.0 and losses[0] > 20 * losses[-1]
+
+
+def test_the_conditioning_label_does_not_follow_the_camera():
+    """z decides who is shown; with a fixed conditioning label the planes are those of every camera."""
+    made = model('generator.pose_conditioning=True')
+    params = quick(made.init)(jax.random.key(0))
+    z = jax.random.normal(jax.random.key(1), (2, 8))
+    front = made.generator.map(params['generator'], z)
+    label = cameras.to_eg3d(cameras.orbit(0.0, 0.0, 3.2, 0.7027699))
+    np.testing.assert_allclose(front, made.generator.map(params['generator'], z, jnp.stack([label, label])), atol=1e-6)
+    assert np.abs(front - made.generator.map(params['generator'], z, batch()['label'][:2])).max() > 1e-4
+
+
+def test_ladder_renders_at_the_resolution_of_its_rung():
+    climbing = config('ladder=((0, 8), (8, 16))')
+    sizes, run = [], ganfusion_gan.Model(climbing)
+    original = run.iteration
+    run.iteration = lambda state, batch, key, size: sizes.append(size) or original(state, batch, key, size)
+    jax.eval_shape(run.train_step, state(), batch(), jax.random.key(0))
+    assert sizes == [8, 16]
+    with pytest.raises(UsageError, match='rise from 0 images'):
+        ganfusion_gan.check(config('ladder=((0, 8), (0, 16))'))
+
+
+def test_wrong_sizes_are_refused():
+    with pytest.raises(UsageError, match='the upsampler makes images of 16 pixels .* data.size=32'):
+        ganfusion_gan.make(config('data.size=32'))
+    with pytest.raises(UsageError, match='whole micro-batches'):
+        ganfusion_gan.make(config('batch=6'))
+    with pytest.raises(UsageError, match="render.plane_axes='ortho': choose one of orthogonal, legacy"):
+        ganfusion_gan.make(config('render.plane_axes="ortho"'))
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
+    whole = loop.run(config('augment.on=True', 'augment.p=0.3'), tmp_path / 'whole', log=lambda line: None)
+    cut = functools.partial(loop.run, config('augment.on=True', 'augment.p=0.3'), tmp_path / 'cut', log=lambda line: None)
+    cut(stop_after=2)
+    cut()
+    states = []
+    for folder in (whole, tmp_path / 'cut'):
+        loaded = inference.load(folder)
+        assert loaded.step == 5
+        reader = loop.stores.Store(loop.epath.Path(folder) / 'checkpoints', read_only=True)
+        target = jax.eval_shape(loaded.system.init, jax.random.key(0), loaded.system.batch_spec)
+        states.append(jax.device_get(reader.restore(target).state))
+        reader.close()
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert np.abs(states[0].params['buffers']['w_avg']).max() > 0 and states[0].extras['r1'] > 0
+    assets = loaded.system.generate(loaded.params, ['one', 'two'], jax.random.key(0))
+    density, rgb = assets[0].field(assets[0].scene, jnp.asarray([[0.0, 0.0, 0.0], [0.9, 0.0, 0.0]]))
+    assert density[0] > 0 and density[1] == 0 and rgb.shape == (2, 3)
+    sheet = loaded.system.preview(loaded.params, batch(), jax.random.key(0))
+    assert sheet.shape == (2, 16, 16 * 5, 3)
