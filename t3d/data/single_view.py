@@ -314,14 +314,14 @@ def _adversarial(data, table: np.ndarray | None, record: dict, random: np.random
 
 
 def preview(config) -> tuple[dict[str, np.ndarray], list[str]]:
-    """A fixed batch for the contact sheet, and the texts beside its rows; of `toy` with text, of held-out scenes."""
+    """A fixed batch for the contact sheet, and the captions (without text: numbers) of its rows; of `toy`, held-out scenes."""
     held_out = 'text' in config and config.data.name == 'toy' and config.data.split == 'train'
     source, transform = make(config, 'test' if held_out else None)
     records = [source[index] for index in _distinct(source, min(config.preview.rows, config.batch))]
     if 'text' in config:
         records = [{**record, 'captions': record['captions'][:1]} for record in records]
     rows = [transform(record, np.random.default_rng(index)) for index, record in enumerate(records)]
-    names = [record['captions'][0] if record['captions'] else record['name'] for record in records]
+    names = [record['captions'][0] if 'text' in config else f'sample {n}' for n, record in enumerate(records)]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, names
 
 
