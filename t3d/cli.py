@@ -91,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
 
     weights = add('weights', _weights, 'a run as a folder to share; `t3d weights check DIR`: what real weights hold')
     weights.add_argument('run', help='run folder, or the word check')
-    weights.add_argument('out', help='folder to write; after check, the folder to read')
+    weights.add_argument('out', help='folder to write; after check, the folder or .safetensors to read')
+    flags.settings(weights)
     weights.add_argument('--dtype', default='float32', choices=('float32', 'float16', 'bfloat16'))
 
     bench = add('bench', _bench, 'throughput of this machine: `t3d bench render`, `t3d bench train --config ...`')
@@ -269,14 +270,15 @@ def _sample2d(args) -> None:
 
     devices.compilation_cache()
     settings = sample2d.Settings(args.steps, args.sampler, args.guidance, args.seed, args.size, args.negative)
-    sample2d.run(' '.join(args.prompt), args.weights, args.out, settings, variant=args.variant, dtype=args.dtype)
+    how = {'config': args.config, 'variant': args.variant, 'dtype': args.dtype}
+    sample2d.run(' '.join(args.prompt), args.weights, args.out, settings, **how)
 
 
 def _weights(args) -> int | None:
     if args.run == 'check':
         from t3d.train import weights_check
 
-        return weights_check.run(args.out)
+        return weights_check.run(args.out, config=args.config)
     from t3d.train import inference
 
     inference.save_weights(inference.load(args.run), args.out, args.dtype)

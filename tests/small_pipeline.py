@@ -92,3 +92,23 @@ def saved(root, linear=False, prediction='epsilon'):
     """(folder, pipeline) of `save`, once for each root and layout."""
     folder = root / f'{"linear" if linear else "conv"}_{prediction}'
     return folder, save(folder, linear=linear, prediction=prediction)
+
+
+def save_single_file(folder, plain, whole):
+    """Writes a folder's UNet and autoencoder as one file in ldm names, and a second with all that such files hold."""
+    import numpy as np
+
+    from t3d.checkpoint import convert, ldm_names, torch_files
+
+    unet, vae = convert.load_unet(folder / 'unet')[1], convert.load_vae(folder / 'vae')[1]
+    convert.save_ldm(plain, unet=unet, vae=vae)
+    tensors = dict(torch_files.read(plain))
+    prefix = ldm_names.PREFIXES['unet'][0]
+    for key in [key for key in tensors if key.startswith(prefix)]:
+        tensors[ldm_names.AVERAGE + key.removeprefix(prefix).replace('.', '')] = np.asarray(2 * tensors[key], np.float32)
+    for key, value in torch_files.read(folder / 'text_encoder').items():
+        tensors[f'cond_stage_model.transformer.text_model.{key.removeprefix("text_model.")}'] = value
+    tensors['cond_stage_model.transformer.text_model.embeddings.position_ids'] = np.arange(77)
+    for key in ('first_stage_model.loss.logvar', 'model_ema.decay', 'betas', 'cc_projection.weight'):
+        tensors[key] = np.zeros(1, np.float32)
+    torch_files.write(whole, tensors)

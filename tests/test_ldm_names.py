@@ -124,18 +124,7 @@ def whole(tmp_path_factory):
     """(folder in diffusers layout, the same weights as one file in ldm names, with averages and what else such files hold)."""
     root = tmp_path_factory.mktemp('ldm')
     folder, pipe = small_pipeline.saved(root)
-    unet, vae = convert.load_unet(folder / 'unet')[1], convert.load_vae(folder / 'vae')[1]
-    convert.save_ldm(root / 'plain.safetensors', unet=unet, vae=vae)
-    tensors = dict(torch_files.read(root / 'plain.safetensors'))
-    prefix = ldm_names.PREFIXES['unet'][0]
-    for key in [key for key in tensors if key.startswith(prefix)]:
-        tensors[ldm_names.AVERAGE + key.removeprefix(prefix).replace('.', '')] = np.asarray(2 * tensors[key], np.float32)
-    for key, value in torch_files.read(folder / 'text_encoder').items():
-        tensors[f'cond_stage_model.transformer.text_model.{key.removeprefix("text_model.")}'] = value
-    tensors['cond_stage_model.transformer.text_model.embeddings.position_ids'] = np.arange(77)
-    for key in ('first_stage_model.loss.logvar', 'model_ema.decay', 'betas', 'cc_projection.weight'):
-        tensors[key] = np.zeros(1, np.float32)
-    torch_files.write(root / 'whole.safetensors', tensors)
+    small_pipeline.save_single_file(folder, root / 'plain.safetensors', root / 'whole.safetensors')
     return folder, root / 'whole.safetensors', root / 'plain.safetensors'
 
 

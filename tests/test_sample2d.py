@@ -86,6 +86,8 @@ def test_velocity_and_the_fast_solver_are_those_of_diffusers(root, noise):
 def test_seeds_decide_and_every_sampler_runs(model):
     settings = Settings(steps=2, sampler='ddpm', guidance=1.0)
     one, two, other = (sample2d.sample(model, [PROMPT], settings._replace(seed=seed)) for seed in (0, 0, 1))
+    solved = [sample2d.sample(model, [PROMPT], settings._replace(sampler=name, steps=5)) for name in ('dpm', 'dpm-karras')]
+    assert np.isfinite(solved).all() and not np.allclose(*solved, atol=1e-3)
     np.testing.assert_array_equal(one, two)
     assert np.isfinite(one).all() and not np.array_equal(one, other)
 
@@ -119,7 +121,7 @@ def test_pixels_and_metadata_of_a_png(model, tmp_path):
 @pytest.mark.parametrize(
     'settings, says',
     [
-        (Settings(sampler='euler'), "Unknown sampler 'euler': choose one of ddim, ddpm, dpm"),
+        (Settings(sampler='euler'), "Unknown sampler 'euler': choose one of ddim, ddpm, dpm, dpm-karras"),
         (Settings(steps=0), '--steps 0'),
         (Settings(steps=1001), '--steps 1001'),
         (Settings(size=17), '--size 17: wanted a multiple of 2, for example 16'),
@@ -162,6 +164,34 @@ def test_broken_weights_are_named(root, tmp_path, capsys):
     assert cli.main(['sample2d', PROMPT, '--weights', str(folder)]) == 2
     said = capsys.readouterr().err
     assert str(path) in said and 'decoder.conv_in.bias' in said and 'not finite' in said
+
+
+def test_a_single_file_beside_settings(root, noise, tmp_path, capsys):
+    folder = small_pipeline.saved(root)[0]
+    small_pipeline.save_single_file(folder, tmp_path / 'plain.safetensors', tmp_path / 'sd.safetensors')
+    settings = shutil.copytree(folder, tmp_path / 'settings', ignore=shutil.ignore_patterns('*.safetensors'))
+    chosen = Settings(steps=2, guidance=2.0)
+    model = sample2d.open_model(tmp_path / 'sd.safetensors', config=settings)
+    wanted = sample2d.sample(sample2d.open_model(folder), [PROMPT], chosen, noise[:1])
+    np.testing.assert_array_equal(sample2d.sample(model, [PROMPT], chosen, noise[:1]), wanted)
+    file = shutil.copy(tmp_path / 'sd.safetensors', settings)
+    words = ['sample2d', PROMPT, '--steps', '2', '--out', str(tmp_path / 'image.png'), '--weights']
+    assert cli.main([*words, file]) == 0 and 'sd.safetensors: predicts eps' in capsys.readouterr().out  # settings lie beside it
+
+    def refused(*arguments):
+        assert cli.main([*words, *map(str, arguments)]) == 2
+        return capsys.readouterr().err
+
+    said = refused(tmp_path / 'sd.safetensors')
+    assert 'unet, vae, text_encoder, tokenizer not in it' in said and 'give --config DIR' in said
+    said = refused(folder / 'unet' / 'diffusion_pytorch_model.safetensors', '--config', folder)
+    assert 'no whole single-file checkpoint' in said and 'model.diffusion_model.' in said
+    assert 'plain.safetensors has no text' in refused(tmp_path / 'plain.safetensors', '--config', settings)
+    assert 'takes its settings from elsewhere' in refused(folder, '--config', settings)
+    (tmp_path / 'sd.ckpt').write_bytes(b'PK')
+    assert 'is a pickle' in refused(tmp_path / 'sd.ckpt', '--config', settings)
+    shutil.rmtree(settings / 'tokenizer')
+    assert 'tokenizer not in it' in refused(tmp_path / 'sd.safetensors', '--config', settings)
 
 
 def test_weights_of_our_own_system(tmp_path):

@@ -61,6 +61,32 @@ def test_single_parts_and_files(whole, tmp_path, capsys):
     assert 'unet: ' in text and 'has no vae' in text and 'moving average of the UNet: none' in text
 
 
+def test_a_single_file_against_settings(whole, copy, tmp_path, capsys):
+    small_pipeline.save_single_file(whole[0], tmp_path / 'plain.safetensors', tmp_path / 'sd.safetensors')
+    text = said(tmp_path / 'sd.safetensors', capsys, 0)
+    assert 'all 1 parts load' in text and 'give --config DIR' in text
+
+    def against(folder, name, status):
+        assert cli.main(['weights', 'check', str(tmp_path / name), '--config', str(folder)]) == status
+        return capsys.readouterr().out
+
+    text = against(copy, 'sd.safetensors', 0)
+    for part in ('unet', 'vae', 'text', 'scheduler', 'tokenizer', 'together'):
+        assert f'{part}: loads' in text
+    assert said(shutil.copy(tmp_path / 'sd.safetensors', copy), capsys, 0) == text  # settings lie beside it
+    text = against(copy, 'plain.safetensors', 2)
+    assert 'plain.safetensors has no text' in text and 'would not load: plain.safetensors\n' in text
+    config = json.loads((copy / 'unet' / 'config.json').read_text())
+    (copy / 'unet' / 'config.json').write_text(json.dumps(config | {'cross_attention_dim': 20}))
+    shutil.rmtree(copy / 'tokenizer')
+    shutil.rmtree(copy / 'text_encoder')
+    text = against(copy, 'sd.safetensors', 2)
+    assert 'would not load: unet, text, tokenizer' in text
+    assert 'attn2.to_k.weight is (16, 24)' in text and 'no config.json' in text
+    assert cli.main(['weights', 'check', str(whole[0]), '--config', str(copy)]) == 2
+    assert 'takes its settings from elsewhere' in capsys.readouterr().err
+
+
 def test_half_precision_and_old_scheduler_files(copy, capsys):
     path = copy / 'unet' / FILE
     spoil(path, lambda tensors: tensors.update({key: value.astype(np.float16) for key, value in tensors.items()}))

@@ -134,13 +134,19 @@ def load_pipeline(
       variant, average, dtype, param_dtype: as load_unet.
     """
     folder = pathlib.Path(folder)
-    _refuse_incomplete(folder)
+    if weights is not None and not ldm_names.is_ldm(torch_files.map_file(weights)):
+        raise BadWeights(
+            f'{weights} is no whole single-file checkpoint: wanted names that start with '
+            f'{", ".join(heads[0] for heads in ldm_names.PREFIXES.values())}. If it is one part of a diffusers folder, give '
+            'that folder; `t3d weights check` says what a file holds.'
+        )
+    _refuse_incomplete(folder, weights)
     schedule = load_schedule(folder)
     options = dict(variant=variant, dtype=dtype, param_dtype=param_dtype)
     if weights is None:
         text, text_params = load_clip_text(folder / 'text_encoder', variant=variant, dtype=dtype)
     else:
-        text, text_params = _text_from_file(weights, folder / 'text_encoder', dtype)
+        text, text_params = text_from_file(weights, folder / 'text_encoder', dtype)
     source = {part: weights or folder / part for part in ('unet', 'vae')}
     unet, unet_params = load_unet(source['unet'], config=folder / 'unet', average=average, **options)
     vae, vae_params = load_vae(source['vae'], config=folder / 'vae', **options)
@@ -230,7 +236,8 @@ def _stored(folder, part: str, variant, average: bool) -> Stored:
     return stored
 
 
-def _text_from_file(path, folder: pathlib.Path, dtype):
+def text_from_file(path, folder: pathlib.Path, dtype=jnp.float32):
+    """(module, params) of the text encoder in a single-file checkpoint, with the settings of `folder`."""
     stored = ldm_names.component(torch_files.open_stored(path), 'text')
     for key, value in stored.tensors.items():
         refuse_non_finite(value, key, stored.sources[key])
@@ -254,12 +261,17 @@ def _save(folder, params: PyTree, wanted: PyTree, config: dict) -> None:
     (pathlib.Path(folder) / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
 
 
-def _refuse_incomplete(folder: pathlib.Path) -> None:
+def _refuse_incomplete(folder: pathlib.Path, weights=None) -> None:
     wanted = ('unet', 'vae', 'text_encoder', 'tokenizer')
     missing = [part for part in wanted if not (folder / part).is_dir()]
     if missing:
         hint = 'It is one part of such a folder: give the folder above it.' if (folder / 'config.json').is_file() else ''
         hint = hint or ('' if folder.exists() else 'It does not exist.')
+        if weights is not None:
+            hint = (
+                f'{weights} holds numbers only: give --config DIR, a folder of the same family with these parts (its own '
+                'weights may be left out).'
+            )
         raise BadWeights(
             f'{folder} is no text-to-image folder: {", ".join(missing)} not in it. Wanted unet/, vae/, text_encoder/, '
             f'tokenizer/ and scheduler/, as diffusers saves them. {hint}'

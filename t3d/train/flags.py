@@ -4,10 +4,11 @@
 def sample2d(command) -> None:
     """Of `t3d sample2d`, added to its argparse parser."""
     command.add_argument('prompt', nargs='*', help='in quotes')
-    command.add_argument('--weights', metavar='DIR', help='a folder in diffusers layout, a run, or a weights folder')
+    command.add_argument('--weights', metavar='DIR', help='diffusers layout, one .safetensors, a run or a weights folder')
+    settings(command)
     for name, kind, default, text in (
         ('--steps', int, 30, 'of the sampler'),
-        ('--sampler', str, 'ddim', 'ddim, ddpm, dpm'),
+        ('--sampler', str, 'ddim', 'ddim, ddpm, dpm, dpm-karras'),
         ('--guidance', float, None, "1 for none (default: the model's own, 7.5 for Stable Diffusion)"),
         ('--seed', int, 0, 'of the noise'),
         ('--size', int, None, "pixels per side (default: the model's own)"),
@@ -17,6 +18,12 @@ def sample2d(command) -> None:
         ('--out', str, 'image.png', 'the PNG to write; prompt and settings are in its metadata'),
     ):
         command.add_argument(name, type=kind, default=default, help=f'{text} (default: {default})' if default else text)
+
+
+def settings(command) -> None:
+    """`--config` of commands that take a single-file checkpoint."""
+    text = 'beside a single .safetensors: the folder with settings, tokenizer and schedule (default: where the file lies)'
+    command.add_argument('--config', metavar='DIR', help=text)
 
 
 def evaluate(command) -> None:

@@ -21,7 +21,7 @@ from t3d.core.typing import Array, Float, Key, PyTree
 from t3d.diffusion import guidance, samplers
 from t3d.diffusion.schedules import Schedule
 
-SAMPLERS = ('ddim', 'ddpm', 'dpm')
+SAMPLERS = ('ddim', 'ddpm', 'dpm', 'dpm-karras')
 DTYPES = ('float32', 'bfloat16', 'float16')
 
 
@@ -66,17 +66,24 @@ class Model(NamedTuple):
     guidance: float = 7.5  # usual for Stable Diffusion
 
 
-def open_model(folder, *, variant: str | None = None, dtype=jnp.float32) -> Model:
+def open_model(folder, *, config=None, variant: str | None = None, dtype=jnp.float32) -> Model:
     """The model of a local folder: diffusers' layout, or a run or weights folder of t3d; None for the shipped weights.
 
+    Args:
+      folder: or one .safetensors file in ldm names.
+      config: for such a file, the folder with its settings, tokenizer and schedule; None: where the file lies.
     Raises:
       UsageError: neither, or it does not load; the message names file and key.
     """
     from t3d.train import inference
 
+    path = pathlib.Path(folder or '')
+    if folder is not None and path.is_file():
+        return _of_pipeline(path.parent if config is None else pathlib.Path(config), variant, dtype, path)
+    if config is not None:
+        raise UsageError(f'--config {config}: only a single .safetensors file takes its settings from elsewhere, not {folder}.')
     if folder is None or str(folder) in inference.shipped():
         return _of_system(folder)
-    path = pathlib.Path(folder)
     if (path / 'checkpoints').is_dir() or (path / 'model.safetensors').is_file() and not (path / 'unet').is_dir():
         return _of_system(path)
     return _of_pipeline(path, variant, dtype)
@@ -133,14 +140,16 @@ def write_png(path, image, prompt: str, settings: Settings, model: Model) -> Non
     Image.fromarray(pixels).save(path, format='png', pnginfo=info)
 
 
-def run(prompt: str, weights, out, settings: Settings, *, variant: str | None = None, dtype: str = 'float32') -> None:
+def run(
+    prompt: str, weights, out, settings: Settings, *, config=None, variant: str | None = None, dtype: str = 'float32'
+) -> None:
     """The command: loads, samples, writes one PNG, and says what it did."""
     if not prompt.strip():
         raise UsageError('empty prompt: give words, in quotes.')
     if dtype not in DTYPES:
         raise UsageError(f'--dtype {dtype}: choose one of {", ".join(DTYPES)}.')
     start = time.perf_counter()
-    model = open_model(weights, variant=variant, dtype=jnp.dtype(dtype))
+    model = open_model(weights, config=config, variant=variant, dtype=jnp.dtype(dtype))
     loaded, settings = time.perf_counter(), completed(model, settings)
     image = jax.block_until_ready(sample(model, [prompt], settings)[0])
     if not bool(jnp.isfinite(image).all()):
@@ -177,7 +186,8 @@ def _denoise(predict, plan, params, schedule: Schedule, noise, text, negative, s
         return samplers.ddim(network, schedule, noise, steps=steps)
     if sampler == 'ddpm':
         return samplers.ddpm(network, schedule, noise, steps=steps, key=key)
-    return samplers.dpm_solver_2m(network, schedule, noise, steps=steps)
+    spacing = 'karras' if sampler == 'dpm-karras' else 'linspace'
+    return samplers.dpm_solver_2m(network, schedule, noise, steps=steps, spacing=spacing)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -185,12 +195,12 @@ def _decode(decode, params, x):
     return jnp.clip(0.5 + 0.5 * decode(params, x), 0.0, 1.0)
 
 
-def _of_pipeline(folder: pathlib.Path, variant, dtype) -> Model:
-    """Stable Diffusion's parts as a Model."""
+def _of_pipeline(folder: pathlib.Path, variant, dtype, file: pathlib.Path | None = None) -> Model:
+    """Stable Diffusion's parts as a Model; the weights of `file` where it is given."""
     from t3d.checkpoint import convert
     from t3d.nets import vae as autoencoder
 
-    pipe = convert.load_pipeline(folder, variant=variant, dtype=dtype)
+    pipe = convert.load_pipeline(folder, weights=file, variant=variant, dtype=dtype)
     factor = convert.vae_factor(pipe.vae)
 
     def encode(params, ids):
@@ -207,7 +217,7 @@ def _of_pipeline(folder: pathlib.Path, variant, dtype) -> Model:
             raise UsageError(f'--size {size}: wanted a multiple of {factor}, for example {pipe.native or 64 * factor}.')
         return (size // factor, size // factor, pipe.unet.in_channels)
 
-    name, native = folder.resolve().name, pipe.native or 64 * factor
+    name, native = folder.resolve().name if file is None else file.name, pipe.native or 64 * factor
     return Model(name, pipe.params, pipe.schedule, pipe.tokenize, encode, predict, decode, shape, native)
 
 

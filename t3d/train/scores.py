@@ -123,6 +123,8 @@ def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     - pictures: `limit` (16) samples of each caption of the 32 large objects, with as many true renders from random cameras.
     """
     config = loaded.config
+    if limit is not None and limit < 1:
+        raise UsageError(f'--limit {limit}: wanted at least 1.')
     if config.data.name == 'toy' and split is not None:
         raise UsageError(f'split {split!r}: toy has no built splits: leave it out.')
     if views_of.makes_pictures(loaded):

@@ -26,9 +26,9 @@ class Part(NamedTuple):
     lines: list[str]
 
 
-def run(folder, *, variant: str | None = None) -> int:
+def run(folder, *, config=None, variant: str | None = None) -> int:
     """The command: prints, and returns 0 if everything there would load, else 2."""
-    parts = check(folder, variant=variant)
+    parts = check(folder, config=config, variant=variant)
     for part in parts:
         print(f'{part.name}: {"loads" if part.good else "WOULD NOT LOAD"}')
         print('\n'.join(f'  {line}' for line in part.lines))
@@ -37,15 +37,20 @@ def run(folder, *, variant: str | None = None) -> int:
     return 2 if bad else 0
 
 
-def check(folder, *, variant: str | None = None) -> list[Part]:
+def check(folder, *, config=None, variant: str | None = None) -> list[Part]:
     """The parts of a pipeline folder, a component folder, a single-file checkpoint, or a weights folder of t3d.
 
+    Args:
+      config: for a single file, the folder with its settings; None: where the file lies, if that has some.
     Raises:
       UsageError: there is nothing to check; the message says what is there.
     """
     folder = pathlib.Path(folder)
     if folder.is_file():
-        return [_single_file(folder)]
+        beside = folder.parent if config is None else pathlib.Path(config)
+        return _single_file(folder, beside if config is not None or (beside / 'unet').is_dir() else None)
+    if config is not None:
+        raise UsageError(f'--config {config}: only a single .safetensors file takes its settings from elsewhere, not {folder}.')
     if (folder / 'config.json').is_file():
         return [_component(folder, variant)]
     there = [name for name in NETS if (folder / name).is_dir()]
@@ -109,25 +114,45 @@ def _clip(folder, kind: str, variant) -> list[str]:
     return []
 
 
-def _single_file(path: pathlib.Path) -> Part:
-    """What a .safetensors file holds; whether it fits needs the config of a folder."""
+def _single_file(path: pathlib.Path, beside: pathlib.Path | None) -> list[Part]:
+    """What a .safetensors file holds and, with a folder that has its settings, whether every part of it fits."""
     stored = torch_files.open_stored(path)
     lines, bad = _files(stored), _not_finite(stored)
     if not ldm_names.is_ldm(stored.tensors):
         lines += [_count(stored), 'names of no whole model: give the folder that holds the file and its config.json']
-        return Part(path.name, False, lines + bad)
-    good = True
+        return [Part(path.name, False, lines + bad)]
+    good, there = True, {}
     for name in ldm_names.PREFIXES:
         try:
-            part = ldm_names.component(stored, name)
-            lines.append(f'{name}: {_count(part)}, under diffusers names')
+            there[name] = ldm_names.component(stored, name)
+            lines.append(f'{name}: {_count(there[name])}, under diffusers names')
         except UsageError as error:
-            good = good and f'no {name}' in str(error)
+            good = good and beside is None and f'no {name}' in str(error)
             lines.append(f'{name}: {error}')
     average = sum(key.startswith(ldm_names.AVERAGE) for key in stored.tensors)
     lines.append(f'moving average of the UNet: {f"{average} arrays" if average else "none"}')
-    lines.append('settings, tokenizer and schedule are not in such a file: it is loaded beside a folder that has them')
-    return Part(path.name, good and not bad, lines + bad)
+    if beside is None:
+        lines.append('settings, tokenizer and schedule are not in such a file: give --config DIR, a folder that has them')
+        return [Part(path.name, good and not bad, lines + bad)]
+    parts = [Part(path.name, good and not bad, [*lines, f'settings of {beside}', *bad])]
+    for name, part in there.items():
+        folder = beside / ('text_encoder' if name == 'text' else name)
+        parts.append(_guarded(name, lambda name=name, part=part, folder=folder: _part(path, name, part, folder)))
+    parts += [_guarded('scheduler', lambda: _schedule(beside)), _guarded('tokenizer', lambda: _tokenizer(beside))]
+    return parts + ([_guarded('together', lambda: _together(beside))] if all(part.good for part in parts) else [])
+
+
+def _part(path, name: str, stored: Stored, folder: pathlib.Path) -> Part:
+    """A part of a single file against the settings of a component folder."""
+    config = torch_files.read_config(folder)
+    if name == 'text':
+        convert.text_from_file(path, folder)
+        problems = []
+    else:
+        unet = name == 'unet'
+        shapes = convert.unet_shapes(UNet.from_config(config)) if unet else convert.vae_shapes(VAE.from_config(config))
+        problems = _fits(stored, shapes)
+    return Part(name, not problems, problems or [f'every key has its place in the settings of {folder}'])
 
 
 def _ours(folder: pathlib.Path) -> Part:
