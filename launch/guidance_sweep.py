@@ -1,35 +1,59 @@
-"""`python -m launch.guidance_sweep RUN --scales 0 1 2 3 5 8 --out sweep.png`: scores of a text-to-image run by guidance."""
+"""`python -m launch.guidance_sweep RUN --scales 1 2 3 5 7.5 --out sweep.png`: scores of a run by its guidance scale.
+
+Beside the plot of what is right, its figures as .json; for systems that make 3D objects also a plot of FID-tiny (KID-tiny with
+few samples), with what the stage-1 generator reaches.
+"""
 
 import argparse
 import json
 import pathlib
 
+from t3d.core.errors import UsageError
 from t3d.parallel import devices
-from t3d.train import evaluate_pictures, inference, plots, preview
+from t3d.train import evaluate_pictures, evaluate_triplanes, inference, plots, preview
+
+CURVES = {
+    'seen: shape': 'seen/shape',
+    'seen: colour': 'seen/colour',
+    'held out: shape': 'held_out/shape',
+    'held out: colour': 'held_out/colour',
+    'held out: both': 'held_out/both',
+}
+DISTANCES = {'to real': '{}', 'real to real': 'control/real/{}', 'generator': 'ceiling/{}', 'to generator': 'to_ceiling/{}'}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog='python -m launch.guidance_sweep', description=__doc__)
     parser.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
-    parser.add_argument('--scales', type=float, nargs='+', default=[0.0, 1.0, 2.0, 3.0, 5.0, 8.0])
-    parser.add_argument('--samples', type=int, default=16, help='of each caption')
+    parser.add_argument('--scales', type=float, nargs='+', help='default: 1 2 3 5 7.5, of pictures 0 1 2 3 5 8')
+    parser.add_argument('--samples', type=int, help='of each caption (default: 4, of pictures 16)')
     parser.add_argument('--out', default='sweep.png', help='the plot; the figures go beside it as .json')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     devices.compilation_cache()
-    loaded = inference.load(args.run)
-    rows = evaluate_pictures.sweep(loaded, args.scales, print, samples=args.samples)
-    curves = {
-        'seen: shape': 'seen/shape',
-        'seen: colour': 'seen/colour',
-        'held out: shape': 'held_out/shape',
-        'held out: colour': 'held_out/colour',
-        'held out: both': 'held_out/both',
-    }
-    series = {title: (args.scales, [row[name] for row in rows]) for title, name in curves.items()}
-    title = f'{loaded.name}, step {loaded.step}: samples right by the oracle, {args.samples} of each caption'
-    preview.write(args.out, plots.lines(series, title, 'guidance scale'))
-    pathlib.Path(args.out).with_suffix('.json').write_text(json.dumps(rows, indent=1))
-    print(f'open {args.out}')
+    try:
+        loaded = inference.load(args.run)
+        objects = loaded.config.system in evaluate_triplanes.SYSTEMS
+        scales = args.scales or (evaluate_triplanes.SCALES if objects else (0.0, 1.0, 2.0, 3.0, 5.0, 8.0))
+        samples = args.samples or (4 if objects else 16)
+        rows = (evaluate_triplanes if objects else evaluate_pictures).sweep(loaded, scales, print, samples=samples)
+    except (UsageError, FileNotFoundError) as wrong:
+        parser.exit(2, f'error: {wrong}\n')
+    out = pathlib.Path(args.out)
+    out.with_suffix('.json').write_text(json.dumps(rows, indent=1))
+    what = f'{loaded.name}, step {loaded.step}'
+    _plot(out, f'{what}: samples right by the oracle, {samples} of each caption', rows, scales, CURVES)
+    name = 'fid_tiny' if 'fid_tiny' in rows[0] else 'kid_tiny'
+    curves = {title: key.format(name) for title, key in DISTANCES.items()}
+    highest = max((row[key] for row in rows for key in curves.values() if key in row), default=0.0)
+    _plot(out.with_stem(f'{out.stem}-{name}'), f'{what}: {name}', rows, scales, curves, high=1.1 * highest)
+
+
+def _plot(path, title: str, rows: list[dict], scales, curves: dict[str, str], high: float = 1.0) -> None:
+    """Writes the curves that the rows have; none, no file."""
+    series = {label: (scales, [row[key] for row in rows]) for label, key in curves.items() if key in rows[0]}
+    if series:
+        preview.write(path, plots.lines(series, title, 'guidance scale', high=high))
+        print(f'open {path}')
 
 
 if __name__ == '__main__':

@@ -121,3 +121,151 @@ def test_catalogue_speaks_of_nouns_and_colours():
     assert 'a sofa' in {speaker.render({'noun': 'sofa', 'colour': ''}, choice) for choice in range(9)}
     with pytest.raises(UsageError, match="'toy' has no captions"):
         captioners.catalogue(toy_config(), extractor=fid.tiny(), records=records(shapes.singles('all')[:2], captions=()))
+
+
+# ---------------------------------------------------------------------------------------------------------------- BLIP
+
+WORDS = (
+    '[PAD]',
+    '[UNK]',
+    '[CLS]',
+    '[SEP]',
+    '[MASK]',
+    '[DEC]',
+    '[ENC]',
+    *'what color is the this object ? a red blue chair'.split(),
+)
+
+
+@pytest.fixture(scope='module')
+def blip(tmp_path_factory):
+    """kind -> (folder, model) of tiny BLIPs with random weights."""
+    torch = pytest.importorskip('torch')
+    transformers = pytest.importorskip('transformers')
+    torch.manual_seed(0)
+    ids = {'bos_token_id': 5, 'pad_token_id': 0, 'eos_token_id': 3, 'sep_token_id': 3}
+    text = {
+        'vocab_size': len(WORDS),
+        'hidden_size': 16,
+        'encoder_hidden_size': 16,
+        'intermediate_size': 32,
+        'projection_dim': 8,
+    }
+    text |= {'num_hidden_layers': 2, 'num_attention_heads': 2, 'max_position_embeddings': 40, **ids}
+    vision = {'hidden_size': 16, 'intermediate_size': 32, 'num_hidden_layers': 2, 'num_attention_heads': 2}
+    vision |= {'image_size': 24, 'patch_size': 8, 'projection_dim': 8}
+    config = transformers.BlipConfig(text_config=text, vision_config=vision, projection_dim=8)
+    made = {}
+    for kind in ('BlipForConditionalGeneration', 'BlipForQuestionAnswering'):
+        folder = tmp_path_factory.mktemp('blip') / kind
+        model = getattr(transformers, kind)(config).eval()
+        for value in model.parameters():  # larger than at the start, so that words depend on the picture
+            torch.nn.init.normal_(value, std=0.7)
+        model.save_pretrained(folder)
+        (folder / 'vocab.txt').write_text('\n'.join(WORDS) + '\n')
+        (folder / 'preprocessor_config.json').write_text('{"size": {"height": 24, "width": 24}}')
+        made[kind] = (folder, model)
+    return made
+
+
+def peer_pixels(images):
+    """transformers' own preprocessing of images in [0, 1]."""
+    processing = pytest.importorskip('transformers.models.blip.image_processing_pil_blip')
+    eight = [np.round(255.0 * image).astype(np.uint8) for image in images]
+    return processing.BlipImageProcessorPil(size={'height': 24, 'width': 24})(eight, return_tensors='pt')['pixel_values']
+
+
+def test_blip_describes_as_transformers_does(blip):
+    folder, model = blip['BlipForConditionalGeneration']
+    speaker = captioners.make('blip', toy_config(), weights=folder)
+    images = np.random.default_rng(0).uniform(size=(3, 2, 40, 40, 3))
+    found = speaker.caption(images, None)
+    ids = model.generate(pixel_values=peer_pixels(images[:, 0]), max_new_tokens=24, do_sample=False, num_beams=1)
+    want = [' '.join(WORDS[k] for k in row if k not in (0, 2, 3, 4, 5, 6)) for row in ids.tolist()]
+    assert [slots['caption'].split() for slots in found] == [text.split() for text in want]
+    assert len(set(want)) > 1 and speaker.render(found[0]) == found[0]['caption'] and speaker.name.startswith('blip ')
+
+
+def test_blip_answers_as_transformers_does(blip):
+    torch = pytest.importorskip('torch')
+    from t3d.train import captioners_blip
+
+    folder, model = blip['BlipForQuestionAnswering']
+    images = np.random.default_rng(1).uniform(size=(3, 40, 40, 3))
+    found = captioners_blip.Blip(folder, 'BlipForQuestionAnswering').say(images, 'what color is the chair?')
+    asked = torch.tensor([[2, *(WORDS.index(word) for word in 'what color is the chair ?'.split()), 3]] * 3)
+    ids = model.generate(
+        input_ids=asked,
+        attention_mask=torch.ones_like(asked),
+        pixel_values=peer_pixels(images),
+        max_new_tokens=24,
+        do_sample=False,
+        num_beams=1,
+    )
+    want = [[WORDS[k] for k in row if k not in (0, 2, 3, 4, 5, 6)] for row in ids.tolist()]
+    assert [text.split() for text in found] == want and any(want)
+
+
+def test_attribute_questions_fill_the_templates(blip, monkeypatch):
+    """Answers by the question, three views: the majority speaks."""
+    from t3d.train import captioners_blip
+
+    said = {
+        'is this a man or a woman?': ['woman', 'man', 'woman'],
+        'what is the person wearing on the upper body?': ['a red sweater', 'sweater', 'coat'],
+        'what color is the top?': ['red', 'red', 'Red'],
+        'what is the person wearing on the legs?': ['jeans', 'jean', 'jean'],
+        'what color are the pants?': ['blue'] * 3,
+        'what is the person wearing on the feet?': ['nothing', 'barefoot', 'barefoot'],
+        'what color are the shoes?': ['grey'] * 3,
+        "what color is the person's hair?": ['brown'] * 3,
+        "is the person's hair short or long?": ['it is long', 'long', 'short'],
+        "what shape is the person's face?": ['round'] * 3,
+        "what color are the person's eyes?": ['green'] * 3,
+        'is the person wearing glasses?': ['yes', 'yes', 'no'],
+        'is the person smiling?': ['no'] * 3,
+        'what is this object?': ['Office Chair'] * 3,
+        'what color is the object?': ['orange', 'orange', 'red'],
+    }
+    monkeypatch.setattr(captioners_blip.Blip, 'say', lambda self, images, question: said[question] * (len(images) // 3))
+    images, captions = np.zeros((2, 3, 8, 8, 3)), {}
+    for template in captioners_blip.TEMPLATES:
+        folder = blip['BlipForQuestionAnswering'][0]
+        speaker = captioners.make('blip-vqa', toy_config(), weights=folder, template=template)
+        slots = speaker.caption(images, None)
+        assert slots[0] == slots[1] and template in speaker.name
+        captions[template] = [speaker.render(slots[0], choice) for choice in range(2)]
+    assert captions['people'] == [
+        'a photo of a woman wearing a red sweater, blue jean, barefoot',
+        'a full-body photo of a woman wearing a red sweater, blue jean, barefoot',
+    ]
+    assert captions['faces'][1] == (
+        'a portrait photo of a woman, with brown long hair, round face, green eyes, wearing glasses'
+    )
+    assert captions['objects'][0] == 'an orange office chair'
+    with pytest.raises(UsageError, match="unknown template 'cars': choose one of people, faces, objects"):
+        captioners.make('blip-vqa', toy_config(), weights=folder, template='cars')
+
+
+def test_answers_are_brought_to_the_words_of_a_slot():
+    from t3d.train import captioners_blip
+
+    tops = captioners_blip.TEMPLATES['people'].choices['top']
+    for answer, word in (
+        ('a white dress shirt', 'dress shirt'),
+        ('Sweaters', 'sweater'),
+        ('jackt', 'jacket'),
+        ('toga', 'toga'),
+    ):
+        assert captioners_blip.nearest(answer, tops) == word
+    assert captioners_blip.nearest('  Dark  Blue ', ()) == 'dark blue'
+    assert captioners_blip.vote(['coat', 'vest', 'vest', 'coat'], tops) == 'coat'
+
+
+def test_folders_that_hold_no_blip_are_named(blip, tmp_path):
+    with pytest.raises(UsageError, match='which t3d cannot ship: give --captioner-weights DIR, .*Salesforce/blip-vqa-base'):
+        captioners.make('blip-vqa', toy_config())
+    with pytest.raises(UsageError, match='lacks config.json, model.safetensors, tokenizer.json or vocab.txt'):
+        captioners.make('blip', toy_config(), weights=tmp_path)
+    with pytest.raises(UsageError, match='is of BlipForQuestionAnswering: give .*BlipForConditionalGeneration'):
+        captioners.make('blip', toy_config(), weights=blip['BlipForQuestionAnswering'][0])

@@ -8,7 +8,7 @@ from t3d.core.errors import UsageError
 from t3d.data import oracle, shapes, sources, toy
 from t3d.geom import cameras
 from t3d.metrics import image, retrieval
-from t3d.train import evaluate_pictures
+from t3d.train import evaluate_gan, evaluate_pictures, evaluate_triplanes
 from t3d.train.inference import Loaded
 
 AZIMUTH = np.arange(6) * (np.pi / 3) + 0.2  # the views every toy score is taken from
@@ -63,12 +63,16 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     """All scores of a run: those of its data set. Keys are `<score>` with `<score>_n` beside, and `control/<score>`.
 
     `split` chooses the objects of a built data set (None: those trained on); the toy set always gives both of its own. Systems
-    that make pictures are scored by `evaluate_pictures`; `limit` is then the number of samples of a caption.
+    that make pictures are scored by `evaluate_pictures`, those that learn from single views by `evaluate_gan` and
+    `evaluate_triplanes`; `limit` is then the number of samples of a caption, or of pictures of a GAN.
     """
-    if makes_pictures(loaded):
+    if makes_pictures(loaded) or learns_from_single_views(loaded):
         if split is not None:
             raise UsageError(f'split {split!r}: pictures are scored on held-out and on seen captions at once: leave it out.')
-        return evaluate_pictures.evaluate(loaded, log, samples=limit)
+        if makes_pictures(loaded):
+            return evaluate_pictures.evaluate(loaded, log, samples=limit)
+        judge = evaluate_gan if loaded.config.system == evaluate_gan.SYSTEM else evaluate_triplanes
+        return judge.evaluate(loaded, log, samples=limit)
     if loaded.config.data.name == 'toy':
         if split is not None:
             raise UsageError(f'split {split!r}: toy is scored on held-out and on seen captions at once: leave it out.')
@@ -82,6 +86,11 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
 def makes_pictures(loaded: Loaded) -> bool:
     """Whether a system makes single pictures, which no camera looks at."""
     return loaded.config.system == 'image_diffusion'
+
+
+def learns_from_single_views(loaded: Loaded) -> bool:
+    """Whether a system knows one picture of an object, so that its renders have no true views to stand beside."""
+    return loaded.config.system in (evaluate_gan.SYSTEM, *evaluate_triplanes.SYSTEMS)
 
 
 def single_views(loaded: Loaded) -> tuple[list[shapes.Scene], np.ndarray, np.ndarray]:

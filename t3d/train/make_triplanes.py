@@ -12,6 +12,7 @@ import time
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from t3d.core import config as configs
@@ -145,15 +146,16 @@ class Drawer:
 
         def draw(tree, seeds, labels):
             params, buffers = tree['generator'], tree['buffers']
-            ws = generator.ws(params, buffers, generator.z_of_seed(seeds), None, psi)
-            planes = generator.planes(params, buffers, ws, 'const', None)
+            ws = generator.ws(params, buffers, generator.z_of_seed(seeds), psi=psi)
+            planes = generator.planes(params, buffers, ws)
+            w = generator.style_of(buffers, ws[:, -1])
 
             def look(label):
-                seen = generator.render(params, planes, label, None, size=generator.render_size)
-                return generator.upsample(params, seen.features, ws[:, -1])
+                seen = generator.render(params, planes, label, size=generator.render_size)
+                return generator.upsample(params, seen.features, w)
 
             images = jax.lax.map(look, labels.swapaxes(0, 1)).swapaxes(0, 1)
-            return planes, jax.numpy.clip(0.5 + 0.5 * images, 0.0, 1.0)
+            return planes, jnp.clip(0.5 + 0.5 * images, 0.0, 1.0)
 
         self._draw = jax.jit(draw)
 

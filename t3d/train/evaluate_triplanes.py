@@ -1,0 +1,193 @@
+"""Scores of text to triplanes, GANFusion's diffusion and RenderDiffusion alike: does each object show what its caption says?
+
+One picture of each sample, from a random camera of the data set, after the upsampler where there is one. Controls: captions
+of other objects, real pictures, and for GANFusion its stage-1 generator, which bounds what diffusion can reach (`ceiling`).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t3d.core import config as configs
+from t3d.core import numerics, tokens
+from t3d.core.errors import UsageError
+from t3d.data import shapes, single_view, triplanes
+from t3d.geom import cameras
+from t3d.train import captioners, evaluate_gan
+from t3d.train.inference import Loaded
+
+SYSTEMS = ('ganfusion_diffusion', 'renderdiffusion')
+SAMPLES = 8  # of each caption
+SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
+SLOTS = ('colour', 'shape', 'size')
+
+
+class Painter:
+    """Pictures of prompts by a loaded system, in batches of one shape."""
+
+    def __init__(self, loaded: Loaded, batch: int = 16):
+        import importlib
+
+        module = importlib.import_module(f't3d.systems.{loaded.config.system}')
+        self.model, self.params, self.batch = module.Model(loaded.config), loaded.params, batch
+        self.tokenize = tokens.make(loaded.config.text)
+        self._look = jax.jit(_through_generator if hasattr(self.model, 'generator') else _rendered, static_argnums=0)
+
+    def pictures(self, prompts: list[str], labels: np.ndarray, *, seed: int = 0, scale: float | None = None) -> np.ndarray:
+        """[N, S, S, 3] in [0, 1], one for each prompt from its label [N, 25]; picture k depends on seed and k alone.
+
+        Args:
+          scale: of the guidance; None for the config's.
+        """
+        ids, found = self.tokenize(list(prompts)), []
+        for start in range(0, len(prompts), self.batch):
+            index = np.minimum(np.arange(start, start + self.batch), len(prompts) - 1)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(index))
+            planes = self.model.draw(self.params, jnp.asarray(ids[index]), keys, scale)
+            found.append(np.asarray(self._look(self.model, self.params, planes, jnp.asarray(labels[index]))))
+        return np.concatenate(found)[: len(prompts)]
+
+
+def _through_generator(model, params, planes, labels):
+    """Of GANFusion: the frozen generator's renderer and its upsampler."""
+    frozen, generator = params['frozen'], model.generator
+    features = generator.render(frozen['generator'], planes, labels, size=generator.render_size).features
+    w = model.style({'w_avg': frozen['buffers']['w_avg']}, len(labels))
+    return numerics.to_unit(generator.upsample(frozen['generator'], features, w))
+
+
+def _rendered(model, params, planes, labels):
+    """Of RenderDiffusion: the planes' colour."""
+    rays = cameras.rays(cameras.from_eg3d(labels), model.size, model.size)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(len(labels), -1, 3), rays)
+    colour = jax.lax.map(lambda one: model.colour(params['decoder'], one[0][None], _one(one[1])).features[0], (planes, flat))
+    return jnp.clip(colour.reshape(len(labels), model.size, model.size, 3), 0.0, 1.0)
+
+
+def _one(rays):
+    return jax.tree.map(lambda leaf: leaf[None], rays)
+
+
+# -------------------------------------------------------------------------------------------------------------- scores
+
+
+def evaluate(
+    loaded: Loaded, log=lambda line: None, *, samples: int | None = None, scale: float | None = None
+) -> dict[str, float]:
+    """All scores of a run.
+
+    - toy: shares of samples with their caption's colour, shape, size and both of the first two, of objects that were seen in
+      training and of held-out ones apart, by the exact captioner (captioners.ToyReader); shuffled: captions of other objects.
+    - FID-tiny and KID-tiny to real single-view pictures at one n, beside other real pictures and the stage-1 generator's.
+
+    Args:
+      samples: of each caption; None for 8.
+      scale: of the guidance; None for the config's.
+    """
+    data = data_config(loaded.config)
+    samples = SAMPLES if samples is None else samples
+    objects = prompts_of(loaded.config, data)
+    painter, scores, seen = Painter(loaded), {}, None
+    for name, scenes in objects.items():
+        log(f'drawing {samples} samples of each of {len(scenes)} captions ({name})')
+        texts = [text for text, _ in scenes for _ in range(samples)]
+        labels = evaluate_gan.drawn_labels(data, len(texts), seed=47)
+        shown = painter.pictures(texts, labels, scale=scale)
+        wanted = [attributes for _, attributes in scenes for _ in range(samples)]
+        if evaluate_gan.knows_words(data):
+            reader = captioners.ToyReader(data.render.background)
+            scores.update(accuracy(name, reader(shown[:, None], labels[:, None]), wanted, samples))
+        seen = shown if seen is None else seen
+    true, others = evaluate_gan.real(data, len(seen))
+    seen = seen[np.linspace(0, len(seen) - 1, len(true)).astype(int)]  # a small data set has fewer
+    scores.update(evaluate_gan.distances(seen, true, others))
+    if 'frozen' in loaded.params:
+        scores.update(ceiling(loaded, data, true, others, seen))
+    return scores
+
+
+def ceiling(loaded: Loaded, data, true, others, seen) -> dict[str, float]:
+    """Distances of the stage-1 generator's pictures to the real ones, and of the samples to those pictures."""
+    count = len(true)
+    studio = evaluate_gan.Studio(data, {name: loaded.params['frozen'][name] for name in ('generator', 'buffers')})
+    styles = studio.styles(evaluate_gan.FIRST + np.arange(2 * count), loaded.config.psi)
+    made = studio.images(styles, evaluate_gan.drawn_labels(data, 2 * count, seed=53))
+    found = evaluate_gan.distances(made[:count], true, others)
+    scores = {f'ceiling/{name}': found[name] for name in ('fid_tiny', 'kid_tiny') if name in found}
+    between = evaluate_gan.distances(seen, made[:count], made[count:])
+    return {**scores, **{f'to_ceiling/{name}': between[name] for name in ('fid_tiny', 'kid_tiny') if name in between}}
+
+
+def accuracy(name: str, found: list[dict], wanted: list[dict], samples: int) -> dict[str, float]:
+    """Shares of samples that show what the caption says; the control takes the caption of the object five further on."""
+    right = lambda slot, truth: np.array([a[slot] == b[slot] for a, b in zip(found, truth, strict=True)])
+    other = [wanted[(k + 5 * samples) % len(wanted)] for k in range(len(wanted))]
+    scores = {}
+    for slot in SLOTS:
+        scores[f'{name}/{slot}'] = float(right(slot, wanted).mean())
+        scores[f'control/{name}/{slot}_shuffled'] = float(right(slot, other).mean())
+    both = lambda truth: float((right('colour', truth) & right('shape', truth)).mean())
+    scores |= {f'{name}/both': both(wanted), f'control/{name}/both_shuffled': both(other)}
+    far = np.array([slots['distance'] for slots in found])
+    scores |= {f'{name}/distance': float(far.mean()), f'{name}/readable': float((far <= captioners.THRESHOLD).mean())}
+    return {**scores, f'{name}/n': len(found)}
+
+
+def prompts_of(config, data, limit: int = 64) -> dict[str, list[tuple[str, dict]]]:
+    """(caption, attributes) of the objects to draw: 'seen' first, then 'held_out' where the data hold some back."""
+    if evaluate_gan.knows_words(data):
+        return {
+            name: [(scene.captions[0], scene.attributes) for scene in shapes.singles(split)]
+            for name, split in (('seen', data.data.split), ('held_out', 'test'))
+            if name == 'seen' or data.data.split == 'train'
+        }
+    if config.data.name == 'triplanes':
+        texts = [record['caption'] for record in triplanes.open_source(config.data).records]
+    else:
+        texts = list(single_view.open_set(config).captions())
+    different = sorted(set(texts))
+    chosen = np.random.default_rng(59).permutation(len(different))[:limit]
+    return {'seen': [(different[k], {}) for k in chosen]}
+
+
+def data_config(config):
+    """The config of the single-view set that a run's objects come from: for pairs, that of the generator they were made with.
+
+    Where the folder of pairs is not here and its words are those of toy, toy as the generator's tiny config has it.
+    """
+    if config.data.name != 'triplanes':
+        return config
+    try:
+        return triplanes.generator_config(config.data.path)
+    except FileNotFoundError:
+        if not set(config.text.words) <= set(shapes.WORDS):
+            raise UsageError(
+                f'scores compare with the pictures that the generator learned from, and {config.data.path} (data.path), which '
+                'names them, is not here: run it where the pairs are.'
+            ) from None
+    data = dict(name='toy', kind='single_view', mode='posed-known', split='all', scenes='singles', poses=64, seed=0)
+    sr = config.generator.sr
+    data |= dict(size=sr.input_size * 2 ** sum(sr.ups), supersample=3, path='', mirror=False)
+    return configs.from_dict({**config.to_dict(), 'data': data})
+
+
+def pictures(loaded: Loaded, samples: int | None = None) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """(captions [N], samples [N, V, S, S, 3], as many real pictures), for the scores of train/scores.py; not view by view."""
+    data, count = data_config(loaded.config), SAMPLES if samples is None else samples
+    prompts = [text for text, _ in prompts_of(loaded.config, data)['seen']]
+    labels = evaluate_gan.drawn_labels(data, len(prompts) * count, seed=47)
+    shown = Painter(loaded).pictures([text for text in prompts for _ in range(count)], labels)
+    true, others = evaluate_gan.real(data, len(shown))
+    true = np.resize(np.concatenate([true, others]), shown.shape)
+    grouped = (len(prompts), count, *shown.shape[1:])
+    return prompts, shown.reshape(grouped), true.reshape(grouped)
+
+
+def sweep(loaded: Loaded, scales=SCALES, log=lambda line: None, *, samples: int = 4) -> list[dict]:
+    """`evaluate` at each guidance scale: a list of {'guidance': scale, **scores}."""
+    rows = []
+    for scale in scales:
+        rows.append({'guidance': float(scale), **evaluate(loaded, samples=samples, scale=float(scale))})
+        shown = ('seen/colour', 'seen/shape', 'held_out/both', 'fid_tiny', 'kid_tiny')
+        log(f'guidance {scale:g}: ' + ', '.join(f'{name} {rows[-1][name]:.3f}' for name in shown if name in rows[-1]))
+    return rows

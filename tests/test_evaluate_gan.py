@@ -1,0 +1,165 @@
+"""Scores of triplane GANs against sets of pictures whose quality is known."""
+
+import jax
+import numpy as np
+import pytest
+import small_triplanes
+
+from t3d.core import config as configs
+from t3d.data import shapes, single_view
+from t3d.fields import triplane_generator
+from t3d.geom import cameras
+from t3d.train import captioners, evaluate, evaluate_gan
+
+GREY = 0.5
+
+
+def true_pictures(scenes, labels, size=32):
+    """[N, S, S, 3] in [0, 1] of scenes from their labels [N, 25]."""
+    found = []
+    for scene, label in zip(scenes, labels, strict=True):
+        slots = scene.attributes
+        rgba = evaluate_gan.toy.render(
+            shapes.single(slots['shape'], slots['colour'], slots['size']),
+            label[:16].reshape(1, 4, 4),
+            label[16:].reshape(1, 3, 3),
+            size,
+            supersample=3,
+        )['image']
+        found.append(evaluate_gan.oracle.composite(rgba, GREY)[0])
+    return np.stack(found)
+
+
+@pytest.fixture(scope='module')
+def config():
+    """Ninety-six pictures of toy and more."""
+    return small_triplanes.config(data__poses=4)
+
+
+@pytest.fixture(scope='module')
+def studio(config):
+    return evaluate_gan.Studio(config, small_triplanes.loaded().params, batch=3)
+
+
+def test_pictures_are_those_of_the_generator_whatever_the_batch(studio, config):
+    seeds, labels = np.arange(4) + 7, evaluate_gan.drawn_labels(config, 4)
+    shown = studio.images(studio.styles(seeds, 0.7), labels)
+    tree, generator = small_triplanes.loaded().params, triplane_generator.Generator(config)
+    ws = generator.ws(tree['generator'], tree['buffers'], generator.z_of_seed(np.uint32(seeds)), psi=0.7)
+    want = jax.jit(lambda ws, labels: generator.image(tree['generator'], tree['buffers'], ws, labels)[0])(ws, labels)
+    np.testing.assert_allclose(shown, np.clip(0.5 + 0.5 * want, 0, 1), atol=2e-6)
+    rgb, depth, opacity = studio.raw(studio.styles(seeds), labels)
+    assert rgb.shape == (4, evaluate_gan.SIDE, evaluate_gan.SIDE, 3) and depth.shape == opacity.shape == rgb.shape[:3]
+
+
+def test_real_pictures_are_two_disjoint_sets(config):
+    true, others = evaluate_gan.real(config, 10)
+    assert true.shape == others.shape == (10, 32, 32, 3) and 0 <= true.min() < true.max() <= 1
+    assert not {image.tobytes() for image in true} & {image.tobytes() for image in others}
+    whole = len(single_view.open_set(config))
+    assert len(evaluate_gan.real(config, 10**6)[0]) == whole // 2
+
+
+def test_labels_are_those_of_the_data(config):
+    table = {label.tobytes() for label in single_view.labels(config)}
+    assert {label.tobytes() for label in evaluate_gan.drawn_labels(config, 50)} <= table
+
+
+def test_distances_tell_real_from_worse(config):
+    true, others = evaluate_gan.real(config, 90)
+    pale = GREY + 0.5 * (others - GREY)
+    noise = np.random.default_rng(0).uniform(size=others.shape)
+    scores = evaluate_gan.distances(pale, true, others, noise)
+    assert scores['control/real/fid_tiny'] < scores['fid_tiny'] < 0.2 * scores['control/untrained/fid_tiny']
+    assert scores['control/real/kid_tiny'] < scores['kid_tiny'] < scores['control/untrained/kid_tiny']
+    assert (
+        scores['fid_tiny_fell_by'] == scores['control/untrained/fid_tiny'] / scores['fid_tiny'] and scores['fid_tiny_n'] == 90
+    )
+    few = evaluate_gan.distances(pale[:20], true[:20], others[:20])
+    assert set(few) == {'kid_tiny', 'control/real/kid_tiny', 'fid_tiny_n'}  # 64 features want more than 64 pictures
+
+
+def test_variety_counts_what_appears(config):
+    """Three colours and two shapes; a fourth colour once in 150 pictures, which is below 1 %; ten pictures of nothing."""
+    pairs = [('cube', 'red'), ('cube', 'blue'), ('cone', 'white')]
+    scenes = [shapes.single(*pairs[k % 3], 'large' if k % 2 else 'small') for k in range(139)]
+    scenes += [shapes.single('cube', 'green')]
+    labels = evaluate_gan.drawn_labels(config, 150)
+    nothing = np.full((10, 32, 32, 3), GREY)
+    shown = np.concatenate([true_pictures(scenes, labels[:140]), nothing])
+    scores = evaluate_gan.variety(captioners.ToyReader(GREY), shown, labels)
+    assert (scores['colours'], scores['shapes'], scores['sizes']) == (3, 2, 2)
+    assert scores['readable'] == 140 / 150 and scores['readable_n'] == 150
+    np.testing.assert_allclose(scores['share/green'], 1 / 140)
+    np.testing.assert_allclose(scores['share/cone'], 46 / 140)
+    np.testing.assert_allclose(scores['distance'], 10 / 150, atol=0.02)
+    assert scores['control/colours_there_are'] == 8
+
+
+@pytest.mark.parametrize('span', [2.0 * np.pi, 1.0], ids=['all around', 'from the front'])
+def test_cameras_go_as_far_around_as_the_data_set(config, span, monkeypatch):
+    random = np.random.default_rng(0)
+    views = cameras.orbit(random.uniform(-span / 2, span / 2, 400), random.uniform(0.1, 0.5, 400), 2.7, 0.5)
+    table = np.asarray(cameras.to_eg3d(views))
+    monkeypatch.setattr(single_view, 'labels', lambda config: table)
+    found = evaluate_gan.ring(config, 8)
+    azimuth, elevation, radius = cameras.angles(found.world_from_cam)
+    if span > 5:
+        steps = np.diff(np.unwrap(np.asarray(azimuth)))
+        np.testing.assert_allclose(steps, np.pi / 4, atol=1e-5)
+    else:
+        assert 0.4 < azimuth.max() < 0.5 and -0.5 < azimuth.min() < -0.4
+    np.testing.assert_allclose(elevation, 0.3, atol=0.03)
+    np.testing.assert_allclose(radius, 2.7, rtol=1e-5)
+    np.testing.assert_array_equal(found.intrinsics[3], views.intrinsics[0])
+
+
+def test_true_objects_are_as_solid_as_themselves(config, monkeypatch):
+    """A studio that shows toy objects has the numbers of the control; one that paints boards has not."""
+    monkeypatch.setattr(evaluate_gan, 'SOLID', 3)
+    scenes = [shapes.single('sphere', 'red'), shapes.single('cube', 'blue'), shapes.single('cone', 'yellow')]
+
+    class Truth:
+        flat = False
+
+        def styles(self, seeds):
+            return np.arange(len(seeds))[:, None, None]
+
+        def raw(self, styles, labels):
+            rgb, depth, opacity = evaluate_gan.of_toy(scenes[int(styles[0, 0, 0])].attributes, labels, GREY)
+            depth = np.where(np.asarray(opacity) > 0, shapes.RADIUS, 0.0) if self.flat else depth
+            return rgb, depth, opacity
+
+    reader = captioners.ToyReader(GREY)
+    found = evaluate_gan.solidity(Truth(), config, reader)
+    names = ('depth_deviation', 'bent', 'half_opaque', 'agreement_error', 'agreement_seen', 'agreement_overlap')
+    for name in names:
+        assert found[f'solid/{name}'] == found[f'control/true/solid/{name}'], name
+    assert found['solid/agreement_seen'] > 0.95 and found['solid/bent'] > 0.08 and found['solid_n'] == 3
+    Truth.flat = True
+    board = evaluate_gan.solidity(Truth(), config, reader)
+    assert board['solid/bent'] < 0.3 * board['control/true/solid/bent']
+    assert board['solid/agreement_seen'] < board['control/true/solid/agreement_seen'] - 0.1
+
+
+def test_a_whole_evaluation(tmp_path, monkeypatch, config):
+    """Every score is there, with what it is to be read against, and the sheets are in the run folder."""
+    monkeypatch.setattr(evaluate_gan, 'SOLID', 1)
+    monkeypatch.setattr(evaluate_gan, 'ROWS', 2)
+    (tmp_path / 'checkpoints').mkdir()
+    loaded = small_triplanes.loaded(data__poses=4)._replace(folder=tmp_path)
+    lines = []
+    scores = evaluate.evaluate(loaded, lines.append, limit=70)
+    assert scores['fid_tiny_n'] == 70 and scores['readable_n'] == 70
+    assert all(np.isfinite(value) for value in scores.values())
+    for name in ('fid_tiny', 'control/real/fid_tiny', 'control/untrained/fid_tiny', 'kid_tiny', 'solid/agreement_seen'):
+        assert name in scores
+    assert {path.name for path in tmp_path.iterdir()} == {'checkpoints', 'truncation.png', 'interpolation.png', 'yaw.png'}
+    assert evaluate.evaluate(loaded._replace(folder=None), limit=70) == scores
+    with pytest.raises(evaluate.UsageError, match="split 'val'"):
+        evaluate.evaluate(loaded, split='val')
+
+
+def test_other_data_sets_have_no_words(config):
+    other = configs.from_dict({**config.to_dict(), 'data': {**config.data.to_dict(), 'name': 'eg3d'}})
+    assert evaluate_gan.knows_words(config) and not evaluate_gan.knows_words(other)
