@@ -23,7 +23,7 @@ def random(*shape, seed=0):
 
 def perturbed(params, scale=0.3):
     """The tree with random numbers added: no bias, strength or affine layer is at its initial value."""
-    return tree.map_with_name(lambda name, leaf: leaf + scale * random(*leaf.shape, seed=len(name)), params)
+    return tree.map_with_name(lambda name, leaf: np.asarray(leaf) + scale * random(*leaf.shape, seed=len(name)), params)
 
 
 @pytest.mark.parametrize('demodulate', [False, True])
@@ -275,25 +275,23 @@ def test_bfloat16_stays_close_and_clamps_hold():
     assert largest(x, np.array([-256, -0.2 * np.sqrt(2), 0, np.sqrt(2), 256])) < 1e-5
 
 
-def count(module, *inputs):
-    inputs = [None if shape is None else jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs]
-    return jax.eval_shape(
-        lambda key: module.init(key, *(None if x is None else jnp.zeros(x.shape) for x in inputs)), jax.random.key(0)
-    )['params']
+def shapes_of(module, *inputs):
+    """Shapes of the parameters for inputs of these shapes."""
+    return jax.eval_shape(lambda key: module.init(key, *map(jnp.zeros, inputs)), jax.random.key(0))['params']
 
 
 def test_parameter_counts():
-    backbone = count(sg.Synthesis(256, 96, 512), (1, 14, 512))
+    backbone = shapes_of(sg.Synthesis(256, 96, 512), (1, 14, 512))
     blocks = {'b4': 2_942_561, **dict.fromkeys(('b8', 'b16', 'b32', 'b64'), 5_556_834), 'b128': 2_319_970, 'b256': 717_666}
     assert {name: tree.count(block) for name, block in backbone.items()} == blocks
-    mapping = tree.count(count(sg.Mapping(512, 25, 512, 2), (1, 512), (1, 25)))
+    mapping = tree.count(shapes_of(sg.Mapping(512, 25, 512, 2), (1, 512), (1, 25)))
     decoder = 32 * 64 + 64 + 64 * 33 + 33
     for size, wanted, total in ((512, 1_649_578, 30.66), (256, 574_954, 29.59), (128, 574_954, 29.59)):
         superres = sg.SuperResolution(in_channels=32, **sg.sr_preset(size))
         shapes = (1, 64, 64, 3), (1, 64, 64, 32), (1, 512)
-        assert tree.count(count(superres, *shapes)) == wanted
+        assert tree.count(shapes_of(superres, *shapes)) == wanted
         assert round((mapping + tree.count(backbone) + decoder + wanted) / 1e6, 2) == total
-        out = jax.eval_shape(lambda m=superres: m.init_with_output(jax.random.key(0), *map(jnp.zeros, shapes))[0])
+        out = jax.eval_shape(lambda m=superres, s=shapes: m.init_with_output(jax.random.key(0), *map(jnp.zeros, s))[0])
         assert out.shape == (1, size, size, 3)
     assert (mapping, round(tree.count(backbone) / 1e6, 3)) == (800_768, 28.208)
     with pytest.raises(UsageError, match='100'):
@@ -302,9 +300,9 @@ def test_parameter_counts():
 
 def test_parameter_count_of_the_tiny_generator():
     parts = (
-        count(sg.Mapping(64, 25, 64, 2), (1, 64), (1, 25)),
-        count(sg.Synthesis(32, 24, 64, 1024, 64), (1, 8, 64)),
-        count(sg.SuperResolution(32, 16, (32, 16), (False, True), 64), (1, 32, 32, 3), (1, 32, 32, 16), (1, 64)),
+        shapes_of(sg.Mapping(64, 25, 64, 2), (1, 64), (1, 25)),
+        shapes_of(sg.Synthesis(32, 24, 64, 1024, 64), (1, 8, 64)),
+        shapes_of(sg.SuperResolution(32, 16, (32, 16), (False, True), 64), (1, 32, 32, 3), (1, 32, 32, 16), (1, 64)),
     )
     decoder = 8 * 64 + 64 + 64 * 17 + 17
     assert round((sum(map(tree.count, parts)) + decoder) / 1e6, 3) == 0.307
