@@ -189,6 +189,14 @@ def test_an_index_of_another_kind_is_refused(tmp_path, text, message):
         images.ImageSet(tmp_path)
 
 
+@pytest.mark.parametrize('captions', [['a cube'], {'a.png': 'a cube'}, {'a.png': [1]}])
+def test_captions_of_another_form_are_refused(tmp_path, captions):
+    save(tmp_path, {'a.png': grey()})
+    (tmp_path / 'dataset.json').write_text(json.dumps({'labels': [['a.png', FRONTAL]], 'captions': captions}))
+    with pytest.raises(UsageError, match=r'dataset\.json: captions are not \{file: \[text, \.\.\.\]\}'):
+        images.ImageSet(tmp_path)
+
+
 def test_images_that_do_not_fit_are_refused(tmp_path):
     save(tmp_path / 'sizes', {'a.png': grey(4), 'b.png': grey(8)})
     with pytest.raises(UsageError, match=r'several sizes: a\.png is 4 px, b\.png is 8 px'):
