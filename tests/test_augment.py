@@ -289,7 +289,7 @@ def test_the_controller_over_100_iterations():
     state, p, signs = augment.controller(0.01), 0.01, []
     for iteration in range(100):
         logits = rng.normal(1.2 if iteration < 60 else 0.0, 1.0, batch).astype(np.float32)
-        state = observe(state, logits)
+        state = observe(state, np.sign(logits).mean())
         signs.append(np.sign(logits).mean())
         if len(signs) == 4:
             p = min(max(p + np.sign(np.mean(signs) - 0.6) * 32 * 4 / 20_000, 0.0), 1.0)

@@ -102,7 +102,7 @@ def modules(config) -> dict:
         'generator/mapping': Mapping(g.z, label, g.w, g.mapping_layers),
         'generator/backbone': Synthesis(g.plane_resolution, 3 * g.plane_channels, g.w, g.channel_base, g.channel_max),
         'generator/superres': SuperResolution(g.sr.input_size, g.features, **sr),
-        'discriminator': Discriminator(size, 6, d.channel_base, d.channel_max, LABEL, d.mapping_layers),
+        'discriminator': Discriminator(size, 6, d.channel_base, d.channel_max, LABEL if d.pose else 0, d.mapping_layers),
     }
 
 

@@ -268,7 +268,13 @@ def _unet_bench(argv=None) -> int:
     return bench_unet.unet_bench(argv)
 
 
-COMMANDS = {'render': render_bench, 'train': _train_bench, 'unet': _unet_bench}
+def _gan_bench(argv=None) -> int:
+    from t3d.train import bench_gan
+
+    return bench_gan.gan_bench(argv)
+
+
+COMMANDS = {'render': render_bench, 'train': _train_bench, 'unet': _unet_bench, 'gan': _gan_bench}
 
 
 def main(argv=None) -> int:

@@ -83,6 +83,21 @@ class Mapping(nn.Module):
         return x
 
 
+class Ones(nn.Module):
+    """In place of an affine layer: the style 1 whatever w is."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, w):
+        return w.new_ones(1, self.outputs)
+
+
+def affine(w_dim, outputs):
+    return Linear(w_dim, outputs, bias=1.0) if w_dim else Ones(outputs)
+
+
 def modulated_conv(x, weight, styles, kernel=None, demodulate=True):
     """`kernel`: the filter behind a transposed convolution to twice the size; None for a plain convolution."""
     out = x * styles[:, :, None, None]
@@ -98,7 +113,7 @@ def modulated_conv(x, weight, styles, kernel=None, demodulate=True):
 class SynthesisLayer(nn.Module):
     def __init__(self, inputs, outputs, w_dim, resolution, up=False):
         super().__init__()
-        self.affine = Linear(w_dim, inputs, bias=1.0)
+        self.affine = affine(w_dim, inputs)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(outputs))
@@ -118,7 +133,7 @@ class SynthesisLayer(nn.Module):
 class ToRGB(nn.Module):
     def __init__(self, inputs, outputs, w_dim):
         super().__init__()
-        self.affine = Linear(w_dim, inputs, bias=1.0)
+        self.affine = affine(w_dim, inputs)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 1, 1))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
@@ -212,21 +227,26 @@ class Decoder(nn.Module):
 class Backbone(nn.Module):
     def __init__(self, shape):
         super().__init__()
-        self.mapping = Mapping(shape['z'], 25, shape['w'], shape['mapping_layers'])
+        label = 25 if shape.get('pose', True) else 0
+        self.mapping = Mapping(shape['z'], label, shape['w'], shape['mapping_layers'])
         channels = 3 * shape['channels']
         self.synthesis = Synthesis(shape['planes'], channels, shape['w'], shape['channel_base'], shape['channel_max'])
 
 
 class Generator(nn.Module):
     """The whole generator of `shape`: z, w, mapping_layers, planes (side), channels (of a plane), channel_base, channel_max,
-    hidden, features, sr_input, sr_channels, sr_ups."""
+    hidden, features, sr_input, sr_channels, sr_ups; optional pose (True) and sr_styled (True)."""
 
     def __init__(self, shape):
         super().__init__()
         self.shape = shape
         self.backbone = Backbone(shape)
         self.superresolution = SuperResolution(
-            shape['sr_input'], shape['features'], shape['sr_channels'], shape['sr_ups'], shape['w']
+            shape['sr_input'],
+            shape['features'],
+            shape['sr_channels'],
+            shape['sr_ups'],
+            shape['w'] * shape.get('sr_styled', True),
         )
         self.decoder = Decoder(shape['channels'], shape['hidden'], shape['features'])
 

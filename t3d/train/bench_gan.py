@@ -1,0 +1,251 @@
+"""`t3d bench gan`: the four training phases of a triplane GAN beside PyTorch modules of the same shapes, turn by turn.
+
+    t3d bench gan                                              # configs/ganfusion_gan.py:tiny
+    t3d bench gan --size 128                                   # the same at 128 px, 64 x 64 rays and wider, see SIZES
+    t3d bench gan --config configs/ganfusion_gan.py:base --no-peer batch=4
+
+A phase is loss, gradient and Adam step, as the training step has them; the iteration weighs them by how often they run
+(generator + density / 4 + discriminator + r1 / 16 in EG3D's schedule). The peer (tests/peers/torch_gan.py) is eager PyTorch
+with networks, renderer, losses and schedule of the same sizes. Augmentation is off on both sides. The rules of measurement are
+those of t3d.train.bench.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from t3d.core import tree
+from t3d.geom import cameras
+from t3d.metrics import flops
+from t3d.train import bench, memory
+
+PEER = bench.PEER.with_name('torch_gan.py')
+PHASES = ('generator', 'density', 'discriminator', 'r1')
+CONFIG = 'configs/ganfusion_gan.py:tiny'
+SIZES = {  # overrides of a 64 px config; the widths are what two CPU cores can repeat in minutes
+    '128': (
+        'data.size=128',
+        'batch=4',
+        'micro_batch=4',
+        'render.size=64',
+        'render.samples=24',
+        'render.importance=24',
+        'generator.plane_resolution=64',
+        'generator.plane_channels=16',
+        'generator.channel_base=4096',
+        'generator.channel_max=128',
+        'generator.features=32',
+        'generator.sr.input_size=64',
+        'generator.sr.channels=(64, 32)',
+        'discriminator.channel_base=4096',
+        'discriminator.channel_max=128',
+    )
+}
+HEADER = (
+    '| phase | t3d, ms: median [min, max] | images/s | TFLOP/s | compile, s | temporaries, MiB | memory rises, MiB '
+    '| PyTorch, ms | its memory, MiB | ratio of medians (minima) |',
+    '|---|---|---|---|---|---|---|---|---|---|',
+)
+
+
+def labels(config) -> np.ndarray:
+    """[B, 25] cameras around the object."""
+    turn = np.linspace(0.0, 2 * np.pi, config.batch, endpoint=False)
+    around = [cameras.orbit(angle, 0.3, config.render.radius, config.render.fov) for angle in turn]
+    return np.stack([np.asarray(cameras.to_eg3d(camera), np.float32) for camera in around])
+
+
+def batch(config) -> dict:
+    """Noise for pictures, `labels` for cameras."""
+    label = jnp.asarray(labels(config))
+    size = config.data.size
+    image = np.random.default_rng(0).integers(0, 256, (config.batch, size, size, 3), np.uint8)
+    return {'image': jnp.asarray(image), 'label': label, 'fake_labels': jnp.repeat(label[:, None], 3, 1)}
+
+
+def phases(model, size: int) -> dict:
+    """name -> function (params, opt_state, batch, key) -> (params, opt_state) of one network, at `size` x `size` rays."""
+
+    def step(name, loss):
+        def run(params, opt_state, batch, key):
+            now, p = model.moment(jnp.zeros((), jnp.int32)), jnp.zeros(())
+            grads, _ = jax.grad(lambda own: loss(own, params, batch, key, now, p), has_aux=True)(params[name])
+            updates, opt = model.optimizers[name].update(grads, opt_state[name], params[name])
+            return optax.apply_updates(params[name], updates), opt
+
+        return run
+
+    return {
+        'generator': step('generator', lambda *args: model.generator_loss(*args[:-1], size, args[-1])),
+        'density': step('generator', lambda *args: model.density_loss(*args[:-1])),
+        'discriminator': step('discriminator', lambda *args: model.discriminator_loss(*args[:-1], size, args[-1])),
+        'r1': step('discriminator', lambda own, fixed, *args: model.r1_loss(own, *args[:-1], size, args[-1])),
+    }
+
+
+def peer_shape(config) -> dict:
+    """What tests/peers/torch_gan.py builds, JSON-ready."""
+    net, d, view = config.generator, config.discriminator, config.render
+    return {
+        'batch': config.batch,
+        'image': config.data.size,
+        'labels': labels(config).tolist(),
+        'z': net.z,
+        'w': net.w,
+        'mapping_layers': net.mapping_layers,
+        'pose': net.pose_conditioning,
+        'planes': net.plane_resolution,
+        'channels': net.plane_channels,
+        'channel_base': net.channel_base,
+        'channel_max': net.channel_max,
+        'hidden': net.hidden,
+        'features': net.features,
+        'sr_input': net.sr.input_size,
+        'sr_channels': list(net.sr.channels),
+        'sr_ups': list(net.sr.ups),
+        'sr_styled': net.sr_style != 'unit',
+        'd_base': d.channel_base,
+        'd_max': d.channel_max,
+        'd_mapping_layers': d.mapping_layers,
+        'group': d.group,
+        'rays': view.size,
+        'bound': 0.5 * view.box_warp,
+        **{name: view[name] for name in ('samples', 'importance', 'near', 'far', 'limits', 'plane_axes', 'background')},
+        'sigma': config.blur.sigma,
+        'gamma': config.r1.gamma or 1.0,
+        'density_every': config.density.every,
+        'r1_every': config.r1.every,
+        'device': jax.default_backend(),
+    }
+
+
+def measure(config, peer, repeats: int, echo=lambda line: None) -> dict:
+    """The figures of a config, JSON-ready; `echo` gets a line of the table after each phase."""
+    from t3d.systems import ganfusion_gan
+
+    model, given = ganfusion_gan.Model(config), batch(config)
+    params = jax.jit(model.init)(jax.random.key(0))
+    opt_state = {name: model.optimizers[name].init(params[name]) for name in model.optimizers}
+    loaded = peer.ask({'shape': peer_shape(config)}) if peer else {}
+    rows = {}
+    for name, function in phases(model, config.render.size).items():
+        args = (params, opt_state, given, jax.random.key(1))
+        rows[name] = _phase(name, jax.jit(function), args, peer, repeats, config.batch)
+        echo(_line(name, rows[name], config.batch))
+    rows['iteration'] = _iteration(rows, {'density': config.density.every, 'r1': config.r1.every})
+    echo(_line('iteration', rows['iteration'], config.batch))
+    state = jax.eval_shape(ganfusion_gan.make(config).init, jax.random.key(0), given)
+    whole = bench.compiled(model.train_step, state, given, jax.random.key(0))
+    count = {name: tree.count(params[name]) for name in ('generator', 'discriminator')}
+    return {
+        'phases': rows,
+        'step_compile_s': whole.seconds,
+        'step_temp_mib': whole.temp_bytes / bench.MIB,
+        'parameters': count,
+        'peer': loaded.get('is'),
+        'peer_parameters': loaded.get('parameters'),
+    }
+
+
+def _phase(name, function, args, peer, repeats, images) -> dict:
+    program = bench.compiled(function, *args)
+    rss = memory.peak_growth(lambda: bench.once(program.call, *args))
+    peer_rss = peer.memory(name) if peer else None
+    ours, theirs = [], {threads: [] for threads in bench.THREADS} if peer else {}
+    for _ in range(repeats + 1):
+        time.sleep(bench.PAUSE)
+        ours.append(bench.once(program.call, *args))
+        for threads, found in theirs.items():
+            time.sleep(bench.PAUSE)
+            found.append(peer.once(name, threads))
+    ours, theirs = bench.timing(ours[1:]), [bench.timing(found[1:]) for found in theirs.values()]  # the first is a warm-up
+    return {
+        't3d_ms': ours,
+        'images_per_s': 1e3 * images / ours.median,
+        'gflop': flops.count(function, *args) / 1e9,
+        'compile_s': program.seconds,
+        'temp_mib': program.temp_bytes / bench.MIB,
+        'rss_mib': rss,
+        'peer_rss_mib': peer_rss,
+        'peer_ms': min(theirs) if theirs else None,
+    }
+
+
+def _iteration(rows: dict, every: dict) -> dict:
+    """The phases' figures weighed by how often they run; memory is the dearest phase's."""
+    share = {name: 1.0 / every.get(name, 1) for name in PHASES}
+    total = lambda field: bench.Timing(*(sum(share[n] * rows[n][field][i] for n in PHASES) for i in range(3)))
+    most = lambda field: max((rows[n][field] for n in PHASES if rows[n][field] is not None), default=None)
+    ours = total('t3d_ms')
+    return {
+        't3d_ms': ours,
+        'images_per_s': rows['generator']['images_per_s'] * rows['generator']['t3d_ms'].median / ours.median,
+        'gflop': sum(share[name] * rows[name]['gflop'] for name in PHASES),
+        'compile_s': sum(rows[name]['compile_s'] for name in PHASES),
+        'temp_mib': most('temp_mib'),
+        'rss_mib': most('rss_mib'),
+        'peer_rss_mib': most('peer_rss_mib'),
+        'peer_ms': total('peer_ms') if rows['generator']['peer_ms'] else None,
+    }
+
+
+def _line(name: str, row: dict, images: int) -> str:
+    ours, theirs = row['t3d_ms'], row['peer_ms']
+    ratio = f'{theirs.median / ours.median:.2f} ({theirs.min / ours.min:.2f})' if theirs else '-'
+    mib = lambda value: '-' if value is None else f'{value:.0f}'
+    cells = [name, ours, f'{row["images_per_s"]:.2f}', f'{row["gflop"] / ours.median:.3f}', f'{row["compile_s"]:.1f}']
+    cells += [mib(row['temp_mib']), mib(row['rss_mib']), theirs or '-', mib(row['peer_rss_mib']), ratio]
+    return '| ' + ' | '.join(map(str, cells)) + ' |'
+
+
+def _arguments(argv):
+    parser = argparse.ArgumentParser(
+        prog='t3d bench gan', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--config', default=CONFIG)
+    parser.add_argument('--size', choices=sorted(SIZES), help='overrides of SIZES on top of the config')
+    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--no-peer', action='store_true', help='without PyTorch')
+    parser.add_argument('--json', help='also write the figures to this file')
+    parser.add_argument('overrides', nargs='*', metavar='key=value')
+    args, rest = parser.parse_known_args(argv)
+    args.overrides = [*SIZES.get(args.size, ()), *args.overrides, *rest]
+    return args
+
+
+def gan_bench(argv=None) -> int:
+    """Prints a Markdown table; returns 0."""
+    from t3d.core import config as configs
+
+    args = _arguments(argv)
+    config = configs.load(args.config, [*args.overrides, 'augment.on=False'])
+    device, net = jax.devices()[0], config.generator
+    print(
+        f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
+        f'{platform.python_implementation()} {platform.python_version()}, load {os.getloadavg()[0]:.1f}, {config.dtype}\n'
+        f'batch {config.batch} of {config.data.size} px, {config.render.size}^2 rays of {config.render.samples} + '
+        f'{config.render.importance} samples, planes 3 x {net.plane_resolution}^2 x {net.plane_channels}'
+    )
+    print('\n'.join(HEADER), flush=True)
+    peer, why_not = bench.start_peer(args.no_peer, PEER)
+    try:
+        result = measure(config, peer, args.repeats, lambda line: print(line, flush=True))
+    finally:
+        if peer:
+            peer.close()
+    g, d = result['parameters'].values()
+    print(f'\npeer: {result["peer"] or why_not}')
+    print(f'{g:,} parameters in the generator, {d:,} in the discriminator; {result["phases"]["iteration"]["gflop"]:.1f} GFLOP')
+    print(f'the whole step compiles in {result["step_compile_s"]:.1f} s, {result["step_temp_mib"]:.0f} MiB of temporaries')
+    bench.warn_of_load()
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps({'config': args.config, 'overrides': args.overrides, **result}, indent=1))
+    return 0
