@@ -55,9 +55,16 @@ def config(*overrides):
     return configs.load('configs/ganfusion_diffusion.py:tiny', [*SMALL, *overrides])
 
 
+def quickly(make, config):
+    """What `make` makes of a config, the functions that it compiles compiled as `quick` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, 'jit', quick)
+        return make(config)
+
+
 @functools.cache
 def model(*overrides):
-    return ganfusion_diffusion.Model(config(*overrides))
+    return quickly(ganfusion_diffusion.Model, config(*overrides))
 
 
 @functools.cache
@@ -70,6 +77,13 @@ def params():
     rows = many.transpose(0, 2, 3, 1, 4).reshape(-1, 12)
     stats = {'mean': rows.mean(0).astype(np.float32), 'std': rows.std(0).astype(np.float32)}
     return {**found, 'frozen': {**found['frozen'], 'stats': stats}}
+
+
+@pytest.fixture(autouse=True, scope='module')
+def ready():
+    """What is made once must not first be asked for while something else is traced."""
+    params()
+    planes()
 
 
 def batch():
@@ -208,7 +222,7 @@ def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional(
 @functools.cache
 def trained():
     """(first state, state after 40 steps on one batch, losses, number of traces)."""
-    system = systems.make(config('steps=100', 'optimizer.warmup=1', 'optimizer.learning_rate=5e-3'))
+    system = quickly(systems.make, config('steps=100', 'optimizer.warmup=1', 'optimizer.learning_rate=5e-3'))
     given, traces, losses = batch(), [], []
     state = quick(system.init)(jax.random.key(0), given)
     fill = lambda tree: {**tree, 'frozen': jax.tree.map(jnp.copy, params()['frozen'])}
@@ -250,7 +264,7 @@ def test_frozen_parts_have_neither_gradient_nor_optimizer_state():
     loss = lambda params: model().loss(params, planes(), batch()['tokens'], jax.random.key(0))[0]
     grads = quick(jax.grad(loss))(params())
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads['frozen']))
-    frozen_text = systems.make(config('text.frozen=true'))
+    frozen_text = quickly(systems.make, config('text.frozen=true'))
     abstract = jax.eval_shape(frozen_text.init, jax.random.key(0), frozen_text.batch_spec)
     assert not [name for name in tree.flatten(abstract.opt_state) if 'text' in name]
     after, _ = jax.eval_shape(frozen_text.train_step, abstract, frozen_text.batch_spec, jax.random.key(0))
@@ -259,7 +273,7 @@ def test_frozen_parts_have_neither_gradient_nor_optimizer_state():
 
 @pytest.mark.parametrize('overrides', [('layout=rollout',), ('layout=rollout_axis', 'cross_plane=true')])
 def test_the_other_layouts_train(overrides):
-    system, given = systems.make(config(*overrides)), batch()
+    system, given = quickly(systems.make, config(*overrides)), batch()
     state = jax.eval_shape(system.init, jax.random.key(0), given)
     after, metrics = jax.eval_shape(system.train_step, state, given, jax.random.key(0))
     assert jax.tree.structure(after) == jax.tree.structure(state) and metrics['loss'].shape == ()
@@ -289,7 +303,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path):
 
 
 def test_generated_assets_do_not_depend_on_their_neighbours_and_render_as_the_generator_does():
-    system, network, key = systems.make(config()), model(), jax.random.key(5)
+    system, network, key = quickly(systems.make, config()), model(), jax.random.key(5)
     first, second = system.generate(params(), ['a red cube', 'a blue cone'], key)
     again, _ = system.generate(params(), ['a red cube', 'a cone'], key)
     np.testing.assert_allclose(first.scene['planes'], again.scene['planes'], atol=1e-4)
@@ -307,7 +321,7 @@ def test_generated_assets_do_not_depend_on_their_neighbours_and_render_as_the_ge
 
 
 def test_previews_show_upsampled_views_beside_raw_ones():
-    system = systems.make(config())
+    system = quickly(systems.make, config())
     images = quick(system.preview)(params(), batch(), jax.random.key(0))
     assert images.shape == (4, 16, 4 * 16, 3)
     raw = np.asarray(images[:, :, 2 * 16 :])

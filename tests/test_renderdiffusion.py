@@ -45,9 +45,16 @@ def config(*overrides):
     return configs.load('configs/renderdiffusion.py:tiny', [*SMALL, *overrides])
 
 
+def quickly(make, config):
+    """What `make` makes of a config, the functions that it compiles compiled as `quick` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, 'jit', quick)
+        return make(config)
+
+
 @functools.cache
 def model():
-    return renderdiffusion.Model(config())
+    return quickly(renderdiffusion.Model, config())
 
 
 @functools.cache
@@ -56,6 +63,12 @@ def params():
     found = quick(model().init)(jax.random.key(0), batch()['tokens'][:1])
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda leaf: leaf + (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32), found)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def ready():
+    """What is made once must not first be asked for while something else is traced."""
+    params()
 
 
 def batch():
@@ -151,7 +164,7 @@ def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional(
 
 
 def test_generated_assets_do_not_depend_on_their_neighbours():
-    system, key = systems.make(config()), jax.random.key(5)
+    system, key = quickly(systems.make, config()), jax.random.key(5)
     first, second = system.generate(params(), ['a red cube', 'a blue cone'], key)
     again, _ = system.generate(params(), ['a red cube', 'a cone'], key)
     np.testing.assert_allclose(first.scene['planes'], again.scene['planes'], atol=1e-5)
@@ -162,7 +175,7 @@ def test_generated_assets_do_not_depend_on_their_neighbours():
 
 
 def test_steps_learn_move_every_parameter_and_compile_once():
-    system = systems.make(config('steps=100', 'optimizer.warmup=1', 'optimizer.learning_rate=5e-3', 'drop_text=0.3'))
+    system = quickly(systems.make, config('steps=100', 'optimizer.warmup=1', 'optimizer.learning_rate=5e-3', 'drop_text=0.3'))
     given, traces = batch(), []
     state = start = quick(system.init)(jax.random.key(0), given)
 

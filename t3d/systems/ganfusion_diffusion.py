@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t3d.core import optim, replicas, tree
+from t3d.core import numerics, optim, replicas, tree
 from t3d.core.errors import UsageError
 from t3d.core.system import Asset, System, TrainState
 from t3d.diffusion import guidance, losses, samplers, schedules
@@ -255,23 +255,18 @@ class Model:
 
     def picture(self, scene, views: cameras.Cameras):
         """Upsampled images [V, S, S, 3] in [0, 1] of one scene: what the model is judged by."""
-        return unit(self.rendered(scene, views)[1])
+        return numerics.to_unit(self.rendered(scene, views)[1])
 
     def pictures(self, scene, views: cameras.Cameras):
         """[2 V, S, S, 3]: the upsampled views, then the raw ones by nearest neighbour."""
         features, fine = self.rendered(scene, views)
         raw = jax.image.resize(features[..., :3], fine.shape, 'nearest')
-        return unit(jnp.concatenate([fine, raw]))
+        return numerics.to_unit(jnp.concatenate([fine, raw]))
 
     def orbit(self, count: int) -> cameras.Cameras:
         """`count` cameras around the object at the preview's elevation, front first."""
         render = self.config.render
         return cameras.turntable(count, elevation=self.config.preview.elevation, radius=render.radius, fov=render.fov)
-
-
-def unit(image):
-    """[-1, 1] as [0, 1], clipped."""
-    return jnp.clip(0.5 + 0.5 * image, 0.0, 1.0)
 
 
 def make_schedule(section) -> schedules.Schedule:
