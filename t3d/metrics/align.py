@@ -8,8 +8,8 @@ networks.
 Measured on furniture, text as 'a photo of ...', one seed, +-.03 is noise. ConSE: 820 objects, 4 views of 128 pixels, among 598
 nouns R@1/5/10 .118/.234/.299, AUC .798 (bare nouns: R@1 .073); every fifth object, 1 view of 224 pixels in which it fills the
 frame: .146/.305/.366, .830. 132 objects of 103 unseen nouns: ConSE .197/.409/.523, .807; with a head trained on the other nouns
-.333/.568/.697, .877. Colour among 8, unseen nouns, 1 view of 64 pixels, n = 419: ConSE .150, head .850 without and .883 with the
-histogram; unseen pairs of noun and colour, n = 176: .841 and .898.
+.333/.568/.697, .877. Colour among 8, unseen nouns, 1 view of 64 pixels, n = 419: ConSE .150, head .850 without and .883 with
+the histogram; unseen pairs of noun and colour, n = 176: .841 and .898.
 
     encode_images, encode_texts = judges.image_encoder(), judges.text_encoder()
     classes = encode_texts([f'a photo of a {name}' for name in judges.imagenet_names()])
