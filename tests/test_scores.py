@@ -12,9 +12,9 @@ from test_evaluate import loaded_with, objects, toy_records  # noqa: F401
 from t3d import cli
 from t3d.checkpoint import weights
 from t3d.core.errors import UsageError
-from t3d.data import shapes
+from t3d.data import oracle, shapes, toy
 from t3d.metrics import align, fid
-from t3d.train import align_head, scores
+from t3d.train import align_head, evaluate_pictures, scores
 
 
 @pytest.fixture(scope='module')
@@ -63,6 +63,42 @@ def test_two_objects_are_scored_on_held_out_scenes(monkeypatch):
     loaded = loaded_with(toy_records(scenes, 4), 'instant3d.py:tiny', 'data.scenes="both"')
     found = scores.evaluate(loaded, ['psnr'], limit=5)
     assert found['psnr'] >= 40.0 and found['psnr_n'] == 5 * 4
+
+
+def test_samples_of_captions_are_compared_with_true_pictures_as_sets(monkeypatch):
+    loaded, shown = loaded_with({}, 'image_diffusion.py:tiny'), {}
+
+    def draw(loaded, prompts, samples):
+        """True pictures from cameras of its own, the samples of a caption side by side."""
+        random = np.random.default_rng(3)
+        by_caption = {scene.captions[0]: scene for scene in shapes.singles('all')}
+        rows = []
+        for prompt in prompts:
+            azimuth, elevation = random.uniform(0.0, 2.0 * np.pi, samples), random.uniform(-0.2, 0.9, samples)
+            rows.append(oracle.composite(toy.record(by_caption[prompt], azimuth, elevation, SIDE, 3)['image']))
+        return shown['change'](np.concatenate(rows))
+
+    monkeypatch.setattr(evaluate_pictures, 'draw', draw)
+    lines, shown['change'] = [], lambda images: images
+    found = scores.evaluate(loaded, ['fid_tiny', 'kid_tiny'], lines.append, limit=4)
+    assert (found['fid_tiny_n'], found['kid_tiny_n']) == (128, 128) and lines[0] == 'drawing 4 samples of each of 32 captions'
+    shown['change'] = lambda images: images[..., ::-1]  # red for blue
+    other = scores.evaluate(loaded, ['fid_tiny', 'kid_tiny'], limit=4)
+    assert found['fid_tiny'] < 2.0 * found['control/fid_tiny_shuffled'] and other['fid_tiny'] > 3.0 * found['fid_tiny']
+    assert found['kid_tiny'] < 0.2 * other['kid_tiny']
+
+    shown['change'] = lambda images: images
+    few = scores.pictures(loaded, limit=2)
+    assert few.shown.shape == few.true.shape == (32, 2, SIDE, SIDE, 3) and not few.paired
+    words = [prompt.split()[-2] for prompt in few.prompts]
+    for colour in ('red', 'green', 'blue'):  # caption and samples keep company on both sides
+        k = ('red', 'green', 'blue').index(colour)
+        for side in (few.shown, few.true):
+            rows = side[[word == colour for word in words]]
+            front = rows[rows.min(-1) < 0.6]
+            assert len(front) and (front.argmax(-1) == k).mean() > 0.9
+    with pytest.raises(UsageError, match='--limit 0'):
+        scores.pictures(loaded, limit=0)
 
 
 @pytest.mark.parametrize(
