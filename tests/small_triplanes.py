@@ -63,9 +63,9 @@ def config(**changes):
 
 
 @functools.cache
-def _params(seed: int, size: int):
-    generator = triplane_generator.Generator(config(generator__plane_resolution=size))
-    params, buffers = jax.jit(generator.init)(jax.random.key(seed))
+def _params(seed: int, size: int, style: str):
+    made = config(generator__plane_resolution=size, generator__sr_style=style)
+    params, buffers = jax.jit(triplane_generator.Generator(made).init)(jax.random.key(seed))
     # Nothing at zero or one: strengths of the noise, biases and the average of w are all trained.
     keys = iter(jax.random.split(jax.random.key(seed + 100), 200))
     shake = lambda leaf: leaf + 0.2 * jax.random.normal(next(keys), leaf.shape)
@@ -75,4 +75,5 @@ def _params(seed: int, size: int):
 def loaded(seed: int = 0, name: str = 'small', **changes) -> inference.Loaded:
     """The generator of a seed."""
     made = config(**changes)
-    return inference.Loaded(made, None, _params(seed, made.generator.plane_resolution), name, 5)
+    params = _params(seed, made.generator.plane_resolution, made.generator.sr_style)
+    return inference.Loaded(made, None, params, name, 5)

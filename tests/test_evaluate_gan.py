@@ -6,10 +6,13 @@ import pytest
 import small_triplanes
 
 from t3d.core import config as configs
+from t3d.core import tree
+from t3d.core.errors import UsageError
 from t3d.data import shapes, single_view
 from t3d.fields import triplane_generator
 from t3d.geom import cameras
 from t3d.train import captioners, evaluate, evaluate_gan
+from t3d.train import scores as chosen
 
 GREY = 0.5
 
@@ -70,7 +73,7 @@ def test_distances_tell_real_from_worse(config):
     pale = GREY + 0.5 * (others - GREY)
     noise = np.random.default_rng(0).uniform(size=others.shape)
     scores = evaluate_gan.distances(pale, true, others, noise)
-    assert scores['control/real/fid_tiny'] < scores['fid_tiny'] < 0.2 * scores['control/untrained/fid_tiny']
+    assert scores['control/real/fid_tiny'] < scores['fid_tiny'] < 0.3 * scores['control/untrained/fid_tiny']
     assert scores['control/real/kid_tiny'] < scores['kid_tiny'] < scores['control/untrained/kid_tiny']
     assert (
         scores['fid_tiny_fell_by'] == scores['control/untrained/fid_tiny'] / scores['fid_tiny'] and scores['fid_tiny_n'] == 90
@@ -156,8 +159,37 @@ def test_a_whole_evaluation(tmp_path, monkeypatch, config):
         assert name in scores
     assert {path.name for path in tmp_path.iterdir()} == {'checkpoints', 'truncation.png', 'interpolation.png', 'yaw.png'}
     assert evaluate.evaluate(loaded._replace(folder=None), limit=70) == scores
-    with pytest.raises(evaluate.UsageError, match="split 'val'"):
+    with pytest.raises(UsageError, match="split 'val'"):
         evaluate.evaluate(loaded, split='val')
+
+
+def test_chosen_scores():
+    """`t3d eval --metrics`: distances between sets at one n; nothing that wants true views or captions."""
+    loaded = small_triplanes.loaded(data__poses=4)
+    found = chosen.evaluate(loaded, ['fid_tiny', 'kid_tiny'], limit=70)
+    assert found['fid_tiny_n'] == found['fid_tiny_candidates'] == 70
+    assert found['fid_tiny'] > 3.0 * found['control/fid_tiny_shuffled']
+    for name, why in (('psnr', 'psnr compares with true views'), ('clip', 'clip compares with captions')):
+        with pytest.raises(UsageError, match=why):
+            chosen.evaluate(loaded, [name])
+    for judge in (evaluate.evaluate, lambda loaded, limit: chosen.evaluate(loaded, ['kid_tiny'], limit=limit)):
+        with pytest.raises(UsageError, match='--limit 0: '):
+            judge(loaded, limit=0)
+
+
+def test_the_gate_of_upsamplers_that_read_w():
+    """The stand-ins for w change the pictures; where the affine layers are 0, w says nothing and the gap is 0."""
+    loaded = small_triplanes.loaded(generator__sr_style='w', data__poses=4)
+    true, _ = evaluate_gan.real(loaded.config, 30)
+    seeds, labels = np.arange(30), evaluate_gan.drawn_labels(loaded.config, 30)
+    gate = lambda tree: evaluate_gan.style_gate(loaded.config, tree, seeds, labels, true)
+    found = gate(loaded.params)
+    assert set(found) == {f'sr_style/{style}/{what}' for style in ('ones_w', 'w_avg') for what in ('kid_tiny', 'gap')}
+    assert abs(found['sr_style/ones_w/gap']) > 0.01 and found['sr_style/ones_w/gap'] != found['sr_style/w_avg/gap']
+    mute = lambda name, leaf: 0.0 * leaf if name.startswith('superres') and name.endswith('affine/weight') else leaf
+    generator = tree.map_with_name(mute, loaded.params['generator'])
+    silent = gate({**loaded.params, 'generator': generator})
+    assert silent['sr_style/ones_w/gap'] == silent['sr_style/w_avg/gap'] == 0.0
 
 
 def test_other_data_sets_have_no_words(config):

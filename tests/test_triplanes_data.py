@@ -12,7 +12,7 @@ from t3d.checkpoint import weights
 from t3d.core import config as configs
 from t3d.core import tokens, tree
 from t3d.core.errors import UsageError
-from t3d.data import sources, triplanes
+from t3d.data import pipeline, sources, triplanes
 
 PAIRS = [(3, 'a red cube', 0.1), (4, 'a blue cone', 0.2), (5, 'a red cube', 0.7), (4000000000, 'large white sphere', 0.3)]
 
@@ -81,6 +81,12 @@ def test_batches_of_tokens_and_seeds(folder):
         assert example['seed'].dtype == np.uint32 and example['seed'].shape == () and example['seed'] == seed
         assert example['tokens'].dtype == np.int32
         np.testing.assert_array_equal(example['tokens'], tokenize([text])[0])
+    found = next(pipeline.make(source, transform, batch=4, seed=1))
+    assert {name: (leaf.shape, leaf.dtype.name) for name, leaf in found.items()} == {
+        'tokens': ((4, 6), 'int32'),
+        'seed': ((4,), 'uint32'),
+    }
+    assert sorted(found['seed'].tolist()) == sorted(seed for seed, _, _ in PAIRS)
     with pytest.raises(IndexError):
         source[4]
     batch, captions = sources.preview(made, {})

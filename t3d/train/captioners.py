@@ -22,8 +22,8 @@ from t3d.data import captions, shapes, single_view, toy
 
 NAMES = ('toy', 'catalogue', 'blip', 'blip-vqa')
 COMPARED = 32  # px; larger pictures are averaged down to this before toy's comparison
-# Of toy's distance: an empty picture has 1, the truth 0.01; at half, three quarters of what the object adds to the background
-# are explained.
+# Of toy's distance: an empty picture has 1, the truth below 0.3 (edges of small objects); at one half, three quarters of what
+# the object adds to the background are explained.
 THRESHOLD = 0.5
 
 

@@ -187,7 +187,9 @@ class Blip:
             asked.pop('token_type_ids', None)
             with self._torch.no_grad():
                 ids = self._model.generate(pixel_values=some, max_new_tokens=24, do_sample=False, num_beams=1, **asked)
-            found += [text.strip() for text in self._tokenizer.batch_decode(ids, skip_special_tokens=True)]
+            begin = self._model.config.text_config.bos_token_id  # BLIP's own mark, which its tokenizer may not call special
+            rows = [[token for token in row if token != begin] for row in ids.tolist()]
+            found += [text.strip() for text in self._tokenizer.batch_decode(rows, skip_special_tokens=True)]
         return found
 
 

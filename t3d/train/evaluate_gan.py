@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from t3d.core import config as configs
 from t3d.core import numerics
 from t3d.core.errors import UsageError
 from t3d.data import oracle, shapes, single_view, toy
@@ -90,6 +91,8 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, samples: int | None = Non
     params, buffers = jax.jit(studio.generator.init)(jax.random.key(config.seed))
     fresh = Studio(config, {'generator': params, 'buffers': buffers})
     scores = distances(shown, true, others, fresh.images(fresh.styles(seeds), labels))
+    if config.generator.sr_style == 'w':
+        scores.update(style_gate(config, loaded.params, seeds, labels, true))
     reader = captioners.ToyReader(config.render.background) if knows_words(config) else None
     if reader is not None:
         log(f'reading {count} pictures')
@@ -102,6 +105,14 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, samples: int | None = Non
     return scores
 
 
+def pictures(loaded: Loaded, samples: int | None = None) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """(a name of each object [N], its picture [N, 1, S, S, 3], as many real ones), for the scores of train/scores.py."""
+    true, _ = real(loaded.config, SAMPLES if samples is None else samples)
+    studio, seeds = Studio(loaded.config, loaded.params), FIRST + np.arange(len(true))
+    shown = studio.images(studio.styles(seeds), drawn_labels(loaded.config, len(true)))
+    return [f'seed {seed}' for seed in seeds], shown[:, None], true[:, None]
+
+
 def knows_words(config) -> bool:
     """Whether pictures show the single objects of toy, which can be read exactly."""
     return config.data.name == 'toy' and config.data.scenes == 'singles'
@@ -109,6 +120,8 @@ def knows_words(config) -> bool:
 
 def real(config, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """(pictures [n, S, S, 3] in [0, 1], n others) of the data set, chosen at random; n is `samples`, or half of a small set."""
+    if samples < 2:
+        raise UsageError(f'--limit {samples}: a distance between sets wants at least 2 pictures, FID-tiny 65.')
     source = single_view.open_set(config)
     count = min(samples, len(source) // 2)
     if count < 2:
@@ -137,6 +150,29 @@ def distances(shown: np.ndarray, true: np.ndarray, others: np.ndarray, untrained
     if untrained is not None and 'fid_tiny' in scores:
         scores['fid_tiny_fell_by'] = scores['control/untrained/fid_tiny'] / scores['fid_tiny']
     return {**scores, 'fid_tiny_n': len(true)}
+
+
+def style_gate(config, tree, seeds, labels, true: np.ndarray) -> dict[str, float]:
+    """Of a generator whose upsampler reads w, which stage 2 has none of: the distances with the constants that stand in for it.
+
+    `sr_style/<style>/gap` is the relative change; beyond 0.1 the upsampler is to be trained on with the constant before any
+    diffusion run starts (ganfusion.md, section 7.6).
+    """
+    extractor, scores = fid.tiny(), {}
+    target = fid.extract(extractor, true)
+    use_fid = len(true) > extractor.dim
+
+    def measure(style: str) -> float:
+        made = configs.from_dict({**config.to_dict(), 'generator': {**config.generator.to_dict(), 'sr_style': style}})
+        studio = Studio(made, tree)
+        found = fid.extract(extractor, studio.images(studio.styles(seeds), labels))
+        return fid.frechet(fid.moments(found), fid.moments(target)) if use_fid else fid.kernel_distance(found, target)[0]
+
+    reference = measure('w')
+    for style in ('ones_w', 'w_avg'):
+        scores[f'sr_style/{style}/{"fid_tiny" if use_fid else "kid_tiny"}'] = value = measure(style)
+        scores[f'sr_style/{style}/gap'] = value / reference - 1.0
+    return scores
 
 
 # ------------------------------------------------------------------------------------------------------------- variety

@@ -84,8 +84,9 @@ def evaluate(
       samples: of each caption; None for 8.
       scale: of the guidance; None for the config's.
     """
-    data = data_config(loaded.config)
-    samples = SAMPLES if samples is None else samples
+    data, samples = data_config(loaded.config), SAMPLES if samples is None else samples
+    if samples < 1:
+        raise UsageError(f'--limit {samples}: wanted at least 1 sample of each caption.')
     objects = prompts_of(loaded.config, data)
     painter, scores, seen = Painter(loaded), {}, None
     for name, scenes in objects.items():

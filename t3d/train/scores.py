@@ -29,7 +29,7 @@ from t3d.geom import cameras
 from t3d.metrics import fid, image
 from t3d.metrics import scores as reports
 from t3d.train import evaluate as views_of
-from t3d.train import evaluate_pictures
+from t3d.train import evaluate_gan, evaluate_pictures, evaluate_triplanes
 from t3d.train.inference import Loaded
 
 PAIRED = {'psnr': image.psnr, 'ssim': image.ssim}
@@ -104,7 +104,17 @@ def check(names: list[str], loaded: Loaded | None = None) -> list[str]:
             near = difflib.get_close_matches(name, NAMES, 1)
             hint = f' Did you mean {near[0]}?' if near else ''
             raise UsageError(f'unknown metric {name!r}: choose from {", ".join(NAMES)}.{hint}')
-        if name in PAIRED and loaded is not None and views_of.makes_pictures(loaded):
+        if loaded is None:
+            continue
+        single = views_of.learns_from_single_views(loaded)
+        if name in ('clip', 'align') and loaded.config.system == evaluate_gan.SYSTEM:
+            raise UsageError(f'{name} compares with captions, and {loaded.config.system} reads none: choose fid_tiny or fid.')
+        if name in PAIRED and single:
+            raise UsageError(
+                f'{name} compares with true views of the object shown, and {loaded.config.system} makes objects of its own: '
+                'choose a distance between sets, for example fid_tiny.'
+            )
+        if name in PAIRED and views_of.makes_pictures(loaded):
             raise UsageError(
                 f'{name} compares with the true view of a camera, and {loaded.config.system} makes pictures without one: '
                 'choose a distance between sets, for example fid_tiny, or clip.'
@@ -121,12 +131,18 @@ def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     - toy, single objects: the 32 large ones, 6 views. toy with pairs: at most `limit` (256) held-out scenes, 4 views.
     - built data: the held-out views of at most `limit` objects of `split` (those trained on).
     - pictures: `limit` (16) samples of each caption of the 32 large objects, with as many true renders from random cameras.
+    - learned from single views: `limit` pictures of a GAN (1,024), or samples of each caption (8), with as many real pictures.
     """
     config = loaded.config
     if limit is not None and limit < 1:
         raise UsageError(f'--limit {limit}: wanted at least 1.')
     if config.data.name == 'toy' and split is not None:
         raise UsageError(f'split {split!r}: toy has no built splits: leave it out.')
+    if views_of.learns_from_single_views(loaded):
+        if split is not None:
+            raise UsageError(f'split {split!r}: {config.system} is scored on the pictures it was trained on: leave it out.')
+        judge = evaluate_gan if config.system == evaluate_gan.SYSTEM else evaluate_triplanes
+        return Pictures(*judge.pictures(loaded, limit), False)
     if views_of.makes_pictures(loaded):
         return _samples(loaded, log, SAMPLES if limit is None else limit)
     if config.data.name != 'toy':
@@ -288,7 +304,8 @@ def _align(folder, config) -> Callable[[Pictures], list[reports.Report]]:
     except judges.MissingJudge as error:
         raise UsageError(f'align: {error}') from error
     head = None if folder is None else align_head.load(folder)
-    exact = config.data.name == 'toy' or config.data.variants > 0  # recoloured; colours of the originals are measured ones
+    # Of recoloured objects; colours of the originals are measured ones.
+    exact = config.data.name == 'toy' or config.data.get('variants', 0) > 0
 
     def judge(found: Pictures) -> list[reports.Report]:
         shown, prompts = found.shown, found.prompts
