@@ -5,7 +5,7 @@
 | variant | data | generator / discriminator | where |
 |---|---|---|---|
 | `tiny` | toy, one view a record, 64 px on grey | 0.31 M / 0.31 M, planes 3 x 32 x 32 x 8 | two CPU cores, half an hour |
-| `furniture` | furniture, one view of each colour variant, 64 px | 0.58 M / 0.70 M, planes 3 x 32 x 32 x 12 | two CPU cores, an hour |
+| `furniture` | furniture, one view of each variant, 64 px | 0.58 M / 0.70 M, planes 3 x 32 x 32 x 12 | two CPU cores, an hour |
 | `base` | furniture, 256 px | 24 M / 26 M, planes 3 x 128 x 128 x 32 | one large GPU |
 | `ffhq` | an EG3D set of faces, 512 px | EG3D's released sizes and schedule | 8 large GPUs |
 | `pod` | an EG3D set, 512 px, batch 256 | 30.7 M / 31.4 M, planes 3 x 256 x 256 x 32 | v5e-64 or 32 x H100 class |
