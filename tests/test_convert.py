@@ -249,7 +249,7 @@ UNET_FILE = 'diffusion_pytorch_model.safetensors'
 
 def test_wrong_folders(folder, tmp_path):
     refused(folder, 'no config.json in', 'folder of components', 'unet')
-    refused(folder / 'vae', 'is of a AutoencoderKL', 'wanted the folder of a UNet2DConditionModel')
+    refused(folder / 'vae', 'is of class AutoencoderKL', 'wanted the folder unet/, of class UNet2DConditionModel')
     refused(folder / 'text_encoder', 'clip_text_model')
     refused(tmp_path / 'nowhere', 'does not exist')
     refused(folder / 'unet', 'unet, vae, text_encoder, tokenizer not in it', 'folder above', load=convert.load_pipeline)

@@ -223,7 +223,9 @@ def _config(folder, config, part: str) -> dict:
     config = dict(config) if isinstance(config, Mapping) else torch_files.read_config(config)
     kind = config.get('_class_name', CLASSES[part])
     if kind != CLASSES[part] or 'model_type' in config:
-        raise BadWeights(f'{where} is of a {config.get("model_type", kind)}: wanted the folder of a {CLASSES[part]} ({part}/).')
+        raise BadWeights(
+            f'{where} is of class {config.get("model_type", kind)}: wanted the folder {part}/, of class {CLASSES[part]}.'
+        )
     return config
 
 
