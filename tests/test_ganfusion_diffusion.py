@@ -321,7 +321,7 @@ def test_generated_assets_do_not_depend_on_their_neighbours_and_render_as_the_ge
 
 
 def test_previews_show_upsampled_views_beside_raw_ones():
-    system = quickly(systems.make, config())
+    system = systems.make(config())
     images = quick(system.preview)(params(), batch(), jax.random.key(0))
     assert images.shape == (4, 16, 4 * 16, 3)
     raw = np.asarray(images[:, :, 2 * 16 :])

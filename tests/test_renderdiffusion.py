@@ -175,7 +175,7 @@ def test_generated_assets_do_not_depend_on_their_neighbours():
 
 
 def test_steps_learn_move_every_parameter_and_compile_once():
-    system = quickly(systems.make, config('steps=100', 'optimizer.warmup=1', 'optimizer.learning_rate=5e-3', 'drop_text=0.3'))
+    system = systems.make(config('steps=100', 'optimizer.warmup=1', 'optimizer.learning_rate=5e-3', 'drop_text=0.3'))
     given, traces = batch(), []
     state = start = quick(system.init)(jax.random.key(0), given)
 
@@ -193,6 +193,23 @@ def test_steps_learn_move_every_parameter_and_compile_once():
     assert not [name for name in still if 'embedding' not in name]
     images = quick(system.preview)(state.ema, given, jax.random.key(0))
     assert images.shape == (4, 16, 2 * 16, 3) and images.min() >= 0.0 and images.max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    'variant', ['tiny', pytest.param('base', marks=pytest.mark.slow), pytest.param('pod', marks=pytest.mark.slow)]
+)
+def test_parameters_are_matched_to_those_of_ganfusion(variant):
+    """All but the text tower against GANFusion's denoiser and generator."""
+
+    def count(name):
+        system = systems.make(configs.load(f'configs/{name}.py:{variant}', ['text.words=("a",)']))
+        params = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec).params
+        return {part: tree.count(value) for part, value in params.items()}, params.get('frozen', {}).get('generator')
+
+    (ours, _), (theirs, generator) = count('renderdiffusion'), count('ganfusion_diffusion')
+    assert ours['text'] == theirs['text']
+    wanted = theirs['denoiser'] + tree.count(generator)
+    assert abs(sum(ours.values()) - ours['text'] - wanted) < 0.01 * wanted
 
 
 def test_sizes_that_do_not_fit_are_refused():
