@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from t3d.checkpoint import store as stores
 from t3d.core import config as configs
 from t3d.core import optim, tree
 from t3d.core.errors import UsageError
 from t3d.data import sources
+from t3d.export import video
 from t3d.geom import cameras
 from t3d.metrics import image as image_metrics
 from t3d.systems import ganfusion_gan
 from t3d.train import inference, loop
 
 SMALL = (
-    'batch=4',
-    'micro_batch=4',
+    'batch=8',
+    'micro_batch=2',
+    'discriminator.group=2',
     'steps=5',
     'mesh.data=1',
     'generator.z=8',
@@ -62,16 +65,16 @@ def model(*overrides):
 
 
 @functools.cache
-def batch(count=4):
+def batch():
     source, transform = sources.make(config())
-    rows = [transform(source[k], np.random.default_rng(k)) for k in range(count)]
+    rows = [transform(source[k], np.random.default_rng(k)) for k in range(8)]
     return {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 
 @functools.cache
 def state(*overrides):
     """A state whose every parameter is random: no bias, noise strength or average is zero."""
-    made = quick(ganfusion_gan.make(config(*overrides)).init)(jax.random.key(0), batch(config(*overrides).batch))
+    made = quick(ganfusion_gan.make(config(*overrides)).init)(jax.random.key(0), batch())
     leaves, structure = jax.tree.flatten(made.params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     params = jax.tree.unflatten(structure, [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)])
@@ -103,22 +106,22 @@ def test_lazy_adam_is_adam_by_hand_over_a_hundred_iterations():
 def test_schedules_by_closed_form():
     made = model('blur.sigma=10.0', 'blur.images=2000', 'swap.p=0.8', 'swap.images=1000')
     for iteration in (0, 1, 100, 249, 250, 400, 10_000):
-        images = iteration * 4
+        images = iteration * 8
         now = made.moment(jnp.int32(iteration))
         np.testing.assert_allclose(now.sigma, 10.0 * max(1.0 - images / 2000, 0.0), atol=1e-6)
         np.testing.assert_allclose(now.swap, 1.0 - 0.2 * min(images / 1000, 1.0), atol=1e-7)
-        half_life = max(min(4 * 10 / 32 * 1000, 0.05 * images), 1e-8)
-        np.testing.assert_allclose(optim.ema_decay_of_images(now.images, 4), 0.5 ** (4 / half_life), atol=1e-7)
-    assert ganfusion_gan.gamma(config('r1.gamma=0.0')) == pytest.approx(0.0002 * 16**2 / 4)
+        half_life = max(min(8 * 10 / 32 * 1000, 0.05 * images), 1e-8)
+        np.testing.assert_allclose(optim.ema_decay_of_images(now.images, 8), 0.5 ** (8 / half_life), atol=1e-7)
+    assert ganfusion_gan.gamma(config('r1.gamma=0.0')) == pytest.approx(0.0002 * 16**2 / 8)
     pod = configs.load('configs/ganfusion_gan.py:pod')
     assert ganfusion_gan.gamma(pod) == pytest.approx(0.3) and pod.r1.gamma == 0.0
 
 
 def test_swapped_labels_are_the_next_of_the_micro_batch():
-    made = model('generator.pose_conditioning=True', 'batch=8')
+    made = model('generator.pose_conditioning=True')
     label = jnp.arange(8.0)[:, None] * jnp.ones((8, 25))
     swapped = made.conditioning(jax.random.key(0), label, jnp.float32(1.0))[:, 0]
-    np.testing.assert_array_equal(swapped, [3, 0, 1, 2, 7, 4, 5, 6])
+    np.testing.assert_array_equal(swapped, [1, 0, 3, 2, 5, 4, 7, 6])
     np.testing.assert_array_equal(made.conditioning(jax.random.key(0), label, jnp.float32(0.0)), label)
     assert model().conditioning(jax.random.key(0), label, 1.0) is None
 
@@ -144,7 +147,7 @@ def test_losses_are_those_of_the_logits():
     now, keys = made.moment(jnp.int32(0)), jax.random.split(key)
     label = batch()['fake_labels'][:, 0]
     image, raw, w = quick(made.fake, static_argnums=5)(params['generator'], params['buffers'], label, keys[0], now, 8)
-    assert image.shape == (4, 16, 16, 3) and raw.shape == (4, 8, 8, 3) and w.shape == (4, 8)
+    assert image.shape == (8, 16, 16, 3) and raw.shape == (8, 8, 8, 3) and w.shape == (8, 8)
     logits = made.judge(params['discriminator'], made.blurred(image, now.sigma), raw, label, keys[1], 0.0)
     loss, _ = quick(made.generator_loss, static_argnums=5)(params['generator'], params, batch(), key, now, 8, 0.0)
     np.testing.assert_allclose(loss, np.mean(np.log1p(np.exp(-np.float64(logits)))), rtol=2e-5)
@@ -165,27 +168,22 @@ def test_density_loss_compares_neighbours():
 
 def test_losses_and_gradients_do_not_depend_on_the_mesh():
     """8 samples in micro-batches of 2, on one device and on four."""
-    four = config('batch=8', 'micro_batch=2', 'discriminator.group=2', 'discriminator.label_noise=1.0')
-    system = ganfusion_gan.make(four)
-    given, found = batch(8), []
-    for count in (1, 4):
-        mesh = jax.make_mesh((count,), ('data',), devices=jax.devices()[:count], axis_types=(jax.sharding.AxisType.Auto,))
-        everywhere, rows = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ('data',)))
-        with jax.set_mesh(mesh):
-            placed = jax.device_put(state('batch=8', 'micro_batch=2', 'discriminator.group=2'), everywhere)
-            run = quick(system.train_step, out_shardings=(everywhere, everywhere))
-            after, metrics = run(placed, jax.device_put(given, rows), jax.device_put(jax.random.key(3), everywhere))
-        second = {name: after.opt_state[name][0].nu for name in after.opt_state}  # of the gradients of all phases
-        found.append(jax.device_get((metrics, second, after.params['buffers']['w_avg'])))
-    (metrics, second, average), (metrics4, second4, average4) = found
+    mesh = jax.make_mesh((4,), ('data',), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere, rows = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ('data',)))
+    one, metrics = step()(state(), batch(), jax.random.key(3))
+    with jax.set_mesh(mesh):
+        run = quick(ganfusion_gan.make(config()).train_step, out_shardings=(everywhere, everywhere))
+        placed = jax.device_put((state(), jax.random.key(3)), everywhere)
+        four, metrics4 = run(placed[0], jax.device_put(batch(), rows), placed[1])
+    one, metrics, four, metrics4 = jax.device_get((one, metrics, four, metrics4))
     for name, value in metrics.items():
         np.testing.assert_allclose(metrics4[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
-    np.testing.assert_allclose(average4, average, rtol=1e-5, atol=1e-8)
-    for name in second:
-        one, other = (
-            np.concatenate([np.sqrt(leaf).ravel() for leaf in jax.tree.leaves(tree[name])]) for tree in (second, second4)
+    np.testing.assert_allclose(four.params['buffers']['w_avg'], one.params['buffers']['w_avg'], rtol=1e-5, atol=1e-8)
+    for name in one.opt_state:  # Adam's second moments: of the gradients of both phases
+        a, b = (
+            np.concatenate([np.sqrt(leaf).ravel() for leaf in jax.tree.leaves(at.opt_state[name][0].nu)]) for at in (one, four)
         )
-        assert np.linalg.norm(one - other) <= 1e-5 * np.linalg.norm(one), name
+        assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(a), name
 
 
 def test_half_precision_changes_the_picture_by_little():
@@ -193,11 +191,11 @@ def test_half_precision_changes_the_picture_by_little():
     pictures = []
     for dtype in ('float32', 'bfloat16'):
         made = model(f'dtype={dtype}')
-        z = jax.random.normal(jax.random.key(0), (4, 8))
+        z = jax.random.normal(jax.random.key(0), (8, 8))
         ws = made.generator.ws(params['generator'], params['buffers'], z)
         image, _ = quick(made.generator.image)(params['generator'], params['buffers'], ws, batch()['label'])
         pictures.append(np.asarray(image, np.float32) * 0.5 + 0.5)
-    assert image_metrics.psnr(*pictures) > 40.0 and not np.array_equal(*pictures)
+    assert np.min(image_metrics.psnr(*pictures)) > 40.0 and not np.array_equal(*pictures)
 
 
 def test_the_renderer_learns_one_image():
@@ -255,28 +253,52 @@ def test_wrong_sizes_are_refused():
     with pytest.raises(UsageError, match='the upsampler makes images of 16 pixels .* data.size=32'):
         ganfusion_gan.make(config('data.size=32'))
     with pytest.raises(UsageError, match='whole micro-batches'):
-        ganfusion_gan.make(config('batch=6'))
+        ganfusion_gan.make(config('batch=7'))
     with pytest.raises(UsageError, match="render.plane_axes='ortho': choose one of orthogonal, legacy"):
-        ganfusion_gan.make(config('render.plane_axes="ortho"'))
+        ganfusion_gan.make(config('render.plane_axes=ortho'))
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
-    whole = loop.run(config('augment.on=True', 'augment.p=0.3'), tmp_path / 'whole', log=lambda line: None)
-    cut = functools.partial(loop.run, config('augment.on=True', 'augment.p=0.3'), tmp_path / 'cut', log=lambda line: None)
-    cut(stop_after=2)
-    cut()
-    states = []
-    for folder in (whole, tmp_path / 'cut'):
-        loaded = inference.load(folder)
-        assert loaded.step == 5
-        reader = loop.stores.Store(loop.epath.Path(folder) / 'checkpoints', read_only=True)
-        target = jax.eval_shape(loaded.system.init, jax.random.key(0), loaded.system.batch_spec)
-        states.append(jax.device_get(reader.restore(target).state))
-        reader.close()
-    jax.tree.map(np.testing.assert_array_equal, *states)
-    assert np.abs(states[0].params['buffers']['w_avg']).max() > 0 and states[0].extras['r1'] > 0
-    assets = loaded.system.generate(loaded.params, ['one', 'two'], jax.random.key(0))
-    density, rgb = assets[0].field(assets[0].scene, jnp.asarray([[0.0, 0.0, 0.0], [0.9, 0.0, 0.0]]))
+def test_a_restored_state_goes_on_with_the_same_bits(tmp_path):
+    """Both networks, both optimizers, the averages, w_avg and what the lazy phases last measured."""
+    store = stores.Store(tmp_path / 'checkpoints')
+    whole = state()
+    for iteration in range(5):
+        whole, _ = step()(whole, batch(), jax.random.fold_in(jax.random.key(3), iteration))
+        if iteration == 1:
+            store.save(whole, data={'position': 2, 'batch': 8}, config=config().to_dict(), metrics={'loss': 1.0})
+            store.wait()
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), whole)
+    again = store.restore(target).state
+    store.close()
+    assert int(again.step) == 2 and np.abs(again.params['buffers']['w_avg']).max() > 0 and again.extras['r1'] > 0
+    for iteration in range(2, 5):
+        again, _ = step()(again, batch(), jax.random.fold_in(jax.random.key(3), iteration))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(again))
+
+
+def test_assets_and_sheets():
+    system, params = ganfusion_gan.make(config()), state().ema
+    one, two = system.generate(params, ['one', 'two'], jax.random.key(0))
+    density, rgb = one.field(one.scene, jnp.asarray([[0.0, 0.0, 0.0], [0.9, 0.0, 0.0]]))
     assert density[0] > 0 and density[1] == 0 and rgb.shape == (2, 3)
-    sheet = loaded.system.preview(loaded.params, batch(), jax.random.key(0))
-    assert sheet.shape == (2, 16, 16 * 5, 3)
+    views = cameras.turntable(3, elevation=0.3, radius=3.2, fov=0.7)
+    pictures = jax.jit(one.picture)(one.scene, views)
+    assert pictures.shape == (3, 16, 16, 3) and 0 <= pictures.min() and pictures.max() <= 1
+    frames = video.render_views(one, views, 32)
+    wanted = jax.image.resize(pictures, (3, 32, 32, 3), 'bilinear')
+    np.testing.assert_allclose(frames.rgb, wanted, atol=1e-5)
+    sheet = np.asarray(jax.jit(system.preview)(params, batch(), jax.random.key(0)))
+    assert sheet.shape == (2, 16, 16 * 5, 3) and sheet.std() > 0.01
+    assert np.abs(one.scene['planes'] - two.scene['planes']).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
+    """Through the loop, with augmentations."""
+    run = functools.partial(loop.run, config('augment.on=True', 'augment.p=0.3'), log=lambda line: None)
+    whole, cut = run(tmp_path / 'whole'), run(tmp_path / 'cut', stop_after=2)
+    run(tmp_path / 'cut')
+    found = [inference.load(folder) for folder in (whole, cut)]
+    assert found[0].step == found[1].step == 5
+    jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(loaded.params) for loaded in found))
