@@ -114,6 +114,8 @@ def check_prompts(config, prompts: list[str]) -> None:
     for prompt in prompts:
         if not tokens.split_words(prompt):
             raise UsageError(f'empty prompt {prompt!r}: give words, in quotes.')
+    if 'text' not in config:  # a GAN: the prompt is a name
+        return
     tokens.make(config.text)(list(prompts))
     if config.text.get('open_vocabulary', False):
         new = {word for prompt in prompts for word in tokens.split_words(prompt)} - set(config.text.words)
