@@ -1,6 +1,7 @@
 """`t3d`: the command line. Each command parses its words and makes one call; nothing heavy is imported before that."""
 
 import argparse
+import os
 import sys
 
 from t3d import __version__
@@ -13,7 +14,12 @@ def main(argv: list[str] | None = None) -> int:
     from t3d.core.errors import UsageError
 
     try:
-        return args.call(args) or 0
+        status = args.call(args) or 0
+        sys.stdout.flush()  # a closed pipe is met here, not at the interpreter's end
+        return status
+    except BrokenPipeError:  # the reader has left, as `head` does: what it did not want is not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a program that SIGPIPE ended
     except (UsageError, OSError, ModuleNotFoundError) as wrong:
         error = f'{wrong.strerror}: {wrong.filename}' if isinstance(wrong, OSError) and wrong.filename else wrong
     except RuntimeError as other:
@@ -95,8 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     flags.settings(weights)
     weights.add_argument('--dtype', default='float32', choices=('float32', 'float16', 'bfloat16'))
 
-    bench = add('bench', _bench, 'throughput of this machine: `t3d bench render`, `t3d bench train --config ...`')
-    bench.add_argument('rest', nargs=argparse.REMAINDER)
+    flags.bench(add('bench', _bench, 'throughput of this machine: `t3d bench render`, `t3d bench train --config ...`'))
 
     flags.data(add('data', _data, 'data sets: `t3d data build ...`, `t3d data single-view ...`'))
 

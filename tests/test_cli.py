@@ -70,6 +70,15 @@ def test_every_command_explains_itself(capsys, name):
     assert stop.value.code == 0 and f'usage: t3d {name}' in capsys.readouterr().out
 
 
+def test_bench_lists_its_benchmarks(capsys):
+    from t3d.train import bench
+
+    with pytest.raises(SystemExit):
+        cli.main(['bench', '--help'])
+    listed = capsys.readouterr().out.partition('of its own:')[2].splitlines()
+    assert [line.split()[0] for line in listed if line] == list(bench.COMMANDS)
+
+
 def test_the_list_of_commands_is_complete():
     commands = cli._parser()._subparsers._group_actions[0].choices
     assert set(commands) == set(COMMANDS)
@@ -141,6 +150,16 @@ def test_an_interrupt_is_no_error(monkeypatch, capsys):
     assert cli.main(['doctor']) == 130 and 'Traceback' not in capsys.readouterr().err
 
 
+def test_a_reader_that_leaves_is_no_error():
+    """As `t3d ... | head`: the pipe is closed before the command has said everything."""
+    code = "import sys; from t3d import cli; cli._doctor = lambda args: print('x' * 10**6); sys.exit(cli.main(['doctor']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, '-c', code], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, '')
+
+
 # -------------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -151,6 +170,9 @@ def test_an_interrupt_is_no_error(monkeypatch, capsys):
         ((TINY, 'data.sice=8'), "unknown config key 'data.sice'. Did you mean 'data.size'?"),
         ((TINY, 'batch'), "override 'batch': wanted name=value, for example batch=16."),
         ((TINY, 'batch=many'), 'batch=many: wanted int (now 8), got str'),
+        ((TINY, 'batch=0'), 'batch=0: wanted at least 1 (examples at each step).'),
+        ((TINY, 'batch=0', '--dry-run'), 'batch=0: wanted at least 1'),
+        ((TINY, 'steps=-3'), 'steps=-3: wanted at least 1 (optimizer steps in all).'),
         ((TINY, 'optimizer=1'), "config key 'optimizer' is a group: set one of optimizer.b1, "),
         ((TINY, 'system=instant3e'), "there are image_diffusion, instant3d. Did you mean 'instant3d'?"),
         ((TINY, 'data.name=furnitur'), "unknown data set 'furnitur': wanted one of toy, furniture"),
@@ -207,6 +229,11 @@ def test_missing_weights_and_runs(capsys, tmp_path):
     for words in (('info',), ('eval',), ('generate', 'a red cube', '--run'), ('generate', 'a red cube', '--weights')):
         error = refusal(capsys, *words, 'runs/0001-instant3d-tin')
         assert 'runs/0001-instant3d-tin does not exist. Did you mean runs/0001-instant3d-tiny?' in error
+    error = refusal(capsys, 'info', '/somewhere/else')
+    assert (
+        'Did you mean' not in error
+        and '/somewhere/else does not exist. The newest run here: runs/0001-instant3d-tiny. ' in error
+    )
     assert 'holds neither checkpoints nor model.safetensors' in refusal(capsys, 'info', 'runs')
     run = tmp_path / 'runs' / 'begun'
     run.mkdir()

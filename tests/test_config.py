@@ -40,6 +40,8 @@ def test_variant_and_overrides(path):
         ('batch=many', 'wanted int'),
         ('big=1', 'wanted bool'),
         ('batch', 'name=value'),
+        ('batch=0', 'batch=0: wanted at least 1'),
+        ('steps=-3', 'steps=-3: wanted at least 1'),
     ],
 )
 def test_bad_override(path, override, says):
@@ -56,8 +58,10 @@ def test_unknown_config_lists_the_known_ones():
 
 
 def test_unknown_variant_is_a_usage_error():
-    with pytest.raises(UsageError, match='tiny'):
+    with pytest.raises(UsageError, match='there are tiny, .*, pod$'):  # none is near
         configs.load('instant3d:huge')
+    with pytest.raises(UsageError, match=r"'tinny' of instant3d: there are tiny, .*, pod\. Did you mean 'tiny'\?"):
+        configs.load('instant3d:tinny')
 
 
 def test_json_round_trip_and_lock(path):

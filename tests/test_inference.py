@@ -70,13 +70,22 @@ def test_weights_are_found_by_name_by_variable_and_by_system(tmp_path, monkeypat
     assert inference.shipped() == {}
     with pytest.raises(FileNotFoundError, match='no weights for any system come with t3d'):
         inference.load()
-    for name in ('instant3d-small', 'other-small'):
+    names = ('instant3d-small', 'other-small')  # both of the system instant3d
+    for name in names:
         inference.save_weights(small_run.loaded(), tmp_path / 'assets' / name)
-    assert inference.shipped() == {name: tmp_path / 'assets' / name for name in ('instant3d-small', 'other-small')}
+    assert inference.shipped() == {name: tmp_path / 'assets' / name for name in names}
     assert inference.load().name == 'instant3d-small'
-    assert inference.load(system='other').name == inference.load('other-small').name == 'other-small'
-    with pytest.raises(FileNotFoundError, match=r'no weights for dreamfusion .*instant3d-small, other-small'):
+    assert inference.load(system='other-small').name == inference.load('other-small').name == 'other-small'
+    with pytest.raises(FileNotFoundError, match=r'no weights for dreamfusion .*instant3d-small, other-small\)\. Train'):
         inference.load(system='dreamfusion')
+    for part, near in (
+        ('instant3d-smal', 'instant3d-small'),
+        ('other', ''),
+        ('instant3', 'instant3d'),
+        ('instant3d-', 'instant3d'),
+    ):
+        with pytest.raises(FileNotFoundError, match=rf'no weights for {part} .*{f"Did you mean {near}" if near else "Train"}'):
+            inference.load(system=part)
     monkeypatch.setenv('T3D_WEIGHTS', str(tmp_path / 'assets' / 'other-small'))
     assert inference.load().name == 'other-small'
     assert inference.load(system='instant3d').name == 'instant3d-small'  # asked for in words

@@ -9,6 +9,7 @@ import difflib
 import importlib.util
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 
@@ -16,6 +17,7 @@ from t3d.core.errors import UsageError
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 MISSING = '(absent)'
+COUNTS = {'batch': 'examples at each step', 'steps': 'optimizer steps in all'}  # keys that are at least 1
 
 
 def files() -> dict[str, pathlib.Path]:
@@ -34,10 +36,15 @@ def load(spec: str, overrides: Iterable[str] = ()):
     module = _module(_find(path))
     try:
         config = from_dict(module.get_config(variant) if variant else module.get_config())
-    except ValueError as error:  # an unknown variant
-        raise UsageError(str(error)) from error
+    except ValueError as error:  # an unknown variant: the file's message lists those it has
+        near = difflib.get_close_matches(variant, re.findall(r'\w+', str(error).partition('there are')[2]), 1)
+        hint = f'. Did you mean {near[0]!r}?' if near else ''
+        raise UsageError(f'{error}{hint}') from error
     for override in overrides:
         apply(config, override)
+    for name, what in COUNTS.items():
+        if config.get(name, 1) < 1:
+            raise UsageError(f'{name}={config[name]}: wanted at least 1 ({what}).')
     return config
 
 

@@ -62,7 +62,7 @@ def refuse_long(prompt: str, words: list[str], limit: int) -> None:
         dropped = ' '.join(words[limit:])
         raise UsageError(
             f'the prompt has {len(words)} words or word pieces, the model reads {limit}: "{dropped}" would be dropped. '
-            f'Shorten the prompt: "{prompt}"'
+            f'Shorten it. The prompt was: "{prompt}"'
         )
 
 

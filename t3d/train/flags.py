@@ -38,6 +38,19 @@ def evaluate(command) -> None:
     command.add_argument('--json', help='also write the scores here')
 
 
+def bench(command) -> None:
+    """Of `t3d bench`, added to its argparse parser: the benchmarks parse their own words."""
+    import argparse
+
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.epilog = """benchmarks, each with a --help of its own:
+  render  rays a second of the volume renderer, beside a PyTorch peer
+  train   steps and images a second, TFLOP/s and MFU of the train step of any config
+  unet    a forward pass of the Stable Diffusion UNet, beside diffusers
+  gan     the four training phases of a triplane GAN, beside PyTorch modules of the same shapes"""
+    command.add_argument('rest', nargs=argparse.REMAINDER, metavar='BENCHMARK ...', help='one of those below and its words')
+
+
 def data(command) -> None:
     """Of `t3d data`, added to its argparse parser."""
     actions = command.add_subparsers(dest='action', required=True, metavar='ACTION')

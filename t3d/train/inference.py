@@ -83,9 +83,10 @@ def _nothing_there(folder) -> str:
     if (folder / 'config.json').exists():
         return f'no checkpoint yet in {folder}: the same `t3d train ... --workdir {folder}` again goes on with it.'
     is_what = 'holds neither checkpoints nor model.safetensors' if folder.exists() else 'does not exist'
-    runs = [str(path.parent) for path in sorted(pathlib.Path('runs').glob('*/checkpoints'))]
-    near = difflib.get_close_matches(str(folder), [*runs, *shipped()], 1, 0.5) or runs[-1:]
-    hint = f'Did you mean {near[0]}? ' if near else ''
+    runs = sorted(pathlib.Path('runs').glob('*/checkpoints'), key=lambda path: path.stat().st_mtime)
+    runs = [str(path.parent) for path in runs]
+    near = difflib.get_close_matches(str(folder), [*runs, *shipped()], 1, 0.75)
+    hint = f'Did you mean {near[0]}? ' if near else f'The newest run here: {runs[-1]}. ' if runs else ''
     return (
         f'missing weights: {folder} {is_what}. {hint}Wanted a run folder, a folder with model.safetensors and config.json, '
         f'or a name of shipped weights ({", ".join(shipped()) or "none"}).'
@@ -93,15 +94,26 @@ def _nothing_there(folder) -> str:
 
 
 def _choose_shipped(system: str | None) -> str:
-    names = shipped()
-    for name in sorted(names, key=lambda name: name != DEFAULT):
-        if system is None or name.startswith(system):
-            return name
+    """The name of the shipped weights that are called so, or of a system called so; None takes `DEFAULT` or the first."""
+    systems_of = {name: _system_of(path) for name, path in shipped().items()}
+    names = sorted(systems_of, key=lambda name: name != DEFAULT)
+    found = [name for name in names if system is None or system == name] or [
+        name for name in names if systems_of[name] == system
+    ]
+    if found:
+        return found[0]
+    near = difflib.get_close_matches(str(system), [*names, *systems_of.values()], 1)
+    hint = f'Did you mean {near[0]}? ' if near else ''
     raise FileNotFoundError(
-        f'no weights for {system or "any system"} come with t3d (there are: {", ".join(names) or "none"}). '
+        f'no weights for {system or "any system"} come with t3d (there are: {", ".join(sorted(names)) or "none"}). {hint}'
         'Train some: `t3d train configs/instant3d.py:tiny`, then `t3d generate PROMPT --run runs/0001-...`; '
         'or give a folder with model.safetensors and config.json: --weights DIR, or T3D_WEIGHTS=DIR.'
     )
+
+
+def _system_of(folder: pathlib.Path) -> str:
+    """The system that shipped weights are of, without loading them."""
+    return json.loads((folder / 'config.json').read_text())['system']
 
 
 def check_prompts(config, prompts: list[str]) -> None:
