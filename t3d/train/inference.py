@@ -97,9 +97,8 @@ def _choose_shipped(system: str | None) -> str:
     """The name of the shipped weights that are called so, or of a system called so; None takes `DEFAULT` or the first."""
     systems_of = {name: _system_of(path) for name, path in shipped().items()}
     names = sorted(systems_of, key=lambda name: name != DEFAULT)
-    found = [name for name in names if system is None or system == name] or [
-        name for name in names if systems_of[name] == system
-    ]
+    found = names if system is None else [name for name in names if name == system]
+    found = found or [name for name in names if systems_of[name] == system]
     if found:
         return found[0]
     near = difflib.get_close_matches(str(system), [*names, *systems_of.values()], 1)
