@@ -11,7 +11,7 @@ from t3d.core.errors import UsageError
 from t3d.data import shapes, single_view
 from t3d.fields import triplane_generator
 from t3d.geom import cameras
-from t3d.train import captioners, evaluate, evaluate_gan
+from t3d.train import captioners, evaluate, evaluate_gan, inference
 from t3d.train import scores as chosen
 
 GREY = 0.5
@@ -51,6 +51,9 @@ def test_pictures_are_those_of_the_generator_whatever_the_batch(studio, config):
     ws = generator.ws(tree['generator'], tree['buffers'], generator.z_of_seed(np.uint32(seeds)), psi=0.7)
     want = jax.jit(lambda ws, labels: generator.image(tree['generator'], tree['buffers'], ws, labels)[0])(ws, labels)
     np.testing.assert_allclose(shown, np.clip(0.5 + 0.5 * want, 0, 1), atol=2e-6)
+    other = studio.with_weights(small_triplanes.loaded(1).params)
+    assert np.abs(other.images(other.styles(seeds, 0.7), labels) - shown).max() > 0.01
+    np.testing.assert_array_equal(studio.images(studio.styles(seeds, 0.7), labels), shown)
     rgb, depth, opacity = studio.raw(studio.styles(seeds), labels)
     assert rgb.shape == (4, evaluate_gan.SIDE, evaluate_gan.SIDE, 3) and depth.shape == opacity.shape == rgb.shape[:3]
 
@@ -158,7 +161,6 @@ def test_a_whole_evaluation(tmp_path, monkeypatch, config):
     for name in ('fid_tiny', 'control/real/fid_tiny', 'control/untrained/fid_tiny', 'kid_tiny', 'solid/agreement_seen'):
         assert name in scores
     assert {path.name for path in tmp_path.iterdir()} == {'checkpoints', 'truncation.png', 'interpolation.png', 'yaw.png'}
-    assert evaluate.evaluate(loaded._replace(folder=None), limit=70) == scores
     with pytest.raises(UsageError, match="split 'val'"):
         evaluate.evaluate(loaded, split='val')
 
@@ -195,3 +197,9 @@ def test_the_gate_of_upsamplers_that_read_w():
 def test_other_data_sets_have_no_words(config):
     other = configs.from_dict({**config.to_dict(), 'data': {**config.data.to_dict(), 'name': 'eg3d'}})
     assert evaluate_gan.knows_words(config) and not evaluate_gan.knows_words(other)
+
+
+def test_the_prompt_of_a_gan_is_a_name():
+    inference.check_prompts(small_triplanes.config(), ['seed', 'words that nobody knows'])
+    with pytest.raises(UsageError, match='empty prompt'):
+        inference.check_prompts(small_triplanes.config(), [''])

@@ -3,6 +3,7 @@
 import functools
 import json
 
+import jax
 import numpy as np
 import pytest
 import small_triplanes
@@ -152,8 +153,8 @@ def test_a_picture_is_that_of_its_own_planes_prompt_and_label(peer):
     size = shown.shape[1]
     assert shown.shape == (3, size, size, 3) and 0 <= shown.min() and shown.max() <= 1
     for k in (0, 2):
-        keys = np.stack([jax_key(5, k)])
-        planes = model.draw(params, model.text.tokenize([prompts[k]]), keys, 2.0)
+        key = jax.random.fold_in(jax.random.key(5), k)[None]
+        planes = model.draw(params, model.text.tokenize([prompts[k]]), key, 2.0)
         views = cameras.from_eg3d(where[k : k + 1])
         if hasattr(model, 'generator'):
             want = numerics.to_unit(model.rendered(model.scene(params, planes[0]), views)[1])[0]
@@ -163,9 +164,3 @@ def test_a_picture_is_that_of_its_own_planes_prompt_and_label(peer):
     assert np.abs(shown[0] - shown[2]).max() > 1e-3  # other noise and another side
     other = painter.pictures(prompts, where, seed=5, scale=7.5)
     assert np.abs(shown - other).max() > 1e-4
-
-
-def jax_key(seed, index):
-    import jax
-
-    return jax.random.fold_in(jax.random.key(seed), index)

@@ -4,6 +4,7 @@ Every score has its n and something to be read against: real pictures against ot
 and the true objects' own geometry from the same cameras. The sheets go into the run folder.
 """
 
+import copy
 import os
 
 import jax
@@ -52,6 +53,12 @@ class Studio:
 
         self._styles, self._images, self._raw = jax.jit(styles), jax.jit(images), jax.jit(raw)
 
+    def with_weights(self, tree) -> 'Studio':
+        """The same with other weights, compiled once for both."""
+        other = copy.copy(self)
+        other.tree = tree
+        return other
+
     def styles(self, seeds, psi: float = 1.0) -> np.ndarray:
         """[N, num_ws, W] of seeds [N]."""
         return self._batched(lambda seeds: self._styles(self.tree, seeds, psi), np.asarray(seeds, np.uint32))
@@ -89,7 +96,7 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, samples: int | None = Non
     log(f'drawing {count} pictures of the generator and as many of the untrained one')
     shown = studio.images(studio.styles(seeds), labels)
     params, buffers = jax.jit(studio.generator.init)(jax.random.key(config.seed))
-    fresh = Studio(config, {'generator': params, 'buffers': buffers})
+    fresh = studio.with_weights({'generator': params, 'buffers': buffers})
     scores = distances(shown, true, others, fresh.images(fresh.styles(seeds), labels))
     if config.generator.sr_style == 'w':
         scores.update(style_gate(config, loaded.params, seeds, labels, true))

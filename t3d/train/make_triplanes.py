@@ -253,7 +253,10 @@ def _finish(out: pathlib.Path, loaded: inference.Loaded, stats: Moments, shown: 
     tree = {name: loaded.params[name] for name in ('generator', 'buffers')}
     tree['stats'] = {'mean': stats.mean.astype(np.float32), 'std': stats.std.astype(np.float32)}
     weights.save(out / triplanes.FROZEN, tree, configs.from_dict({**loaded.config.to_dict(), 'steps': loaded.step}))
+    columns = min(4, len(shown))
     if shown:
-        images = np.stack([pictures for pictures, _ in shown])
-        rows = images.reshape(-1, *images.shape[1:])
-        preview.write(out / SHEET, preview.sheet(rows, [line['caption'] for _, line in shown]))
+        shown = shown[: len(shown) // columns * columns]
+        images = np.stack([pictures for pictures, _ in shown])  # [N, V, S, S, 3]
+        captions = [line['caption'] for _, line in shown]
+        labels = [' | '.join(captions[k : k + columns]) for k in range(0, len(captions), columns)]
+        preview.write(out / SHEET, preview.sheet(images.reshape(len(labels), -1, *images.shape[2:]), labels))
