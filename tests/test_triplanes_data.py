@@ -12,7 +12,7 @@ from t3d.checkpoint import weights
 from t3d.core import config as configs
 from t3d.core import tokens, tree
 from t3d.core.errors import UsageError
-from t3d.data import pipeline, sources, triplanes
+from t3d.data import pipeline, shapes, sources, triplanes
 
 PAIRS = [(3, 'a red cube', 0.1), (4, 'a blue cone', 0.2), (5, 'a red cube', 0.7), (4000000000, 'large white sphere', 0.3)]
 
@@ -103,6 +103,13 @@ def test_the_config_is_filled_from_the_folder(folder):
     assert made.is_locked and sources.resolve(made) == made
     kept = sources.resolve(config(folder, frozen='elsewhere', text={'words': ('mine',), 'length': 3}))
     assert (kept.frozen, kept.text.words) == ('elsewhere', ('mine',))
+
+
+def test_pairs_of_toy_know_its_whole_grammar(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / 'copy')
+    write_manifest(tmp_path / 'copy', captioner='toy')
+    made = sources.resolve(config(tmp_path / 'copy'))
+    assert made.text.words == shapes.WORDS and 'purple' in made.text.words  # which no caption of the four says
 
 
 def test_failures_of_the_captioner_can_be_left_out(folder):
