@@ -192,7 +192,8 @@ def test_blip_describes_as_transformers_does(blip):
     found = speaker.caption(images, None)
     ids = model.generate(pixel_values=peer_pixels(images[:, 0]), max_new_tokens=24, do_sample=False, num_beams=1)
     want = [' '.join(WORDS[k] for k in row if k not in (0, 2, 3, 4, 5, 6)) for row in ids.tolist()]
-    assert [slots['caption'].split() for slots in found] == [text.split() for text in want]
+    joined = lambda text: ''.join(text.split())  # a decoder writes no space before a question mark
+    assert [joined(slots['caption']) for slots in found] == [joined(text) for text in want]
     assert len(set(want)) > 1 and speaker.render(found[0]) == found[0]['caption'] and speaker.name.startswith('blip ')
 
 
@@ -212,8 +213,8 @@ def test_blip_answers_as_transformers_does(blip):
         do_sample=False,
         num_beams=1,
     )
-    want = [[WORDS[k] for k in row if k not in (0, 2, 3, 4, 5, 6)] for row in ids.tolist()]
-    assert [text.split() for text in found] == want and any(want)
+    want = [''.join(WORDS[k] for k in row if k not in (0, 2, 3, 4, 5, 6)) for row in ids.tolist()]
+    assert [''.join(text.split()) for text in found] == want and len(set(want)) > 1
 
 
 def test_attribute_questions_fill_the_templates(blip, monkeypatch):
