@@ -37,6 +37,17 @@ def sphere(radius=0.6, sharpness=150.0):
     return asset('a sphere that wears its normals', field, sharpness=sharpness)
 
 
+def shell(radius=0.6, thickness=0.08):
+    """A hollow sphere that is a little transparent, so that the mean depth lies inside; its colour encodes its normal."""
+
+    def field(scene, points):
+        norm = jnp.linalg.norm(points, axis=-1)
+        distance = jnp.abs(norm - radius + 0.5 * thickness) - 0.5 * thickness
+        return _solid(scene, distance), 0.5 + 0.5 * points / jnp.maximum(norm, 1e-6)[..., None]
+
+    return asset('a hollow sphere', field, num_samples=160)
+
+
 def cone_on_cube():
     """A blue cube over y in [-0.7, 0], a red cone over y in [0, 0.8]."""
 

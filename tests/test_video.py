@@ -61,7 +61,7 @@ def test_normals_and_depth_of_a_sphere():
     views = video.orbit(asset, 4)
     grid = grid_of(asset)
     frames = video.render_views(asset, views, 64, grid=grid)
-    normals = video.normal_maps(frames, views, video.opacity_gradient(grid, 1.0), 1.0)
+    normals = video.normal_maps(frames, views, video.inward_gradient(grid, 1.0), 1.0)
     solid = frames.opacity > 0.99
     expected = frames.rgb * 2.0 - 1.0  # the sphere wears its normals
     cosine = np.sum(normals * expected, -1)[solid]
@@ -72,6 +72,22 @@ def test_normals_and_depth_of_a_sphere():
     assert np.abs(rgb.astype(int) - normal)[solid].mean() < 4
     assert depth[0, 32, 32, 0] > depth[0, 32, 32 - 13, 0] + 20  # the middle is nearer, so brighter
     assert (normal[0, 0, 0] == 255).all() and (depth[0, 0, 0] == 255).all()
+
+
+def test_normals_of_a_hollow_sphere_point_outwards():
+    asset, radius = analytic_assets.shell(0.6, 0.08), 0.6
+    views, grid = video.orbit(asset, 3), grid_of(asset, 96)
+    frames = video.render_views(asset, views, 64, grid=grid)
+    normals = video.normal_maps(frames, views, video.inward_gradient(grid, 1.0), 1.0)
+    rays = cameras.rays(views, 64, 64)
+    origins, directions = np.asarray(rays.origins), np.asarray(rays.directions)
+    along = -np.sum(origins * directions, -1)
+    inside = along**2 - np.sum(origins**2, -1) + radius**2
+    first = along - np.sqrt(np.maximum(inside, 0.0))  # where a ray meets the outer sphere
+    assert (frames.depth - first)[:, 32, 32].min() > 0.04  # the mean depth is behind the skin
+    expected = (origins + directions * first[..., None]) / radius
+    cosine = np.sum(normals * expected, -1)[(inside > 0.0) & (frames.opacity > 0.9)]
+    assert len(cosine) > 1000 and (cosine > 0.95).mean() > 0.99
 
 
 def test_orbit_starts_at_the_front_and_honours_the_systems_elevation():

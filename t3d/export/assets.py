@@ -207,7 +207,7 @@ def write_sheet(asset: Asset, mesh: meshes.Mesh, densities, path: pathlib.Path, 
     elevations = np.array([level if angle is None else math.radians(angle) for _, _, angle in SHEET_VIEWS])
     views = cameras.orbit(azimuths, elevations, asset.camera['radius'], asset.camera['fov'])
     rendered = video.render_views(asset, views, size, grid=densities)
-    normals = video.normal_maps(rendered, views, video.opacity_gradient(densities, asset.bound), asset.bound)
+    normals = video.normal_maps(rendered, views, video.inward_gradient(densities, asset.bound), asset.bound)
     images = video.panels(rendered, normals, video.depth_limits(asset, densities))
     drawn = np.stack(
         [

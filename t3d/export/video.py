@@ -22,6 +22,7 @@ from t3d.geom.rays import Rays
 
 ELEVATION = math.radians(15.0)
 COARSE = 64  # cells per side of the occupancy that is painted into the frames
+DEEP = 3.0  # cells of cover that normals look at
 VISIBLE = 0.01  # opacity below which a ray shows the background: two of 255 grey levels at most
 
 
@@ -146,7 +147,7 @@ def turntable(asset, views: cameras.Cameras, size: int, grid, *, log=print) -> n
     """uint8 [V, size, 3 size, 3]: colour, normal and depth side by side, a few views at a time, with progress."""
     count = views.world_from_cam.shape[0]
     group = max(1, 2**20 // size**2)
-    gradient = opacity_gradient(grid, asset.bound)
+    gradient = inward_gradient(grid, asset.bound)
     limits = depth_limits(asset, grid)
     images, started, told = np.empty((count, size, 3 * size, 3), np.uint8), time.perf_counter(), 0.0
     for start in range(0, count, group):
@@ -161,27 +162,43 @@ def turntable(asset, views: cameras.Cameras, size: int, grid, *, log=print) -> n
     return images
 
 
-def opacity_gradient(grid, bound: float) -> np.ndarray:
-    """[R, R, R, 3]: gradient of the smoothed opacity of the cells; it points into the object."""
+def inward_gradient(grid, bound: float) -> np.ndarray:
+    """[R, R, R, 3]: gradient of a smoothed measure of how deep a cell lies in the object; it points inwards.
+
+    The measure is the solid that covers the cell from the least covered of the six axis directions, DEEP cells at most; a cell
+    is solid by the share of light that density stops on the way to it. The gradient of the opacity itself would flip behind
+    the skin of an object that is hollow, or empties inwards: no picture of the outside tells a field to fill it.
+    """
     from scipy import ndimage
 
     step = 2.0 * bound / grid.shape[0]
-    solid = ndimage.gaussian_filter(-np.expm1(-np.maximum(grid, 0.0) * 2.0 * step).astype(np.float32), 1.2)
-    return np.stack(np.gradient(solid), -1)
+    hidden = -np.expm1(-_cover(np.maximum(grid, 0.0) * np.float32(2.0 * step)))
+    return np.stack(np.gradient(ndimage.gaussian_filter(np.minimum(_cover(hidden), DEEP), 1.2)), -1)
+
+
+def _cover(cells: np.ndarray) -> np.ndarray:
+    """The smallest of the six sums over the cells from each side of the box to a cell, itself included."""
+    least = np.full(cells.shape, np.inf, np.float32)
+    for axis in range(3):
+        sums = np.cumsum(cells, axis, dtype=np.float32)
+        least = np.minimum(least, np.minimum(sums, sums.take([-1], axis) - sums + cells))
+    return least
 
 
 def normal_maps(frames: Frames, views: cameras.Cameras, gradient, bound: float) -> np.ndarray:
-    """World normals [V, H, W, 3] at the rendered depth, minus `opacity_gradient` by trilinear lookup; 0 where nothing is.
+    """World normals [V, H, W, 3]: minus `inward_gradient` a cell in front of the rendered depth; 0 where nothing is.
 
-    Smoother than finite differences of the depth, and without a second pass through the field.
+    (The depth is a mean, which lies behind the skin.) Smoother than finite differences of the depth, and without a second pass
+    through the field. By trilinear lookup.
     """
     from scipy import ndimage
 
     matrices, lenses, size = np.asarray(views.world_from_cam), np.asarray(views.intrinsics), frames.rgb.shape[1]
     hit = np.flatnonzero(frames.opacity > 0.02)
     rays = _pixel_rays(matrices, lenses, hit, size)
-    points = rays.origins + rays.directions * frames.depth.reshape(-1)[hit, None]
-    where = ((points + bound) * (gradient.shape[0] / (2.0 * bound)) - 0.5).T
+    cell = 2.0 * bound / gradient.shape[0]
+    points = rays.origins + rays.directions * (frames.depth.reshape(-1)[hit, None] - cell)
+    where = ((points + bound) / cell - 0.5).T
     vectors = -np.stack([ndimage.map_coordinates(gradient[..., c], where, order=1, mode='nearest') for c in range(3)], -1)
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     maps = np.zeros((*frames.opacity.shape, 3), np.float32)
