@@ -33,13 +33,17 @@ def main(argv=None) -> int:
 
     from t3d.data import sources
     from t3d.parallel import devices
-    from t3d.train import loop
+    from t3d.train import loop, publish
 
     devices.compilation_cache()
     if args.distributed or args.coordinator:
         devices.start(args.coordinator, args.num_processes, args.process_id)
     try:
-        loop.run(sources.resolve(config), args.workdir, stop_after=args.stop_after, init_from=args.init_from)
+        workdir = loop.run(sources.resolve(config), args.workdir, stop_after=args.stop_after, init_from=args.init_from)
+        if jax.process_count() == 1:
+            publish.finish(workdir, list(config.export.prompts) if 'export' in config else [])
+        elif jax.process_index() == 0:
+            print(f'after the last step: `t3d eval {workdir}`, `t3d generate PROMPT --run {workdir}`', flush=True)
     except (UsageError, FileNotFoundError, ModuleNotFoundError) as error:
         if jax.process_index() == 0:
             print(f'error: {error}', file=sys.stderr, flush=True)

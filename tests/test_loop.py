@@ -236,7 +236,10 @@ def test_errors_of_the_data_reach_the_user(tmp_path):
 
 def test_command_line(tmp_path, monkeypatch, capsys):
     from launch import train
+    from t3d.train import publish
 
+    finished = []
+    monkeypatch.setattr(publish, 'finish', lambda *words: finished.append(words))
     (tmp_path / 'small.py').write_text(f'def get_config(variant=""):\n    return {config()!r}\n')
     monkeypatch.setattr(systems, 'make', lambda config: make(batch=config.batch))
     inner = loop._data
@@ -248,8 +251,13 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert train.main(command) == 0
     stored = json.loads((tmp_path / 'run' / 'config.json').read_text())
     assert (stored['steps'], stored['batch']) == (2, 8) and 'step 2/2' in capsys.readouterr().out
+    assert [(os.fspath(workdir), prompts) for workdir, prompts in finished] == [(str(tmp_path / 'run'), [])]  # as `t3d train`
     assert train.main([*command, '--config.seed=9']) == 2
     assert 'error: workdir' in (text := capsys.readouterr().err) and 'seed: 1 there, 9 given' in text
     with pytest.raises(SystemExit):
         train.main(['--config', str(tmp_path / 'small.py'), '--config.stps=3'])
     assert "Did you mean 'steps'" in capsys.readouterr().err
+    monkeypatch.setattr(loop, 'run', lambda *words, **options: tmp_path / 'run')
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    assert train.main(command) == 0 and f'`t3d eval {tmp_path / "run"}`' in capsys.readouterr().out
+    assert len(finished) == 1  # several processes leave their devices

@@ -1,5 +1,7 @@
 """Scores of a trained text-to-3D system on views it has not seen, each with its n and its control."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from t3d.train.inference import Loaded
 
 AZIMUTH = np.arange(6) * (np.pi / 3) + 0.2  # the views every toy score is taken from
 ELEVATION = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 0.3])
+EVERY = 3.0  # seconds between lines of progress
 SHARED = (1, 4, 7, 10)  # views of furniture at azimuths 30, 120, 210, 300 degrees, elevation 15, the same for every object
 
 
@@ -48,6 +51,20 @@ def render_views(
             found.append(np.asarray(draw(asset.scene, own)))
         progress(len(found), len(prompts))
     return np.stack(found)
+
+
+def progress(log, what: str):
+    """A `progress` of `render_views` that tells `log` how far `what` is, every few seconds, and when it will be done."""
+    began, told = time.perf_counter(), 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        passed = time.perf_counter() - began
+        if passed > told + EVERY or (told and done == total):
+            log(f'{what}: {done}/{total} prompts  {passed:.0f} s  eta {passed / done * (total - done):.0f} s')
+            told = passed
+
+    return tell
 
 
 def _renderer(render, size):
@@ -146,7 +163,8 @@ def relations(loaded: Loaded, log=lambda line: None, *, limit: int | None = None
         step = max(1, len(scenes) // (limit or 256))
         scenes = scenes[step // 2 :: step]
         log(f'oracle: {len(scenes)} {split} scenes')
-        renders = render_views(loaded, [scene.captions[0] for scene in scenes], views, size)
+        prompts = [scene.captions[0] for scene in scenes]
+        renders = render_views(loaded, prompts, views, size, progress=progress(log, f'{split} scenes'))
         name = {'test': 'held_out', 'train': 'seen'}[split]
         scores.update({f'{name}_pairs/{label}': value for label, value in judge.score(renders, scenes).items()})
         shuffled = judge.score(np.roll(renders, len(scenes) // 2 + 1, axis=0), scenes)
@@ -172,8 +190,8 @@ def views_of_objects(
     prompts, held_out, shared = object_views(config, limit=limit, split=split)
     log(f'rendering {len(prompts)} objects x {held_out[1].shape[1]} held-out and {len(SHARED)} shared views')
     untrained = loaded.system.init(jax.random.key(1), _zeros(loaded.system.batch_spec)).params
-    scores = _object_scores(loaded, prompts, held_out, shared, None)
-    control = _object_scores(loaded, prompts, held_out, shared, untrained)
+    scores = _object_scores(loaded, prompts, held_out, shared, None, log)
+    control = _object_scores(loaded, prompts, held_out, shared, untrained, log)
     scores.update({f'control/{name}_untrained': value for name, value in control.items() if 'shuffled' not in name})
     counts = {prompt: prompts.count(prompt) for prompt in set(prompts)}
     scores['r1_ceiling'] = float(np.mean([1.0 / counts[prompt] for prompt in prompts]))
@@ -204,11 +222,14 @@ def _views(records, which, background):
     return cameras.Cameras(matrices, intrinsics), images
 
 
-def _object_scores(loaded, prompts, held_out, shared, params):
-    size = held_out[1].shape[2]
-    renders = render_views(loaded, prompts, held_out[0], size, params=params)
+def _object_scores(loaded, prompts, held_out, shared, params, log):
+    size, of = held_out[1].shape[2], '' if params is None else ', untrained weights (control)'
+    told = progress(log, f'held-out views{of}')
+    renders = render_views(loaded, prompts, held_out[0], size, params=params, progress=told)
     scores = {'psnr': float(np.asarray(image.psnr(renders, held_out[1])).mean())}
-    renders, own = render_views(loaded, prompts, shared[0], size, params=params), np.arange(len(prompts))
+    told = progress(log, f'shared views{of}')
+    renders = render_views(loaded, prompts, shared[0], size, params=params, progress=told)
+    own = np.arange(len(prompts))
     rank = retrieval.ranks(retrieval.distances(renders, shared[1]), own)
     shuffled = retrieval.ranks(retrieval.distances(np.roll(renders, 7, axis=0), shared[1]), own)
     return {

@@ -148,7 +148,8 @@ def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     if config.data.name != 'toy':
         prompts, (views, true), _ = views_of.object_views(config, limit=limit, split=split)
         log(f'rendering {len(prompts)} objects x {true.shape[1]} held-out views')
-        return Pictures(prompts, views_of.render_views(loaded, prompts, views, true.shape[2]), true, True)
+        told = views_of.progress(log, 'held-out views')
+        return Pictures(prompts, views_of.render_views(loaded, prompts, views, true.shape[2], progress=told), true, True)
     if config.data.scenes == 'singles':
         things, shown, true = views_of.single_views(loaded)
         return Pictures([scene.captions[0] for scene in things], shown, true, True)
@@ -165,7 +166,8 @@ def _pairs(loaded, log, limit) -> Pictures:
     views = cameras.Cameras(*toy.camera_arrays(azimuth, elevation, shapes.RADIUS, shapes.FOV))
     prompts = [scene.captions[0] for scene in scenes]
     true = np.stack([oracle.composite(record['image'], background) for record in records])
-    return Pictures(prompts, views_of.render_views(loaded, prompts, views, data.size), true, True)
+    told = views_of.progress(log, 'held-out scenes')
+    return Pictures(prompts, views_of.render_views(loaded, prompts, views, data.size, progress=told), true, True)
 
 
 def _samples(loaded, log, samples) -> Pictures:
