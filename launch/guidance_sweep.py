@@ -6,6 +6,7 @@ few samples), with what the stage-1 generator reaches.
 
 import argparse
 import json
+import math
 import pathlib
 
 from t3d.core.errors import UsageError
@@ -45,7 +46,13 @@ def main(argv: list[str] | None = None) -> None:
     name = 'fid_tiny' if 'fid_tiny' in rows[0] else 'kid_tiny'
     curves = {title: key.format(name) for title, key in DISTANCES.items()}
     highest = max((row[key] for row in rows for key in curves.values() if key in row), default=0.0)
-    _plot(out.with_stem(f'{out.stem}-{name}'), f'{what}: {name}', rows, scales, curves, high=1.1 * highest)
+    _plot(out.with_stem(f'{out.stem}-{name}'), f'{what}: {name}', rows, scales, curves, high=_above(highest))
+
+
+def _above(value: float) -> float:
+    """The least of five equal steps of one digit that reaches a value: 0.0974 gives 0.1, 0.27 gives 0.3."""
+    digit = 10.0 ** math.floor(math.log10(max(value, 1e-9) / 5.0))
+    return 5.0 * digit * math.ceil(value / (5.0 * digit))
 
 
 def _plot(path, title: str, rows: list[dict], scales, curves: dict[str, str], high: float = 1.0) -> None:
