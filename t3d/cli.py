@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         error = other
     except KeyboardInterrupt:
         return 130
-    print(f'error: {error}', file=sys.stderr, flush=True)
+    sys.stderr.write(f'error: {error}\n')  # one write: other threads may speak too
+    sys.stderr.flush()
     return 2
 
 

@@ -155,6 +155,41 @@ def test_damaged_files_never_restore_silently(saved, tmp_path, item):
     assert found
 
 
+READ = """
+import sys
+from t3d.checkpoint import store as stores
+store = stores.Store(sys.argv[1], read_only=True)
+try:
+    store.restore_ema()
+except stores.CorruptCheckpoint as error:
+    print(error)
+store.close()
+
+
+class Gone:
+    def __del__(self):
+        raise ValueError('another')
+
+
+Gone()
+"""
+
+
+def test_a_truncated_file_is_one_line_and_nothing_else_on_the_console(saved, tmp_path):
+    import shutil
+    import subprocess
+    import sys
+
+    for kept in (0, 100):
+        folder = shutil.copytree(saved, tmp_path / str(kept))
+        files = [path for path in (folder / '00000004' / 'ema').rglob('d/*') if path.is_file()]
+        with open(max(files, key=lambda path: path.stat().st_size), 'r+b') as file:
+            file.truncate(kept)
+        done = subprocess.run([sys.executable, '-c', READ, str(folder)], capture_output=True, text=True, check=False)
+        assert len(done.stdout.splitlines()) == 1 and 'Delete that folder to go on from step 2' in done.stdout
+        assert done.stderr.splitlines()[-1:] == ['ValueError: another'] and done.stderr.count('Traceback') == 1, done.stderr
+
+
 def test_digest_sees_every_bit_and_no_layout():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(16, 24)).astype(np.float32)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gc
 import hashlib
+import inspect as inspect_module
 import itertools
 import json
 import logging
@@ -187,7 +188,8 @@ class Store:
                 return dict(self._manager.restore(step, args=self._ocp.args.Composite(**args)).items())
             except Exception as error:
                 text = str(error)
-            gc.collect()  # the abandoned reads of the other leaves complain as they are freed: here, where it is quiet
+            _end_abandoned_reads()
+        _ignore_abandoned_reads()
         leaf = re.search(r"""Error reading "([^"]+)/[^"/]*"|'path': '([^'/][^']*)/'""", text)
         item = 'ema/' if '/ema/' in text else ''
         leaf = f' at leaf {item}{(leaf.group(1) or leaf.group(2)).replace(".", "/")}' if leaf else ''
@@ -280,6 +282,38 @@ def _quiet(*names: str):
         sys.unraisablehook = hook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _end_abandoned_reads() -> None:
+    """Ends the reads of other leaves that Orbax leaves hanging after one has failed: each would complain when it is freed."""
+    gc.collect()
+    for thing in gc.get_objects():
+        if inspect_module.iscoroutine(thing) and _is_read(thing):
+            with contextlib.suppress(Exception):  # what they say of being ended
+                thing.close()
+
+
+def _ignore_abandoned_reads() -> None:
+    """From a failed read on, keeps late words about it off the console; all else goes where it went.
+
+    TensorStore's threads finish what was begun and wake an event loop that is closed, at any time until the process ends.
+    """
+    before = sys.unraisablehook
+    if before.__name__ == '_abandoned':
+        return
+
+    def _abandoned(unraisable) -> None:
+        closed = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == 'Event loop is closed'
+        if not closed and not _is_read(unraisable.object):
+            before(unraisable)
+
+    sys.unraisablehook = _abandoned
+
+
+def _is_read(thing) -> bool:
+    """Whether an object is a coroutine in which Orbax reads."""
+    code = getattr(thing, 'cr_code', None)
+    return code is not None and 'orbax' in code.co_filename and ('read' in code.co_name or 'deserialize' in code.co_name)
 
 
 def _check_leaves(target: dict, stored: dict, path) -> None:
