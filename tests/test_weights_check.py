@@ -140,9 +140,14 @@ def test_a_tokenizer_of_another_model(copy, capsys):
 
 
 def test_nothing_to_check(tmp_path, capsys):
-    for folder in (tmp_path, tmp_path / 'nowhere'):
-        assert cli.main(['weights', 'check', str(folder)]) == 2
-        assert 'error: no config.json in' in capsys.readouterr().err
+    assert cli.main(['weights', 'check', str(tmp_path)]) == 2
+    assert 'error: no config.json in' in capsys.readouterr().err
+    assert cli.main(['weights', 'check', str(tmp_path / 'nowhere')]) == 2
+    error = capsys.readouterr().err
+    assert f'error: nothing at {tmp_path / "nowhere"}. Wanted a pipeline folder' in error and 'download one first' in error
+    (tmp_path / 'stable-diffusion').mkdir()
+    assert cli.main(['weights', 'check', str(tmp_path / 'stable-difusion')]) == 2
+    assert f'Did you mean {tmp_path / "stable-diffusion"}?' in capsys.readouterr().err
 
 
 def test_weights_of_t3d_are_checked_too(tmp_path, capsys):

@@ -299,7 +299,7 @@ def _ignore_abandoned_reads() -> None:
     TensorStore's threads finish what was begun and wake an event loop that is closed, at any time until the process ends.
     """
     before = sys.unraisablehook
-    if before.__name__ == '_abandoned':
+    if getattr(before, '__name__', '') == '_abandoned':
         return
 
     def _abandoned(unraisable) -> None:

@@ -1,5 +1,6 @@
 """`t3d weights check DIR`: what a folder of real weights holds, and whether it would load, part by part."""
 
+import difflib
 import pathlib
 from typing import NamedTuple
 
@@ -46,6 +47,13 @@ def check(folder, *, config=None, variant: str | None = None) -> list[Part]:
       UsageError: there is nothing to check; the message says what is there.
     """
     folder = pathlib.Path(folder)
+    if not folder.exists():
+        near = difflib.get_close_matches(folder.name, [path.name for path in folder.absolute().parent.glob('*')], 1)
+        hint = f' Did you mean {folder.parent / near[0]}?' if near else ''
+        raise UsageError(
+            f'nothing at {folder}.{hint} Wanted a pipeline folder as diffusers saves it (unet/, vae/, text_encoder/, ...), '
+            'one of its parts, one .safetensors file, or a weights folder of t3d: download one first, or check the path.'
+        )
     if folder.is_file():
         beside = folder.parent if config is None else pathlib.Path(config)
         return _single_file(folder, beside if config is not None or (beside / 'unet').is_dir() else None)
