@@ -10,12 +10,12 @@ import contextlib
 import functools
 import gc
 import hashlib
-import inspect as inspect_module
 import itertools
 import json
 import logging
 import re
 import sys
+import types
 from typing import Any, NamedTuple
 
 import jax
@@ -288,7 +288,7 @@ def _end_abandoned_reads() -> None:
     """Ends the reads of other leaves that Orbax leaves hanging after one has failed: each would complain when it is freed."""
     gc.collect()
     for thing in gc.get_objects():
-        if inspect_module.iscoroutine(thing) and _is_read(thing):
+        if type(thing) is types.CoroutineType and _is_read(thing):  # isinstance would wake lazy objects
             with contextlib.suppress(Exception):  # what they say of being ended
                 thing.close()
 
