@@ -129,7 +129,7 @@ def objects(monkeypatch):
     return records
 
 
-def test_real_objects_are_retrieved_by_true_renders(objects):
+def test_real_objects_are_retrieved_by_true_renders(objects, monkeypatch):
     loaded = loaded_with({max(record['captions'], key=len): record for record in objects}, 'instant3d.py:furniture')
     scores = evaluate.evaluate(loaded)
     assert scores['psnr'] >= 40.0 and scores['r1_ceiling'] == 1.0
@@ -138,7 +138,12 @@ def test_real_objects_are_retrieved_by_true_renders(objects):
     assert scores['control/training_cameras/r1_shuffled_prompts'] == 0.0
     assert scores['control/training_cameras/r1_untrained'] <= 1 / 12 and scores['control/psnr_untrained'] < 20.0
     assert 0.0 < scores['control/psnr_of_the_mean_picture'] < 30.0
-    assert evaluate.evaluate(loaded, limit=5)['n_objects'] == 5
+    lines = []
+    monkeypatch.setattr(evaluate, 'EVERY', -1.0)
+    assert evaluate.evaluate(loaded, lines.append, limit=5)['n_objects'] == 5
+    told = [line.partition(':')[0] for line in lines if ': 5/5 prompts' in line and line.endswith(' eta 0 s')]
+    views = ['held-out views', 'shared views']
+    assert told == [*views, *(f'{what}, untrained weights (control)' for what in views)]
 
 
 def test_equal_captions_lower_the_ceiling(objects):
@@ -148,6 +153,15 @@ def test_equal_captions_lower_the_ceiling(objects):
     scores = evaluate.evaluate(loaded)
     assert scores['r1_ceiling'] == pytest.approx((4 * 0.25 + 8) / 12)
     assert scores['training_cameras/r1'] == pytest.approx(9 / 12)
+
+
+def test_progress_says_what_is_left_and_only_now_and_then(monkeypatch):
+    lines, now = [], iter([0.0, 1.0, 4.0, 5.0, 8.0])
+    monkeypatch.setattr(evaluate.time, 'perf_counter', lambda: next(now))
+    tell = evaluate.progress(lines.append, 'views')
+    for done in (32, 64, 96, 128):
+        tell(done, 128)
+    assert lines == ['views: 64/128 prompts  4 s  eta 4 s', 'views: 128/128 prompts  8 s  eta 0 s']
 
 
 def test_cameras_are_shared_or_of_each_object():
