@@ -285,7 +285,7 @@ def test_both_pictures_change_alike_and_gradients_are_those_of_the_change(pair):
 
 def test_the_controller_over_100_iterations():
     rng, batch = np.random.default_rng(0), 32
-    observe = jax.jit(lambda state, logits: augment.observe(state, jnp.mean(jnp.sign(logits)), logits.shape[0], images=20_000))
+    observe = jax.jit(lambda state, sign: augment.observe(state, sign, batch, images=20_000))
     state, p, signs = augment.controller(0.01), 0.01, []
     for iteration in range(100):
         logits = rng.normal(1.2 if iteration < 60 else 0.0, 1.0, batch).astype(np.float32)

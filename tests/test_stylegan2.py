@@ -120,7 +120,7 @@ def test_mapping_of_a_label_alone_and_of_z_alone():
         layer = params[f'fc{i}']
         x = x @ layer['weight'] * (0.01 / 4.0) + 0.01 * np.asarray(layer['bias'])
         x = np.where(x > 0, x, 0.2 * x) * np.sqrt(2)
-    assert largest(mapping.apply({'params': params}, None, c), x) < 2e-6
+    assert largest(mapping.apply({'params': params}, None, c), x) < 2e-6 * np.abs(x).max()  # float32 through eight layers
     alone = sg.Mapping(16, 0, 16, 2)
     params = alone.init(jax.random.key(0), c[:, :16], None)['params']
     assert set(params) == {'fc0', 'fc1'} and params['fc0']['weight'].shape == (16, 16)
