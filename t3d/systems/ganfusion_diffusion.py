@@ -76,8 +76,8 @@ def make(config) -> System:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(prompts)))
         planes = model.draw(params, jnp.asarray(model.text.tokenize(list(prompts))), keys)
         camera = {name: float(config.render[name]) for name in ('radius', 'fov')}
-        make_asset = functools.partial(Asset, field=model.field_at, render=model.render_rays, bound=model.bound, camera=camera)
-        return [make_asset(prompt, model.scene(params, one)) for prompt, one in zip(prompts, planes, strict=True)]
+        shown = (model.field_at, model.render_rays, model.bound, camera, model.picture)
+        return [Asset(prompt, model.scene(params, one), *shown) for prompt, one in zip(prompts, planes, strict=True)]
 
     return System(init, train_step, preview, generate, SHARDING, batch_spec(config))
 

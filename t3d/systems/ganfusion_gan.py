@@ -21,6 +21,7 @@ Differences from the paper (and from EG3D, whose recipe it is):
 - The label noise of the discriminator (`discriminator.label_noise`) is drawn anew at each use; it does not pile up.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -59,12 +60,11 @@ def make(config) -> System:
         extras = {'density': jnp.zeros(()), 'r1': jnp.zeros(()), 'augment': augment.controller(config.augment.p)}
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, extras)
 
-    def preview(params, batch, key) -> jax.Array:
-        return model.sheet(params, key, min(config.preview.rows, config.batch), config.preview.views)
+    preview = lambda params, batch, key: model.sheet(params, key, min(config.preview.rows, config.batch), config.preview.views)
 
     def generate(params, prompts, key) -> list[Asset]:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(prompts)))
-        z = jax.vmap(lambda key: jax.random.normal(key, (model.generator.z_dim,)))(keys)
+        draw = lambda place: jax.random.normal(jax.random.fold_in(key, place), (model.generator.z_dim,))
+        z = jax.vmap(draw)(jnp.arange(len(prompts)))
         styles = model.generator.map(params['generator'], z)
         return [model.asset(params, prompt, w) for prompt, w in zip(prompts, styles, strict=True)]
 
@@ -148,8 +148,9 @@ class Model:
         return self.generator.upsample(params, features, self.generator.style_of(buffers, w)), features[..., :3], w
 
     def blurred(self, image, sigma):
-        """The image as the discriminator sees it early in training."""
-        return fir.blur(image, sigma, self.blur_radius) if self.blur_radius else image
+        """The image as the discriminator sees it early in training; costs nothing once the blur is over."""
+        blur = lambda x: fir.blur(x, sigma, self.blur_radius)
+        return jax.lax.cond(3 * sigma >= 1, blur, lambda x: x, image) if self.blur_radius else image
 
     def judge(self, params, image, raw, label, key, p):
         """Logits [B]; the pair augmented with strength p and the label with noise, where the config has them."""
@@ -226,9 +227,8 @@ class Model:
         """One iteration at the neural resolution of its rung."""
         if len(self.ladder) == 1:
             return self.iteration(state, batch, key, self.ladder[0][1])
-        images = state.step * self.config.batch
-        rung = sum((images >= start).astype(jnp.int32) for start, _ in self.ladder[1:])
-        branches = [lambda *args, size=size: self.iteration(*args, size) for _, size in self.ladder]
+        rung = sum((state.step * self.config.batch >= start).astype(jnp.int32) for start, _ in self.ladder[1:])
+        branches = [functools.partial(self.iteration, size=size) for _, size in self.ladder]
         return jax.lax.switch(rung, branches, state, batch, key)
 
     def iteration(self, state: TrainState, batch, key, size: int):
