@@ -69,11 +69,16 @@ def scored(monkeypatch, scene_of, params=None, **options):
 
 def test_the_truth_has_full_marks_and_its_control_chance(monkeypatch):
     scores = scored(monkeypatch, truth)
+    chance = {  # of the other captions: 48 objects of 6 colours for each shape, 16 of 2
+        'seen': dict(colour=5 / 47, shape=11 / 47, size=23 / 47, both=1 / 47),
+        'held_out': dict(colour=1 / 15, shape=3 / 15, size=7 / 15, both=1 / 15),
+    }
     for name, count in (('seen', 96), ('held_out', 32)):
         assert scores[f'{name}/n'] == count
         for slot in ('colour', 'shape', 'size', 'both'):
             assert scores[f'{name}/{slot}'] == 1.0
-        assert scores[f'control/{name}/both_shuffled'] <= 0.05 and scores[f'control/{name}/colour_shuffled'] <= 0.2
+        control = {slot: scores[f'control/{name}/{slot}_shuffled'] for slot in ('colour', 'shape', 'size', 'both')}
+        assert control == pytest.approx(chance[name])
         assert scores[f'{name}/readable'] == 1.0 and scores[f'{name}/distance'] < 0.15
     assert scores['fid_tiny_n'] == 48  # half of the small data set
     assert abs(scores['kid_tiny'] - scores['control/real/kid_tiny']) < 0.1

@@ -56,6 +56,34 @@ def derangement(count: int, seed: int = 0) -> np.ndarray:
     return order
 
 
+def attribute_shares(
+    found: list[dict], captions: list[dict], own: np.ndarray, joint: tuple[str, ...]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Shares of samples that show what their caption says, and, as control, what any other caption of the list says.
+
+    The control is the mean over all pairs of a sample and another caption, so it has no chance of a lucky shuffle.
+
+    Args:
+      found: N dictionaries {slot: value}, what each sample shows.
+      captions: C >= 2 dictionaries of the same slots (more keys do no harm), what each caption says.
+      own: int [N], the caption of each sample.
+      joint: the slots that `both` wants right at once.
+    Returns:
+      ({slot: share, 'both': share}, the same of the control), for the slots of `found`.
+    """
+    own = np.asarray(own)
+    hits = {
+        slot: np.array([[sample[slot] == caption[slot] for caption in captions] for sample in found], np.float64)
+        for slot in found[0]
+        if slot in captions[0]
+    }
+    hits['both'] = np.prod([hits[slot] for slot in joint], axis=0)
+    rows, others = np.arange(len(own)), len(captions) - 1
+    values = {slot: float(hit[rows, own].mean()) for slot, hit in hits.items()}
+    control = {slot: float(((hit.sum(1) - hit[rows, own]) / others).mean()) for slot, hit in hits.items()}
+    return values, control
+
+
 def check(images: np.ndarray, texts: np.ndarray, own: np.ndarray) -> np.ndarray:
     """own as an array [N] if it fits images [N, ..., D] and texts [M, D].
 

@@ -6,6 +6,7 @@ from t3d import systems
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
 from t3d.data import oracle, shapes, toy
+from t3d.metrics.scores import attribute_shares
 from t3d.train import inference
 
 SAMPLES = 64  # of each caption
@@ -15,7 +16,7 @@ LABELS = ('shape', 'colour')
 def evaluate(loaded: inference.Loaded, log=lambda line: None, *, samples: int | None = None) -> dict[str, float]:
     """Shares of samples with the caption's shape, colour and both, for held-out and for seen shape-colour pairs.
 
-    The oracle is data.oracle.PictureOracle. Controls: the captions of other pairs (rotated by five), and the oracle's own score
+    The oracle is data.oracle.PictureOracle. Controls: all other captions of the group, and the oracle's own score
     on true pictures from random cameras. `distance` is the root mean square distance to the nearest true picture, in [0, 1];
     that of true pictures stands beside it.
 
@@ -28,14 +29,15 @@ def evaluate(loaded: inference.Loaded, log=lambda line: None, *, samples: int | 
     log(f'drawing {samples} samples of each of {len(things)} captions')
     images = draw(loaded, [scene.captions[0] for scene in things], samples)
     found, distance = judge.read(images)
-    wanted = [scene.attributes for scene in things for _ in range(samples)]
     scores = {}
-    for name, chosen in (('held_out', held_out), ('seen', ~held_out)):
-        rows = np.flatnonzero(np.repeat(chosen, samples))
-        scores.update({f'{name}/{label}': value for label, value in _shares(found, wanted, rows, rows).items()})
+    for name, chosen in (('held_out', np.flatnonzero(held_out)), ('seen', np.flatnonzero(~held_out))):
+        rows = (chosen[:, None] * samples + np.arange(samples)).ravel()
+        shown = [{label: found[row][label] for label in LABELS} for row in rows]
+        own = np.repeat(np.arange(len(chosen)), samples)
+        values, control = attribute_shares(shown, [things[k].attributes for k in chosen], own, LABELS)
+        scores.update({f'{name}/{label}': value for label, value in values.items()})
         scores[f'{name}/distance'] = float(distance[rows].mean())
-        other = np.roll(rows, 5 * samples)
-        scores.update({f'control/{name}/{label}_shuffled': v for label, v in _shares(found, wanted, rows, other).items()})
+        scores.update({f'control/{name}/{label}_shuffled': value for label, value in control.items()})
         scores[f'{name}/n'] = len(rows)
     return {**scores, **_of_true_pictures(judge, loaded.config.data)}
 
@@ -85,17 +87,6 @@ def sweep(loaded: inference.Loaded, scales, log=lambda line: None, *, samples: i
             + ', '.join(f'{name} {rows[-1][name]:.3f}' for name in ('seen/both', 'held_out/both', 'seen/distance'))
         )
     return rows
-
-
-def _shares(found, wanted, rows, other) -> dict[str, float]:
-    """Shares of the samples `rows` that show what the captions of `other` say."""
-    right = {
-        label: np.array([found[a][label] == wanted[b][label] for a, b in zip(rows, other, strict=True)]) for label in LABELS
-    }
-    return {
-        **{label: float(value.mean()) for label, value in right.items()},
-        'both': float((right['shape'] & right['colour']).mean()),
-    }
 
 
 def _of_true_pictures(judge: oracle.PictureOracle, data, count: int = 256) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Scores of text to triplanes, GANFusion's diffusion and RenderDiffusion alike: does each object show what its caption says?
 
-One picture of each sample, from a random camera of the data set, after the upsampler where there is one. Controls: captions
-of other objects, real pictures, and for GANFusion its stage-1 generator, which bounds what diffusion can reach (`ceiling`).
+One picture of each sample, from a random camera of the data set, after the upsampler where there is one. Controls: the other
+captions, real pictures, and for GANFusion its stage-1 generator, which bounds what diffusion can reach (`ceiling`).
 """
 
 import jax
@@ -13,6 +13,7 @@ from t3d.core import numerics, tokens
 from t3d.core.errors import UsageError
 from t3d.data import shapes, single_view, triplanes
 from t3d.geom import cameras
+from t3d.metrics.scores import attribute_shares
 from t3d.train import captioners, evaluate_gan
 from t3d.train.inference import Loaded
 
@@ -77,7 +78,7 @@ def evaluate(
     """All scores of a run.
 
     - toy: shares of samples with their caption's colour, shape, size and both of the first two, of objects that were seen in
-      training and of held-out ones apart, by the exact captioner (captioners.ToyReader); shuffled: captions of other objects.
+      training and of held-out ones apart, by the exact captioner (captioners.ToyReader); shuffled: all other captions.
     - FID-tiny and KID-tiny to real single-view pictures at one n, beside other real pictures and the stage-1 generator's.
 
     Args:
@@ -120,16 +121,13 @@ def ceiling(loaded: Loaded, data, true, others, seen) -> dict[str, float]:
 
 
 def accuracy(name: str, found: list[dict], wanted: list[dict], samples: int) -> dict[str, float]:
-    """Shares of samples that show what the caption says; the control takes the caption of the object five further on."""
-    right = lambda slot, truth: np.array([a[slot] == b[slot] for a, b in zip(found, truth, strict=True)])
-    other = [wanted[(k + 5 * samples) % len(wanted)] for k in range(len(wanted))]
-    scores = {}
-    for slot in SLOTS:
-        scores[f'{name}/{slot}'] = float(right(slot, wanted).mean())
-        scores[f'control/{name}/{slot}_shuffled'] = float(right(slot, other).mean())
-    both = lambda truth: float((right('colour', truth) & right('shape', truth)).mean())
-    scores |= {f'{name}/both': both(wanted), f'control/{name}/both_shuffled': both(other)}
-    far = np.array([slots['distance'] for slots in found])
+    """Shares of samples that show what the caption says; the control asks every other caption of the list instead."""
+    slots = [{slot: labels[slot] for slot in SLOTS} for labels in found]
+    own = np.arange(len(wanted)) // samples
+    values, control = attribute_shares(slots, wanted[::samples], own, ('colour', 'shape'))
+    scores = {f'{name}/{label}': value for label, value in values.items()}
+    scores |= {f'control/{name}/{label}_shuffled': value for label, value in control.items()}
+    far = np.array([labels['distance'] for labels in found])
     scores |= {f'{name}/distance': float(far.mean()), f'{name}/readable': float((far <= captioners.THRESHOLD).mean())}
     return {**scores, f'{name}/n': len(found)}
 
