@@ -5,11 +5,11 @@ weighted by their probability. A small head, trained on captioned furniture (`fi
 histogram, since ImageNet classes do not know colours. Text vectors are sentence vectors. `t3d.checkpoint.judges` reads both
 networks.
 
-Measured on furniture, text as 'a photo of ...', one seed, +-.03 is noise. ConSE: 820 objects, 4 views of 128 pixels, among 598
-nouns R@1/5/10 .118/.234/.299, AUC .798 (bare nouns: R@1 .073); every fifth object, 1 view of 224 pixels in which it fills the
-frame: .146/.305/.366, .830. 132 objects of 103 unseen nouns: ConSE .197/.409/.523, .807; with a head trained on the other nouns
-.333/.568/.697, .877. Colour among 8, unseen nouns, 1 view of 64 pixels, n = 419: ConSE .150, head .850 without and .883 with
-the histogram; unseen pairs of noun and colour, n = 176: .841 and .898.
+Measured on furniture at 224 pixels filling the frame, 4 views, text as 'a photo of ...', +-.03 is noise. ConSE: 820 objects among
+598 nouns R@1/5/10 .165/.293/.357, AUC .839 (at 128 pixels and 73 % of the frame .118/.234/.299, .798). 132 objects of 103 unseen
+nouns: ConSE .265/.500/.591, .835; a head trained on the other nouns .351/.600/.737, .902 (three seeds). Colour among 8, unseen
+nouns, 1 view of 64 pixels, n = 419: ConSE .150, head .850 without and .883 with the histogram; unseen pairs of noun and colour,
+n = 176: .841 and .898.
 
     encode_images, encode_texts = judges.image_encoder(), judges.text_encoder()
     classes = encode_texts([f'a photo of a {name}' for name in judges.imagenet_names()])
