@@ -152,3 +152,16 @@ def test_the_table_with_a_peer(capsys):
     assert 'peer: torch' in printed and 'the whole step compiles in' in printed
     line = next(line for line in printed.splitlines() if line.startswith('| iteration'))
     assert float(line.split('|')[-2].split()[0]) > 0
+
+
+def test_flops_are_counted_for_every_rung_and_near_the_closed_form(capsys):
+    assert bench.main(['gan', '--count', *SMALL, 'ladder=((0, 4), (100, 8))']) == 0
+    rows = [line.split('|')[1:-1] for line in capsys.readouterr().out.splitlines()]
+    assert [row[0].strip() for row in rows[2:]] == ['4 x 4 rays', '8 x 8 rays']
+    for row in rows[2:]:
+        generator, density, discriminator, r1, iteration = map(float, row[1:])
+        assert iteration == pytest.approx(generator + density / 4 + discriminator + r1 / 16, rel=1e-3)
+    assert float(rows[3][1]) > float(rows[2][1])  # more rays
+    # The generator's phase is 3 generators (forward, backward) and the discriminator's 2 of it; its own is 1 and 6.
+    solve = np.linalg.solve([[3.0, 2.0], [1.0, 6.0]], [float(rows[3][1]), float(rows[3][3])])
+    assert solve[1] == pytest.approx(float(rows[3][4]) / 6, rel=0.25)  # r1 is 6 discriminators

@@ -3,6 +3,7 @@
     t3d bench gan                                              # configs/ganfusion_gan.py:tiny
     t3d bench gan --size 128                                   # the same at 128 px, 64 x 64 rays and wider, see SIZES
     t3d bench gan --config configs/ganfusion_gan.py:base --no-peer batch=4
+    t3d bench gan --config configs/ganfusion_gan.py:pod --count    # FLOPs of an image, nothing is run
 
 A phase is loss, gradient and Adam step, as the training step has them; the iteration weighs them by how often they run
 (generator + density / 4 + discriminator + r1 / 16 in EG3D's schedule). The peer (tests/peers/torch_gan.py) is eager PyTorch
@@ -197,6 +198,24 @@ def _iteration(rows: dict, every: dict) -> dict:
     }
 
 
+def counted(config) -> str:
+    """A Markdown table: model GFLOP of each phase for an image, at every neural resolution of the ladder; nothing is run."""
+    from t3d.systems import ganfusion_gan
+
+    model = ganfusion_gan.Model(config)
+    given, key = ganfusion_gan.make(config).batch_spec, jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(model.init, key)
+    opt_state = {name: jax.eval_shape(model.optimizers[name].init, params[name]) for name in model.optimizers}
+    every = {'density': config.density.every, 'r1': config.r1.every}
+    lines = ['| GFLOP an image | ' + ' | '.join(PHASES) + ' | iteration |', '|---' * (len(PHASES) + 2) + '|']
+    for _, size in model.ladder:
+        found = phases(model, size)
+        cost = {name: flops.count(found[name], params, opt_state, given, key) / 1e9 / config.batch for name in PHASES}
+        mean = sum(cost[name] / every.get(name, 1) for name in PHASES)
+        lines.append(f'| {size} x {size} rays | ' + ' | '.join(f'{cost[name]:.4g}' for name in PHASES) + f' | {mean:.4g} |')
+    return '\n'.join(lines)
+
+
 def _line(name: str, row: dict, images: int) -> str:
     ours, theirs = row['t3d_ms'], row['peer_ms']
     ratio = f'{theirs.median / ours.median:.2f} ({theirs.min / ours.min:.2f})' if theirs else '-'
@@ -214,6 +233,7 @@ def _arguments(argv):
     parser.add_argument('--size', choices=sorted(SIZES), help='overrides of SIZES on top of the config')
     parser.add_argument('--repeats', type=int, default=7)
     parser.add_argument('--no-peer', action='store_true', help='without PyTorch')
+    parser.add_argument('--count', action='store_true', help='only the FLOPs of an image, by phase; nothing is run')
     parser.add_argument('--json', help='also write the figures to this file')
     parser.add_argument('overrides', nargs='*', metavar='key=value')
     args, rest = parser.parse_known_args(argv)
@@ -222,11 +242,14 @@ def _arguments(argv):
 
 
 def gan_bench(argv=None) -> int:
-    """Prints a Markdown table; returns 0."""
+    """Prints a Markdown table (of `counted` if asked for); returns 0."""
     from t3d.core import config as configs
 
     args = _arguments(argv)
     config = configs.load(args.config, [*args.overrides, 'augment.on=False'])
+    if args.count:
+        print(counted(config))
+        return 0
     device, net = jax.devices()[0], config.generator
     print(
         f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '

@@ -11,6 +11,7 @@ from t3d.core import config as configs
 from t3d.core import tree
 from t3d.core.errors import UsageError
 from t3d.data import sources
+from t3d.metrics import flops
 from t3d.parallel import devices, sharding
 
 
@@ -66,23 +67,25 @@ def counts(params) -> list[str]:
 
 
 def compiled(config, system, abstract, mesh) -> list[str]:
-    """Lines about the sharded train step: mesh, seconds to compile, bytes for each device."""
+    """Lines about the sharded train step: mesh, seconds to compile, model FLOPs, bytes for each device."""
     devices.check_batch(config.batch, mesh)
     placed = sharding.shardings(abstract, system.sharding, mesh, config.fsdp_floor)
     state = sharding.abstract_with(abstract, placed)
     batched, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     batch = {name: jax.ShapeDtypeStruct(item.shape, item.dtype, sharding=batched) for name, item in system.batch_spec.items()}
     key = jax.eval_shape(lambda: jax.random.key(0))
-    began = time.perf_counter()
     with jax.set_mesh(mesh):
+        work = flops.count(system.train_step, abstract, system.batch_spec, key)  # of its dearest branches
+        began = time.perf_counter()
         step = jax.jit(system.train_step, donate_argnums=0, out_shardings=(placed, replicated))
         memory = step.lower(state, batch, key).compile().memory_analysis()
-    seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began
     shape = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
     giga = 2**30
     return [
         f'mesh: {shape} = {mesh.size} devices ({jax.default_backend()})',
         f'train step compiled in {seconds:.1f} s',
+        f'model FLOPs of a step with all its branches: {work:.3g}, {work / mesh.size:.3g} for each device',
         f'for each device: arguments {memory.argument_size_in_bytes / giga:.3f} GiB (state of all devices together '
         f'{tree.size_bytes(abstract) / giga:.3f} GiB), temporaries {memory.temp_size_in_bytes / giga:.3f} GiB',
     ]
@@ -113,6 +116,7 @@ def info(folder) -> str:
     scores = loaded.folder / 'scores.json'
     if scores.exists():
         lines += [f'{name}: {value}' for name, value in json.loads(scores.read_text()).items()]
-    words = loaded.config.text.words
-    lines.append(f'words it knows ({len(words)}): {" ".join(words[:60])}{" ..." if len(words) > 60 else ""}')
+    if 'text' in loaded.config:  # a GAN reads none
+        words = loaded.config.text.words
+        lines.append(f'words it knows ({len(words)}): {" ".join(words[:60])}{" ..." if len(words) > 60 else ""}')
     return '\n'.join(lines)
