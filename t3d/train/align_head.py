@@ -151,6 +151,12 @@ def judge_pictures(
     return reports
 
 
+def by_second_judge(report: scores.Report) -> scores.Report:
+    """A report of judge_pictures that judges.second_image_encoder was asked for: `align_mobilenet/...` and its extractor."""
+    values, control = ({key.replace('align/', 'align_mobilenet/'): x for key, x in part.items()} for part in report[:2])
+    return report._replace(values=values, shuffled=control, extractor=align.SECOND)
+
+
 def photo(prompt: str) -> str:
     """'a photo of a red cube' of 'a red cube' and of 'a 3D model of a red cube': the form that the judge reads best."""
     return PROMPT.format(prompt.removeprefix('a 3D model of '))

@@ -4,9 +4,12 @@
     fid, kid            distance of the two sets of pictures over Inception-v3, with the user's weights
     fid_tiny, kid_tiny  the same over random convolutions: for small runs of this project, needs no files
     fd_effnet, kd_effnet  the same over EfficientNet-Lite0, from an installed package
+    fd_mobilenet, kd_mobilenet  the same over MobileNetV2, from another
     clip                CLIP similarity and R-precision, with the user's weights
     align               retrieval of the caption, and of its colour where the data know it exactly, by offline judges from
                         installed packages; with --align-head DIR by a head that `python -m launch.align_head` trained
+    align_mobilenet     retrieval of the caption by the second judge, MobileNetV2, which has no head: for what was chosen or
+                        ranked by EfficientNet's features
 
 The shuffled control of a score of pairs (psnr, ssim, clip, align) takes the truth or the caption of another object; that of a
 distance between sets mixes their members, which gives its value where there is no difference, at the same n. Renders of the
@@ -33,11 +36,13 @@ from t3d.train import evaluate_gan, evaluate_pictures, evaluate_triplanes
 from t3d.train.inference import Loaded
 
 PAIRED = {'psnr': image.psnr, 'ssim': image.ssim}
-FRECHET = {'fid': 'kid', 'fid_tiny': 'kid_tiny', 'fd_effnet': 'kd_effnet'}  # and the kernel distance over the same features
-EXTRACTOR = {'fid': 'inception', 'fid_tiny': 'tiny', 'fd_effnet': 'effnet'}
+# Fréchet distances, and the kernel distance over the same features
+FRECHET = {'fid': 'kid', 'fid_tiny': 'kid_tiny', 'fd_effnet': 'kd_effnet', 'fd_mobilenet': 'kd_mobilenet'}
+EXTRACTOR = {'fid': 'inception', 'fid_tiny': 'tiny', 'fd_effnet': 'effnet', 'fd_mobilenet': 'mobilenet'}
 EXTRACTOR |= {FRECHET[name]: features for name, features in EXTRACTOR.items()}
-NAMES = (*PAIRED, *EXTRACTOR, 'clip', 'align')
-EFFNET = 1280  # pooled features of EfficientNet-Lite0
+WORDED = ('clip', 'align', 'align_mobilenet')  # compare with captions
+NAMES = (*PAIRED, *EXTRACTOR, *WORDED)
+EFFNET = 1280  # pooled features of EfficientNet-Lite0, and of MobileNetV2
 SAMPLES = 16  # of a caption, from systems that make pictures
 
 
@@ -75,6 +80,8 @@ def evaluate(
       UsageError: an unknown name, or weights or a package that a score needs; the message says what to give.
     """
     names = check(names, loaded)
+    if align_head is not None and 'align' not in names:
+        raise UsageError(f'--align-head {align_head} is for align, which is not among the metrics: add it, or drop the head.')
     kinds = dict.fromkeys(EXTRACTOR.get(name, name) for name in names if name not in PAIRED)
     judges = {kind: _judge(kind, loaded.config, inception_weights, clip_weights, align_head) for kind in kinds}
     found = pictures(loaded, log, limit=limit, split=split)
@@ -91,7 +98,7 @@ def evaluate(
         else:
             made = judges[name](found)
         for report in made:
-            for line in report.lines() if name in ('clip', 'align') else _lines(report):
+            for line in report.lines() if name in WORDED else _lines(report):
                 log(line)
             scores.update(_flat(report))
     return scores
@@ -107,7 +114,7 @@ def check(names: list[str], loaded: Loaded | None = None) -> list[str]:
         if loaded is None:
             continue
         single = views_of.learns_from_single_views(loaded)
-        if name in ('clip', 'align') and loaded.config.system == evaluate_gan.SYSTEM:
+        if name in WORDED and loaded.config.system == evaluate_gan.SYSTEM:
             raise UsageError(f'{name} compares with captions, and {loaded.config.system} reads none: choose fid_tiny or fid.')
         if name in PAIRED and single:
             raise UsageError(
@@ -244,9 +251,11 @@ def _judge(
                 'config.json, model.safetensors and its tokenizer (for example openai/clip-vit-large-patch14).'
             )
         return _clip(clip_weights)
-    if kind == 'align':
-        return _align(align_head, config)
-    return {'tiny': fid.tiny, 'effnet': effnet, 'inception': lambda: inception(inception_weights)}[kind]()
+    if kind in WORDED:
+        return _align(kind, align_head, config)
+    if kind == 'inception':
+        return inception(inception_weights)
+    return {'tiny': fid.tiny, 'effnet': effnet, 'mobilenet': mobilenet}[kind]()
 
 
 def inception(path: str | None) -> fid.Extractor:
@@ -270,13 +279,22 @@ def inception(path: str | None) -> fid.Extractor:
 
 def effnet() -> fid.Extractor:
     """EfficientNet-Lite0's pooled features, with the weights of an installed package."""
+    return _pooled('EfficientNet-Lite0', 'effnet', lambda judges: judges.image_encoder())
+
+
+def mobilenet() -> fid.Extractor:
+    """MobileNetV2's pooled features, with the weights of an installed package."""
+    return _pooled('MobileNetV2', 'mobilenet', lambda judges: judges.second_image_encoder())
+
+
+def _pooled(name: str, short: str, load) -> fid.Extractor:
     from t3d.checkpoint import judges
 
     try:
-        encode = judges.image_encoder()
+        encode = load(judges)
     except judges.MissingJudge as error:
-        raise UsageError(f'fd_effnet and kd_effnet: {error}') from error
-    return fid.Extractor('EfficientNet-Lite0', EFFNET, lambda images: encode(images)[0])
+        raise UsageError(f'fd_{short} and kd_{short}: {error}') from error
+    return fid.Extractor(name, EFFNET, lambda images: encode(images)[0])
 
 
 def _clip(folder) -> Callable[[Pictures], list[reports.Report]]:
@@ -297,17 +315,19 @@ def _clip(folder) -> Callable[[Pictures], list[reports.Report]]:
     return judge
 
 
-def _align(folder, config) -> Callable[[Pictures], list[reports.Report]]:
+def _align(name: str, folder, config) -> Callable[[Pictures], list[reports.Report]]:
     from t3d.checkpoint import judges
     from t3d.train import align_head
 
+    second = name != 'align'
     try:
-        encode_images, encode_texts, _ = judges.image_encoder(), judges.text_encoder(), judges.imagenet_names()
+        encode_images = judges.second_image_encoder() if second else judges.image_encoder()
+        encode_texts, _ = judges.text_encoder(), judges.imagenet_names()
     except judges.MissingJudge as error:
-        raise UsageError(f'align: {error}') from error
-    head = None if folder is None else align_head.load(folder)
-    # Of recoloured objects; colours of the originals are measured ones.
-    exact = config.data.name == 'toy' or config.data.get('variants', 0) > 0
+        raise UsageError(f'{name}: {error}') from error
+    head = None if folder is None or second else align_head.load(folder)
+    # Of recoloured objects; colours of the originals are measured ones. The second judge has no head, so it knows none.
+    exact = not second and (config.data.name == 'toy' or config.data.get('variants', 0) > 0)
 
     def judge(found: Pictures) -> list[reports.Report]:
         shown, prompts = found.shown, found.prompts
@@ -315,7 +335,8 @@ def _align(folder, config) -> Callable[[Pictures], list[reports.Report]]:
             prompts = [prompt for prompt in prompts for _ in range(shown.shape[1])]
             shown = shown.reshape(-1, 1, *shown.shape[2:])
         options = {'background': config.render.background, 'colours': exact}
-        return align_head.judge_pictures(head, shown, prompts, encode_images, encode_texts, **options)
+        made = align_head.judge_pictures(head, shown, prompts, encode_images, encode_texts, **options)
+        return [align_head.by_second_judge(report) for report in made] if second else made
 
     return judge
 
