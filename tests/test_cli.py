@@ -1,11 +1,13 @@
 """Every command: its help, its dry run, and the one line it prints for wrong input."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
 import pytest
 import small_run
+import small_triplanes
 
 from t3d import cli
 from t3d.core.errors import UsageError
@@ -365,6 +367,19 @@ def test_weights_and_info(capsys):
     assert text == 'wrote shared/model.safetensors and shared/config.json\n'
     text = said(capsys, 'info', 'shared')
     assert 'shared: instant3d tiny, step 2' in text and 'parameters' in text and 'words it knows (24): a an black' in text
+
+
+def test_info_of_a_system_that_reads_no_words(capsys, monkeypatch):
+    monkeypatch.setattr(inference, 'load', lambda folder: small_triplanes.loaded()._replace(folder=pathlib.Path('nowhere')))
+    text = said(capsys, 'info', 'gan')
+    assert 'small: ganfusion_gan , step 5' in text and 'generator: ' in text and 'words' not in text
+
+
+def test_a_dry_run_of_stage_two_needs_no_pairs(capsys):
+    small = ('unet.block_out_channels=(16,16,16)', 'generator.channel_base=64', 'mesh.fsdp=16')
+    text = said(capsys, 'train', 'configs/ganfusion_diffusion.py:tiny', *small, '--dry-run')
+    assert 'note: data.path is empty' in text and 'made-up words' in text and 'denoiser: ' in text
+    assert 'data.path is empty' in refusal(capsys, 'train', 'configs/ganfusion_diffusion.py:tiny', '--workdir', 'run')
 
 
 def test_eval_prints_and_writes_the_scores(capsys, monkeypatch, tmp_path):

@@ -105,6 +105,44 @@ def test_the_config_is_filled_from_the_folder(folder):
     assert (kept.frozen, kept.text.words) == ('elsewhere', ('mine',))
 
 
+def test_a_generator_of_other_sizes_is_followed_and_what_was_given_is_not_overruled(tmp_path):
+    """A config of a file: the values that its user left alone are those of the folder."""
+    theirs = configs.load('configs/ganfusion_gan.py:tiny', ['generator.plane_resolution=8', 'generator.plane_channels=4'])
+    for override in ('render.samples=7', 'generator.sr.channels=(8,4)', 'generator.sr_style=w', 'render.plane_axes=legacy'):
+        configs.apply(theirs, override)
+    params = {'generator': {'a': np.ones(2, np.float32)}, 'stats': {'mean': np.zeros(12, np.float32)}}
+    weights.save(tmp_path / 'frozen', params, theirs)
+    (tmp_path / 'manifest.jsonl').write_text(json.dumps({'seed': 1, 'caption': 'a red cube', 'slots': {}}) + '\n')
+    sha = triplanes.fingerprint({'generator/a': np.ones(2, np.float32)})
+    write_manifest(tmp_path, generator_sha256=sha, psi=0.7, pairs=1, triplanes=triplanes.meaning(theirs))
+
+    def resolved(*overrides):
+        return sources.resolve(
+            configs.load('configs/ganfusion_diffusion.py:tiny', [f'data.path={tmp_path}', 'render.importance=3', *overrides])
+        )
+
+    made = resolved()
+    assert made.generator == theirs.generator and made.psi == 0.7 and made.sr_style == 'ones_w' and made.is_locked
+    assert (made.render.samples, made.render.importance, made.render.plane_axes) == (7, 3, 'legacy')
+    assert sources.resolve(made) == made == resolved() and sources.make(made)
+    assert resolved('sr_style=w_avg').sr_style == 'w_avg'
+    for override, text in (
+        ('render.plane_axes=other', "render.plane_axes='other', there 'legacy'"),
+        ('generator.plane_channels=16', 'generator.plane_channels=16, there 4'),
+        ('psi=0.5', 'psi=0.5, there 0.7'),
+    ):
+        with pytest.raises(UsageError, match=text):
+            resolved(override)
+
+
+def test_another_frozen_generator_is_refused(folder, tmp_path):
+    weights.save(tmp_path / 'other', jax.device_get(small_triplanes.loaded(1).params), small_triplanes.config())
+    with pytest.raises(UsageError, match='holds another generator .*not what the captions say'):
+        sources.resolve(config(folder, frozen=str(tmp_path / 'other')))
+    shutil.copytree(folder / 'frozen', tmp_path / 'same')
+    assert sources.resolve(config(folder, frozen=str(tmp_path / 'same'))).frozen == str(tmp_path / 'same')
+
+
 def test_pairs_of_toy_know_its_whole_grammar(folder, tmp_path):
     shutil.copytree(folder, tmp_path / 'copy')
     write_manifest(tmp_path / 'copy', captioner='toy')

@@ -33,7 +33,12 @@ MEANING = {  # what a triplane's numbers mean: name -> key of a config
     'background': 'render.background',
     'sr_style': 'generator.sr_style',
 }
+SECTIONS = ('generator', 'render')  # of a config: those that the folder's generator has
 AGAIN = 'make it with `python -m launch.make_triplanes --run RUN --out {folder} --pairs 1000 --captioner toy`'
+
+
+class NoTriplanes(UsageError, FileNotFoundError):
+    """No folder of pairs was named."""
 
 
 def meaning(config) -> dict:
@@ -146,7 +151,7 @@ def generator_config(folder):
 
 
 def refuse_other(config, folder, manifest: dict) -> None:
-    """Raises UsageError where a config's triplanes mean something else than those of a folder."""
+    """Raises UsageError where a config's triplanes mean something else than a folder's, or are of another frozen generator."""
     given, wanted = meaning(config), dict(manifest['triplanes'])
     if 'psi' in config:
         given, wanted = {**given, 'psi': config.psi}, {**wanted, 'psi': manifest['psi']}
@@ -158,6 +163,14 @@ def refuse_other(config, folder, manifest: dict) -> None:
             f'{folder} holds other triplanes than this config describes: {"; ".join(wrong)}. Set the values of the folder, or '
             'give another data.path.'
         )
+    weights = pathlib.Path(config.get('frozen') or '').expanduser() / 'model.safetensors'
+    if weights.is_file():  # what was given and is not there, a new run asks for by itself
+        found = _fingerprint_of(str(weights), weights.stat().st_mtime_ns)
+        if found != manifest['generator_sha256']:
+            raise UsageError(
+                f'frozen={config.frozen!r} holds another generator (SHA-256 {found[:12]}) than the pairs of {folder} '
+                f"({manifest['generator_sha256'][:12]}): its planes are not what the captions say. Set frozen=''."
+            )
 
 
 # ------------------------------------------------------------------------------------------------------- data.sources
@@ -166,7 +179,7 @@ def refuse_other(config, folder, manifest: dict) -> None:
 def open_source(data) -> Pairs:
     """The source of a config's `data` section: keys path, and max_distance where it is there."""
     if not data.path:
-        raise UsageError('data.path is empty: give the folder of triplanes. ' + AGAIN.format(folder='DIR').capitalize() + '.')
+        raise NoTriplanes('data.path is empty: give the folder of triplanes. ' + AGAIN.format(folder='DIR').capitalize() + '.')
     return Pairs(data.path, max_distance=float(data.get('max_distance', 0.0)))
 
 
@@ -200,18 +213,16 @@ def preview(config) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 def resolve(config):
-    """The config with what only the folder knows: sections generator and render where empty, frozen, psi, text.words.
+    """The config with what only the folder knows: generator, render, psi, sr_style, frozen, text.words.
 
-    Values given in the config are kept where they do not change what a triplane means (render.samples); else they are refused.
+    A value that is not that of the config's file was given, and stays: refused where it changes what a triplane means. So do
+    all values of sections that are filled in a config without such a file.
     """
     from t3d.data import sources
 
     source = open_source(config.data)
-    theirs = generator_config(source.folder)
     with config.unlocked():
-        for section in ('generator', 'render'):
-            if not config.get(section):
-                config[section] = theirs[section]
+        _follow(config, generator_config(source.folder), source.manifest)
         if not config.get('frozen'):
             config.frozen = str(source.folder / FROZEN)
         if not config.text.get('folder') and not config.text.words:
@@ -220,3 +231,28 @@ def resolve(config):
             config.text.words = tuple(found)
     refuse_other(config, source.folder, source.manifest)
     return config
+
+
+def _follow(config, theirs, manifest: dict) -> None:
+    """Puts the values of the folder in place of those that nobody chose."""
+    written, flat, wanted = _as_written(config), configs.flatten(config), configs.flatten(theirs)
+    for section in SECTIONS:
+        if not config.get(section):
+            config[section] = theirs[section]
+    values = {name: value for name, value in wanted.items() if name.split('.')[0] in SECTIONS}
+    values['psi'] = manifest['psi']
+    style = wanted['generator.sr_style']
+    if style == 'unit' or flat.get('sr_style') == 'unit':  # of the two constants for an upsampler that reads w, either will do
+        values['sr_style'] = 'unit' if style == 'unit' else 'ones_w'
+    for name, value in values.items():
+        if name in flat and flat[name] == written.get(name) != value:
+            *path, last = name.split('.')
+            functools.reduce(lambda node, key: node[key], path, config)[last] = value
+
+
+def _as_written(config) -> dict:
+    """The values, by dotted name, of the file and variant that a config came from; nothing where there is no such file."""
+    try:
+        return configs.flatten(configs.load(f'{config.system}:{config.variant}'))
+    except (AttributeError, UsageError):
+        return {}
