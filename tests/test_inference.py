@@ -82,6 +82,10 @@ def test_weights_are_found_by_name_by_variable_and_by_system(tmp_path, monkeypat
     for part, whole in wholes.items():  # the beginning of a name is no name
         with pytest.raises(FileNotFoundError, match=rf'no weights for {part} .*\. Did you mean {whole}\? Train'):
             inference.load(system=part)
+    with pytest.raises(FileNotFoundError, match='no weights for ganfusion .*Train .*configs/ganfusion_diffusion.py:tiny'):
+        inference.load(system='ganfusion')
+    monkeypatch.setitem(inference.SHORT, 'ganfusion', 'instant3d')
+    assert inference.load(system='ganfusion').name == 'instant3d-small'
     monkeypatch.setenv('T3D_WEIGHTS', str(tmp_path / 'assets' / 'other-small'))
     assert inference.load().name == 'other-small'
     assert inference.load(system='instant3d').name == 'instant3d-small'  # asked for in words

@@ -16,6 +16,7 @@ from t3d.core.system import Asset, System
 from t3d.core.typing import PyTree
 
 DEFAULT = 'instant3d-scenes'  # of the shipped weights, where none are asked for
+SHORT = {'ganfusion': 'ganfusion_diffusion'}  # a system of two stages goes by its paper's name: the one that reads prompts
 ALONG = ('scores.json', 'metrics.jsonl', 'environment.json')
 SHIPPED = pathlib.Path(__file__).resolve().parents[1] / 'assets'
 
@@ -98,14 +99,15 @@ def _choose_shipped(system: str | None) -> str:
     systems_of = {name: _system_of(path) for name, path in shipped().items()}
     names = sorted(systems_of, key=lambda name: name != DEFAULT)
     found = names if system is None else [name for name in names if name == system]
-    found = found or [name for name in names if systems_of[name] == system]
+    found = found or [name for name in names if systems_of[name] == SHORT.get(system, system)]
     if found:
         return found[0]
     near = difflib.get_close_matches(str(system), [*names, *systems_of.values()], 1)
     hint = f'Did you mean {near[0]}? ' if near else ''
+    example = SHORT.get(system, system) if SHORT.get(system, system) in systems.SYSTEMS else 'instant3d'
     raise FileNotFoundError(
         f'no weights for {system or "any system"} come with t3d (there are: {", ".join(sorted(names)) or "none"}). {hint}'
-        'Train some: `t3d train configs/instant3d.py:tiny`, then `t3d generate PROMPT --run runs/0001-...`; '
+        f'Train some: `t3d train configs/{example}.py:tiny`, then `t3d generate PROMPT --run runs/0001-...`; '
         'or give a folder with model.safetensors and config.json: --weights DIR, or T3D_WEIGHTS=DIR.'
     )
 
