@@ -155,6 +155,7 @@ def ffhq() -> ml_collections.ConfigDict:
     config.discriminator.update(channel_base=32768, label_noise=0.0)
     config.render.update(limits='fixed', near=2.25, far=3.3, box_warp=1.0, background=0.0, radius=2.7, fov=0.2334)
     config.data.update(name='eg3d', mode='posed-estimated', split='train', size=512, mirror=True, variants=0)
+    config.data.update(yaw=(-0.5, 0.5), pitch=(-0.3, 0.3), radius=2.7, fov=0.2334)  # read by mode='pose-distribution' only
     config.ladder = ((0, 64), (250_000, 80), (500_000, 96), (750_000, 112), (1_000_000, 128))
     return config
 

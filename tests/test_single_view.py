@@ -200,6 +200,11 @@ def test_poses_of_a_distribution_are_drawn_from_its_ranges():
     truth = cameras.to_eg3d(cameras.orbit(yaw, pitch, 2.7, 0.3))
     np.testing.assert_allclose(table, truth, atol=2e-6)
     np.testing.assert_allclose(radius, 2.7, atol=1e-5)
+    config = configs.load(
+        'configs/ganfusion_gan.py:ffhq', ['data.mode=pose-distribution', 'data.yaw=(0.2, 0.3)', 'data.radius=5.0']
+    )
+    yaw, _, radius = cameras.angles(cameras.from_eg3d(single_view.labels(config)).world_from_cam)
+    assert 0.2 - 1e-5 <= yaw.min() and yaw.max() <= 0.3 + 1e-5 and abs(radius[0] - 5.0) < 1e-5
     with pytest.raises(UsageError, match='data.yaw and data.pitch: all 100 labels are of one pose'):
         sources.make(make_config(mode='pose-distribution', yaw=(0.0, 0.0), pitch=(0.2, 0.2)))
 

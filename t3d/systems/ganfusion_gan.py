@@ -16,6 +16,7 @@ Differences from the paper (and from EG3D, whose recipe it is):
 - The third plane is (z, y); EG3D's code repeats (x, z) there. `render.plane_axes='legacy'` for released weights.
 - The upsampler is trained without w by default (`generator.sr_style='unit'`), because stage 2 has none to give.
 - Rays that miss the box see the background; EG3D samples the field outside it. `render.limits='fixed'` has its fixed range.
+- The raw picture of a real image is the blurred image made small; EG3D blurs after that, with as many pixels of the small one.
 - The neural resolution climbs a short ladder (`ladder`), not every integer in between: each rung is one compiled branch.
 - Minibatch statistics and swapped labels stay inside micro-batches of fixed size: the result does not depend on the devices.
 - The label noise of the discriminator (`discriminator.label_noise`) is drawn anew at each use; it does not pile up.
@@ -338,6 +339,11 @@ def check(config) -> None:
         raise UsageError(
             f'batch={config.batch}, micro_batch={config.micro_batch}, discriminator.group={config.discriminator.group}: '
             'the batch must fall into whole micro-batches, and these into whole groups.'
+        )
+    if config.data.get('mode') == 'pose-distribution' and (config.discriminator.pose or config.generator.pose_conditioning):
+        raise UsageError(
+            "data.mode='pose-distribution': the pictures have no labels, so neither network can be shown any: set "
+            'discriminator.pose=False and generator.pose_conditioning=False.'
         )
     wanted = config.generator.sr.input_size * 2 ** sum(config.generator.sr.ups)
     if wanted != config.data.size:
