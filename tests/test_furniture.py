@@ -245,6 +245,8 @@ def test_bad_arguments_are_answered(built, tmp_path):
         furniture_source.FurnitureSource(tmp_path)
     with pytest.raises(FileNotFoundError, match=rf'no furniture data size=64 .*there: {SIZE}px_recolour2'):
         furniture_source.FurnitureSource(root / 'data', size=64)
+    with pytest.raises(FileNotFoundError, match='--size 64 --variants 7 --out '):
+        furniture_source.FurnitureSource(root / 'data', size=64, variants=7)
     with pytest.raises(ValueError, match="split='dev' of .*: choose one of"):
         furniture_source.FurnitureSource(folder, 'dev')
     with pytest.raises(ValueError, match='choose 0 .originals only. to 7'):

@@ -2,8 +2,8 @@
 
 Such a file is five pickles (a magic number, a version, facts on the machine, the object, the list of storages), then the bytes
 of each storage. We walk the opcodes of the object ourselves and understand only what a state dictionary of tensors needs;
-everything else is refused by name. Only files whose SHA-256 is known are read in this way (checkpoint/judges.py); any other
-pickle is refused (checkpoint/torch_files.py).
+everything else is refused by name. It serves the judges' files, whose SHA-256 is known (checkpoint/judges.py), and dictionaries
+of EG3D's arrays (checkpoint/convert_eg3d.py); a pickle for any other network is refused (checkpoint/torch_files.py).
 """
 
 import io
