@@ -89,6 +89,20 @@ def test_frozen_weights_that_are_not_there_or_do_not_fit(tmp_path):
     run(tmp_path / 'd', make(), frozen='')
 
 
+def test_a_start_from_planes_that_lie_otherwise_is_refused(tmp_path):
+    render = {'plane_axes': 'legacy', 'box_warp': 1.6, 'samples': 8}
+    weights.save(tmp_path / 'there', bias(1.0), {'system': 'dummy', 'render': render})
+    begin = lambda name, **other: run(tmp_path / name, make(), init_from=tmp_path / 'there', render={**render, **other})
+    with pytest.raises(
+        UsageError, match="trained with render.plane_axes=legacy, this config has render.plane_axes='orthogonal'"
+    ):
+        begin('a', plane_axes='orthogonal')
+    with pytest.raises(UsageError, match='set render.box_warp=1.6'):
+        begin('b', box_warp=2.0)
+    with pytest.raises(UsageError, match='do not fit the model'):  # it goes on to the arrays
+        begin('c', samples=16)
+
+
 def test_a_start_from_averages_without_a_discriminator(tmp_path, monkeypatch):
     """A run folder has the discriminator, a weights folder has not; another optimizer's state cannot be read."""
     of, lines = system('discriminator', False), []

@@ -27,6 +27,7 @@ from t3d.train import preview, signals, workdirs
 from t3d.train.window import Window
 
 KEY_INIT, KEY_PREVIEW = 2**32 - 1, 2**32 - 2  # folded into the seed's key; steps stay below
+PLANES = ('render.plane_axes', 'render.box_warp')  # of a config: where in space the numbers of its triplanes are
 
 
 def run(
@@ -105,6 +106,8 @@ def start(
 ) -> tuple[TrainState, TrainState]:
     """(the state to train from: restored, or made by a sharded init; its ShapeDtypeStructs with shardings)."""
     if store.latest() is None:
+        if init_from is not None:
+            refuse_other_planes(config, init_from)
         state, target = fresh(config, system, mesh)
         state = state if init_from is None else _with_weights(state, init_from, mesh, say)
         return (_with_frozen(state, config.frozen, say) if config.get('frozen', '') else state), target
@@ -136,6 +139,17 @@ def _init(config, system: System, mesh: Mesh):
     abstract = jax.eval_shape(init, np.uint32(config.seed))
     placed = sharding.shardings(abstract, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
     return init, placed, sharding.abstract_with(abstract, placed)
+
+
+def refuse_other_planes(config, folder) -> None:
+    """Raises UsageError where the planes of the weights in a folder lie otherwise: they would render plausible nonsense."""
+    path = epath.Path(folder) / weights.CONFIG
+    ours, theirs = configs.flatten(config), configs.flatten(configs.from_json(path.read_text())) if path.exists() else {}
+    wrong = [name for name in PLANES if name in ours and name in theirs and ours[name] != theirs[name]]
+    if wrong:
+        there = ' '.join(f'{name}={theirs[name]}' for name in wrong)
+        here = ', '.join(f'{name}={ours[name]!r}' for name in wrong)
+        raise UsageError(f'the weights in {folder} were trained with {there}, this config has {here}: set {there}.')
 
 
 def _with_weights(state: TrainState, folder, mesh: Mesh, say: logs.Log) -> TrainState:
