@@ -166,6 +166,7 @@ def pod() -> ml_collections.ConfigDict:
     config.batch = 256
     config.micro_batch = 4
     config.steps = 97_656  # 25 M images
+    config.blur.images = 1_600_000  # 200,000 for every 32 of the batch
     config.generator.sr_style = 'unit'
     config.ladder = ((0, 64), (1_000_000, 128))
     config.r1.gamma = 0.0  # the rule by batch and pixels

@@ -288,7 +288,7 @@ def test_wrong_sizes_are_refused():
         ganfusion_gan.make(config('batch=7'))
     unposed = ('data.mode=pose-distribution', 'discriminator.pose=False')
     for labelled in (unposed[:1], (*unposed, 'generator.pose_conditioning=True')):
-        with pytest.raises(UsageError, match='neither network can be shown any: set discriminator.pose=False'):
+        with pytest.raises(UsageError, match='no labels to show to a network: set discriminator.pose=False'):
             ganfusion_gan.make(config(*labelled))
     assert model(*unposed).discriminator.c_dim == 0
     with pytest.raises(UsageError, match="render.plane_axes='ortho': choose one of orthogonal, legacy"):

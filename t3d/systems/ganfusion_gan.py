@@ -336,21 +336,15 @@ def check(config) -> None:
     micro = min(config.micro_batch, config.batch)
     group = min(config.discriminator.group, micro)
     if config.batch % micro or micro % group:
-        raise UsageError(
-            f'batch={config.batch}, micro_batch={config.micro_batch}, discriminator.group={config.discriminator.group}: '
-            'the batch must fall into whole micro-batches, and these into whole groups.'
-        )
+        given = f'batch={config.batch}, micro_batch={config.micro_batch}, discriminator.group={config.discriminator.group}'
+        raise UsageError(f'{given}: the batch must fall into whole micro-batches, and these into whole groups.')
     if config.data.get('mode') == 'pose-distribution' and (config.discriminator.pose or config.generator.pose_conditioning):
-        raise UsageError(
-            "data.mode='pose-distribution': the pictures have no labels, so neither network can be shown any: set "
-            'discriminator.pose=False and generator.pose_conditioning=False.'
-        )
+        wanted = 'discriminator.pose=False and generator.pose_conditioning=False'
+        raise UsageError(f"data.mode='pose-distribution': these pictures have no labels to show to a network: set {wanted}.")
     wanted = config.generator.sr.input_size * 2 ** sum(config.generator.sr.ups)
     if wanted != config.data.size:
-        raise UsageError(
-            f'the upsampler makes images of {wanted} pixels (generator.sr), the data have data.size={config.data.size}: '
-            'give them the same size.'
-        )
+        made = f'the upsampler makes images of {wanted} pixels (generator.sr)'
+        raise UsageError(f'{made}, the data have data.size={config.data.size}: give them the same size.')
     starts = [images for images, _ in config.ladder]
     if starts and (starts[0] or starts != sorted(set(starts))):
         raise UsageError(f'ladder={config.ladder}: wanted (images shown, neural resolution) pairs that rise from 0 images.')

@@ -126,10 +126,14 @@ def knows_words(config) -> bool:
 
 
 def real(config, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """(pictures [n, S, S, 3] in [0, 1], n others) of the data set, chosen at random; n is `samples`, or half of a small set."""
+    """(pictures [n, S, S, 3] in [0, 1], n others) of the data set, chosen at random; n is `samples`, or half of a small set.
+
+    Mirrored copies are left out: they would make the two halves more alike than other pictures are.
+    """
     if samples < 2:
         raise UsageError(f'--limit {samples}: a distance between sets wants at least 2 pictures, FID-tiny 65.')
-    source = single_view.open_set(config)
+    tree = config.to_dict()
+    source = single_view.open_set(configs.from_dict({**tree, 'data': {**tree['data'], 'mirror': False}}))
     count = min(samples, len(source) // 2)
     if count < 2:
         raise UsageError(f'{len(source)} pictures in the data set: distances between sets want 4 at least.')
