@@ -105,6 +105,31 @@ def test_the_ceiling_is_the_generator_alone(monkeypatch):
     assert scores['to_ceiling/kid_tiny'] > 0.01
 
 
+@pytest.mark.parametrize('two_faced', [False, True])
+def test_the_ceiling_of_captions_is_what_two_views_agree_on(monkeypatch, two_faced):
+    class Studio:
+        """Every object is a cube of a size and a colour, which another camera sees as the next one."""
+
+        calls = 0
+
+        def __init__(self, config, tree):
+            pass
+
+        def styles(self, seeds, psi):
+            return np.asarray(seeds)
+
+        def images(self, styles, labels):
+            Studio.calls += 1
+            lie = two_faced and Studio.calls == 2
+            cubes = [shapes.single('cube', COLOURS[(k + lie) % 8], ('small', 'large')[k % 2]) for k in styles]
+            return true_pictures(cubes, labels)
+
+    monkeypatch.setattr(evaluate_gan, 'Studio', Studio)
+    scores = scored(monkeypatch, truth, {'frozen': {'generator': {}, 'buffers': {}}})
+    found = {slot: scores[f'ceiling/{slot}'] for slot in ('colour', 'shape', 'size', 'both')}
+    assert found == {'colour': 1.0 - two_faced, 'shape': 1.0, 'size': 1.0, 'both': 1.0 - two_faced}
+
+
 def test_the_sweep_sets_the_guidance(monkeypatch):
     fake = paints(truth)
     monkeypatch.setattr(evaluate_triplanes, 'Painter', fake)
