@@ -55,3 +55,57 @@ def lines(
         pen.line([(right + 14, top + 10 + 22 * row), (right + 32, top + 10 + 22 * row)], fill=colour, width=3)
         pen.text((right + 38, top + 10 + 22 * row), name, fill=INK, font=font, anchor='lm')
     return np.asarray(image)
+
+
+PANEL, COLUMNS, MARGIN = (300, 150), 3, (52, 26, 12, 24)  # a panel's size; margins: left, top, right, bottom
+
+
+def histories(series: dict[str, tuple], title: str, x_label: str = 'step', *, smooth: int = 1) -> np.ndarray:
+    """One small panel for each curve, with axes of its own: the values faint, their running mean strong.
+
+    Args:
+      series: name -> (x [N], y [N]), x rising; values that are not finite are left out.
+      smooth: points that the running mean spans; 1 draws the values alone.
+    Returns:
+      uint8 [30 + 150 * rows, 900, 3], three panels a row.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not series:
+        raise ValueError('histories: no curves.')
+    rows = -(-len(series) // COLUMNS)
+    image = Image.new('RGB', (COLUMNS * PANEL[0], 30 + rows * PANEL[1]), 'white')
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(12)
+    pen.text((MARGIN[0], 15), f'{title}; {x_label} to the right', fill=INK, font=font, anchor='lm')
+    for k, (name, (xs, ys)) in enumerate(series.items()):
+        corner = PANEL[0] * (k % COLUMNS), 30 + PANEL[1] * (k // COLUMNS)
+        xs, ys = np.asarray(xs, float), np.asarray(ys, float)
+        finite = np.isfinite(ys)
+        _panel(pen, font, corner, name, xs[finite], ys[finite], smooth)
+    return np.asarray(image)
+
+
+def _panel(pen, font, corner, name, xs, ys, smooth):
+    left, top = corner[0] + MARGIN[0], corner[1] + MARGIN[1]
+    right, bottom = corner[0] + PANEL[0] - MARGIN[2], corner[1] + PANEL[1] - MARGIN[3]
+    pen.text((left, top - 12), name, fill=INK, font=font, anchor='lm')
+    pen.line([(left, top), (left, bottom), (right, bottom)], fill=INK)
+    if not len(xs):
+        return
+    low, high = min(float(ys.min()), 0.0), max(float(ys.max()), 0.0)
+    high = high if high > low else low + 1.0
+
+    def place(x, y):
+        across = (x - xs[0]) / max(xs[-1] - xs[0], 1e-12)
+        return left + across * (right - left), bottom - (y - low) / (high - low) * (bottom - top)
+
+    for value in (low, high):
+        pen.text((left - 4, place(xs[0], value)[1]), f'{value:.3g}', fill=INK, font=font, anchor='rm')
+    for value, anchor in ((xs[0], 'lt'), (xs[-1], 'rt')):
+        pen.text((place(value, low)[0], bottom + 5), f'{value:g}', fill=INK, font=font, anchor=anchor)
+    faint = SOFT if smooth > 1 else COLOURS[0]
+    pen.line([place(x, y) for x, y in zip(xs, ys)], fill=faint, width=1)
+    if smooth > 1 and len(xs) >= smooth:
+        mean = np.convolve(ys, np.full(smooth, 1.0 / smooth), 'valid')
+        middle = np.convolve(xs, np.full(smooth, 1.0 / smooth), 'valid')
+        pen.line([place(x, y) for x, y in zip(middle, mean)], fill=COLOURS[0], width=2)
