@@ -21,16 +21,21 @@ PROGRAMS = ('t3d', 'make', 'python', 'python3', 'pip', 'apt-get', 'sbatch', 'kub
 ENTRIES = {'launch.bench': 't3d.train.bench'}  # modules whose flags belong to another
 
 
-def commands(page: str) -> list[list[str]]:
-    """The command lines of fenced blocks, and of code spans that start with a program, as words without settings."""
+def code(page: str) -> tuple[list[list[str]], list[list[str]]]:
+    """The lines of fenced blocks, and the code spans, as words without settings."""
     text = (ROOT / page).read_text()
     fenced = re.findall(r'^```\w*\n(.*?)^```', text, re.M | re.S)
     lines = [line for block in fenced for line in block.replace('\\\n', ' ').splitlines() if line.strip()]
     spans = re.findall(r'`([^`\n]+)`', re.sub(r'^```.*?^```', '', text, flags=re.M | re.S))
-    found = [_words(line) for line in lines]
-    unknown = [words for words in found if words and words[0] not in PROGRAMS]
+    return list(map(_words, lines)), list(map(_words, spans))
+
+
+def commands(page: str) -> list[list[str]]:
+    """The command lines of fenced blocks, all of which must be such, and of code spans that start with a program."""
+    lines, spans = code(page)
+    unknown = [words for words in lines if words and words[0] not in PROGRAMS]
     assert not unknown, f'{page}: no check for {unknown}'
-    return [words for words in [*found, *map(_words, spans)] if len(words) > 1 and words[0] in PROGRAMS]
+    return [words for words in [*lines, *spans] if len(words) > 1 and words[0] in PROGRAMS]
 
 
 def _words(line: str) -> list[str]:
@@ -99,6 +104,35 @@ def test_large_configs_run_dry_too(words, capsys):
     if words[1] == 'train' and not small(words):
         assert cli.main([*words[1:], *([] if '--dry-run' in words else ['--dry-run'])]) == 0, capsys.readouterr().err
         assert 'parameters' in capsys.readouterr().out
+
+
+DOCS = [  # pages with drawings in their blocks too
+    (f'docs/{path.name}', words)
+    for path in sorted((ROOT / 'docs').glob('*.md'))
+    for words in sum(code(f'docs/{path.name}'), [])
+    if len(words) > 2 and words[0] in ('t3d', 'python')
+]
+
+
+@pytest.mark.parametrize('words', [words for _, words in DOCS if words[0] == 't3d'], ids=' '.join)
+def test_commands_of_the_docs_parse(words):
+    args = cli.parse(['64' if word == 'N' else word for word in words[1:]])
+    for word in words:
+        if word.startswith('configs/') and '.py' in word:
+            configs.load(word, [word for word in getattr(args, 'overrides', ()) if '=' in word])
+    if words[1] == 'bench':
+        from t3d.train import bench
+
+        assert words[2] in bench.COMMANDS
+
+
+@pytest.mark.parametrize('words', [words for _, words in DOCS if words[0] == 'python'], ids=' '.join)
+def test_modules_of_the_docs_take_the_flags_given(words):
+    test_modules_take_the_flags_given(words)
+
+
+def test_the_docs_have_commands():
+    assert {page for page, _ in DOCS} >= {'docs/benchmarks.md', 'docs/ganfusion.md', 'docs/data.md'} and len(DOCS) > 20
 
 
 @of('make')
