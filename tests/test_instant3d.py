@@ -94,7 +94,7 @@ def test_the_same_key_gives_the_same_step_and_another_key_another():
 def test_a_frozen_text_tower_gets_no_gradient():
     config, system = small('text.frozen=true')
     batch = a_batch(config)
-    state = system.init(jax.random.key(0), batch)
+    state = jax.jit(system.init)(jax.random.key(0), batch)
     after, _ = jax.jit(system.train_step)(state, batch, jax.random.key(1))
     for name, leaf in tree.flatten(after.params['text']).items():
         np.testing.assert_array_equal(leaf, tree.flatten(state.params['text'])[name], err_msg=name)

@@ -23,12 +23,15 @@ TINY = dict(
 )
 
 
+QUICK = {'xla_backend_optimization_level': 0}
+
+
 def build(**changes):
     decoder = text_decoder.TextDecoder(**{**TINY, **changes})
     key_params, key_tokens, key_noise = jax.random.split(jax.random.key(0), 3)
     tokens = jax.random.normal(key_tokens, (2, 6, 32))
     noise = jax.random.normal(key_noise, (2, 12))
-    return decoder, decoder.init(key_params, tokens, noise), tokens, noise
+    return decoder, jax.jit(decoder.init, compiler_options=QUICK)(key_params, tokens, noise), tokens, noise
 
 
 def test_the_released_size_has_the_reference_counts():
@@ -45,13 +48,14 @@ def test_the_released_size_has_the_reference_counts():
 
 def test_one_token_changes_every_plane_and_noise_is_heard():
     decoder, variables, tokens, noise = build()
-    planes = decoder.apply(variables, tokens, noise)
+    apply = jax.jit(decoder.apply, compiler_options=QUICK)
+    planes = apply(variables, tokens, noise)
     assert planes.shape == (2, 16, 16, 24)
-    np.testing.assert_array_equal(planes, decoder.apply(variables, tokens, noise))
-    changed = decoder.apply(variables, tokens.at[0, 3].add(1.0), noise)
+    np.testing.assert_array_equal(planes, apply(variables, tokens, noise))
+    changed = apply(variables, tokens.at[0, 3].add(1.0), noise)
     difference = jnp.abs(changed - planes).reshape(2, 16, 16, 3, 8).max((1, 2, 4))
     assert difference[0].min() > 1e-3 and difference[1].max() == 0.0
-    assert jnp.abs(decoder.apply(variables, tokens, noise.at[1].add(1.0)) - planes)[1].max() > 1e-3
+    assert jnp.abs(apply(variables, tokens, noise.at[1].add(1.0)) - planes)[1].max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -67,14 +71,16 @@ def test_each_mechanism_switches_off_alone(flag, gone):
     decoder, without, tokens, noise = build(**{flag: False})
     names = tree.flatten(variables)
     assert any(gone in name for name in names) and not any(gone in name for name in tree.flatten(without))
-    planes = decoder.apply(without, tokens, noise)
-    assert jnp.abs(decoder.apply(without, tokens + 1.0, noise) - planes).max() > 1e-3  # the others still read the text
+    apply = jax.jit(decoder.apply, compiler_options=QUICK)
+    planes = apply(without, tokens, noise)
+    assert jnp.abs(apply(without, tokens + 1.0, noise) - planes).max() > 1e-3  # the others still read the text
 
 
 def test_without_every_mechanism_the_text_is_not_read():
     decoder, variables, tokens, noise = build(cross_attention=False, style_injection=False, token_to_plane=False)
-    planes = decoder.apply(variables, tokens, noise)
-    np.testing.assert_array_equal(decoder.apply(variables, tokens + 1.0, noise + 1.0), planes)
+    apply = jax.jit(decoder.apply, compiler_options=QUICK)
+    planes = apply(variables, tokens, noise)
+    np.testing.assert_array_equal(apply(variables, tokens + 1.0, noise + 1.0), planes)
 
 
 def test_rematerialisation_keeps_names_values_and_gradients():
@@ -85,7 +91,8 @@ def test_rematerialisation_keeps_names_values_and_gradients():
     def loss(decoder):
         return lambda v: jnp.mean(jnp.square(decoder.apply(v, tokens, noise)))
 
-    one, two = jax.grad(loss(plain))(variables), jax.grad(loss(remat))(variables)
+    gradient = lambda decoder: jax.jit(jax.grad(loss(decoder)), compiler_options=QUICK)(variables)
+    one, two = gradient(plain), gradient(remat)
     for name, leaf in tree.flatten(one).items():
         np.testing.assert_allclose(leaf, tree.flatten(two)[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
