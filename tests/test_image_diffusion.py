@@ -49,11 +49,16 @@ def loaded():
     system = systems.make(config())
     batch = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()}
     init = quick(system.init)
-    params = init(jax.random.key(0), batch).params
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
-    return inference.Loaded(config(), system, jax.tree.unflatten(tree, leaves), 'small', 0)
+
+    @quick
+    def shaken(params):
+        leaves, tree = jax.tree.flatten(params)
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        leaves = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
+        return jax.tree.unflatten(tree, leaves)
+
+    params = shaken(init(jax.random.key(0), batch).params)
+    return inference.Loaded(config(), system, params, 'small', 0)
 
 
 @functools.cache
