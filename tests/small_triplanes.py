@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t3d.core import config as configs
 from t3d.fields import triplane_generator
@@ -67,13 +68,12 @@ def _params(seed: int, size: int, style: str):
     made = config(generator__plane_resolution=size, generator__sr_style=style)
     params, buffers = jax.jit(triplane_generator.Generator(made).init)(jax.random.key(seed))
     # Nothing at zero or one: strengths of the noise, biases and the average of w are all trained.
-
-    @jax.jit
-    def shaken(params):
-        keys = iter(jax.random.split(jax.random.key(seed + 100), 200))
-        return jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(next(keys), leaf.shape), params)
-
-    return {'generator': shaken(params), 'buffers': {**buffers, 'w_avg': 0.3 * jnp.ones_like(buffers['w_avg'])}}
+    random = np.random.default_rng(seed + 100)
+    shake = lambda leaf: jnp.asarray(leaf + np.float32(0.2) * random.standard_normal(leaf.shape, np.float32))
+    return {
+        'generator': jax.tree.map(shake, jax.device_get(params)),
+        'buffers': {**buffers, 'w_avg': 0.3 * jnp.ones_like(buffers['w_avg'])},
+    }
 
 
 def loaded(seed: int = 0, name: str = 'small', **changes) -> inference.Loaded:

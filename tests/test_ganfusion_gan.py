@@ -75,14 +75,9 @@ def batch():
 def state(*overrides):
     """A state whose every parameter is random: no bias, noise strength or average is zero."""
     made = quick(ganfusion_gan.make(config(*overrides)).init)(jax.random.key(0), batch())
-
-    @quick
-    def shaken(params):
-        leaves, structure = jax.tree.flatten(params)
-        keys = jax.random.split(jax.random.key(1), len(leaves))
-        return jax.tree.unflatten(structure, [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)])
-
-    params = shaken(made.params)
+    random = np.random.default_rng(1)
+    shake = lambda leaf: jnp.asarray(leaf + np.float32(0.1) * random.standard_normal(leaf.shape, np.float32))
+    params = jax.tree.map(shake, jax.device_get(made.params))
     return made.replace(params=params, ema={name: params[name] for name in ('generator', 'buffers')})
 
 

@@ -49,15 +49,9 @@ def loaded():
     system = systems.make(config())
     batch = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()}
     init = quick(system.init)
-
-    @quick
-    def shaken(params):
-        leaves, tree = jax.tree.flatten(params)
-        keys = jax.random.split(jax.random.key(1), len(leaves))
-        leaves = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
-        return jax.tree.unflatten(tree, leaves)
-
-    params = shaken(init(jax.random.key(0), batch).params)
+    random = np.random.default_rng(1)
+    shake = lambda leaf: jnp.asarray(leaf + np.float32(0.1) * random.standard_normal(leaf.shape, np.float32))
+    params = jax.tree.map(shake, jax.device_get(init(jax.random.key(0), batch).params))
     return inference.Loaded(config(), system, params, 'small', 0)
 
 
