@@ -30,7 +30,7 @@ def tiny() -> ml_collections.ConfigDict:
     config = common.defaults()
     config.system = 'ganfusion_gan'
     config.variant = 'tiny'
-    config.steps = 15_000
+    config.steps = 12_000
     config.batch = 8
     config.micro_batch = 8  # samples that share statistics and swap labels: divides the share of every device
     config.dtype = 'float32'  # of the upsampler and the discriminator's high resolutions; the backbone is float32 always
@@ -68,6 +68,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.ladder = ()  # ((images shown, neural resolution), ...) where it grows
     config.r1 = dict(gamma=0.3, every=16)
     config.density = dict(weight=1.0, every=4)
+    config.opacity = dict(weight=10.0, images=(40_000, 56_000))  # of the translucency: 0 up to the first, whole from the second
     config.blur = dict(sigma=2.0, images=3_000)
     config.swap = dict(p=0.5, images=1_000_000)
     config.augment = dict(on=False, p=0.0, images=500_000)
@@ -107,6 +108,7 @@ def furniture() -> ml_collections.ConfigDict:
     config.generator.update(channel_base=1536, channel_max=96, plane_channels=12)
     config.discriminator.update(channel_base=1536, channel_max=96)
     config.r1.gamma = 1.0
+    config.opacity.update(weight=5.0, images=(16_000, 32_000))
     config.render.update(box_warp=1.8, radius=3.5)
     config.data.update(name='furniture', split='train', variants=7, mirror=True)
     return config
@@ -154,6 +156,7 @@ def ffhq() -> ml_collections.ConfigDict:
     )
     config.discriminator.update(channel_base=32768, label_noise=0.0)
     config.render.update(limits='fixed', near=2.25, far=3.3, box_warp=1.0, background=0.0, radius=2.7, fov=0.2334)
+    config.opacity.weight = 0.0  # where the background belongs to the picture, opacity says nothing
     config.data.update(name='eg3d', mode='posed-estimated', split='train', size=512, mirror=True, variants=0)
     config.data.update(yaw=(-0.5, 0.5), pitch=(-0.3, 0.3), radius=2.7, fov=0.2334)  # read by mode='pose-distribution' only
     config.ladder = ((0, 64), (250_000, 80), (500_000, 96), (750_000, 112), (1_000_000, 128))

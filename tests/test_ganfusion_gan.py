@@ -175,14 +175,21 @@ def test_each_phase_runs_when_it_is_due_with_a_step_of_its_own():
 
 
 def test_losses_are_those_of_the_logits():
-    made, params, key = model(), state().params, jax.random.key(5)
-    now, keys = made.moment(jnp.int32(0)), jax.random.split(key)
+    made, params, key = model('opacity.weight=6.0', 'opacity.images=(4,12)'), state().params, jax.random.key(5)
+    now, keys = made.moment(jnp.int32(1)), jax.random.split(key)
+    assert (float(now.opaque), float(made.moment(jnp.int32(9)).opaque)) == (3.0, 6.0)
+    assert float(made.moment(jnp.int32(0)).opaque) == 0.0
     label = batch()['fake_labels'][:, 0]
-    image, raw, w = quick(made.fake, static_argnums=5)(params['generator'], params['buffers'], label, keys[0], now, 8)
-    assert image.shape == (8, 16, 16, 3) and raw.shape == (8, 8, 8, 3) and w.shape == (8, 8)
+    image, raw, w, opacity = quick(made.fake, static_argnums=5)(params['generator'], params['buffers'], label, keys[0], now, 8)
+    assert image.shape == (8, 16, 16, 3) and raw.shape == (8, 8, 8, 3) and w.shape == (8, 8) and opacity.shape == (8, 8, 8)
     logits = made.judge(params['discriminator'], made.blurred(image, now.sigma), raw, label, keys[1], 0.0)
-    loss, _ = quick(made.generator_loss, static_argnums=5)(params['generator'], params, batch(), key, now, 8, 0.0)
-    np.testing.assert_allclose(loss, np.mean(np.log1p(np.exp(-np.float64(logits)))), rtol=2e-5)
+    loss, found = quick(made.generator_loss, static_argnums=5)(params['generator'], params, batch(), key, now, 8, 0.0)
+    adversarial = np.mean(np.log1p(np.exp(-np.float64(logits))))
+    translucency = 1.0 - np.mean((1.0 - 2.0 * np.float64(opacity)) ** 2)  # 0 where every ray is 0 or 1
+    np.testing.assert_allclose(found['loss/generator'], adversarial, rtol=2e-5)
+    np.testing.assert_allclose(found['translucency'], translucency, rtol=2e-5)
+    np.testing.assert_allclose(loss, adversarial + 3.0 * translucency, rtol=2e-5)
+    assert 0.01 < translucency < 1.0
     unblurred = made.judge(params['discriminator'], image, raw, label, keys[1], 0.0)
     assert np.abs(unblurred - logits).max() > 1e-3
 

@@ -8,6 +8,7 @@ One train step is one iteration of four phases, each an Adam step of its own on 
 | phase | every | moves | loss |
 |---|---|---|---|
 | generator | iteration | generator | softplus(-D(fake)) |
+| generator | iteration | generator | `opacity.weight` mean 4 o (1 - o) of the opacities o: no matter that one can see through |
 | density | `density.every` | generator | 0.25 mean |sigma(p) - sigma(p + noise)| (EG3D, Sec. 5.1), times the interval |
 | discriminator | iteration | discriminator, w_avg | softplus(D(fake)) + softplus(-D(real)) |
 | r1 | `r1.every` | discriminator | gamma / 2 |grad of D(real)|^2 (1801.04406), times the interval |
@@ -19,6 +20,7 @@ Differences from the paper (and from EG3D, whose recipe it is):
 - The raw picture of a real image is the blurred image made small; EG3D blurs after that, with as many pixels of the small one.
 - The neural resolution climbs a short ladder (`ladder`), not every integer in between: each rung is one compiled branch.
 - Minibatch statistics and swapped labels stay inside micro-batches of fixed size: the result does not depend on the devices.
+- `opacity.weight` (0: off, as in the paper) is ours: on a plain background a picture cannot tell coloured fog from a solid.
 - The label noise of the discriminator (`discriminator.label_noise`) is drawn anew at each use; it does not pile up.
 """
 
@@ -48,6 +50,7 @@ class Moment(NamedTuple):
     images: jax.Array  # real images shown so far
     sigma: jax.Array  # of the blur in front of the discriminator, pixels of the image
     swap: jax.Array  # probability that the mapping is given another sample's label
+    opaque: jax.Array  # weight of the translucency
 
 
 def make(config) -> System:
@@ -65,8 +68,7 @@ def make(config) -> System:
 
     def generate(params, prompts, key) -> list[Asset]:
         draw = lambda place: jax.random.normal(jax.random.fold_in(key, place), (model.generator.z_dim,))
-        z = jax.vmap(draw)(jnp.arange(len(prompts)))
-        styles = model.generator.map(params['generator'], z)
+        styles = model.generator.map(params['generator'], jax.vmap(draw)(jnp.arange(len(prompts))))
         return [model.asset(params, prompt, w) for prompt, w in zip(prompts, styles, strict=True)]
 
     return System(init, model.train_step, preview, generate, SHARDING, batch_spec(config))
@@ -128,7 +130,9 @@ class Model:
         images = step.astype(jnp.float32) * config.batch
         sigma = config.blur.sigma * jnp.maximum(1.0 - images / max(config.blur.images, 1), 0.0)
         swap = 1.0 + (config.swap.p - 1.0) * jnp.minimum(images / max(config.swap.images, 1), 1.0)
-        return Moment(images, sigma, swap)
+        start, full = config.opacity.images
+        opaque = config.opacity.weight * jnp.clip((images - start) / max(full - start, 1), 0.0, 1.0)
+        return Moment(images, sigma, swap, opaque)
 
     def conditioning(self, key, label, swap, per_sample: bool = True):
         """The label that the mapping sees: with probability `swap` that of the next sample of the micro-batch."""
@@ -139,14 +143,14 @@ class Model:
         return jnp.where(chosen, rolled, label)
 
     def fake(self, params, buffers, label, key, now: Moment, size: int):
-        """(image [B, S, S, 3], raw [B, s, s, 3], w [B, W]) of new latents seen from `label`, conditioned on swapped labels."""
+        """(image [B, S, S, 3], raw [B, s, s, 3], w [B, W], opacity [B, s, s]) of new latents seen from `label`."""
         key_z, key_swap, key_noise, key_march = jax.random.split(key, 4)
         z = jax.random.normal(key_z, (label.shape[0], self.generator.z_dim))
         w = self.generator.map(params, z, self.conditioning(key_swap, label, now.swap))
         ws = jnp.broadcast_to(w[:, None], (w.shape[0], self.generator.num_ws, w.shape[1]))
         planes = self.generator.planes(params, buffers, ws, 'random', key_noise)
-        features = self.generator.render(params, planes, label, key_march, size=size).features
-        return self.generator.upsample(params, features, self.generator.style_of(buffers, w)), features[..., :3], w
+        features, _, opacity = self.generator.render(params, planes, label, key_march, size=size)
+        return self.generator.upsample(params, features, self.generator.style_of(buffers, w)), features[..., :3], w, opacity
 
     def blurred(self, image, sigma):
         """The image as the discriminator sees it early in training; costs nothing once the blur is over."""
@@ -156,8 +160,7 @@ class Model:
     def judge(self, params, image, raw, label, key, p):
         """Logits [B]; the pair augmented with strength p and the label with noise, where the config has them."""
         key_augment, key_label = jax.random.split(key)
-        image, raw = self.augmented(key_augment, image, raw, p)
-        return self.seen(params, image, raw, self.noisy_label(key_label, label))
+        return self.seen(params, *self.augmented(key_augment, image, raw, p), self.noisy_label(key_label, label))
 
     def augmented(self, key, image, raw, p):
         """The pair behind ADA's augmentations (2006.06676)."""
@@ -175,13 +178,13 @@ class Model:
     # ---------------------------------------------------------------------------------------------------------- the losses
 
     def generator_loss(self, params, fixed, batch, key, now: Moment, size: int, p):
-        """softplus(-D(fake)); `fixed` are the buffers and the discriminator."""
+        """softplus(-D(fake)) plus the weighted translucency; `fixed` are the buffers and the discriminator."""
         key_fake, key_judge = jax.random.split(key)
         label = batch['fake_labels'][:, 0]
-        image, raw, _ = self.fake(params, fixed['buffers'], label, key_fake, now, size)
+        image, raw, _, opacity = self.fake(params, fixed['buffers'], label, key_fake, now, size)
         logits = self.judge(fixed['discriminator'], self.blurred(image, now.sigma), raw, label, key_judge, p)
-        loss = jnp.mean(numerics.softplus(-logits))
-        return loss, loss
+        loss, translucency = jnp.mean(numerics.softplus(-logits)), jnp.mean(4.0 * opacity * (1.0 - opacity))
+        return loss + now.opaque * translucency, {'loss/generator': loss, 'translucency': translucency}
 
     def density_loss(self, params, fixed, batch, key, now: Moment):
         """Neighbouring points should have nearly the same raw density."""
@@ -202,7 +205,7 @@ class Model:
         key_fake, key_judge, key_real = jax.random.split(key, 3)
         label = batch['fake_labels'][:, 2]
         fakes = self.fake(fixed['generator'], fixed['buffers'], label, key_fake, now, size)
-        image, raw, w = jax.lax.stop_gradient(fakes)
+        image, raw, w, _ = jax.lax.stop_gradient(fakes)
         fake = self.judge(params, self.blurred(image, now.sigma), raw, label, key_judge, p)
         real = self.judge(params, *self.real(batch, now, size), batch['label'], key_real, p)
         loss = jnp.mean(numerics.softplus(fake)) + jnp.mean(numerics.softplus(-real))
@@ -262,8 +265,8 @@ class Model:
         averaged = tree.ema(state.ema['generator'], params['generator'], optim.ema_decay_of_images(now.images, config.batch))
         metrics = {
             **found,
-            'loss/generator': generator,
-            'loss': generator + found['loss/discriminator'],
+            **generator,
+            'loss': generator['loss/generator'] + found['loss/discriminator'],
             'density': extras['density'],
             'r1': extras['r1'],
             'blur': now.sigma,
@@ -290,13 +293,11 @@ class Model:
     def sheet(self, params, key, rows: int, views: int):
         """[rows, S, S * (2 views + 1), 3] in [0, 1]: upsampled views around the object, the raw ones, and the first depth."""
         render = self.config.render
-        z = jax.random.normal(key, (rows, self.generator.z_dim))
         around = cameras.turntable(views, elevation=self.config.preview.elevation, radius=render.radius, fov=render.fov)
         labels = cameras.to_eg3d(around)
-        ws = self.generator.ws(params['generator'], params['buffers'], z)
-
-        one = lambda styles: self.generator.panel(params['generator'], params['buffers'], styles, labels)
-        shown = numerics.to_unit(jax.lax.map(one, ws))
+        ws = self.generator.ws(params['generator'], params['buffers'], jax.random.normal(key, (rows, self.generator.z_dim)))
+        panel = lambda styles: self.generator.panel(params['generator'], params['buffers'], styles, labels)
+        shown = numerics.to_unit(jax.lax.map(panel, ws))
         return shown.transpose(0, 2, 1, 3, 4).reshape(rows, shown.shape[2], -1, 3)
 
     def asset(self, params, prompt: str, w) -> Asset:
@@ -317,8 +318,7 @@ class Model:
 
     def picture(self, scene, views: cameras.Cameras):
         """Asset.picture."""
-        count = views.world_from_cam.shape[0]
-        planes, w = (jnp.broadcast_to(scene[name], (count, *scene[name].shape)) for name in ('planes', 'w'))
+        planes, w = (jnp.broadcast_to(scene[name], (len(views.world_from_cam), *scene[name].shape)) for name in ('planes', 'w'))
         seen = self.generator.render(scene['generator'], planes, cameras.to_eg3d(views), size=self.generator.render_size)
         return numerics.to_unit(self.generator.upsample(scene['generator'], seen.features, w))
 
