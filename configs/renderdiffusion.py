@@ -108,7 +108,7 @@ def furniture() -> ml_collections.ConfigDict:
     config.text.update(length=14, open_vocabulary=True, width=128)
     config.unet.cross_attention_dim = 128
     config.planes.channels = 12
-    config.render.update(box_warp=2.0, radius=3.5)
+    config.render.update(box_warp=1.8, radius=3.5)
     config.data.update(name='furniture', split='train', variants=7, mirror=True)
     config.export.update(prompts=('a chair', 'a table', 'a sofa'))
     return config

@@ -9,6 +9,7 @@ import pytest
 import small_triplanes
 import test_ganfusion_diffusion
 import test_renderdiffusion
+from PIL import Image
 from test_evaluate_gan import true_pictures
 
 from t3d.core import config as configs
@@ -195,3 +196,22 @@ def test_a_picture_is_that_of_its_own_planes_prompt_and_label(peer):
     assert np.abs(shown[0] - shown[2]).max() > 1e-3  # other noise and another side
     other = painter.pictures(prompts, where, seed=5, scale=7.5)
     assert np.abs(shown - other).max() > 1e-4
+    turned = painter.around(prompts[:2], where[:2], seed=5)
+    for view in range(2):
+        same = painter.pictures(prompts[:2], np.stack([where[view]] * 2), seed=5)
+        np.testing.assert_allclose(turned[:, view], same, atol=1e-6)
+
+
+def test_the_sheet_shows_captions_of_the_whole_list_from_all_sides(tmp_path):
+    class Painter:
+        def around(self, prompts, labels):
+            self.asked = prompts, labels
+            return np.zeros((len(prompts), len(labels), 32, 32, 3), np.float32)
+
+    painter, captions = Painter(), [text for text, _ in evaluate_triplanes.prompts_of(config('all'), config('all'))['seen']]
+    path = evaluate_triplanes.sheet(painter, captions, config('all'), tmp_path)
+    prompts, where = painter.asked
+    assert len(prompts) == len(set(prompts)) == 8 and prompts[0] == captions[0] and prompts[-1] == captions[-1]
+    azimuth = np.unwrap(cameras.angles(cameras.from_eg3d(where).world_from_cam)[0])
+    np.testing.assert_allclose(np.diff(azimuth), np.pi / 4, atol=1e-5)
+    assert path == str(tmp_path / 'samples.png') and Image.open(path).width >= 8 * 96

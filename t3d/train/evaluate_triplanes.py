@@ -4,9 +4,12 @@ One picture of each sample, from a random camera of the data set, after the upsa
 captions, real pictures, and for GANFusion its stage-1 generator, which bounds what diffusion can reach (`ceiling`).
 """
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from t3d.core import config as configs
 from t3d.core import numerics, tokens
@@ -14,13 +17,14 @@ from t3d.core.errors import UsageError
 from t3d.data import shapes, single_view, triplanes
 from t3d.geom import cameras
 from t3d.metrics.scores import attribute_shares
-from t3d.train import captioners, evaluate_gan
+from t3d.train import captioners, evaluate_gan, preview
 from t3d.train.inference import Loaded
 
 SYSTEMS = ('ganfusion_diffusion', 'renderdiffusion')
 SAMPLES = 8  # of each caption
 SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
 SLOTS = ('colour', 'shape', 'size')
+ROWS, TURNS = 8, 8  # of the sheet
 
 
 class Painter:
@@ -47,6 +51,15 @@ class Painter:
             planes = self.model.draw(self.params, jnp.asarray(ids[index]), keys, scale)
             found.append(np.asarray(self._look(self.model, self.params, planes, jnp.asarray(labels[index]))))
         return np.concatenate(found)[: len(prompts)]
+
+    def around(self, prompts: list[str], labels: np.ndarray, *, seed: int = 0) -> np.ndarray:
+        """[N, V, S, S, 3] in [0, 1]: one sample of each of at most `batch` prompts, from all the labels [V, 25]."""
+        index = np.minimum(np.arange(self.batch), len(prompts) - 1)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(index))
+        planes = self.model.draw(self.params, jnp.asarray(self.tokenize(list(prompts))[index]), keys, None)
+        views = [jnp.broadcast_to(label, (self.batch, label.size)) for label in jnp.asarray(labels)]
+        shown = [np.asarray(self._look(self.model, self.params, planes, view)) for view in views]
+        return np.stack(shown, 1)[: len(prompts)]
 
 
 def _through_generator(model, params, planes, labels):
@@ -75,7 +88,7 @@ def _one(rays):
 def evaluate(
     loaded: Loaded, log=lambda line: None, *, samples: int | None = None, scale: float | None = None
 ) -> dict[str, float]:
-    """All scores of a run.
+    """All scores of a run, and samples.png (`sheet`) where `loaded` is a run folder.
 
     - toy: shares of samples with their caption's colour, shape, size and both of the first two, of objects that were seen in
       training and of held-out ones apart, by the exact captioner (captioners.ToyReader); shuffled: all other captions.
@@ -105,7 +118,21 @@ def evaluate(
     scores.update(evaluate_gan.distances(seen, true, others))
     if 'frozen' in loaded.params:
         scores.update(ceiling(loaded, data, true, others, seen))
+    if loaded.folder is not None and (epath.Path(loaded.folder) / 'checkpoints').exists():
+        log(f'open {sheet(painter, [text for text, _ in next(iter(objects.values()))], data, loaded.folder)}')
     return scores
+
+
+def sheet(painter: Painter, captions: list[str], data, folder) -> str:
+    """Writes samples.png into a folder: captions spread over the list, a sample of each from all sides. Its path.
+
+    The same captions and cameras for every system that learned from the same set, so that sheets can lie side by side.
+    """
+    texts = [captions[k] for k in np.linspace(0, len(captions) - 1, min(ROWS, len(captions))).round().astype(int)]
+    shown = painter.around(texts, np.asarray(cameras.to_eg3d(evaluate_gan.ring(data, TURNS))))
+    path = os.path.join(os.fspath(folder), 'samples.png')
+    preview.write(path, preview.sheet(shown, texts, title='a sample of each caption, from all sides'))
+    return path
 
 
 def ceiling(loaded: Loaded, data, true, others, seen) -> dict[str, float]:
