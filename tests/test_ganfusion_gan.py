@@ -194,6 +194,13 @@ def test_losses_are_those_of_the_logits():
     assert np.abs(unblurred - logits).max() > 1e-3
 
 
+def test_a_share_of_part_of_a_micro_batch_is_refused():
+    """What pmap gives a device of more devices than micro-batches."""
+    one = jax.tree.map(lambda leaf: leaf[:1], batch())
+    with pytest.raises(UsageError, match='1 samples on a device do not fall into micro-batches of 2'):
+        jax.eval_shape(model().train_step, state(), one, jax.random.key(0))
+
+
 def test_density_loss_compares_neighbours():
     made, params = model(), state().params
     loss, measured = quick(made.density_loss)(

@@ -204,8 +204,7 @@ class Model:
         """softplus(D(fake)) + softplus(-D(real)); the fakes carry no gradient."""
         key_fake, key_judge, key_real = jax.random.split(key, 3)
         label = batch['fake_labels'][:, 2]
-        fakes = self.fake(fixed['generator'], fixed['buffers'], label, key_fake, now, size)
-        image, raw, w, _ = jax.lax.stop_gradient(fakes)
+        image, raw, w, _ = jax.lax.stop_gradient(self.fake(fixed['generator'], fixed['buffers'], label, key_fake, now, size))
         fake = self.judge(params, self.blurred(image, now.sigma), raw, label, key_judge, p)
         real = self.judge(params, *self.real(batch, now, size), batch['label'], key_real, p)
         loss = jnp.mean(numerics.softplus(fake)) + jnp.mean(numerics.softplus(-real))
@@ -229,6 +228,8 @@ class Model:
 
     def train_step(self, state: TrainState, batch, key):
         """One iteration at the neural resolution of its rung."""
+        if len(batch['label']) % self.micro:  # under pmap this is one device's share
+            raise UsageError(f'{len(batch["label"])} samples on a device do not fall into micro-batches of {self.micro}.')
         if len(self.ladder) == 1:
             return self.iteration(state, batch, key, self.ladder[0][1])
         rung = sum((state.step * self.config.batch >= start).astype(jnp.int32) for start, _ in self.ladder[1:])
@@ -242,7 +243,6 @@ class Model:
         params, opt, extras = dict(state.params), dict(state.opt_state), dict(state.extras)
 
         def run(name, loss, *args):
-            """A step of one network by one loss; what the loss measured."""
             params[name], opt[name], found = self.move(name, loss, params[name], opt[name], *args)
             return found
 
