@@ -4,7 +4,7 @@
 
 | variant | data | generator / discriminator | where |
 |---|---|---|---|
-| `tiny` | toy, one view a record, 64 px on grey | 0.31 M / 0.31 M, planes 3 x 32 x 32 x 8 | two CPU cores, 80 min |
+| `tiny` | toy, one view a record, 64 px on grey | 0.31 M / 0.31 M, planes 3 x 32 x 32 x 8 | two CPU cores, 75 min |
 | `furniture` | furniture, one view of each variant, 64 px | 0.58 M / 0.70 M, planes 3 x 32 x 32 x 12 | two CPU cores, an hour |
 | `base` | furniture, 256 px | 24 M / 26 M, planes 3 x 128 x 128 x 32 | one large GPU |
 | `ffhq` | an EG3D set of faces, 512 px | EG3D's released sizes and schedule | 8 large GPUs |
