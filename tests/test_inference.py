@@ -123,6 +123,7 @@ README_PROMPTS = {  # megabytes at most, and prompts the README types
     'instant3d-scenes': (5, ['a red cone on top of a blue cube', 'a green cube', 'a small white sphere']),
     'instant3d-furniture': (9, ['a blue child chair', 'a sofa']),
     'image_diffusion-toy': (6, ['a red cube']),
+    'ganfusion_diffusion-toy': (10, ['a large red cube']),
 }
 
 
@@ -145,6 +146,7 @@ def test_words_that_an_open_vocabulary_never_met_are_named(capsys):
 def test_the_default_weights_are_those_of_the_scenes():
     assert inference.load().name == inference.DEFAULT == 'instant3d-scenes'
     assert inference.load(system='instant3d-furniture').name == 'instant3d-furniture'
+    assert inference.load(system='ganfusion').name == 'ganfusion_diffusion-toy'
 
 
 RELATED = [name for name in inference.shipped() if name.endswith('scenes')]
