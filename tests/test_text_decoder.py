@@ -23,15 +23,12 @@ TINY = dict(
 )
 
 
-QUICK = {'xla_backend_optimization_level': 0}
-
-
 def build(**changes):
     decoder = text_decoder.TextDecoder(**{**TINY, **changes})
     key_params, key_tokens, key_noise = jax.random.split(jax.random.key(0), 3)
     tokens = jax.random.normal(key_tokens, (2, 6, 32))
     noise = jax.random.normal(key_noise, (2, 12))
-    return decoder, jax.jit(decoder.init, compiler_options=QUICK)(key_params, tokens, noise), tokens, noise
+    return decoder, jax.jit(decoder.init)(key_params, tokens, noise), tokens, noise
 
 
 def test_the_released_size_has_the_reference_counts():
@@ -48,7 +45,7 @@ def test_the_released_size_has_the_reference_counts():
 
 def test_one_token_changes_every_plane_and_noise_is_heard():
     decoder, variables, tokens, noise = build()
-    apply = jax.jit(decoder.apply, compiler_options=QUICK)
+    apply = jax.jit(decoder.apply)
     planes = apply(variables, tokens, noise)
     assert planes.shape == (2, 16, 16, 24)
     np.testing.assert_array_equal(planes, apply(variables, tokens, noise))
@@ -71,14 +68,14 @@ def test_each_mechanism_switches_off_alone(flag, gone):
     decoder, without, tokens, noise = build(**{flag: False})
     names = tree.flatten(variables)
     assert any(gone in name for name in names) and not any(gone in name for name in tree.flatten(without))
-    apply = jax.jit(decoder.apply, compiler_options=QUICK)
+    apply = jax.jit(decoder.apply)
     planes = apply(without, tokens, noise)
     assert jnp.abs(apply(without, tokens + 1.0, noise) - planes).max() > 1e-3  # the others still read the text
 
 
 def test_without_every_mechanism_the_text_is_not_read():
     decoder, variables, tokens, noise = build(cross_attention=False, style_injection=False, token_to_plane=False)
-    apply = jax.jit(decoder.apply, compiler_options=QUICK)
+    apply = jax.jit(decoder.apply)
     planes = apply(variables, tokens, noise)
     np.testing.assert_array_equal(apply(variables, tokens + 1.0, noise + 1.0), planes)
 
@@ -91,7 +88,7 @@ def test_rematerialisation_keeps_names_values_and_gradients():
     def loss(decoder):
         return lambda v: jnp.mean(jnp.square(decoder.apply(v, tokens, noise)))
 
-    gradient = lambda decoder: jax.jit(jax.grad(loss(decoder)), compiler_options=QUICK)(variables)
+    gradient = lambda decoder: jax.jit(jax.grad(loss(decoder)))(variables)
     one, two = gradient(plain), gradient(remat)
     for name, leaf in tree.flatten(one).items():
         np.testing.assert_allclose(leaf, tree.flatten(two)[name], rtol=1e-4, atol=1e-6, err_msg=name)

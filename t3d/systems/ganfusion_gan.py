@@ -7,8 +7,7 @@ One train step is one iteration of four phases, each an Adam step of its own on 
 
 | phase | every | moves | loss |
 |---|---|---|---|
-| generator | iteration | generator | softplus(-D(fake)) |
-| generator | iteration | generator | `opacity.weight` mean 4 o (1 - o) of the opacities o: no matter that one can see through |
+| generator | iteration | generator | softplus(-D(fake)) + `opacity.weight` mean 4 o (1 - o), o the opacities of its rays |
 | density | `density.every` | generator | 0.25 mean |sigma(p) - sigma(p + noise)| (EG3D, Sec. 5.1), times the interval |
 | discriminator | iteration | discriminator, w_avg | softplus(D(fake)) + softplus(-D(real)) |
 | r1 | `r1.every` | discriminator | gamma / 2 |grad of D(real)|^2 (1801.04406), times the interval |
@@ -243,6 +242,7 @@ class Model:
         params, opt, extras = dict(state.params), dict(state.opt_state), dict(state.extras)
 
         def run(name, loss, *args):
+            """A step of one network by one loss; what the loss measured."""
             params[name], opt[name], found = self.move(name, loss, params[name], opt[name], *args)
             return found
 

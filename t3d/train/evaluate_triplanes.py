@@ -46,20 +46,22 @@ class Painter:
         """
         ids, found = self.tokenize(list(prompts)), []
         for start in range(0, len(prompts), self.batch):
-            index = np.minimum(np.arange(start, start + self.batch), len(prompts) - 1)
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(index))
-            planes = self.model.draw(self.params, jnp.asarray(ids[index]), keys, scale)
+            index, planes = self._planes(ids, start, seed, scale)
             found.append(np.asarray(self._look(self.model, self.params, planes, jnp.asarray(labels[index]))))
         return np.concatenate(found)[: len(prompts)]
 
     def around(self, prompts: list[str], labels: np.ndarray, *, seed: int = 0) -> np.ndarray:
         """[N, V, S, S, 3] in [0, 1]: one sample of each of at most `batch` prompts, from all the labels [V, 25]."""
-        index = np.minimum(np.arange(self.batch), len(prompts) - 1)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(index))
-        planes = self.model.draw(self.params, jnp.asarray(self.tokenize(list(prompts))[index]), keys, None)
+        _, planes = self._planes(self.tokenize(list(prompts)), 0, seed, None)
         views = [jnp.broadcast_to(label, (self.batch, label.size)) for label in jnp.asarray(labels)]
         shown = [np.asarray(self._look(self.model, self.params, planes, view)) for view in views]
         return np.stack(shown, 1)[: len(prompts)]
+
+    def _planes(self, ids: np.ndarray, start: int, seed: int, scale: float | None) -> tuple[np.ndarray, jax.Array]:
+        """(places in `ids` [batch], the last repeated to fill up; their planes) of the batch from `start` on."""
+        index = np.minimum(np.arange(start, start + self.batch), len(ids) - 1)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(index))
+        return index, self.model.draw(self.params, jnp.asarray(ids[index]), keys, scale)
 
 
 def _through_generator(model, params, planes, labels):
