@@ -13,9 +13,24 @@ from t3d.train import bench, bench_workload, memory
 def test_timing_and_compilation_are_apart():
     program = bench.compiled(lambda x: jnp.sin(x) @ x, jnp.ones((64, 64)))
     assert program.seconds > 0 and program.temp_bytes >= 0
-    found = bench.timed(program.call, jnp.ones((64, 64)), repeats=5)
-    assert 0 < found.min <= found.median <= found.max
+    assert bench.once(program.call, jnp.ones((64, 64))) > 0
     assert str(bench.timing([3.0, 1.0, 2.0])) == '2.0 [1.0, 3.0]'
+
+
+def test_a_turn_counts_one_call_in_the_midst_of_work(monkeypatch):
+    monkeypatch.setattr(bench, 'PAUSE', 0.0)
+    log = []
+
+    def side(name, *milliseconds):
+        left = list(milliseconds)
+        return lambda: log.append(name) or left.pop(0)
+
+    ours = side('ours', 70.0, 40.0, 3.0, 99.0, 1.0, 5.0)  # 70 + 40 wake the machine, 3 counts; 99 + 1 wake it, 5 counts
+    slow, quick = side('slow', 200.0, 9.0, 200.0, 7.0), side('quick', 200.0, 6.0, 200.0, 8.0)
+    found, best = bench.take_turns(ours, [slow, quick], 2)
+    assert found == (4.0, 3.0, 5.0) and best == (7.0, 6.0, 8.0)
+    assert log == 2 * ['ours', 'ours', 'ours', 'slow', 'slow', 'quick', 'quick']
+    assert bench.take_turns(side('ours', 100.0, 2.0), [], 1) == ((2.0, 2.0, 2.0), None)
 
 
 def test_the_rise_of_memory_is_that_of_what_is_written():
@@ -28,6 +43,7 @@ def test_the_rise_of_memory_is_that_of_what_is_written():
 def test_render_prints_the_table(monkeypatch, tmp_path, capsys):
     small = {'batch': 2, 'image': 4, 'size': 8, 'channels': 4, 'coarse': 4, 'fine': 4, 'outputs': 3}
     monkeypatch.setattr(bench_workload, 'SHAPES', {'tiny': small})
+    monkeypatch.setattr(bench, 'WARM', 0.0)
     assert bench.main(['render', '--sizes', 'tiny', '--repeats', '2', '--no-peer', '--json', str(tmp_path / 'bench.json')]) == 0
     printed = capsys.readouterr().out
     assert '| tiny | forward |' in printed and '| tiny | forward + backward |' in printed and 'rows of 4' in printed

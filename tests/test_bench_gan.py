@@ -52,6 +52,7 @@ def uncompiled(monkeypatch):
 
     monkeypatch.setattr(bench, 'compiled', traced)
     monkeypatch.setattr(bench, 'PAUSE', 0.0)
+    monkeypatch.setattr(bench, 'WARM', 0.0)
 
 
 def test_the_table_without_a_peer(uncompiled, tmp_path, capsys):

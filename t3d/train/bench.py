@@ -1,10 +1,12 @@
 """`t3d bench`: how fast this machine renders, beside a plain PyTorch peer that runs in a second process, turn by turn.
 
 Rules of measurement: compilation is timed apart; the median of at least 7 runs with the smallest and largest beside it; t3d and
-the peer take turns, so that other load on the machine meets both; ratios are printed of the medians and of the minima.
+the peer take turns, so that other load on the machine meets both; a turn is timed in the midst of work, as steps of a training
+are; ratios are printed of the medians and of the minima.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -24,6 +26,7 @@ from t3d.train import bench_workload, memory
 PEER = pathlib.Path(__file__).resolve().parents[2] / 'tests' / 'peers' / 'torch_renderer.py'
 MIB = 2**20
 PAUSE = 0.3  # s before each turn: the threads of the other side may still wait, spinning, for more work
+WARM = 100.0  # ms of work in each turn before a call counts: a second core joins in after some 60 ms (measured, Linux guest)
 THREADS = sorted({1, len(os.sched_getaffinity(0))})  # the peer runs with each, the better one counts: waiting threads cost
 
 
@@ -50,11 +53,23 @@ def once(function, *args) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def timed(function, *args, repeats: int = 7, warmup: int = 1) -> Timing:
-    """Median, minimum and maximum of `repeats` calls after `warmup` calls that do not count. Pass a compiled function."""
-    for _ in range(warmup):
-        once(function, *args)
-    return timing([once(function, *args) for _ in range(repeats)])
+def turn(call) -> float:
+    """What one `call() -> ms` returns, right after calls that took WARM ms together and do not count."""
+    time.sleep(PAUSE)
+    spent = call()
+    while spent < WARM:
+        spent += call()
+    return call()
+
+
+def take_turns(ours, theirs: list, repeats: int) -> tuple[Timing, Timing | None]:
+    """(timing of ours, the better of theirs or None): `repeats` turns of each, all of them `() -> ms`, one after the other."""
+    found = [[] for _ in (ours, *theirs)]
+    for _ in range(repeats):
+        for call, milliseconds in zip((ours, *theirs), found, strict=True):
+            milliseconds.append(turn(call))
+    mine, *others = (timing(milliseconds) for milliseconds in found)
+    return mine, min(others) if others else None
 
 
 class Compiled(NamedTuple):
@@ -104,6 +119,10 @@ class Peer:
         """Milliseconds of one 'forward' or 'both' with so many threads."""
         return self.ask({'run': name, 'threads': threads})['ms']
 
+    def runs(self, name: str) -> list:
+        """`once` of a name for each of THREADS, without arguments."""
+        return [functools.partial(self.once, name, threads) for threads in THREADS]
+
     def memory(self, name: str) -> float | None:
         """MiB by which its resident memory rises in one run."""
         return self.ask({'memory': name})['mib']
@@ -129,16 +148,9 @@ def _measure(shape, peer, repeats):
     rows, rays = [], shape['batch'] * shape['image'] ** 2
     for name, function in (('forward', work.forward), ('both', work.both)):
         program = compiled(function, *work.args)
-        ours, theirs = [], {threads: [] for threads in THREADS} if peer else {}
         rss = memory.peak_growth(lambda program=program: once(program.call, *work.args))
         peer_rss = peer.memory(name) if peer else None
-        for _ in range(repeats + 1):
-            time.sleep(PAUSE)
-            ours.append(once(program.call, *work.args))
-            for threads, found in theirs.items():
-                time.sleep(PAUSE)
-                found.append(peer.once(name, threads))
-        ours, theirs = timing(ours[1:]), [timing(found[1:]) for found in theirs.values()]  # the first of each is a warm-up
+        ours, theirs = take_turns(functools.partial(once, program.call, *work.args), peer.runs(name) if peer else [], repeats)
         rows.append(
             {
                 'pass': name,
@@ -148,10 +160,10 @@ def _measure(shape, peer, repeats):
                 'temp_mib': program.temp_bytes / MIB,
                 'rss_mib': rss,
                 'peer_rss_mib': peer_rss,
-                'peer_ms': min(theirs) if theirs else None,
+                'peer_ms': theirs,
             }
         )
-    lookup = timed(compiled(work.lookup, *work.args).call, *work.args, repeats=repeats)
+    lookup, _ = take_turns(functools.partial(once, compiled(work.lookup, *work.args).call, *work.args), [], repeats)
     bytes_gathered = 4.0 * shape['channels'] * work.rows
     bound = (
         f'forward gathers {work.rows / 1e6:.2f} M rows of {shape["channels"]} = {bytes_gathered / MIB:.0f} MiB; the '

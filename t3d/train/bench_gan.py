@@ -12,11 +12,11 @@ those of t3d.train.bench.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
 import platform
-import time
 
 import jax
 import jax.numpy as jnp
@@ -160,14 +160,8 @@ def _phase(name, function, args, peer, repeats, images) -> dict:
     program = bench.compiled(function, *args)
     rss = memory.peak_growth(lambda: bench.once(program.call, *args))
     peer_rss = peer.memory(name) if peer else None
-    ours, theirs = [], {threads: [] for threads in bench.THREADS} if peer else {}
-    for _ in range(repeats + 1):
-        time.sleep(bench.PAUSE)
-        ours.append(bench.once(program.call, *args))
-        for threads, found in theirs.items():
-            time.sleep(bench.PAUSE)
-            found.append(peer.once(name, threads))
-    ours, theirs = bench.timing(ours[1:]), [bench.timing(found[1:]) for found in theirs.values()]  # the first is a warm-up
+    call = functools.partial(bench.once, program.call, *args)
+    ours, theirs = bench.take_turns(call, peer.runs(name) if peer else [], repeats)
     return {
         't3d_ms': ours,
         'images_per_s': 1e3 * images / ours.median,
@@ -176,7 +170,7 @@ def _phase(name, function, args, peer, repeats, images) -> dict:
         'temp_mib': program.temp_bytes / bench.MIB,
         'rss_mib': rss,
         'peer_rss_mib': peer_rss,
-        'peer_ms': min(theirs) if theirs else None,
+        'peer_ms': theirs,
     }
 
 

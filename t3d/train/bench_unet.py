@@ -10,6 +10,7 @@ t3d.train.bench.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -110,11 +111,10 @@ def measure(shape: dict, dtype: str, peer, repeats: int, exact: bool) -> dict:
 
     Args:
       peer: a started bench.Peer of PEER, or None.
-      repeats: runs after the one that does not count.
+      repeats: turns of each side (`bench.take_turns`).
       exact: float32 products on accelerators that would round them.
     """
     forget_peak()
-    theirs = {count: [] for count in bench.THREADS} if peer else {}
     request = {**shape, 'dtype': dtype, 'device': jax.default_backend(), 'exact': exact}
     peer_is = peer.ask(request)['is'] if peer else None
     kind = jnp.dtype(dtype)
@@ -122,17 +122,18 @@ def measure(shape: dict, dtype: str, peer, repeats: int, exact: bool) -> dict:
     params = weights(jax.eval_shape(lambda: unet.init(jax.random.key(0), *arguments))['params'], kind)
     with jax.default_matmul_precision('highest' if exact else None):
         program = bench.compiled(unet.apply, {'params': params}, *arguments)
-    ours, difference, peer_peak = [], None, None
-    for _ in range(repeats + 1):
-        ours.append(bench.once(program.call, {'params': params}, *arguments))
-        for count, found in theirs.items():
-            answer = peer.ask({'run': 'forward', 'threads': count})
-            found.append(answer['ms'])
-            peer_peak = answer['peak_mib']
+    difference, peer_peaks = None, []
+
+    def peer_once(count):
+        answer = peer.ask({'run': 'forward', 'threads': count})
+        peer_peaks.append(answer['peak_mib'])
+        return answer['ms']
+
+    theirs = [functools.partial(peer_once, count) for count in bench.THREADS] if peer else []
+    ours, theirs = bench.take_turns(lambda: bench.once(program.call, {'params': params}, *arguments), theirs, repeats)
     peak = peak_mib()
     if peer:
         difference = _difference(program.call({'params': params}, *arguments), peer)
-    ours, theirs = bench.timing(ours[1:]), [bench.timing(found[1:]) for found in theirs.values()]
     model_flops = flops.count(unet.apply, {'params': params}, *arguments)
     return {
         'dtype': dtype,
@@ -144,8 +145,8 @@ def measure(shape: dict, dtype: str, peer, repeats: int, exact: bool) -> dict:
         'temp_mib': program.temp_bytes / bench.MIB,
         'peak_mib': peak,
         'peer': peer_is,
-        'peer_ms': min(theirs) if theirs else None,
-        'peer_peak_mib': peer_peak,
+        'peer_ms': theirs,
+        'peer_peak_mib': peer_peaks[-1] if peer_peaks else None,
         'difference': difference,
     }
 
