@@ -62,12 +62,15 @@ def test_schedules():
     np.testing.assert_allclose(values, [0.2, 2.0, 2.0, 2.0 * (0.1 + 0.9 * 0.5), 0.2, 0.2], rtol=1e-5)
 
 
+CLIPS = (optim.clip_by_global_norm, optax.clip_by_global_norm)
+
+
 @pytest.mark.parametrize('decay', [0.0, 0.1])
 def test_adamw_is_optax_adamw_on_matrices_and_adam_on_vectors(decay):
     ours = optim.adamw(learning_rate=1e-2, warmup=1, total=1000, final=1.0, weight_decay=decay, clip=1e9)
     theirs = optax.adamw(1e-2, b2=0.99, weight_decay=decay)
     plain = optax.adam(1e-2, b2=0.99)
-    params = {'matrix': jnp.ones((2, 2)), 'vector': jnp.ones(2)}
+    params = {'matrix': jnp.ones((2, 2)), 'vector': jnp.ones(2), 'layers': {'bias': jnp.ones((3, 2)), 'scale': jnp.ones((3, 2))}}
     grads = jax.tree.map(lambda leaf: 0.3 * leaf, params)
     states = [method.init(params) for method in (ours, theirs, plain)]
     for _ in range(3):
@@ -75,7 +78,8 @@ def test_adamw_is_optax_adamw_on_matrices_and_adam_on_vectors(decay):
         states = [state for _, state in answers]
     (mine, _), (decayed, _), (undecayed, _) = answers
     np.testing.assert_allclose(mine['matrix'], decayed['matrix'], rtol=1e-5)
-    np.testing.assert_allclose(mine['vector'], undecayed['vector'], rtol=1e-5)
+    for name in ('vector', 'layers/bias', 'layers/scale'):
+        np.testing.assert_allclose(tree.flatten(mine)[name], tree.flatten(undecayed)[name], rtol=1e-5)
 
 
 def test_the_gradient_is_clipped_by_its_global_norm():
@@ -85,3 +89,12 @@ def test_the_gradient_is_clipped_by_its_global_norm():
     _, state = rule.update({'a': jnp.full((2, 2), 10.0)}, state, params)
     moment = next(part.mu['a'] for part in state if hasattr(part, 'mu'))
     np.testing.assert_allclose(moment, 0.1 * 0.5, rtol=1e-5)  # 10 scaled to a norm of 1 over four entries
+
+
+@pytest.mark.parametrize('size', [0.0, 1e-3, 1.0, 1e3])
+def test_clipping_is_that_of_optax(size):
+    grads = {'a': size * jax.random.normal(jax.random.key(0), (5, 7)), 'b': size * jnp.ones(3, jnp.bfloat16)}
+    found, wanted = (method(2.0).update(grads, optax.EmptyState())[0] for method in CLIPS)
+    assert found['b'].dtype == jnp.bfloat16
+    np.testing.assert_allclose(found['a'], wanted['a'], rtol=3e-7)
+    np.testing.assert_allclose(found['b'].astype(np.float32), wanted['b'].astype(np.float32), rtol=8e-3)  # one step of bf16

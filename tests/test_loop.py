@@ -15,8 +15,9 @@ from t3d.checkpoint import store as stores
 from t3d.checkpoint import weights
 from t3d.core import config as configs
 from t3d.core import tree
-from t3d.data import sources
+from t3d.data import pipeline, sources
 from t3d.parallel import devices
+from t3d.train import log as logs
 from t3d.train import loop, signals, window, workdirs
 
 
@@ -119,6 +120,21 @@ def test_traces_once_and_transfers_nothing_implicitly(tmp_path, monkeypatch):
     run(tmp_path / 'run', system=system._replace(train_step=counted))
     assert programs[0].step._cache_size() == 1
     chex.clear_trace_counter()
+
+
+def test_the_first_step_finds_what_was_compiled_ahead():
+    settings, system, mesh = config(), make(), devices.make({'data': 1})
+    target = loop.abstract(settings, system, mesh)
+    program = loop.Program(settings, system, mesh, target, logs.Log(None, total=0, batch=0, active=False))
+    program.compile_ahead()
+    state, batch = loop.fresh(settings, system, target), next(pipeline.make(*DATA, batch=settings.batch, seed=0))
+    assert program._ahead.result() > 0.0
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    with jax.set_mesh(mesh):
+        state, _ = program(state, batch)
+    seen = [name for name in compiled if 'compile' in name]  # the listener stays: look before anything else compiles
+    assert seen == [] and int(state.step) == 1
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['SIGINT', 'SIGTERM'])

@@ -1,7 +1,10 @@
 """Schedules of the step and the optax chain, both from plain numbers in a config."""
 
+import jax
 import jax.numpy as jnp
 import optax
+
+from t3d.core import tree
 
 
 def piecewise(step, points: tuple[tuple[int, float], ...]):
@@ -27,6 +30,20 @@ def ema_decay(step, decay: float):
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    """All gradients times min(1, limit / norm), the norm over all of them together.
+
+    `optax.clip_by_global_norm` but for one rounding: one factor instead of a division and a choice for each number, which
+    XLA keeps in memory, and a kernel less to compile for each array.
+    """
+
+    def update(grads, state, params=None):
+        factor = jnp.minimum(1.0, limit / optax.tree.norm(grads))
+        return jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), grads), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def adamw(
     *,
     learning_rate: float,
@@ -39,15 +56,13 @@ def adamw(
     weight_decay: float = 0.0,
     clip: float = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global norm, on a warm-up and cosine schedule. Decay skips vectors and scalars."""
+    """AdamW behind a clip of the global norm, on a warm-up and cosine schedule. Decay skips vectors and scalars, stacked ones too."""
 
-    def matrices(params):
-        import jax
-
-        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    def matrices(params):  # scanned layers stack their vectors: two axes, and vectors all the same
+        return tree.map_with_name(lambda name, leaf: leaf.ndim > 1 and not name.endswith(('bias', 'scale')), params)
 
     return optax.chain(
-        optax.clip_by_global_norm(clip),
+        clip_by_global_norm(clip),
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         optax.add_decayed_weights(weight_decay, mask=matrices),
         optax.scale_by_learning_rate(lambda step: warmup_cosine(step, learning_rate, warmup, total, final)),

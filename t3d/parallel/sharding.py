@@ -90,6 +90,12 @@ def global_batch(local: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     }
 
 
+def abstract_batch(specs: dict[str, jax.ShapeDtypeStruct], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The global batch of these shapes as `global_batch` lays it out."""
+    place = batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=place) for name, spec in specs.items()}
+
+
 def whole_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """A batch that every process holds in full: sharded over the batch axes if its rows divide, else replicated."""
     rows = min(len(value) for value in batch.values())

@@ -24,9 +24,10 @@ from t3d.data import pipeline
 from t3d.parallel import devices, sharding
 from t3d.train import log as logs
 from t3d.train import preview, signals, workdirs
+from t3d.train.program import Program
 from t3d.train.window import Window
 
-KEY_INIT, KEY_PREVIEW = 2**32 - 1, 2**32 - 2  # folded into the seed's key; steps stay below
+KEY_INIT = 2**32 - 1  # folded into the seed's key, as KEY_PREVIEW of program.py; steps stay below
 PLANES = ('render.plane_axes', 'render.box_warp')  # of a config: where in space the numbers of its triplanes are
 
 
@@ -79,14 +80,17 @@ def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_
         best=config.checkpoint.get('best', ''),
     )
     try:
-        state, target = start(config, system, store, mesh, say, init_from)
+        target = abstract(config, system, mesh)
+        program = Program(config, system, mesh, target, say)
+        end = min(config.steps, stop_after if stop_after is not None else config.steps)
+        if (store.latest() or 0) < end:
+            program.compile_ahead()
+        state = start(config, system, store, mesh, say, target, init_from)
         if mesh.size > 1 and say.active:
             report = sharding.report(target, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
             (workdir / 'sharding.txt').write_text(report + '\n')
             say.line(report.splitlines()[-1])
         batches, shown = _data(config, system, data, int(state.step))
-        program = Program(config, system, mesh, target, say)
-        end = min(config.steps, stop_after if stop_after is not None else config.steps)
         try:
             _loop(config, program, state, batches, shown, store, say, stop, end, workdir)
         except jax.errors.JaxRuntimeError as error:  # raised at a dispatch, or when a later result is waited for
@@ -97,48 +101,48 @@ def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_
 
 
 def start(
-    config,
-    system: System,
-    store: stores.Store,
-    mesh: Mesh,
-    say: logs.Log,
-    init_from=None,
-) -> tuple[TrainState, TrainState]:
-    """(the state to train from: restored, or made by a sharded init; its ShapeDtypeStructs with shardings)."""
+    config, system: System, store: stores.Store, mesh: Mesh, say: logs.Log, target: TrainState, init_from=None
+) -> TrainState:
+    """The state to train from: restored as `target` (see `abstract`), or made by a sharded init."""
     if store.latest() is None:
         if init_from is not None:
             refuse_other_planes(config, init_from)
-        state, target = fresh(config, system, mesh)
+        state = fresh(config, system, target)
         state = state if init_from is None else _with_weights(state, init_from, mesh, say)
-        return (_with_frozen(state, config.frozen, say) if config.get('frozen', '') else state), target
-    _, _, target = _init(config, system, mesh)
+        return _with_frozen(state, config.frozen, say) if config.get('frozen', '') else state
     restored = store.restore(target)
     step = int(restored.state.step)
     if restored.data['position'] != step:
         raise UsageError(f'checkpoint {step}: its data position is {restored.data["position"]}: not made by this loop.')
     say.line(f'resuming from step {step}')
     say.resume(step)
-    return restored.state, target
+    return restored.state
 
 
-def fresh(config, system: System, mesh: Mesh) -> tuple[TrainState, TrainState]:
-    """(the state a run of this config starts from, made by a sharded init; its ShapeDtypeStructs with shardings)."""
-    init, placed, target = _init(config, system, mesh)
+def abstract(config, system: System, mesh: Mesh) -> TrainState:
+    """ShapeDtypeStructs of the state of a run of this config, with their shardings on a mesh."""
+    state = jax.eval_shape(_init(config, system), np.uint32(config.seed))
+    return sharding.abstract_with(
+        state, sharding.shardings(state, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
+    )
+
+
+def fresh(config, system: System, target: TrainState) -> TrainState:
+    """The state a run of this config starts from, made by a sharded init; `target` as from `abstract`."""
     # Hundreds of small random draws, run once: a CPU spends twice as long compiling them well as it should.
     options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else {}
-    return jax.jit(init, out_shardings=placed, compiler_options=options)(np.uint32(config.seed)), target
+    placed = jax.tree.map(lambda leaf: leaf.sharding, target)
+    return jax.jit(_init(config, system), out_shardings=placed, compiler_options=options)(np.uint32(config.seed))
 
 
-def _init(config, system: System, mesh: Mesh):
-    """(seed -> state, the shardings of the state, its ShapeDtypeStructs with them)."""
+def _init(config, system: System):
+    """seed -> state."""
 
     def init(seed):
         key = jax.random.fold_in(jax.random.key(seed), KEY_INIT)
         return system.init(key, {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()})
 
-    abstract = jax.eval_shape(init, np.uint32(config.seed))
-    placed = sharding.shardings(abstract, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
-    return init, placed, sharding.abstract_with(abstract, placed)
+    return init
 
 
 def refuse_other_planes(config, folder) -> None:
@@ -203,45 +207,6 @@ def _put(new, old):
     return jax.make_array_from_callback(old.shape, old.sharding, lambda index: np.array(new[index]))
 
 
-class Program:
-    """The compiled train_step and preview of a run."""
-
-    def __init__(self, config, system: System, mesh: Mesh, target: TrainState, say: logs.Log):
-        self.mesh = mesh
-        replicated = sharding.replicated(mesh)
-        self.key, self._preview_key = jax.jit(_keys, out_shardings=replicated)(np.uint32(config.seed))
-        placed = jax.tree.map(lambda leaf: leaf.sharding, target)
-
-        def train_step(state, batch, key):
-            return system.train_step(state, batch, jax.random.fold_in(key, state.step))
-
-        self.step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, replicated))
-        self._compiled, self._say = False, say
-        self._preview = jax.jit(system.preview, out_shardings=replicated)
-
-    def __call__(self, state: TrainState, local: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One step, dispatched; the state is donated."""
-        batch = sharding.global_batch(local, self.mesh)
-        if not self._compiled:
-            return self._first(state, batch)
-        with jax.transfer_guard('disallow'):
-            return self.step(state, batch, self.key)
-
-    def _first(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        """The first step, which compiles. (A call of the ahead-of-time executable costs 0.2 ms more at every step.)"""
-        began = time.perf_counter()
-        self._say.line('compiling train_step ...')
-        result = self.step(state, batch, self.key)
-        self._say.line(f'compiled train_step in {time.perf_counter() - began:.1f} s (cached next time)')
-        self._compiled = True
-        return result
-
-    def preview(self, state: TrainState, batch) -> np.ndarray:
-        """The preview images [N, H, W, 3] of the averaged parameters."""
-        params = state.ema if jax.tree.leaves(state.ema) else state.params
-        return jax.device_get(self._preview(params, batch, self._preview_key))
-
-
 def _out_of_memory(error: Exception, config) -> UsageError | None:
     """What to set to a half, if the device's memory ran out."""
     text = str(error)
@@ -253,11 +218,6 @@ def _out_of_memory(error: Exception, config) -> UsageError | None:
     choices += ['decoder.remat=true'] if flat.get('decoder.remat') is False else []
     choices += ['mesh.fsdp=<devices>'] if flat.get('mesh.fsdp', 1) == 1 and jax.device_count() > 1 else []
     return UsageError(f'out of device memory: {text.splitlines()[0][:200]}\nSet one of {", ".join(choices)}.')
-
-
-def _keys(seed):
-    key = jax.random.key(seed)
-    return key, jax.random.fold_in(key, KEY_PREVIEW)
 
 
 def _data(config, system: System, data: tuple | None, start: int):

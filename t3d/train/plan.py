@@ -71,13 +71,12 @@ def compiled(config, system, abstract, mesh) -> list[str]:
     devices.check_batch(config.batch, mesh)
     placed = sharding.shardings(abstract, system.sharding, mesh, config.fsdp_floor)
     state = sharding.abstract_with(abstract, placed)
-    batched, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-    batch = {name: jax.ShapeDtypeStruct(item.shape, item.dtype, sharding=batched) for name, item in system.batch_spec.items()}
+    batch = sharding.abstract_batch(system.batch_spec, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     with jax.set_mesh(mesh):
         work = flops.count(system.train_step, abstract, system.batch_spec, key)  # of its dearest branches
         began = time.perf_counter()
-        step = jax.jit(system.train_step, donate_argnums=0, out_shardings=(placed, replicated))
+        step = jax.jit(system.train_step, donate_argnums=0, out_shardings=(placed, sharding.replicated(mesh)))
         memory = step.lower(state, batch, key).compile().memory_analysis()
         seconds = time.perf_counter() - began
     shape = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
