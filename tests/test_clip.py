@@ -208,3 +208,18 @@ def test_a_wrong_epsilon_fails_the_vision_probe(transformers, monkeypatch, bad):
     got = jax.jit(module.apply)({'params': params}, images)
     pairs = (got.hidden, out.last_hidden_state.numpy()), (got.pooled, out.image_embeds.numpy())
     assert max(np.abs(a - b).max() / np.abs(b).max() for a, b in pairs) > 3e-5
+
+
+def test_the_bias_of_the_keys_neither_acts_nor_learns():
+    layer = clip.Layer(heads=4, mlp_width=64, activation='gelu', dtype=jnp.float32)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 32))
+    shapes = jax.eval_shape(layer.init, jax.random.key(1), x, None)['params']
+    leaves, structure = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    params = structure.unflatten([0.3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])
+    run = lambda params: layer.apply({'params': params}, x, None)[0]
+    moved = {**params, 'key': {**params['key'], 'bias': params['key']['bias'] + 1.0}}
+    np.testing.assert_allclose(run(moved), run(params), rtol=1e-5, atol=1e-5)
+    gradient = jax.grad(lambda params: jnp.sum(run(params) ** 2))(params)
+    assert np.all(gradient['key']['bias'] == 0.0) and np.all(gradient['query']['bias'] != 0.0)
+    assert np.all(gradient['key']['kernel'] != 0.0)

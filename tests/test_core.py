@@ -70,7 +70,11 @@ def test_adamw_is_optax_adamw_on_matrices_and_adam_on_vectors(decay):
     ours = optim.adamw(learning_rate=1e-2, warmup=1, total=1000, final=1.0, weight_decay=decay, clip=1e9)
     theirs = optax.adamw(1e-2, b2=0.99, weight_decay=decay)
     plain = optax.adam(1e-2, b2=0.99)
-    params = {'matrix': jnp.ones((2, 2)), 'vector': jnp.ones(2), 'layers': {'bias': jnp.ones((3, 2)), 'scale': jnp.ones((3, 2))}}
+    params = {
+        'matrix': jnp.ones((2, 2)),
+        'vector': jnp.ones(2),
+        'layers': {'bias': jnp.ones((3, 2)), 'scale': jnp.ones((3, 2))},
+    }
     grads = jax.tree.map(lambda leaf: 0.3 * leaf, params)
     states = [method.init(params) for method in (ours, theirs, plain)]
     for _ in range(3):

@@ -130,17 +130,13 @@ def instant3d_steps(sizes):
 
 @pytest.mark.slow
 def test_instant3d_is_the_same_on_every_mesh():
-    """Losses, the whole tree and every kernel to 1e-5.
+    """Losses to 1e-5, and the parameters to 1e-5 of the norm of each array, in the norm of their difference.
 
-    Biases start at zero, and Adam divides their small gradients by themselves: measured 1.6e-5. Those of keys have no gradient
-    at all (softmax cancels them) and follow the sign of rounding errors.
+    Biases start at zero, so that theirs are errors of the update itself.
     """
     losses, params = instant3d_steps((1, 1, 1))
     for sizes in ((8, 1, 1), (1, 8, 1), (2, 4, 1)):
         other_losses, other = instant3d_steps(sizes)
         np.testing.assert_allclose(other_losses, losses, rtol=1e-5)
-        error = {name: np.max(np.abs(other[name] - leaf)) / np.max(np.abs(leaf)) for name, leaf in params.items()}
-        squares = lambda tree: sum(np.sum(np.square(leaf)) for leaf in tree.values())
-        assert squares({name: other[name] - leaf for name, leaf in params.items()}) < 1e-10 * squares(params)
-        assert max(value for name, value in error.items() if not name.endswith('bias')) < 1e-5
-        assert max(value for name, value in error.items() if not name.endswith('key/bias')) < 5e-5
+        for name, leaf in params.items():
+            assert np.linalg.norm(other[name] - leaf) <= 1e-5 * np.linalg.norm(leaf), name

@@ -56,7 +56,7 @@ def adamw(
     weight_decay: float = 0.0,
     clip: float = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global norm, on a warm-up and cosine schedule. Decay skips vectors and scalars, stacked ones too."""
+    """AdamW behind a clip of the global norm, on a warm-up and cosine schedule. Decay skips vectors, stacked ones too."""
 
     def matrices(params):  # scanned layers stack their vectors: two axes, and vectors all the same
         return tree.map_with_name(lambda name, leaf: leaf.ndim > 1 and not name.endswith(('bias', 'scale')), params)

@@ -27,6 +27,24 @@ TEXT = {  # attributes of TextTower for released weights
 }
 
 
+class KeyDense(nn.Module):
+    """A linear layer whose bias has no gradient, for the keys of softmax attention.
+
+    Such a bias adds the same number to all logits of a query, which softmax cancels: its true gradient is zero, and what
+    automatic differentiation finds are rounding errors, which Adam would scale up to whole steps.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param('kernel', nn.linear.default_kernel_init, (x.shape[-1], self.features))
+        bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return x @ kernel + jax.lax.stop_gradient(bias)
+
+
 class Layer(nn.Module):
     """One pre-norm transformer layer; returns (x, None) so that nn.scan can stack it."""
 
@@ -44,8 +62,10 @@ class Layer(nn.Module):
             return nn.Dense(features, dtype=self.dtype, name=name)(value)
 
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_1')(x)
+        keys = KeyDense(width, dtype=self.dtype, name='key')(h)
         q, k, v = (
-            dense(name, width, h).reshape(batch, count, self.heads, width // self.heads) for name in ('query', 'key', 'value')
+            value.reshape(batch, count, self.heads, width // self.heads)
+            for value in (dense('query', width, h), keys, dense('value', width, h))
         )
         h = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal).reshape(batch, count, width)
         x = x + dense('out', width, h)
