@@ -32,8 +32,10 @@ from t3d.nets.text_decoder import TextDecoder
 CHUNK = 2**14  # rays of one object rendered at once for people to see
 INWARD, OUTWARD = r'(query|key|value|query_key|proj_in|mlp_in|in)/kernel$', r'(out|proj_out|mlp_out)/kernel$'
 SHARDING = (  # scanned stacks have a layer axis in front; convolutions go by the fallback rule
-    (r'/plane_text/kernel$', P(None, ('fsdp', 'tensor'))),  # 45 % of all parameters in the released size
-    (r'/style_text/kernel$', P('fsdp', 'tensor')),
+    # Cut along the outputs: cut along the inputs, XLA would gather the activations, whose batch lies on 'fsdp', not the kernel.
+    (r'/(plane|style)_text/kernel$', P(None, ('fsdp', 'tensor'))),  # plane_text: 45 % of all parameters in the released size
+    (r'/rest/(.*/)?affine/kernel$', P(None, None, ('fsdp', 'tensor'))),
+    (r'/affine/kernel$', P(None, ('fsdp', 'tensor'))),
     (r'/(layers|rest)/(.*/)?' + INWARD, P(None, 'fsdp', 'tensor')),
     (r'/(layers|rest)/(.*/)?' + OUTWARD, P(None, 'tensor', 'fsdp')),
     (r'/(decoder|text)/(.*/)?' + INWARD, P('fsdp', 'tensor')),
