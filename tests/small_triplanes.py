@@ -4,7 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import random_weights
 
 from t3d.core import config as configs
 from t3d.fields import triplane_generator
@@ -68,10 +68,8 @@ def _params(seed: int, size: int, style: str):
     made = config(generator__plane_resolution=size, generator__sr_style=style)
     params, buffers = jax.jit(triplane_generator.Generator(made).init)(jax.random.key(seed))
     # Nothing at zero or one: strengths of the noise, biases and the average of w are all trained.
-    random = np.random.default_rng(seed + 100)
-    shake = lambda leaf: jnp.asarray(leaf + np.float32(0.2) * random.standard_normal(leaf.shape, np.float32))
     return {
-        'generator': jax.tree.map(shake, jax.device_get(params)),
+        'generator': random_weights.shaken(params, 0.2, seed + 100),
         'buffers': {**buffers, 'w_avg': 0.3 * jnp.ones_like(buffers['w_avg'])},
     }
 

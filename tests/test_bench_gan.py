@@ -110,8 +110,7 @@ def stepped(model, config):
     opt_state = {name: model.optimizers[name].init(params[name]) for name in model.optimizers}
     args = (params, opt_state, bench_gan.batch(config), jax.random.key(1))
     run = bench_gan.phases(model, config.render.size)
-    fast = {'xla_backend_optimization_level': 0}
-    return params, {name: jax.jit(run[name], compiler_options=fast)(*args)[0] for name in ('density', 'r1')}
+    return params, {name: jax.jit(run[name])(*args)[0] for name in ('density', 'r1')}
 
 
 def test_a_phase_of_ours_is_an_adam_step_of_its_network(stepped, config):

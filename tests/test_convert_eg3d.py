@@ -34,7 +34,6 @@ SHAPE = {
     'sr_channels': (12, 8),
     'sr_ups': (False, True),
 }
-FAST = {'xla_backend_optimization_level': 0}
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -197,7 +196,7 @@ def theirs(net, z, c, u_coarse, u_fine):
 def test_the_whole_generator_gives_the_same_planes_features_and_pictures(nets, loaded):
     z, c = np.random.default_rng(0).standard_normal((3, SHAPE['z'])).astype(np.float32), labels(3)
     u = volume.draws(jax.random.key(1), (3, 64), 8, 8)
-    run = jax.jit(lambda made, *inputs: ours(made, config(), *inputs), compiler_options=FAST)
+    run = jax.jit(lambda made, *inputs: ours(made, config(), *inputs))
     for got, wanted, scale in zip(run(loaded[0], z, c, *u), theirs(nets[0], z, c, *u), (1e-5, 1e-5, 2e-5), strict=True):
         assert float(wanted.std()) > 0.05
         np.testing.assert_allclose(got, wanted, atol=scale * float(wanted.abs().max()))
@@ -207,9 +206,7 @@ def test_the_discriminator_gives_the_same_logits(nets, loaded):
     rng = np.random.default_rng(1)
     image, raw = (rng.standard_normal((8, side, side, 3)).astype(np.float32) for side in (32, 16))
     net = convert_eg3d.modules(config())['discriminator']
-    got = jax.jit(lambda params, *inputs: net.apply({'params': params}, *inputs), compiler_options=FAST)(
-        loaded[1], image, raw, labels(8)
-    )
+    got = jax.jit(lambda params, *inputs: net.apply({'params': params}, *inputs))(loaded[1], image, raw, labels(8))
     with torch.no_grad():
         nchw = [torch.from_numpy(x).permute(0, 3, 1, 2) for x in (image, raw)]
         wanted = nets[1](*nchw, torch.from_numpy(labels(8)))

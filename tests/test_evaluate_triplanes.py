@@ -187,7 +187,7 @@ def test_a_picture_is_that_of_its_own_planes_prompt_and_label(peer):
         look = lambda planes, views: numerics.to_unit(model.rendered(model.scene(params, planes), views)[1])
     else:
         look = lambda planes, views: model.render_rays(model.scene(params, planes), cameras.rays(views, size, size)).features
-    look = jax.jit(look, compiler_options={'xla_backend_optimization_level': 0})
+    look = jax.jit(look)
     for k in (0, 2):
         key = jax.random.fold_in(jax.random.key(5), k)
         planes = model.draw(params, model.text.tokenize([prompts[k]] * 2), jax.numpy.stack([key, key]), 2.0)  # compiled for two

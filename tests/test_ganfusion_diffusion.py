@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 
 from t3d import systems
 from t3d.core import config as configs
@@ -47,7 +48,6 @@ SMALL = (
     'preview.views=2',
     'mesh.data=1',
 )
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 @functools.cache
@@ -55,25 +55,16 @@ def config(*overrides):
     return configs.load('configs/ganfusion_diffusion.py:tiny', [*SMALL, *overrides])
 
 
-def quickly(make, config):
-    """What `make` makes of a config, the functions that it compiles compiled as `quick` does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, 'jit', quick)
-        return make(config)
-
-
 @functools.cache
 def model(*overrides):
-    return quickly(ganfusion_diffusion.Model, config(*overrides))
+    return ganfusion_diffusion.Model(config(*overrides))
 
 
 @functools.cache
 def params():
     """Random weights, none of them zero; statistics of the generator's own planes."""
-    found = quick(model().init)(jax.random.key(0), batch()['tokens'][:1])
-    rng = np.random.default_rng(1)
-    found = jax.tree.map(lambda leaf: leaf + (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32), found)
-    many = np.asarray(quick(model().planes_of_seeds)(found['frozen'], jnp.arange(64, dtype=jnp.uint32)), np.float64)
+    found = random_weights.shaken(jax.jit(model().init)(jax.random.key(0), batch()['tokens'][:1]))
+    many = np.asarray(jax.jit(model().planes_of_seeds)(found['frozen'], jnp.arange(64, dtype=jnp.uint32)), np.float64)
     rows = many.transpose(0, 2, 3, 1, 4).reshape(-1, 12)
     stats = {'mean': rows.mean(0).astype(np.float32), 'std': rows.std(0).astype(np.float32)}
     return {**found, 'frozen': {**found['frozen'], 'stats': stats}}
@@ -94,7 +85,7 @@ def batch():
 @functools.cache
 def planes():
     """The generator's planes of the batch's seeds."""
-    return quick(model().planes_of_seeds)(params()['frozen'], batch()['seed'])
+    return jax.jit(model().planes_of_seeds)(params()['frozen'], batch()['seed'])
 
 
 # ------------------------------------------------------------------------------------------------ planes and their scale
@@ -102,7 +93,7 @@ def planes():
 
 def test_a_seed_gives_the_same_planes_whatever_the_batch_and_other_seeds_others():
     frozen = params()['frozen']
-    alone = quick(model().planes_of_seeds)(frozen, jnp.array([4], jnp.uint32))
+    alone = jax.jit(model().planes_of_seeds)(frozen, jnp.array([4], jnp.uint32))
     np.testing.assert_allclose(planes()[2], alone[0], atol=1e-5)
     assert np.abs(planes()[2] - planes()[1]).max() > 0.1
     z = np.asarray(jax.random.normal(jax.random.key(np.uint32(4)), (8,)))
@@ -111,7 +102,7 @@ def test_a_seed_gives_the_same_planes_whatever_the_batch_and_other_seeds_others(
 
 def test_normalised_planes_have_the_statistics_of_numpy_and_come_back():
     network, stats = model(), params()['frozen']['stats']
-    many = quick(network.planes_of_seeds)(params()['frozen'], jnp.arange(64, dtype=jnp.uint32))
+    many = jax.jit(network.planes_of_seeds)(params()['frozen'], jnp.arange(64, dtype=jnp.uint32))
     normal = np.asarray(network.normalise(stats, many), np.float64)
     assert normal.shape == (64, 3, 8, 8, 4)
     for plane, channel in np.ndindex(3, 4):
@@ -131,7 +122,7 @@ def test_planes_that_were_normalised_and_back_render_identically():
     network, frozen = model(), params()['frozen']
     back = network.denormalise(frozen['stats'], network.normalise(frozen['stats'], planes()))
     label = cameras.to_eg3d(cameras.orbit(np.linspace(0, 2, 4), 0.3, 3.2, 0.7))
-    render = quick(lambda planes: network.generator.render(frozen['generator'], planes, label, None, size=8))
+    render = jax.jit(lambda planes: network.generator.render(frozen['generator'], planes, label, None, size=8))
     for a, b in zip(render(planes()), render(back)):
         np.testing.assert_allclose(a, b, atol=1e-5)
     assert render(planes()).features.std() > 0.01
@@ -165,7 +156,7 @@ def test_the_loss_is_that_of_a_naive_pass(prediction):
     network = ganfusion_diffusion.Model(
         config(f'diffusion.prediction={prediction}', 'diffusion.min_snr=5.0', 'drop_text=0.0', 'diffusion.clip=1.5')
     )
-    seen, call = [], quick(network.predict)
+    seen, call = [], jax.jit(network.predict)
     network.predict = lambda *args: seen.append((*args[1:3], call(*args))) or seen[-1][-1]
     loss, metrics = network.loss(params(), planes(), batch()['tokens'], jax.random.key(3))
     noisy, t, output = (np.asarray(value, np.float64) for value in seen[0])
@@ -189,18 +180,18 @@ def test_dropped_text_is_not_read():
     ids, _ = batch()['tokens'], planes()
     for share in (0.0, 1.0):
         network = model(f'drop_text={share}')
-        loss = quick(lambda ids, network=network: network.loss(params(), planes(), ids, jax.random.key(2))[0])
+        loss = jax.jit(lambda ids, network=network: network.loss(params(), planes(), ids, jax.random.key(2))[0])
         assert (loss(ids) == loss(np.roll(ids, 1, axis=0))) == (share == 1.0)
 
 
 def test_the_auxiliary_loss_renders_what_is_predicted():
     network = model('aux.weight=0.1', 'aux.size=4')
     clean = model().normalise(params()['frozen']['stats'], planes())
-    error = quick(lambda x0, t: network.rendered_error(params()['frozen'], clean, x0, t, jax.random.key(0)))
+    error = jax.jit(lambda x0, t: network.rendered_error(params()['frozen'], clean, x0, t, jax.random.key(0)))
     early, late = np.array([0, 3, 11, 12]), np.array([13, 13, 30, 49])
     assert float(error(clean, early)) < 1e-10 and float(error(-clean, late)) == 0.0
     assert float(error(-clean, early)) > 1e-4
-    loss, metrics = quick(network.loss)(params(), planes(), batch()['tokens'], jax.random.key(1))
+    loss, metrics = jax.jit(network.loss)(params(), planes(), batch()['tokens'], jax.random.key(1))
     assert set(metrics) >= {'loss/aux', 'loss/planes'}
     np.testing.assert_allclose(loss, metrics['loss/aux'] + metrics['loss/planes'], rtol=1e-6)
 
@@ -222,13 +213,13 @@ def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional(
 @functools.cache
 def trained():
     """(first state, state after 40 steps on one batch, losses, number of traces)."""
-    system = quickly(systems.make, config('steps=100', 'optimizer.warmup=1', 'optimizer.learning_rate=5e-3'))
+    system = systems.make(config('steps=100', 'optimizer.warmup=1', 'optimizer.learning_rate=5e-3'))
     given, traces, losses = batch(), [], []
-    state = quick(system.init)(jax.random.key(0), given)
+    state = jax.jit(system.init)(jax.random.key(0), given)
     fill = lambda tree: {**tree, 'frozen': jax.tree.map(jnp.copy, params()['frozen'])}
     first = state = state.replace(params=fill(state.params), ema=fill(state.ema))
 
-    @quick
+    @jax.jit
     def step(state, key):
         traces.append(0)
         return system.train_step(state, given, key)
@@ -262,9 +253,9 @@ def test_frozen_parts_have_neither_gradient_nor_optimizer_state():
     assert not [name for name in names if 'frozen' in name or 'backbone' in name]
     assert any('denoiser' in name for name in names) and any('text' in name for name in names)
     loss = lambda params: model().loss(params, planes(), batch()['tokens'], jax.random.key(0))[0]
-    grads = quick(jax.grad(loss))(params())
+    grads = jax.jit(jax.grad(loss))(params())
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads['frozen']))
-    frozen_text = quickly(systems.make, config('text.frozen=true'))
+    frozen_text = systems.make(config('text.frozen=true'))
     abstract = jax.eval_shape(frozen_text.init, jax.random.key(0), frozen_text.batch_spec)
     assert not [name for name in tree.flatten(abstract.opt_state) if 'text' in name]
     after, _ = jax.eval_shape(frozen_text.train_step, abstract, frozen_text.batch_spec, jax.random.key(0))
@@ -273,7 +264,7 @@ def test_frozen_parts_have_neither_gradient_nor_optimizer_state():
 
 @pytest.mark.parametrize('overrides', [('layout=rollout',), ('layout=rollout_axis', 'cross_plane=true')])
 def test_the_other_layouts_train(overrides):
-    system, given = quickly(systems.make, config(*overrides)), batch()
+    system, given = systems.make(config(*overrides)), batch()
     state = jax.eval_shape(system.init, jax.random.key(0), given)
     after, metrics = jax.eval_shape(system.train_step, state, given, jax.random.key(0))
     assert jax.tree.structure(after) == jax.tree.structure(state) and metrics['loss'].shape == ()
@@ -303,26 +294,26 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path):
 
 
 def test_generated_assets_do_not_depend_on_their_neighbours_and_render_as_the_generator_does():
-    system, network, key = quickly(systems.make, config()), model(), jax.random.key(5)
+    system, network, key = systems.make(config()), model(), jax.random.key(5)
     first, second = system.generate(params(), ['a red cube', 'a blue cone'], key)
     again, _ = system.generate(params(), ['a red cube', 'a cone'], key)
     np.testing.assert_allclose(first.scene['planes'], again.scene['planes'], atol=1e-4)
     assert second.prompt == 'a blue cone' and first.bound == pytest.approx(0.8) and first.camera['radius'] == pytest.approx(3.2)
     views = network.orbit(2)
-    out = quick(first.render)(first.scene, cameras.rays(views, 8, 8))
+    out = jax.jit(first.render)(first.scene, cameras.rays(views, 8, 8))
     generator, scene = network.generator, first.scene
     planes = jnp.broadcast_to(scene['planes'], (2, *scene['planes'].shape))
     wanted = generator.render(params()['frozen']['generator'], planes, cameras.to_eg3d(views), None, size=8)
     np.testing.assert_allclose(out.features, np.clip(0.5 + 0.5 * wanted.features[..., :3], 0, 1), atol=1e-5)
     density, rgb = first.field(first.scene, np.zeros((5, 3), np.float32))
     assert density.shape == (5,) and np.all(density > 0) and rgb.shape == (5, 3)
-    image = quick(network.picture)(first.scene, views)
+    image = jax.jit(network.picture)(first.scene, views)
     assert image.shape == (2, 16, 16, 3) and image.min() >= 0 and image.max() <= 1 and image.std() > 0.01
 
 
 def test_previews_show_upsampled_views_beside_raw_ones():
     system = systems.make(config())
-    images = quick(system.preview)(params(), batch(), jax.random.key(0))
+    images = jax.jit(system.preview)(params(), batch(), jax.random.key(0))
     assert images.shape == (4, 16, 4 * 16, 3)
     raw = np.asarray(images[:, :, 2 * 16 :])
     np.testing.assert_array_equal(raw[:, ::2, ::2], raw[:, 1::2, 1::2])  # pixels twice as large
@@ -334,9 +325,9 @@ def test_styles_of_an_upsampler_that_reads_w(style, wanted):
     scene = {'w_avg': jnp.full(8, 0.25), 'planes': jnp.zeros(network.shape)}
     np.testing.assert_allclose(network.style(scene, 3), np.full((3, 8), wanted))
     assert model().style(scene, 3) is None
-    generator, _ = quick(network.generator.init)(jax.random.key(0))
+    generator, _ = jax.jit(network.generator.init)(jax.random.key(0))
     features = jax.random.normal(jax.random.key(1), (3, 8, 8, 5))
-    up = quick(network.generator.upsample)
+    up = jax.jit(network.generator.upsample)
     given = up(generator, features, network.style(scene, 3))
     assert np.abs(given - up(generator, features, jnp.full((3, 8), -wanted))).max() > 1e-4
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 from jax.sharding import NamedSharding, PartitionSpec
 
 from t3d.checkpoint import store as stores
@@ -51,7 +52,6 @@ SMALL = (
     'preview_every=0',
     'log_every=1',
 )
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 @functools.cache
@@ -74,16 +74,14 @@ def batch():
 @functools.cache
 def state(*overrides):
     """A state whose every parameter is random: no bias, noise strength or average is zero."""
-    made = quick(ganfusion_gan.make(config(*overrides)).init)(jax.random.key(0), batch())
-    random = np.random.default_rng(1)
-    shake = lambda leaf: jnp.asarray(leaf + np.float32(0.1) * random.standard_normal(leaf.shape, np.float32))
-    params = jax.tree.map(shake, jax.device_get(made.params))
+    made = jax.jit(ganfusion_gan.make(config(*overrides)).init)(jax.random.key(0), batch())
+    params = random_weights.shaken(made.params)
     return made.replace(params=params, ema={name: params[name] for name in ('generator', 'buffers')})
 
 
 @functools.cache
 def step():
-    return quick(ganfusion_gan.make(config()).train_step)
+    return jax.jit(ganfusion_gan.make(config()).train_step)
 
 
 def test_lazy_adam_is_adam_by_hand_over_a_hundred_iterations():
@@ -180,10 +178,12 @@ def test_losses_are_those_of_the_logits():
     assert (float(now.opaque), float(made.moment(jnp.int32(9)).opaque)) == (3.0, 6.0)
     assert float(made.moment(jnp.int32(0)).opaque) == 0.0
     label = batch()['fake_labels'][:, 0]
-    image, raw, w, opacity = quick(made.fake, static_argnums=5)(params['generator'], params['buffers'], label, keys[0], now, 8)
+    image, raw, w, opacity = jax.jit(made.fake, static_argnums=5)(
+        params['generator'], params['buffers'], label, keys[0], now, 8
+    )
     assert image.shape == (8, 16, 16, 3) and raw.shape == (8, 8, 8, 3) and w.shape == (8, 8) and opacity.shape == (8, 8, 8)
     logits = made.judge(params['discriminator'], made.blurred(image, now.sigma), raw, label, keys[1], 0.0)
-    loss, found = quick(made.generator_loss, static_argnums=5)(params['generator'], params, batch(), key, now, 8, 0.0)
+    loss, found = jax.jit(made.generator_loss, static_argnums=5)(params['generator'], params, batch(), key, now, 8, 0.0)
     adversarial = np.mean(np.log1p(np.exp(-np.float64(logits))))
     translucency = 1.0 - np.mean((1.0 - 2.0 * np.float64(opacity)) ** 2)  # 0 where every ray is 0 or 1
     np.testing.assert_allclose(found['loss/generator'], adversarial, rtol=2e-5)
@@ -203,7 +203,7 @@ def test_a_share_of_part_of_a_micro_batch_is_refused():
 
 def test_density_loss_compares_neighbours():
     made, params = model(), state().params
-    loss, measured = quick(made.density_loss)(
+    loss, measured = jax.jit(made.density_loss)(
         params['generator'], params, batch(), jax.random.key(0), made.moment(jnp.int32(0))
     )
     np.testing.assert_allclose(loss, 0.25 * 2 * measured, rtol=1e-6)
@@ -218,7 +218,7 @@ def test_losses_and_gradients_do_not_depend_on_the_mesh():
     everywhere, rows = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ('data',)))
     one, metrics = step()(state(), batch(), jax.random.key(3))
     with jax.set_mesh(mesh):
-        run = quick(ganfusion_gan.make(config()).train_step, out_shardings=(everywhere, everywhere))
+        run = jax.jit(ganfusion_gan.make(config()).train_step, out_shardings=(everywhere, everywhere))
         placed = jax.device_put((state(), jax.random.key(3)), everywhere)
         four, metrics4 = run(placed[0], jax.device_put(batch(), rows), placed[1])
     one, metrics, four, metrics4 = jax.device_get((one, metrics, four, metrics4))
@@ -239,7 +239,7 @@ def test_half_precision_changes_the_picture_by_little():
         made = model(f'dtype={dtype}')
         z = jax.random.normal(jax.random.key(0), (8, 8))
         ws = made.generator.ws(params['generator'], params['buffers'], z)
-        image, _ = quick(made.generator.image)(params['generator'], params['buffers'], ws, batch()['label'])
+        image, _ = jax.jit(made.generator.image)(params['generator'], params['buffers'], ws, batch()['label'])
         pictures.append(np.asarray(image, np.float32) * 0.5 + 0.5)
     assert np.min(image_metrics.psnr(*pictures)) > 40.0 and not np.array_equal(*pictures)
 
@@ -276,7 +276,7 @@ def test_the_renderer_learns_one_image():
 def test_the_conditioning_label_does_not_follow_the_camera():
     """z decides who is shown; with a fixed conditioning label the planes are those of every camera."""
     made = model('generator.pose_conditioning=True')
-    params = quick(made.init)(jax.random.key(0))
+    params = jax.jit(made.init)(jax.random.key(0))
     z = jax.random.normal(jax.random.key(1), (2, 8))
     front = made.generator.map(params['generator'], z)
     label = cameras.to_eg3d(cameras.orbit(0.0, 0.0, 3.2, 0.7027699))

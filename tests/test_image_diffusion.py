@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 
 from t3d import systems
 from t3d.core import config as configs
@@ -34,9 +35,6 @@ SMALL = (
 )
 
 
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})  # compiles in half the time
-
-
 @functools.cache
 def config(*overrides):
     loaded = configs.load('configs/image_diffusion.py:tiny', [*SMALL, *overrides])
@@ -48,10 +46,7 @@ def loaded():
     """The small system with random weights: nothing starts at zero, so that every input matters."""
     system = systems.make(config())
     batch = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()}
-    init = quick(system.init)
-    random = np.random.default_rng(1)
-    shake = lambda leaf: jnp.asarray(leaf + np.float32(0.1) * random.standard_normal(leaf.shape, np.float32))
-    params = jax.tree.map(shake, jax.device_get(init(jax.random.key(0), batch).params))
+    params = random_weights.shaken(jax.jit(system.init)(jax.random.key(0), batch).params)
     return inference.Loaded(config(), system, params, 'small', 0)
 
 
@@ -79,7 +74,7 @@ def test_dropped_text_is_not_read():
     other = {**given, 'tokens': np.roll(given['tokens'], 1, axis=0)}
     network, params = image_diffusion.Denoiser(config(), tokens.make(config().text)), loaded().params
 
-    @quick
+    @jax.jit
     def loss(batch, share):
         network.drop_text = share
         return network.loss(params, batch, jax.random.key(2))[0]
@@ -92,7 +87,7 @@ def test_the_loss_is_that_of_v_with_min_snr_weights():
     given, key = batch(), jax.random.key(3)
     seen = []
     naive = image_diffusion.Denoiser(config('drop_text=0.0'), tokens.make(config().text))
-    predict = quick(naive.predict)
+    predict = jax.jit(naive.predict)
     naive.predict = lambda params, x, t, features: seen.append((x, t, predict(params, x, t, features))) or seen[-1][2]
     loss, metrics = naive.loss(loaded().params, given, key)
     noisy, t, output = (np.asarray(value, np.float64) for value in seen[0])
@@ -125,31 +120,31 @@ def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional(
     ids = jnp.asarray(batch()['tokens'][:2])
     noise = jax.random.normal(jax.random.key(5), (2, 16, 16, 3))
     network, params = model(), loaded().params
-    draw = quick(lambda ids, scale: network.sample_from(params, ids, noise, steps=3, scale=scale))
+    draw = jax.jit(lambda ids, scale: network.sample_from(params, ids, noise, steps=3, scale=scale))
     empty = jnp.broadcast_to(model().empty, ids.shape)
     np.testing.assert_allclose(draw(ids, 0.0), draw(empty, 1.0), atol=1e-5)
-    alone = quick(lambda ids: network.sample_from(params, ids, noise, steps=3, scale=1.0))
+    alone = jax.jit(lambda ids: network.sample_from(params, ids, noise, steps=3, scale=1.0))
     np.testing.assert_allclose(draw(ids, 1.0), alone(ids), atol=1e-5)
     assert np.abs(draw(ids, 1.0) - draw(empty, 1.0)).max() > 1e-4
 
 
 def test_a_step_learns_and_previews():
     system, given = systems.make(config('optimizer.warmup=1', 'optimizer.learning_rate=5e-3')), batch()
-    state = quick(system.init)(jax.random.key(0), given)
-    step = quick(system.train_step)
+    state = jax.jit(system.init)(jax.random.key(0), given)
+    step = jax.jit(system.train_step)
     losses = []
     for n in range(12):
         state, metrics = step(state, given, jax.random.key(n % 3))
         losses.append(float(metrics['loss']))
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
-    images = quick(system.preview)(state.ema, given, jax.random.key(0))
+    images = jax.jit(system.preview)(state.ema, given, jax.random.key(0))
     assert images.shape == (4, 16, 4 * 16, 3)
 
 
 def test_frozen_text_does_not_move():
     system = systems.make(config('text.frozen=true', 'optimizer.warmup=1', 'optimizer.weight_decay=0.5'))
-    state = quick(system.init)(jax.random.key(0), batch())
-    after, _ = quick(system.train_step)(state, batch(), jax.random.key(0))
+    state = jax.jit(system.init)(jax.random.key(0), batch())
+    after, _ = jax.jit(system.train_step)(state, batch(), jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, after.params['text'], state.params['text'])
     moved = [np.any(a != b) for a, b in zip(jax.tree.leaves(after.params['unet']), jax.tree.leaves(state.params['unet']))]
     assert np.mean(moved) > 0.9

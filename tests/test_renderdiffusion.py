@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 
 from t3d import systems
 from t3d.core import config as configs
@@ -37,7 +38,6 @@ SMALL = (
     'diffusion.timesteps=50',
     'preview.views=2',
 )
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 @functools.cache
@@ -45,24 +45,15 @@ def config(*overrides):
     return configs.load('configs/renderdiffusion.py:tiny', [*SMALL, *overrides])
 
 
-def quickly(make, config):
-    """What `make` makes of a config, the functions that it compiles compiled as `quick` does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, 'jit', quick)
-        return make(config)
-
-
 @functools.cache
 def model():
-    return quickly(renderdiffusion.Model, config())
+    return renderdiffusion.Model(config())
 
 
 @functools.cache
 def params():
     """Random weights, none of them zero."""
-    found = quick(model().init)(jax.random.key(0), batch()['tokens'][:1])
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: leaf + (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32), found)
+    return random_weights.shaken(jax.jit(model().init)(jax.random.key(0), batch()['tokens'][:1]))
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -112,7 +103,7 @@ def test_each_pixel_is_compared_with_the_ray_through_its_centre(stride):
         direction = pose[:3, :3].astype(np.float64) @ at
         image[b, i, j] = direction / np.linalg.norm(direction)
     given['image'] = np.round(127.5 * (image + 1.0)).astype(np.uint8)
-    find = quick(lambda given: network.loss(params(), given, jax.random.key(0)))
+    find = jax.jit(lambda given: network.loss(params(), given, jax.random.key(0)))
     loss, metrics = find(given)
     assert float(loss) < (1.0 / 255) ** 2 and metrics['count/rays'] == 4 * (16 // stride) ** 2
     given['image'] = given['image'][:, :, ::-1]
@@ -124,11 +115,11 @@ def test_text_and_camera_are_read_and_dropped_text_is_not():
     other = {**given, 'tokens': np.roll(given['tokens'], 1, axis=0)}
     for share in (0.0, 1.0):
         some = renderdiffusion.Model(config(f'drop_text={share}'))
-        loss = quick(lambda batch, some=some: some.loss(params(), batch, jax.random.key(2))[0])
+        loss = jax.jit(lambda batch, some=some: some.loss(params(), batch, jax.random.key(2))[0])
         assert (loss(given) == loss(other)) == (share == 1.0)
     x, t = jnp.zeros((4, 16, 16, 3)), jnp.full(4, 7)
     condition = network.text.features(params()['text'], given['tokens'])
-    planes = quick(network.planes)
+    planes = jax.jit(network.planes)
     first = planes(params(), x, t, condition, given['label'])
     assert first.shape == (4, 3, 8, 8, 4)
     second = planes(params(), x, t, condition, np.roll(given['label'], 1, axis=0))
@@ -140,11 +131,11 @@ def test_text_and_camera_are_read_and_dropped_text_is_not():
 def test_the_planes_of_the_last_step_are_what_was_last_seen_and_the_asset_renders_them():
     network, given = model(), batch()
     noise = jax.random.normal(jax.random.key(3), (2, 16, 16, 3))
-    sample = quick(lambda ids, noise: network.sample_from(params(), ids, noise, None, 2))
+    sample = jax.jit(lambda ids, noise: network.sample_from(params(), ids, noise, None, 2))
     picture, planes = sample(given['tokens'][:2], noise)
     assert np.abs(picture).max() <= 1.0 and picture.std() > 0.01
     view = network.orbit(1, config().sample.elevation)
-    render = quick(network.render_rays)
+    render = jax.jit(network.render_rays)
     for k in range(2):
         out = render(network.scene(params(), planes[k]), cameras.rays(view, 16, 16))
         np.testing.assert_allclose(2.0 * out.features[0] - 1.0, picture[k], atol=1e-5)
@@ -164,7 +155,7 @@ def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional(
 
 
 def test_generated_assets_do_not_depend_on_their_neighbours():
-    system, key = quickly(systems.make, config()), jax.random.key(5)
+    system, key = systems.make(config()), jax.random.key(5)
     first, second = system.generate(params(), ['a red cube', 'a blue cone'], key)
     again, _ = system.generate(params(), ['a red cube', 'a cone'], key)
     np.testing.assert_allclose(first.scene['planes'], again.scene['planes'], atol=1e-5)
@@ -177,9 +168,9 @@ def test_generated_assets_do_not_depend_on_their_neighbours():
 def test_steps_learn_move_every_parameter_and_compile_once():
     system = systems.make(config('steps=100', 'optimizer.warmup=1', 'optimizer.learning_rate=5e-3', 'drop_text=0.3'))
     given, traces = batch(), []
-    state = start = quick(system.init)(jax.random.key(0), given)
+    state = start = jax.jit(system.init)(jax.random.key(0), given)
 
-    @quick
+    @jax.jit
     def step(state, key):
         traces.append(0)
         return system.train_step(state, given, key)
@@ -191,7 +182,7 @@ def test_steps_learn_move_every_parameter_and_compile_once():
     assert len(traces) == 1 and np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])
     still = [name for name, leaf in tree.flatten(state.params).items() if np.all(leaf == tree.flatten(start.params)[name])]
     assert not [name for name in still if 'embedding' not in name]
-    images = quick(system.preview)(state.ema, given, jax.random.key(0))
+    images = jax.jit(system.preview)(state.ema, given, jax.random.key(0))
     assert images.shape == (4, 16, 2 * 16, 3) and images.min() >= 0.0 and images.max() <= 1.0
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 import small_pipeline
 
 from t3d import cli
@@ -205,9 +206,8 @@ def test_weights_of_our_own_system(tmp_path):
     config.unet.update(block_out_channels=(16,), cross_attention_dim=16, attention_levels=(True,))
     config.data.size = 8
     config.lock()
-    rng, init = np.random.default_rng(0), systems.make(config).init
-    shapes = jax.eval_shape(init, jax.random.key(0), image_diffusion.batch_spec(config)).params
-    params = jax.tree.map(lambda leaf: (0.2 * rng.standard_normal(leaf.shape)).astype(np.float32), shapes)
+    shapes = jax.eval_shape(systems.make(config).init, jax.random.key(0), image_diffusion.batch_spec(config)).params
+    params = random_weights.drawn(shapes, 0.2)
     weights.save(tmp_path, params, config)
     model = sample2d.open_model(tmp_path)
     assert model.native == 8 and model.schedule.prediction == 'v'

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 
 from t3d.core import tree
 from t3d.core.errors import UsageError
@@ -33,13 +34,6 @@ SD = {
     'attention_levels': (True, True, True, False),
 }
 KINDS = [('stack', False), ('rollout', False), ('rollout_axis', False), ('rollout_axis', True)]
-quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-
-
-def random_like(params, seed=0):
-    """Every parameter drawn anew, biases and zero layers too."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: (0.3 * rng.standard_normal(leaf.shape)).astype(np.float32), params)
 
 
 @functools.cache
@@ -49,7 +43,7 @@ def network(layout, cross_plane):
         SMALL, layout=layout, patch=2, resolution=8, channels=2, axes=AXES, cross_plane=cross_plane
     )
     abstract = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 5, 12)))
-    return net, random_like(abstract), quick(net)
+    return net, random_weights.drawn(abstract), jax.jit(net)
 
 
 def inputs(seed=1):
@@ -93,7 +87,7 @@ def test_the_count_of_the_tiny_denoiser():
 def test_a_new_network_says_zero(kind):
     net, _, call = network(*kind)
     planes, t, text, mask = inputs()
-    params = quick(net.init)(jax.random.key(0), text)
+    params = jax.jit(net.init)(jax.random.key(0), text)
     assert not np.any(call(params, planes, t, text, mask))
     assert sum(not np.any(leaf) for name, leaf in tree.flatten(params).items() if name.endswith('kernel')) == 1
 
@@ -190,14 +184,14 @@ def naive_pooled(x, plane, axes=AXES):
 def test_axis_convolution_against_a_naive_loop_over_planes():
     x, params = np.random.default_rng(2).standard_normal((2, 3, 6, 6, 4)).astype(np.float32), None
     module = triplane_unet.AxisConv(5, AXES, jnp.float32)
-    params = random_like(jax.eval_shape(module.init, jax.random.key(0), x)['params'])
+    params = random_weights.drawn(jax.eval_shape(module.init, jax.random.key(0), x)['params'])
     assert {name: leaf.shape for name, leaf in tree.flatten(params).items()} == {
         'plane/kernel': (3, 3, 4, 5),
         'plane/bias': (5,),
         'width/kernel': (3, 4, 5),
         'height/kernel': (3, 4, 5),
     }
-    got = np.asarray(quick(module.apply)({'params': params}, x))
+    got = np.asarray(jax.jit(module.apply)({'params': params}, x))
     for b, plane in itertools.product(range(2), range(3)):
         along_width, along_height = naive_pooled(x[b], plane)
         for i, j in itertools.product(range(6), range(6)):
@@ -258,8 +252,8 @@ def test_cross_plane_attention_against_a_naive_loop():
     x, text = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 2, 3, 8), (2, 3, 12)))
     options = Options(groups=4, epsilon=1e-5, linear=True)
     module = triplane_unet.PlaneTransformer(2, True, options)
-    params = random_like(jax.eval_shape(module.init, jax.random.key(0), x, text)['params'])
-    got = quick(module.apply)({'params': params}, x, text)
+    params = random_weights.drawn(jax.eval_shape(module.init, jax.random.key(0), x, text)['params'])
+    got = jax.jit(module.apply)({'params': params}, x, text)
 
     def attend(p, query, context):
         q, k, v = (a @ p[name]['kernel'] for a, name in ((query, 'to_q'), (context, 'to_k'), (context, 'to_v')))
@@ -299,7 +293,7 @@ def test_without_cross_plane_attention_planes_meet_in_pooled_axes_and_norms_alon
     text = np.ones((1, 2, 12), np.float32)
     for cross_plane in (False, True):
         module = triplane_unet.PlaneTransformer(2, cross_plane, Options(groups=4, epsilon=1e-5, linear=True))
-        params = random_like(jax.eval_shape(module.init, jax.random.key(0), x, text)['params'])
+        params = random_weights.drawn(jax.eval_shape(module.init, jax.random.key(0), x, text)['params'])
         a, b = (np.asarray(module.apply({'params': params}, value, text)) for value in (x, swapped))
         np.testing.assert_allclose(a[0, 1, ::-1, ::-1], b[0, 1], atol=1e-5)  # attention knows no places
         np.testing.assert_allclose(a[0, [0, 2]], b[0, [0, 2]], atol=1e-5)

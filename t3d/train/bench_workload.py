@@ -1,8 +1,8 @@
 """What `t3d bench render` times: the triplane renderer on random planes, forward and with its gradients, on all devices.
 
 A batch that divides over the devices is spread over them, each with its own examples, the gradients of the parameters averaged:
-the data axis of a training mesh. On a CPU the scatter into the planes, which XLA keeps on one thread, then runs on every core:
-`JAX_NUM_CPU_DEVICES=2 t3d bench render --sizes tiny`.
+as on the data axis of a training mesh; `JAX_NUM_CPU_DEVICES=2 t3d bench render --sizes tiny` keeps two cores busier than one
+device does.
 """
 
 from typing import NamedTuple

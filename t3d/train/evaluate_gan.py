@@ -10,7 +10,6 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from t3d.core import config as configs
 from t3d.core import numerics
@@ -106,8 +105,8 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, samples: int | None = Non
         scores.update(variety(reader, shown, labels))
     log(f'3-D checks of {SOLID} objects from {RING} sides')
     scores.update(solidity(studio, config, reader))
-    if loaded.folder is not None and (epath.Path(loaded.folder) / 'checkpoints').exists():
-        for path in sheets(studio, config, loaded.folder):
+    if loaded.run is not None:
+        for path in sheets(studio, config, loaded.run):
             log(f'open {path}')
     return scores
 

@@ -9,7 +9,6 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from t3d.core import config as configs
 from t3d.core import numerics, tokens
@@ -120,8 +119,8 @@ def evaluate(
     scores.update(evaluate_gan.distances(seen, true, others))
     if 'frozen' in loaded.params:
         scores.update(ceiling(loaded, data, true, others, seen))
-    if loaded.folder is not None and (epath.Path(loaded.folder) / 'checkpoints').exists():
-        log(f'open {sheet(painter, [text for text, _ in next(iter(objects.values()))], data, loaded.folder)}')
+    if loaded.run is not None:
+        log(f'open {sheet(painter, [text for text, _ in next(iter(objects.values()))], data, loaded.run)}')
     return scores
 
 

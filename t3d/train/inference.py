@@ -31,6 +31,11 @@ class Loaded(NamedTuple):
     step: int
     folder: os.PathLike | None = None
 
+    @property
+    def run(self) -> os.PathLike | None:
+        """The folder if it is that of a run, where sheets and scores may be left; None for weights."""
+        return self.folder if self.folder is not None and (epath.Path(self.folder) / 'checkpoints').exists() else None
+
 
 def shipped() -> dict[str, pathlib.Path]:
     """Weights that come with the package: name -> folder."""
