@@ -43,6 +43,7 @@ def test_the_rise_of_memory_is_that_of_what_is_written():
 def test_render_prints_the_table(monkeypatch, tmp_path, capsys):
     small = {'batch': 2, 'image': 4, 'size': 8, 'channels': 4, 'coarse': 4, 'fine': 4, 'outputs': 3}
     monkeypatch.setattr(bench_workload, 'SHAPES', {'tiny': small})
+    monkeypatch.setattr(bench, 'PAUSE', 0.0)
     monkeypatch.setattr(bench, 'WARM', 0.0)
     assert bench.main(['render', '--sizes', 'tiny', '--repeats', '2', '--no-peer', '--json', str(tmp_path / 'bench.json')]) == 0
     printed = capsys.readouterr().out

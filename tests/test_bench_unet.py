@@ -33,6 +33,8 @@ def test_weights_and_inputs_are_those_of_the_peer():
 
 def test_the_table_without_a_peer(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench_unet, 'SIZES', {'tiny': SHAPE})
+    monkeypatch.setattr(bench, 'PAUSE', 0.0)
+    monkeypatch.setattr(bench, 'WARM', 0.0)
     file = tmp_path / 'bench.json'
     assert bench.main(['unet', '--repeats', '2', '--batch', '1', '--no-peer', '--json', str(file)]) == 0
     printed, row = capsys.readouterr().out, json.loads(file.read_text())['tiny']

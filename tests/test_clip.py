@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 
 from t3d.checkpoint import convert_clip
 from t3d.core import tree as trees
@@ -214,9 +215,7 @@ def test_the_bias_of_the_keys_neither_acts_nor_learns():
     layer = clip.Layer(heads=4, mlp_width=64, activation='gelu', dtype=jnp.float32)
     x = jax.random.normal(jax.random.key(0), (2, 5, 32))
     shapes = jax.eval_shape(layer.init, jax.random.key(1), x, None)['params']
-    leaves, structure = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    params = structure.unflatten([0.3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])
+    params = random_weights.drawn(shapes)
     run = lambda params: layer.apply({'params': params}, x, None)[0]
     moved = {**params, 'key': {**params['key'], 'bias': params['key']['bias'] + 1.0}}
     np.testing.assert_allclose(run(moved), run(params), rtol=1e-5, atol=1e-5)

@@ -240,11 +240,11 @@ def test_every_trained_parameter_moves_and_no_bit_of_the_frozen_ones():
     first, state, *_ = trained()
     old, new = tree.flatten(first.params), tree.flatten(state.params)
     moved = {name for name in old if np.any(np.asarray(old[name]) != np.asarray(new[name]))}
-    assert moved == {name for name in old if not name.startswith('frozen/')}
+    assert moved == {name for name in old if not name.startswith('frozen/')} - {'text/layers/key/bias'}  # it has no gradient
     for before, after in ((first.params, state.params), (first.ema, state.ema)):
         jax.tree.map(np.testing.assert_array_equal, before['frozen'], after['frozen'])
     still = [name for name, leaf in tree.flatten(state.ema).items() if np.all(leaf == tree.flatten(first.ema)[name])]
-    assert all(name.startswith('frozen/') for name in still)
+    assert all(name.startswith('frozen/') for name in still if name != 'text/layers/key/bias')
 
 
 def test_frozen_parts_have_neither_gradient_nor_optimizer_state():

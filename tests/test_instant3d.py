@@ -79,9 +79,9 @@ def test_a_step_traces_once_learns_and_moves_every_parameter():
     old = tree.flatten(before.params)
     assert old.pop('field/alpha') == np.float32(0.7) and 0.7 <= state.params['field']['alpha'] < 0.71  # scheduled, not learned
     still = [name for name, leaf in tree.flatten(state.params).items() if name in old and np.array_equal(leaf, old[name])]
-    assert still == []
+    assert still == ['text/layers/key/bias']  # which softmax cancels
     for name, leaf in tree.flatten(state.ema).items():
-        assert name == 'field/alpha' or not np.array_equal(leaf, tree.flatten(state.params)[name]), name
+        assert name in ('field/alpha', *still) or not np.array_equal(leaf, tree.flatten(state.params)[name]), name
 
 
 def test_the_same_key_gives_the_same_step_and_another_key_another():

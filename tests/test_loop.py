@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 
 import chex
 import jax
@@ -116,25 +117,48 @@ def test_traces_once_and_transfers_nothing_implicitly(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, '_loop', guarded)
     programs = []
     first = loop.Program._first
-    monkeypatch.setattr(loop.Program, '_first', lambda self, *args: programs.append(self) or first(self, *args))
+    ahead = []
+
+    def seen(self, *args):
+        programs.append(self)
+        ahead.append(self._ahead)
+        return first(self, *args)
+
+    monkeypatch.setattr(loop.Program, '_first', seen)
     run(tmp_path / 'run', system=system._replace(train_step=counted))
-    assert programs[0].step._cache_size() == 1
+    assert programs[0].step._cache_size() == 1 and ahead[0].result() > 0.0
     chex.clear_trace_counter()
 
 
 def test_the_first_step_finds_what_was_compiled_ahead():
-    settings, system, mesh = config(), make(), devices.make({'data': 1})
+    settings, system, mesh = configs.from_dict(config()), make(), devices.make({'data': 1})
     target = loop.abstract(settings, system, mesh)
     program = loop.Program(settings, system, mesh, target, logs.Log(None, total=0, batch=0, active=False))
     program.compile_ahead()
     state, batch = loop.fresh(settings, system, target), next(pipeline.make(*DATA, batch=settings.batch, seed=0))
     assert program._ahead.result() > 0.0
     compiled = []
-    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    mine = threading.current_thread()
+    note = lambda name, *_, **__: compiled.append(name) if threading.current_thread() is mine else None
+    jax.monitoring.register_event_duration_secs_listener(note)
     with jax.set_mesh(mesh):
         state, _ = program(state, batch)
     seen = [name for name in compiled if 'compile' in name]  # the listener stays: look before anything else compiles
     assert seen == [] and int(state.step) == 1
+
+
+def test_a_failure_ahead_is_told_and_tried_again(tmp_path):
+    system, lines, calls = make(), [], []
+
+    def flaky(*args):
+        calls.append(0)
+        if len(calls) == 1:
+            raise RuntimeError('no room beside the init')
+        return system.train_step(*args)
+
+    run(tmp_path / 'run', steps=2, system=system._replace(train_step=flaky), log=lines.append)
+    assert 'compiling train_step again, after RuntimeError: no room beside the init' in lines
+    assert len(calls) == 2 and int(state(tmp_path / 'run').step) == 2
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['SIGINT', 'SIGTERM'])

@@ -120,7 +120,7 @@ def map_sum(
 
     Args:
       function: `(params, plane_sum [n, C]) -> pytree of [n, ...]`, each point by itself.
-      block: points at a time over all examples together. None: what stays in a core's cache on a CPU, all at once elsewhere.
+      block: points at a time over all examples together. None: what stays in the caches of a CPU, all at once elsewhere.
     """
     size, count = padded.shape[-2], points.shape[-2]
     examples = max(1, points.size // (3 * count))

@@ -83,6 +83,8 @@ def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_
         target = abstract(config, system, mesh)
         program = Program(config, system, mesh, target, say)
         end = min(config.steps, stop_after if stop_after is not None else config.steps)
+        if store.latest() is None:
+            refuse(config, target, init_from)  # before anything that takes long
         if (store.latest() or 0) < end:
             program.compile_ahead()
         state = start(config, system, store, mesh, say, target, init_from)
@@ -105,8 +107,6 @@ def start(
 ) -> TrainState:
     """The state to train from: restored as `target` (see `abstract`), or made by a sharded init."""
     if store.latest() is None:
-        if init_from is not None:
-            refuse_other_planes(config, init_from)
         state = fresh(config, system, target)
         state = state if init_from is None else _with_weights(state, init_from, mesh, say)
         return _with_frozen(state, config.frozen, say) if config.get('frozen', '') else state
@@ -143,6 +143,17 @@ def _init(config, system: System):
         return system.init(key, {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()})
 
     return init
+
+
+def refuse(config, target: TrainState, init_from) -> None:
+    """Raises UsageError for weights to start from that cannot be meant."""
+    if init_from is not None:
+        refuse_other_planes(config, init_from)
+    if config.get('frozen', ''):
+        if 'frozen' not in target.params:
+            raise UsageError(f"frozen={str(config.frozen)!r}: this system has no frozen part: set frozen='' in its config.")
+        what = "config.frozen names it: the generator that the run's data were made with (launch.make_triplanes)."
+        weights.require(config.frozen, what)
 
 
 def refuse_other_planes(config, folder) -> None:
@@ -192,9 +203,6 @@ def _params_of(store: stores.Store, state: TrainState):
 
 def _with_frozen(state: TrainState, folder, say: logs.Log) -> TrainState:
     """The state with params['frozen'], and its average where there is one, from the weights folder that config.frozen names."""
-    if 'frozen' not in state.params:
-        raise UsageError(f"frozen={str(folder)!r}: this system has no frozen part: set frozen='' in its config.")
-    weights.require(folder, "config.frozen names it: the generator that the run's data were made with (launch.make_triplanes).")
     given, _ = weights.load(folder)
     given = weights.check(given, state.params['frozen'], f'the frozen weights in {folder}')
     say.line(f'frozen part: the weights in {folder}')

@@ -11,7 +11,7 @@ from t3d.core.system import System, TrainState
 from t3d.parallel import sharding
 from t3d.train import log as logs
 
-KEY_PREVIEW = 2**32 - 2  # folded into the seed's key
+KEY_PREVIEW = 2**32 - 2  # folded into the seed's key, as loop.KEY_INIT, 2**32 - 1; steps stay below
 
 
 class Program:
@@ -61,10 +61,12 @@ class Program:
     def _first(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """The first step, once it is compiled. (A call of the ahead-of-time executable costs 0.2 ms more at every step.)"""
         began, seconds = time.perf_counter(), 0.0
-        if self._ahead is None:
-            self._say.line('compiling train_step ...')
-        elif self._ahead.exception() is None:  # waits; a failure there is one of the call, too
+        failure = self._ahead.exception() if self._ahead else None  # waits
+        if self._ahead and failure is None:
             began, seconds = time.perf_counter(), self._ahead.result()
+        else:
+            again = f' again, after {type(failure).__name__}: {str(failure).partition(chr(10))[0]}' if failure else ' ...'
+            self._say.line('compiling train_step' + again)
         result = self.step(state, batch, self.key)
         seconds += time.perf_counter() - began
         self._say.line(f'compiled train_step in {seconds:.1f} s (cached next time)')

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: the first asks the loop to finish its step and save, the second ends the program at once."""
+"""Ctrl-C and SIGTERM: the first asks the loop to finish its step and save, the second ends the program at once.
+
+"At once" for Ctrl-C is after a compilation that is under way: the interpreter waits for it.
+"""
 
 import os
 import signal
