@@ -62,9 +62,6 @@ def test_schedules():
     np.testing.assert_allclose(values, [0.2, 2.0, 2.0, 2.0 * (0.1 + 0.9 * 0.5), 0.2, 0.2], rtol=1e-5)
 
 
-CLIPS = (optim.clip_by_global_norm, optax.clip_by_global_norm)
-
-
 @pytest.mark.parametrize('decay', [0.0, 0.1])
 def test_adamw_is_optax_adamw_on_matrices_and_adam_on_vectors(decay):
     ours = optim.adamw(learning_rate=1e-2, warmup=1, total=1000, final=1.0, weight_decay=decay, clip=1e9)
@@ -98,7 +95,8 @@ def test_the_gradient_is_clipped_by_its_global_norm():
 @pytest.mark.parametrize('size', [0.0, 1e-3, 1.0, 1e3])
 def test_clipping_is_that_of_optax(size):
     grads = {'a': size * jax.random.normal(jax.random.key(0), (5, 7)), 'b': size * jnp.ones(3, jnp.bfloat16)}
-    found, wanted = (method(2.0).update(grads, optax.EmptyState())[0] for method in CLIPS)
+    clips = (optim.clip_by_global_norm, optax.clip_by_global_norm)
+    found, wanted = (method(2.0).update(grads, optax.EmptyState())[0] for method in clips)
     assert found['b'].dtype == jnp.bfloat16
     np.testing.assert_allclose(found['a'], wanted['a'], rtol=3e-7)
     np.testing.assert_allclose(found['b'].astype(np.float32), wanted['b'].astype(np.float32), rtol=8e-3)  # one step of bf16

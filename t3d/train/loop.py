@@ -83,9 +83,10 @@ def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_
         target = abstract(config, system, mesh)
         program = Program(config, system, mesh, target, say)
         end = min(config.steps, stop_after if stop_after is not None else config.steps)
-        if store.latest() is None:
+        latest = store.latest()
+        if latest is None:
             refuse(config, target, init_from)  # before anything that takes long
-        if (store.latest() or 0) < end:
+        if (latest or 0) < end:
             program.compile_ahead()
         state = start(config, system, store, mesh, say, target, init_from)
         if mesh.size > 1 and say.active:

@@ -60,13 +60,14 @@ class Program:
 
     def _first(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """The first step, once it is compiled. (A call of the ahead-of-time executable costs 0.2 ms more at every step.)"""
-        began, seconds = time.perf_counter(), 0.0
-        failure = self._ahead.exception() if self._ahead else None  # waits
-        if self._ahead and failure is None:
-            began, seconds = time.perf_counter(), self._ahead.result()
-        else:
-            again = f' again, after {type(failure).__name__}: {str(failure).partition(chr(10))[0]}' if failure else ' ...'
-            self._say.line('compiling train_step' + again)
+        if self._ahead is None:
+            self.compile_ahead()
+        failure = self._ahead.exception()  # waits
+        if failure is not None:
+            why = f'{type(failure).__name__}: {str(failure).partition(chr(10))[0]}'
+            self._say.line(f'compiling train_step again, after {why}')
+        seconds = 0.0 if failure is not None else self._ahead.result()
+        began = time.perf_counter()
         result = self.step(state, batch, self.key)
         seconds += time.perf_counter() - began
         self._say.line(f'compiled train_step in {seconds:.1f} s (cached next time)')
