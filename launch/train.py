@@ -33,13 +33,15 @@ def main(argv=None) -> int:
 
     from t3d.data import sources
     from t3d.parallel import devices
-    from t3d.train import loop, publish
+    from t3d.train import loop, publish, traced
 
     devices.compilation_cache()
     if args.distributed or args.coordinator:
         devices.start(args.coordinator, args.num_processes, args.process_id)
     try:
-        workdir = loop.run(sources.resolve(config), args.workdir, stop_after=args.stop_after, init_from=args.init_from)
+        config = sources.resolve(config)
+        options = {'stop_after': args.stop_after, 'init_from': args.init_from, 'traced_in': traced.folder()}
+        workdir = loop.run(config, args.workdir, **options)
         if jax.process_count() == 1:
             publish.finish(workdir, list(config.export.prompts) if 'export' in config else [])
         elif jax.process_index() == 0:

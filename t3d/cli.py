@@ -224,7 +224,7 @@ def _train(args) -> int:
     from t3d.core import config as configs
     from t3d.data import sources
     from t3d.parallel import devices
-    from t3d.train import inference, loop, plan, publish
+    from t3d.train import inference, loop, plan, publish, traced
 
     config = configs.load(args.config, args.overrides)
     devices.compilation_cache()
@@ -236,7 +236,7 @@ def _train(args) -> int:
         return 0
     system = systems.make(config)  # with the data made before the run, a wrong config leaves no folder
     data = (*sources.make(config), sources.preview(config, system.batch_spec))
-    workdir = loop.run(config, args.workdir, system=system, data=data)
+    workdir = loop.run(config, args.workdir, system=system, data=data, traced_in=traced.folder())
     publish.finish(workdir, list(args.prompts or config.export.prompts))
     return 0
 

@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, checked shapes, exact products, and a compilation cache shared by the test processes."""
 
+import gc
 import os
 import pathlib
 
@@ -17,6 +18,8 @@ jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_default_matmul_precision', 'highest')
 jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(__file__).parent.parent / '.jax_cache'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+gc.set_threshold(100_000, 50, 50)  # as in a run: a third of the time of tracing
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 

@@ -15,21 +15,26 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grai
 
 def environment() -> dict:
     """Versions, commit and devices of this process, JSON-ready."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         't3d': t3d.__version__,
         'python': platform.python_version(),
         'platform': platform.platform(terse=True),
-        'packages': versions,
+        'packages': versions(),
         'commit': commit(),
         'devices': [f'{device.device_kind} {device.id}' for device in jax.devices()],
         'processes': jax.process_count(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the installed ones of PACKAGES."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def summary() -> dict[str, str]:

@@ -286,7 +286,13 @@ def _gan_bench(argv=None) -> int:
     return bench_gan.gan_bench(argv)
 
 
-COMMANDS = {'render': render_bench, 'train': _train_bench, 'unet': _unet_bench, 'gan': _gan_bench}
+def _start_bench(argv) -> int:
+    from t3d.train import bench_start
+
+    return bench_start.start_bench(argv)
+
+
+COMMANDS = {'render': render_bench, 'train': _train_bench, 'start': _start_bench, 'unet': _unet_bench, 'gan': _gan_bench}
 
 
 def main(argv=None) -> int:

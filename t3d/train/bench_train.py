@@ -44,13 +44,13 @@ def measure(config, repeats: int, steps: int) -> dict:
     system = systems.make(config)
     mesh = devices.make(config.mesh)
     devices.check_batch(config.batch, mesh)
-    batches = _batches(config)
+    given = batches(config)
     with jax.set_mesh(mesh):
         began = time.perf_counter()
         target = loop.abstract(config, system, mesh)
         program = loop.Program(config, system, mesh, target, logs.Log(None, total=0, batch=0, active=False))
         program.compile_ahead()
-        state, metrics = program(loop.fresh(config, system, target), next(batches))
+        state, metrics = program(loop.fresh(config, system, target), next(given))
         jax.block_until_ready(metrics)
         first_seconds = time.perf_counter() - began
         plain = jax.eval_shape(lambda: state), system.batch_spec, jax.random.key(0)
@@ -60,7 +60,7 @@ def measure(config, repeats: int, steps: int) -> dict:
             began, waited = time.perf_counter(), 0.0
             for _ in range(steps):
                 asked = time.perf_counter()
-                local = next(batches)
+                local = next(given)
                 waited += time.perf_counter() - asked
                 state, metrics = program(state, local)
             jax.block_until_ready(metrics)
@@ -88,7 +88,7 @@ def measure(config, repeats: int, steps: int) -> dict:
     }
 
 
-def _batches(config):
+def batches(config):
     """This process's batches, as in a run."""
     from t3d.data import pipeline, sources
 

@@ -23,11 +23,13 @@ from t3d.core.system import System, TrainState
 from t3d.data import pipeline
 from t3d.parallel import devices, sharding
 from t3d.train import log as logs
-from t3d.train import preview, signals, workdirs
+from t3d.train import preview, signals, traced, workdirs
 from t3d.train.program import Program
 from t3d.train.window import Window
 
 KEY_INIT = 2**32 - 1  # folded into the seed's key, as KEY_PREVIEW of program.py; steps stay below
+# Of XLA, for hundreds of small random draws that run once: a CPU would spend three times as long compiling them well.
+QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_opt_preset': 'CPU_OPT_PRESET_FAST_COMPILE'}
 PLANES = ('render.plane_axes', 'render.box_warp')  # of a config: where in space the numbers of its triplanes are
 
 
@@ -40,6 +42,7 @@ def run(
     system: System | None = None,
     data: tuple | None = None,
     init_from=None,
+    traced_in=None,
 ):
     """Trains, or goes on training, and returns the run folder.
 
@@ -51,9 +54,12 @@ def run(
       system, data: in place of `systems.make(config)` and `sources.make(config, split)`; data is (source, transform) or
         (source, transform, (batch, labels) for the preview).
       init_from: a run folder or weights folder of the same model: a new run starts from its averaged parameters.
+      traced_in: a folder where the traced functions are kept for the next start (t3d.train.traced). Only for a system that t3d
+        makes from the config: the code of one of your own is not looked at.
     """
     config = configs.from_dict(config)
     devices.keep_freed_memory()
+    devices.collect_seldom()
     mesh = devices.make(config.mesh)
     devices.check_batch(config.batch, mesh)
     workdir = workdirs.prepare(workdir, config)
@@ -61,13 +67,13 @@ def run(
     stop = signals.Stop()
     try:
         with stop, jax.set_mesh(mesh):
-            _train(config, workdir, mesh, say, stop, stop_after, system, data, init_from)
+            _train(config, workdir, mesh, say, stop, stop_after, system, data, init_from, traced.Keep(traced_in, config))
     finally:
         say.close()
     return workdir
 
 
-def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_after, system, data, init_from) -> None:
+def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_after, system, data, init_from, keep) -> None:
     say.line(devices.describe(mesh))
     if system is None:
         from t3d import systems
@@ -81,14 +87,14 @@ def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_
     )
     try:
         target = abstract(config, system, mesh)
-        program = Program(config, system, mesh, target, say)
+        program = Program(config, system, mesh, target, say, keep)
         end = min(config.steps, stop_after if stop_after is not None else config.steps)
         latest = store.latest()
         if latest is None:
             refuse(config, target, init_from)  # before anything that takes long
         if (latest or 0) < end:
             program.compile_ahead()
-        state = start(config, system, store, mesh, say, target, init_from)
+        state = start(config, system, store, mesh, say, target, init_from, keep)
         if mesh.size > 1 and say.active:
             report = sharding.report(target, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
             (workdir / 'sharding.txt').write_text(report + '\n')
@@ -104,11 +110,18 @@ def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_
 
 
 def start(
-    config, system: System, store: stores.Store, mesh: Mesh, say: logs.Log, target: TrainState, init_from=None
+    config,
+    system: System,
+    store: stores.Store,
+    mesh: Mesh,
+    say: logs.Log,
+    target: TrainState,
+    init_from=None,
+    keep: traced.Keep = traced.NOTHING,
 ) -> TrainState:
     """The state to train from: restored as `target` (see `abstract`), or made by a sharded init."""
     if store.latest() is None:
-        state = fresh(config, system, target)
+        state = fresh(config, system, target, keep)
         state = state if init_from is None else _with_weights(state, init_from, mesh, say)
         return _with_frozen(state, config.frozen, say) if config.get('frozen', '') else state
     restored = store.restore(target)
@@ -128,12 +141,24 @@ def abstract(config, system: System, mesh: Mesh) -> TrainState:
     )
 
 
-def fresh(config, system: System, target: TrainState) -> TrainState:
+def fresh(config, system: System, target: TrainState, keep: traced.Keep = traced.NOTHING) -> TrainState:
     """The state a run of this config starts from, made by a sharded init; `target` as from `abstract`."""
-    # Hundreds of small random draws, run once: a CPU spends twice as long compiling them well as it should.
-    options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else {}
-    placed = jax.tree.map(lambda leaf: leaf.sharding, target)
-    return jax.jit(_init(config, system), out_shardings=placed, compiler_options=options)(np.uint32(config.seed))
+    placed, structure = jax.tree.map(lambda leaf: leaf.sharding, target), jax.tree.structure(target)
+    plain = _init(config, system)
+
+    def init(seed):
+        function = keep('init', lambda seed: jax.tree.leaves(plain(seed)), jax.ShapeDtypeStruct((), np.uint32))
+        return jax.tree.unflatten(structure, function(seed))
+
+    compile_with = lambda options: jax.jit(init, out_shardings=placed, compiler_options=options)(np.uint32(config.seed))
+    if jax.default_backend() != 'cpu':
+        return compile_with({})
+    try:
+        return compile_with(QUICK)
+    except jax.errors.JaxRuntimeError as error:
+        if 'option' not in str(error):
+            raise
+        return compile_with({})  # a jaxlib without them
 
 
 def _init(config, system: System):

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from t3d.core.system import System, TrainState
 from t3d.parallel import sharding
 from t3d.train import log as logs
+from t3d.train import traced
 
 KEY_PREVIEW = 2**32 - 2  # folded into the seed's key, as loop.KEY_INIT, 2**32 - 1; steps stay below
 
@@ -21,20 +22,32 @@ class Program:
     nor reading a checkpoint keeps every core busy. The first call finds the result in JAX's own cache.
     """
 
-    def __init__(self, config, system: System, mesh: Mesh, target: TrainState, say: logs.Log):
-        """`target`: ShapeDtypeStructs of the state, with shardings."""
+    def __init__(self, config, system: System, mesh: Mesh, target: TrainState, say: logs.Log, keep=traced.NOTHING):
+        """`target`: ShapeDtypeStructs of the state, with shardings; `keep`: a traced.Keep."""
         self.mesh, self._say = mesh, say
         replicated = sharding.replicated(mesh)
         self.key, self._preview_key = jax.jit(_keys, out_shardings=replicated)(np.uint32(config.seed))
         placed = jax.tree.map(lambda leaf: leaf.sharding, target)
+        structure = jax.tree.structure(target)
+
+        def of_leaves(leaves, batch, key):
+            state = jax.tree.unflatten(structure, leaves)
+            state, metrics = system.train_step(state, batch, jax.random.fold_in(key, state.step))
+            return jax.tree.leaves(state), metrics
 
         def train_step(state, batch, key):
-            return system.train_step(state, batch, jax.random.fold_in(key, state.step))
+            function = keep('train_step', of_leaves, *self._leaves())
+            leaves, metrics = function(jax.tree.leaves(state), batch, key)
+            return jax.tree.unflatten(structure, leaves), metrics
 
         self.step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, replicated))
         self._preview = jax.jit(system.preview, out_shardings=replicated)
         self._ahead, self._compiled = None, False
         self._arguments = target, sharding.abstract_batch(system.batch_spec, mesh), self.key
+
+    def _leaves(self):
+        state, batch, key = self._arguments
+        return jax.tree.leaves(state), batch, key
 
     def compile_ahead(self) -> None:
         """Begins to compile the step, and returns. The interpreter ends only when that is done."""

@@ -1,0 +1,86 @@
+"""`t3d bench start --config ...`: seconds to the end of the first train step, with an empty and with a filled cache.
+
+Each figure is of a process of its own. "From nothing" counts from the start of that process: imports, the shapes, the state
+made and the step compiled side by side, data, one step. "The step alone" has its state and batch at hand: traced, compiled or
+read back, run once.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+
+ALONE, WHOLE = 'the step alone', 'from nothing'
+
+
+def start_bench(argv=None) -> int:
+    """Runs the processes and prints the table."""
+    parser = argparse.ArgumentParser(prog='t3d bench start')
+    parser.add_argument('--config', default='configs/instant3d.py:tiny')
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--json', help='also write the result here')
+    parser.add_argument('overrides', nargs='*', metavar='key=value')
+    args, rest = parser.parse_known_args(argv)
+    words = [args.config, *args.overrides, *rest]
+    found = {f'{what}, {cache}': [] for what in (WHOLE, ALONE) for cache in ('cold', 'warm')}
+    for _ in range(args.repeats):
+        for what in (WHOLE, ALONE):
+            with tempfile.TemporaryDirectory() as folder:
+                for cache in ('cold', 'warm'):
+                    found[f'{what}, {cache}'].append(_process(words, what, folder))
+    print(table(found))
+    if args.json:
+        with open(args.json, 'w') as file:
+            json.dump(found, file, indent=1)
+    return 0
+
+
+def table(found: dict[str, list[float]]) -> str:
+    """Seconds, median and range, a line for each of the four."""
+    from t3d.train import bench
+
+    lines = ['| to the end of the first step | seconds |', '|---|---|']
+    return '\n'.join([*lines, *(f'| {name} | {bench.timing(seconds)} |' for name, seconds in found.items())])
+
+
+def _process(words: list[str], what: str, folder: str) -> float:
+    """Seconds in a new process that keeps its cache in a folder."""
+    environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': folder}
+    code = f'import sys; from t3d.train import bench_start; bench_start.one(sys.argv[1:], {what!r}, {time.time()!r})'
+    found = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True, env=environment)
+    if found.returncode:
+        raise RuntimeError(f'the first step of {words[0]} failed:\n{found.stderr[-2000:]}')
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def one(words: list[str], what: str, began: float) -> None:
+    """Prints the seconds of this process. `words`: config and overrides; `began`: time.time() when it was started."""
+    from t3d import systems
+    from t3d.core import config as configs
+    from t3d.data import sources
+    from t3d.parallel import devices
+    from t3d.train import bench_train, loop, traced
+    from t3d.train import log as logs
+
+    devices.compilation_cache()
+    devices.keep_freed_memory()
+    devices.collect_seldom()
+    config = sources.resolve(configs.load(words[0], words[1:]))
+    system, mesh, keep = systems.make(config), devices.make(config.mesh), traced.Keep(traced.folder(), config)
+    batches = bench_train.batches(config)
+    with jax.set_mesh(mesh):
+        target = loop.abstract(config, system, mesh)
+        program = loop.Program(config, system, mesh, target, logs.Log(None, total=0, batch=0, active=False), keep)
+        if what == WHOLE:
+            program.compile_ahead()
+        state, local = loop.fresh(config, system, target, keep), next(batches)
+        if what == ALONE:
+            jax.block_until_ready(state)
+            began = time.time()
+        jax.block_until_ready(program(state, local))
+    print(round(time.time() - began, 2))

@@ -1,0 +1,172 @@
+"""Traced functions on disk: the same bits as a plain trace, found again only where nothing has changed."""
+
+import functools
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dummy_system import DATA, config, make
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from t3d import systems
+from t3d.checkpoint import store as stores
+from t3d.core import config as configs
+from t3d.core import tree
+from t3d.parallel import devices
+from t3d.train import log as logs
+from t3d.train import loop, plan, traced
+
+MESHES = {'one': {'data': 1}, 'data x fsdp x tensor': {'data': 2, 'fsdp': 2, 'tensor': 2}}
+struct = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+
+
+def train(keep, mesh, system, steps=3):
+    """The state after some steps, the last metrics, and whether the first state was donated."""
+    settings = configs.from_dict(config())
+    with jax.set_mesh(mesh):
+        target = loop.abstract(settings, system, mesh)
+        program = loop.Program(settings, system, mesh, target, logs.Log(None, total=0, batch=0, active=False), keep)
+        first = state = loop.fresh(settings, system, target, keep)
+        batch = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+        for _ in range(steps):
+            state, metrics = program(state, {'x': batch, 'y': batch[:, :3]})
+        assert jax.tree.map(lambda leaf: leaf.sharding, state) == jax.tree.map(lambda leaf: leaf.sharding, target)
+    return jax.device_get((state, metrics)), all(leaf.is_deleted() for leaf in jax.tree.leaves(first))
+
+
+@pytest.mark.parametrize('shape', MESHES.values(), ids=MESHES)
+def test_the_same_bits_as_a_plain_trace_without_tracing(shape, tmp_path):
+    mesh, system = devices.make(shape), make()
+    plain, _ = train(traced.NOTHING, mesh, system)
+    kept, donated = train(traced.Keep(tmp_path, config()), mesh, system)
+    assert donated and sorted(path.name.split('-')[0] for path in tmp_path.iterdir()) == ['init', 'train_step']
+
+    def never(*args):
+        raise AssertionError('traced again')
+
+    again, donated = train(traced.Keep(tmp_path, config()), mesh, system._replace(train_step=never))
+    assert donated
+    for other in (kept, again):
+        jax.tree.map(np.testing.assert_array_equal, plain, other)
+
+
+def test_a_run_resumed_from_kept_traces_ends_with_the_bits_of_a_plain_one(tmp_path):
+    options = {'data': DATA, 'log': lambda line: None}
+    whole = loop.run(config(steps=4), tmp_path / 'whole', system=make(), **options)
+    kept = {**options, 'traced_in': tmp_path / 'traced'}
+    loop.run(config(steps=4), tmp_path / 'parts', system=make(), stop_after=2, **kept)
+    loop.run(config(steps=4), tmp_path / 'parts', system=make()._replace(train_step=None), **kept)  # not to be called
+    ends = [json.loads((folder / 'metrics.jsonl').read_text().splitlines()[-1]) for folder in (whole, tmp_path / 'parts')]
+    assert ends[0]['step'] == ends[1]['step'] == 4 and ends[0]['loss'] == ends[1]['loss']
+    whole, parts = (stores.Store(folder / 'checkpoints', read_only=True) for folder in (whole, tmp_path / 'parts'))
+    assert whole.describe(4)[0]['leaves'] == parts.describe(4)[0]['leaves']  # digests of every array
+    whole.close(), parts.close()
+
+
+def test_the_digest_sees_what_a_trace_depends_on(monkeypatch):
+    mesh = devices.make({'data': -1})
+    base = traced.digest({'a': 1}, (struct((2, 3)),))
+    others = [
+        traced.digest({'a': 2}, (struct((2, 3)),)),
+        traced.digest({'a': 1}, (struct((3, 2)),)),
+        traced.digest({'a': 1}, (jax.ShapeDtypeStruct((2, 3), jnp.int32),)),
+        traced.digest({'a': 1}, (struct((2, 3), sharding=NamedSharding(mesh, P())),)),
+        traced.digest({'a': 1}, ({'x': struct((2, 3))},)),
+    ]
+    with jax.set_mesh(mesh):
+        others.append(traced.digest({'a': 1}, (struct((2, 3)),)))
+    with jax.default_matmul_precision('default'):
+        others.append(traced.digest({'a': 1}, (struct((2, 3)),)))
+    with monkeypatch.context() as patch:
+        patch.setattr(traced, 'code', lambda: 'other code')
+        others.append(traced.digest({'a': 1}, (struct((2, 3)),)))
+    assert len({base, *others}) == 1 + len(others)
+    assert traced.digest({'a': 1}, (struct((2, 3)),)) == base
+
+
+def test_the_code_is_all_of_the_package(monkeypatch, tmp_path):
+    (tmp_path / 'nets').mkdir()
+    (tmp_path / '__init__.py').write_text('')
+    (tmp_path / 'nets' / 'layers.py').write_text('a = 1')
+    monkeypatch.setattr('t3d.__file__', str(tmp_path / '__init__.py'))
+    before = traced.code.__wrapped__()
+    (tmp_path / 'nets' / 'layers.py').write_text('a = 2')
+    assert traced.code.__wrapped__() != before
+
+
+def double(x):
+    return [2.0 * x]
+
+
+def call(keep, function=double, shape=(3,)):
+    """Through a jit, as the loop does."""
+    return jax.jit(lambda x: keep('double', function, struct(shape))(x))(jnp.ones(shape))
+
+
+def wrong(x):
+    raise AssertionError('traced')
+
+
+def test_what_cannot_be_read_is_traced_anew(tmp_path):
+    keep = traced.Keep(tmp_path, {})
+    call(keep)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for broken in (b'', b'nothing', whole[: len(whole) // 2]):
+        path.write_bytes(broken)
+        with pytest.raises(AssertionError, match='traced'):
+            call(keep, wrong)
+        assert float(call(keep)[0][0]) == 2.0 and path.read_bytes() == whole
+    assert float(call(keep, wrong)[0][0]) == 2.0
+
+
+def test_what_cannot_be_kept_is_traced_each_time(tmp_path):
+    def printing(x):
+        jax.debug.callback(lambda value: None, x)
+        return [3.0 * x]
+
+    (tmp_path / 'file').write_text('')
+    assert float(call(traced.Keep(tmp_path / 'file', {}))[0][0]) == 2.0  # no folder can be made there
+    assert float(call(traced.Keep(tmp_path / 'folder', {}), printing)[0][0]) == 3.0
+    assert not (tmp_path / 'folder').exists()
+
+
+def test_the_oldest_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(traced, 'KEEP', 2)
+    keep = traced.Keep(tmp_path, {})
+    for size in (1, 2):
+        call(keep, shape=(size,))
+        for path in tmp_path.iterdir():
+            os.utime(path, (0, os.stat(path).st_mtime - 100))
+    call(keep, wrong, shape=(1,))  # used: now the newest
+    call(keep, shape=(3,))
+    assert len(list(tmp_path.iterdir())) == 2
+    call(keep, wrong, shape=(1,))
+    with pytest.raises(AssertionError, match='traced'):
+        call(keep, wrong, shape=(2,))
+
+
+def test_folder_is_beside_the_compilation_cache(monkeypatch):
+    assert traced.folder().parent.name == '.jax_cache'
+    for cache in (None, 'gs://bucket/cache'):
+        monkeypatch.setattr(traced, 'CACHE', 'nothing')
+        monkeypatch.setattr(type(jax.config), 'nothing', cache, raising=False)
+        assert traced.folder() is None
+
+
+@pytest.mark.parametrize('name', ['instant3d', 'ganfusion_gan', 'ganfusion_diffusion', 'image_diffusion', 'renderdiffusion'])
+def test_every_system_can_be_kept(name, tmp_path):
+    settings = plan.resolve(configs.load(f'configs/{name}.py:tiny', []))
+    system, mesh = systems.make(settings), devices.make({'data': 2, 'fsdp': 2})
+    keep = traced.Keep(tmp_path, settings)
+    with jax.set_mesh(mesh):
+        target = loop.abstract(settings, system, mesh)
+        program = loop.Program(settings, system, mesh, target, logs.Log(None, total=0, batch=0, active=False), keep)
+        lowered = program.step.lower(*program._arguments)
+    assert [path.name.split('-')[0] for path in tmp_path.iterdir()] == ['train_step']
+    state, _ = lowered.out_info
+    assert tree.flatten(state).keys() == tree.flatten(target).keys()
