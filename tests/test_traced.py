@@ -1,9 +1,12 @@
 """Traced functions on disk: the same bits as a plain trace, found again only where nothing has changed."""
 
+import contextlib
 import functools
 import json
 import os
+import time
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +24,14 @@ from t3d.train import log as logs
 from t3d.train import loop, plan, traced
 
 MESHES = {'one': {'data': 1}, 'data x fsdp x tensor': {'data': 2, 'fsdp': 2, 'tensor': 2}}
+CODE = traced.code.__wrapped__
 struct = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+
+
+@pytest.fixture(autouse=True)
+def known_code(monkeypatch):
+    """These tests hold while somebody edits the package."""
+    monkeypatch.setattr(traced, 'code', lambda: 'the code')
 
 
 def train(keep, mesh, system, steps=3):
@@ -67,35 +77,71 @@ def test_a_run_resumed_from_kept_traces_ends_with_the_bits_of_a_plain_one(tmp_pa
     whole.close(), parts.close()
 
 
-def test_the_digest_sees_what_a_trace_depends_on(monkeypatch):
-    mesh = devices.make({'data': -1})
-    base = traced.digest({'a': 1}, (struct((2, 3)),))
+def test_the_digest_sees_what_a_trace_depends_on(monkeypatch, tmp_path):
+    mesh, shape = devices.make({'data': -1}), (struct((2, 3)),)
+    (tmp_path / 'vocab.json').write_text('{}')
+    (tmp_path / 'many').mkdir()
+    config = {'a': 1, 'text.folder': str(tmp_path)}
+    base = traced.digest(config, shape)
     others = [
-        traced.digest({'a': 2}, (struct((2, 3)),)),
-        traced.digest({'a': 1}, (struct((3, 2)),)),
-        traced.digest({'a': 1}, (jax.ShapeDtypeStruct((2, 3), jnp.int32),)),
-        traced.digest({'a': 1}, (struct((2, 3), sharding=NamedSharding(mesh, P())),)),
-        traced.digest({'a': 1}, ({'x': struct((2, 3))},)),
+        traced.digest({**config, 'a': 2}, shape),
+        traced.digest(config, (struct((3, 2)),)),
+        traced.digest(config, (jax.ShapeDtypeStruct((2, 3), jnp.int32),)),
+        traced.digest(config, (struct((2, 3), sharding=NamedSharding(mesh, P())),)),
+        traced.digest(config, ({'x': struct((2, 3))},)),
     ]
     with jax.set_mesh(mesh):
-        others.append(traced.digest({'a': 1}, (struct((2, 3)),)))
+        others.append(traced.digest(config, shape))
     with jax.default_matmul_precision('default'):
-        others.append(traced.digest({'a': 1}, (struct((2, 3)),)))
+        others.append(traced.digest(config, shape))
+    changes = [
+        (traced, 'code', lambda: 'other code'),
+        (traced.platform, 'python_version', lambda: '3.99'),
+        (traced.environment, 'versions', lambda names=(): {'jax': '99'}),
+        (traced.jax, 'devices', lambda: jax.local_devices()[:2]),
+    ]
+    for change in changes:
+        with monkeypatch.context() as patch:
+            patch.setattr(*change)
+            others.append(traced.digest(config, shape))
     with monkeypatch.context() as patch:
-        patch.setattr(traced, 'code', lambda: 'other code')
-        others.append(traced.digest({'a': 1}, (struct((2, 3)),)))
+        patch.setenv('T3D_TYPECHECK', '0')
+        others.append(traced.digest(config, shape))
+    flax.config.update('flax_fix_rng_separator', not flax.config.flax_fix_rng_separator)
+    others.append(traced.digest(config, shape))
+    flax.config.update('flax_fix_rng_separator', not flax.config.flax_fix_rng_separator)
+    assert traced.digest(config, shape) == base
+    (tmp_path / 'vocab.json').write_text('{"a": 1}')
+    others.append(traced.digest(config, shape))
     assert len({base, *others}) == 1 + len(others)
-    assert traced.digest({'a': 1}, (struct((2, 3)),)) == base
 
 
-def test_the_code_is_all_of_the_package(monkeypatch, tmp_path):
+def test_the_code_is_all_of_the_package_as_it_was_imported(monkeypatch, tmp_path):
     (tmp_path / 'nets').mkdir()
+    layers = tmp_path / 'nets' / 'layers.py'
     (tmp_path / '__init__.py').write_text('')
-    (tmp_path / 'nets' / 'layers.py').write_text('a = 1')
+    layers.write_text('a = 1')
     monkeypatch.setattr('t3d.__file__', str(tmp_path / '__init__.py'))
-    before = traced.code.__wrapped__()
-    (tmp_path / 'nets' / 'layers.py').write_text('a = 2')
-    assert traced.code.__wrapped__() != before
+    code = CODE
+    monkeypatch.setattr('t3d.IMPORTED', time.time() + 10.0)
+    before = code()
+    layers.write_text('a = 2')
+    assert before and code() not in (before, None)
+    monkeypatch.setattr('t3d.IMPORTED', time.time() - 10.0)  # edited since: what runs is not what lies there
+    assert code() is None
+    monkeypatch.setattr(traced, 'code', lambda: None)
+    assert float(call(traced.Keep(tmp_path / 'folder', {}))[0][0]) == 2.0 and not (tmp_path / 'folder').exists()
+
+
+@contextlib.contextmanager
+def changed(name, value):
+    """A setting of JAX."""
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def double(x):
@@ -116,7 +162,10 @@ def test_what_cannot_be_read_is_traced_anew(tmp_path):
     call(keep)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
-    for broken in (b'', b'nothing', whole[: len(whole) // 2]):
+    flipped, zeroed = bytearray(whole), bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    zeroed[len(whole) // 2 :] = bytes(len(whole) - len(whole) // 2)
+    for broken in (b'', b'nothing', whole[: len(whole) // 2], flipped, zeroed):
         path.write_bytes(broken)
         with pytest.raises(AssertionError, match='traced'):
             call(keep, wrong)
@@ -124,7 +173,7 @@ def test_what_cannot_be_read_is_traced_anew(tmp_path):
     assert float(call(keep, wrong)[0][0]) == 2.0
 
 
-def test_what_cannot_be_kept_is_traced_each_time(tmp_path):
+def test_what_cannot_be_kept_is_traced_each_time(tmp_path, caplog):
     def printing(x):
         jax.debug.callback(lambda value: None, x)
         return [3.0 * x]
@@ -133,6 +182,28 @@ def test_what_cannot_be_kept_is_traced_each_time(tmp_path):
     assert float(call(traced.Keep(tmp_path / 'file', {}))[0][0]) == 2.0  # no folder can be made there
     assert float(call(traced.Keep(tmp_path / 'folder', {}), printing)[0][0]) == 3.0
     assert not (tmp_path / 'folder').exists()
+    assert 'double is traced at every start' in caplog.text
+
+
+def test_a_folder_of_somebody_else_is_read(tmp_path, monkeypatch):
+    keep = traced.Keep(tmp_path, {})
+    call(keep)
+    monkeypatch.setattr(traced.os, 'utime', lambda path: (_ for _ in ()).throw(PermissionError(str(path))))
+    assert float(call(keep, wrong)[0][0]) == 2.0
+
+
+@pytest.mark.parametrize('name', traced.DEBUGGING)
+def test_who_looks_for_a_fault_sees_the_code(name, tmp_path):
+    with changed(name, True):
+        assert traced.Keep(tmp_path, {})('double', double, struct((3,))) is double
+
+
+@pytest.mark.parametrize('target', traced.CUDNN)
+def test_attention_of_cudnn_is_kept(target, tmp_path):
+    """Its custom calls, which JAX exports only on request; nothing here can run them."""
+    attention = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct((3,), jnp.float32))
+    traced.Keep(tmp_path, {})('attention', lambda x: [attention(x)], struct((3,)))
+    assert [path.name.split('-')[0] for path in tmp_path.iterdir()] == ['attention']
 
 
 def test_the_oldest_go(tmp_path, monkeypatch):
@@ -150,11 +221,12 @@ def test_the_oldest_go(tmp_path, monkeypatch):
         call(keep, wrong, shape=(2,))
 
 
-def test_folder_is_beside_the_compilation_cache(monkeypatch):
+def test_folder_is_beside_the_compilation_cache():
     assert traced.folder().parent.name == '.jax_cache'
     for cache in (None, 'gs://bucket/cache'):
-        monkeypatch.setattr(traced, 'CACHE', 'nothing')
-        monkeypatch.setattr(type(jax.config), 'nothing', cache, raising=False)
+        with changed('jax_compilation_cache_dir', cache):
+            assert traced.folder() is None
+    with changed('jax_enable_compilation_cache', False):
         assert traced.folder() is None
 
 

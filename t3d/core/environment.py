@@ -26,10 +26,10 @@ def environment() -> dict:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of the installed ones of PACKAGES."""
+def versions(names=PACKAGES) -> dict[str, str]:
+    """Versions of those packages that are installed."""
     found = {}
-    for name in PACKAGES:
+    for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -4,6 +4,8 @@ The mesh has the axes ('data', 'fsdp', 'tensor') of type Auto: the compiler prop
 t3d.parallel.sharding. (`jax.make_mesh` would make them Explicit, which linen's convolutions refuse.)
 """
 
+import contextlib
+import gc
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -104,11 +106,15 @@ def keep_freed_memory() -> None:
     mallopt(top_pad, 64 * 2**20)
 
 
-def collect_seldom() -> None:
-    """Tells Python to search for unreachable cycles less often: tracing makes few, and a third of its time was the search."""
-    import gc
-
+@contextlib.contextmanager
+def collecting_seldom():
+    """Python searches for unreachable cycles less often: tracing makes few, and a third of its time is the search."""
+    before = gc.get_threshold()
     gc.set_threshold(100_000, 50, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def describe(mesh: Mesh | None = None) -> str:

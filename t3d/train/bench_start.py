@@ -69,11 +69,10 @@ def one(words: list[str], what: str, began: float) -> None:
 
     devices.compilation_cache()
     devices.keep_freed_memory()
-    devices.collect_seldom()
     config = sources.resolve(configs.load(words[0], words[1:]))
     system, mesh, keep = systems.make(config), devices.make(config.mesh), traced.Keep(traced.folder(), config)
     batches = bench_train.batches(config)
-    with jax.set_mesh(mesh):
+    with devices.collecting_seldom(), jax.set_mesh(mesh):
         target = loop.abstract(config, system, mesh)
         program = loop.Program(config, system, mesh, target, logs.Log(None, total=0, batch=0, active=False), keep)
         if what == WHOLE:

@@ -59,14 +59,13 @@ def run(
     """
     config = configs.from_dict(config)
     devices.keep_freed_memory()
-    devices.collect_seldom()
     mesh = devices.make(config.mesh)
     devices.check_batch(config.batch, mesh)
     workdir = workdirs.prepare(workdir, config)
     say = logs.Log(workdir, total=config.steps, batch=config.batch, write=log, active=jax.process_index() == 0)
     stop = signals.Stop()
     try:
-        with stop, jax.set_mesh(mesh):
+        with stop, devices.collecting_seldom(), jax.set_mesh(mesh):
             _train(config, workdir, mesh, say, stop, stop_after, system, data, init_from, traced.Keep(traced_in, config))
     finally:
         say.close()

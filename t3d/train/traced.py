@@ -2,27 +2,37 @@
 
 Compiled programs outlive a process in JAX's cache, but to look one up there Python traces the function again: seconds for a
 train step, most of the start of a run that has been compiled before. Here the traced function is kept too, as `jax.export`
-writes it: StableHLO, data for XLA and nothing that Python executes. A file is found by a digest of all that a trace depends
-on: the code of t3d, the config, the arguments, the mesh, the versions and the settings of JAX. So it is for functions that
-t3d makes from a config alone; anybody else's may close over what no digest sees.
+writes it: StableHLO, data for XLA and nothing that Python executes. A file is found by a digest of what a trace of t3d's own
+code depends on (see `digest`). So it is for functions that t3d makes from a config alone; anybody else's may close over what
+no digest sees. The folder is to be trusted as far as JAX's own cache is, which holds machine code.
 """
 
 import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import platform
+import tempfile
 
+import flax
 import jax
 
+import t3d
 from t3d.core import config as configs
 from t3d.core import environment
 from t3d.core import tree as trees
 
-CACHE = 'jax_compilation_cache_dir'
+MANY = 256  # files in a folder that are looked at one by one
 KEEP = 64  # files in a folder; those unused for longest go
+ALSO = ('opt_einsum', 'ml_dtypes', 'transformers', 'tokenizers')  # packages that a trace may depend on, beside environment's
+DEBUGGING = ('jax_disable_jit', 'jax_debug_nans', 'jax_debug_infs')  # these want the lines of the code
+# JAX promises nothing of these in other versions than the one that wrote them; the digest holds the version.
+CUDNN = ('__cudnn$fmhaSoftmax', '__cudnn$fmhaSoftmaxBackward')
+
+log = logging.getLogger('t3d')
 
 
 class Keep:
@@ -31,7 +41,7 @@ class Keep:
     def __init__(self, folder=None, config=None):
         """folder: made when needed. config: a resolved config."""
         self._folder = None if folder is None else pathlib.Path(folder)
-        self._config = None if config is None else configs.flatten(config)
+        self._config = {} if config is None else configs.flatten(config)
 
     def __call__(self, name: str, function, *arguments):
         """`function`, or what it was traced to before for such arguments: to be called within a jit, under the same mesh.
@@ -41,17 +51,22 @@ class Keep:
           function: of pytrees made of tuples, lists and dictionaries; returns such.
           arguments: trees of ShapeDtypeStructs, with shardings where there are any.
         """
-        if self._folder is None or jax.process_count() > 1:
+        if self._folder is None or jax.process_count() > 1 or any(getattr(jax.config, name) for name in DEBUGGING):
             return function
-        from jax import export
-
-        path = self._folder / f'{name}-{digest(self._config, arguments)}.jaxexport'
+        key = digest(self._config, arguments)
+        if key is None:
+            return function
+        path = self._folder / f'{name}-{key}.jaxexport'
         found = _read(path)
         if found is None:
+            from jax import export
+
             try:
-                found = export.export(jax.jit(function))(*arguments)
+                checks = [export.DisabledSafetyCheck.custom_call(target) for target in CUDNN]
+                found = export.export(jax.jit(function), disabled_checks=checks)(*arguments)
                 _write(path, found.serialize())
-            except Exception:  # what cannot be exported (a host callback), or a fault that the plain trace tells better
+            except Exception as error:  # a host callback, say; or a fault of the function, which its plain trace will raise
+                log.warning('%s is traced at every start: %s', name, str(error).partition('\n')[0][:200])
                 return function
         return found.call
 
@@ -61,66 +76,90 @@ NOTHING = Keep()
 
 def folder() -> pathlib.Path | None:
     """Beside JAX's compilation cache; None where there is none."""
-    cache = getattr(jax.config, CACHE)
-    return pathlib.Path(cache) / 'traced' if cache and '://' not in cache else None
+    cache = jax.config.jax_compilation_cache_dir
+    return pathlib.Path(cache) / 'traced' if cache and '://' not in cache and jax.config.jax_enable_compilation_cache else None
 
 
-def digest(config, arguments) -> str:
-    """Hex digest of all that a trace of a function of t3d depends on."""
+def digest(config: dict, arguments) -> str | None:
+    """Hex digest of what a trace of a function of t3d depends on; None where that is not known.
+
+    The source files of the package, the versions of Python and of packages, the settings of JAX and Flax, devices and mesh,
+    the flat config and the state (names, sizes, times) of files and folders that it names, shapes and shardings of arguments.
+    """
+    if (of_code := code()) is None:
+        return None
     shapes = {
         name: f'{leaf.shape} {leaf.dtype} {getattr(leaf, "sharding", None)}' for name, leaf in trees.flatten(arguments).items()
     }
     devices = jax.devices()
+    settings = {name: str(getattr(jax.config, name, value)) for name, value in jax.config.values.items()}
+    settings.pop('jax_compilation_cache_dir', None)
     parts = {
-        'code': code(),
-        'python': platform.python_version(),
-        'versions': environment.versions(),
-        'jax': {name: str(getattr(jax.config, name, value)) for name, value in jax.config.values.items() if name != CACHE},
-        'devices': [devices[0].platform, devices[0].device_kind, len(devices)],
+        'code': of_code,
+        'versions': [platform.python_version(), environment.versions(), environment.versions(ALSO)],
+        'settings': [settings, str(vars(flax.config).get('_values')), os.environ.get('T3D_TYPECHECK', '')],
+        'devices': [devices[0].platform, devices[0].device_kind, len(devices), devices[0].client.platform_version],
         'mesh': str(jax.sharding.get_abstract_mesh()),
-        'typecheck': os.environ.get('T3D_TYPECHECK', ''),
         'config': config,
+        'files': {name: found for name, value in config.items() if (found := _state(value))},
         'arguments': shapes,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 @functools.cache
-def code() -> str:
-    """Hex digest of the package's source files."""
-    import t3d
-
+def code() -> str | None:
+    """Hex digest of the package's source files; None if one has changed since the package was imported."""
     root, found = pathlib.Path(t3d.__file__).parent, hashlib.sha256()
     for path in sorted(root.rglob('*.py')):
-        found.update(f'{path.relative_to(root)} {path.stat().st_size}\n'.encode())
-        found.update(path.read_bytes())
+        if path.stat().st_mtime > t3d.IMPORTED - 1.0:  # clocks of file systems are coarse
+            return None
+        data = path.read_bytes()
+        found.update(f'{path.relative_to(root)} {len(data)}\n'.encode() + data)
     return found.hexdigest()
 
 
+def _state(value) -> list:
+    """Name, size and time of the file that a value of a config names, or of the files in a folder; [] if it names none."""
+    if not isinstance(value, str) or not value:
+        return []
+    try:
+        path = pathlib.Path(value).expanduser()
+        files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+        files = files if len(files) <= MANY else [path]  # a set of pictures, not a tokenizer
+        return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    except (OSError, ValueError):
+        return []
+
+
 def _read(path: pathlib.Path):
-    """The Exported in a file; None if there is none that can be read."""
+    """The Exported in a file; None if there is none that is whole."""
     from jax import export
 
     try:
-        found = export.deserialize(bytearray(path.read_bytes()))
+        data = path.read_bytes()
+        if hashlib.sha256(data[32:]).digest() != data[:32]:
+            return None
+        found = export.deserialize(bytearray(data[32:]))
+    except Exception:  # no file, or what this JAX cannot read: traced anew, and written over
+        return None
+    with contextlib.suppress(OSError):  # the folder of somebody else
         os.utime(path)
-    except FileNotFoundError:
-        return None
-    except Exception:  # half a file, or another version's: traced anew, and written over
-        return None
     return found
 
 
 def _write(path: pathlib.Path, data) -> None:
-    """Writes a file as a whole, and deletes those that were unused for longest. A disk that is full costs nothing but time."""
-    part = path.with_suffix(f'.{os.getpid()}.part')
-    try:
+    """Writes a file as a whole, behind its digest, and deletes those that were unused for longest. May fail, without a word."""
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        part.replace(path)
+        handle, part = tempfile.mkstemp('.part', dir=path.parent)
+        try:
+            with os.fdopen(handle, 'wb') as file:
+                file.write(hashlib.sha256(data).digest() + bytes(data))
+            os.replace(part, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)
         others = sorted(path.parent.glob('*.jaxexport'), key=lambda other: other.stat().st_mtime)
         for other in others[:-KEEP]:
             other.unlink(missing_ok=True)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
