@@ -34,7 +34,11 @@ def test_axes_that_do_not_divide_are_dropped_and_logged(caplog):
     placed = sharding.shardings({'kernel': struct(6, 4)}, ((r'kernel', P('fsdp', 'tensor')),), mesh)
     assert placed['kernel'].spec == P(None, 'tensor')
     assert 'kernel (6, 4) is not divisible along fsdp' in caplog.text
-    assert sharding.place('kernel', struct(8, 4), ((r'kernel', P(('fsdp', 'tensor'))),), mesh).spec == P(('fsdp', 'tensor'))
+    both = ((r'kernel', P(('fsdp', 'tensor'))),)
+    assert sharding.place('kernel', struct(8, 4), both, mesh).spec == P(('fsdp', 'tensor'))
+    assert sharding.place('kernel', struct(12, 4), both, mesh) == (P('fsdp'), 'rule', ('tensor',))
+    assert sharding.place('kernel', struct(6, 4), both, mesh) == (P('tensor'), 'rule', ('fsdp',))
+    assert sharding.place('kernel', struct(7, 4), both, mesh) == (P(), 'rule', ('fsdp', 'tensor'))
 
 
 def test_fallback_takes_the_largest_divisible_axis_above_the_floor():

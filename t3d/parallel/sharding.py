@@ -2,8 +2,8 @@
 
 Rules are data: `((regex, PartitionSpec), ...)`, searched in the path name of every leaf of the training state; the first
 match wins. As the rules see the whole state, Adam's moments and the moving average follow their parameters. An axis of a
-rule is dropped where the dimension does not divide; a leaf without a rule is sharded over 'fsdp' along its largest
-divisible axis if it is above a size floor, and replicated otherwise.
+rule is dropped where the dimension does not divide (of several for one dimension, those that do not); a leaf without a rule
+is sharded over 'fsdp' along its largest divisible axis if it is above a size floor, and replicated otherwise.
 """
 
 import logging
@@ -160,10 +160,14 @@ def _by_rule(name: str, shape: tuple[int, ...], spec, mesh: Mesh) -> Placement:
         unknown = [axis for axis in axes if axis not in mesh.shape]
         if unknown:
             raise UsageError(f'sharding rule {spec} for {name}: no mesh axis {unknown[0]!r}, wanted one of {list(mesh.shape)}.')
-        if axes and length % math.prod(mesh.shape[axis] for axis in axes):
-            dropped += axes
-            entry = None
-        kept.append(entry)
+        fits, parts = [], 1
+        for axis in axes:
+            if length % (parts * mesh.shape[axis]):
+                dropped.append(axis)
+            else:
+                fits.append(axis)
+                parts *= mesh.shape[axis]
+        kept.append(tuple(fits) if len(fits) > 1 else fits[0] if fits else None)
     while kept and kept[-1] is None:
         kept.pop()
     return Placement(P(*kept), 'rule', tuple(dropped))

@@ -33,7 +33,7 @@ CHUNK = 2**14  # rays of one object rendered at once for people to see
 INWARD, OUTWARD = r'(query|key|value|query_key|proj_in|mlp_in|in)/kernel$', r'(out|proj_out|mlp_out)/kernel$'
 SHARDING = (  # scanned stacks have a layer axis in front; convolutions go by the fallback rule
     # Cut along the outputs: cut along the inputs, XLA would gather the activations, whose batch lies on 'fsdp', not the kernel.
-    # (Where fsdp x tensor does not divide the outputs, 80 at the least in the released size, the log says so: replicated.)
+    # (80 outputs at the least in the released size: where fsdp x tensor does not divide them, the log says what is left out.)
     (r'/(plane|style)_text/kernel$', P(None, ('fsdp', 'tensor'))),  # plane_text: 45 % of all parameters in the released size
     (r'/rest/(.*/)?affine/kernel$', P(None, None, ('fsdp', 'tensor'))),
     (r'/affine/kernel$', P(None, ('fsdp', 'tensor'))),
