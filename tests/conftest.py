@@ -32,3 +32,11 @@ def golden():
         return dict(np.load(GOLDEN / f'{name}.npz'))
 
     return load
+
+
+@pytest.fixture(autouse=True)
+def one_compilation_cache(monkeypatch):
+    """Commands that run within a test keep to the suite's cache, not the user's."""
+    from t3d.parallel import devices
+
+    monkeypatch.setattr(devices, 'compilation_cache', lambda: None)

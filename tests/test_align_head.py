@@ -11,7 +11,6 @@ from t3d.checkpoint import judges, weights
 from t3d.core.errors import UsageError
 from t3d.data import captions
 from t3d.metrics import align
-from t3d.parallel import devices
 from t3d.train import align_head
 
 NOUNS = [f'{a}{b}' for a in ('lamp', 'chair', 'table', 'shelf', 'sofa') for b in ('let', 'board', 'stand', 'bench')]
@@ -103,7 +102,6 @@ def test_the_command_trains_a_head_that_names_colours(monkeypatch, tmp_path, cap
     monkeypatch.setattr(judges, 'imagenet_names', lambda: NOUNS)
     monkeypatch.setattr(judges, 'image_encoder', lambda: colour_seen)
     monkeypatch.setattr(judges, 'text_encoder', lambda: encode_texts)
-    monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
     made = lambda data, split: Source(split, range(8), 32 if split == 'train' else 12)  # noqa: E731
     monkeypatch.setattr(align_head.furniture_source, 'FurnitureSource', made)
     out = tmp_path / 'head'

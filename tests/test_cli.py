@@ -11,7 +11,6 @@ import small_triplanes
 
 from t3d import cli
 from t3d.core.errors import UsageError
-from t3d.parallel import devices
 from t3d.train import evaluate, inference
 
 COMMANDS = ('generate', 'train', 'export', 'render', 'view', 'eval', 'sample2d', 'weights', 'bench', 'data', 'configs', 'info')
@@ -21,12 +20,11 @@ TINY = 'configs/instant3d.py:tiny'
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
-    """In an empty folder, without the weights and data of this machine, and with the compilation cache of the tests."""
+    """In an empty folder, without the weights and data of this machine."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('T3D_WEIGHTS', raising=False)
     monkeypatch.setenv('T3D_DATA', str(tmp_path / 'data'))
     monkeypatch.setattr(inference, 'SHIPPED', tmp_path / 'shipped')
-    monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
 
 
 def said(capsys, *words: str) -> str:

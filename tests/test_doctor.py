@@ -7,13 +7,11 @@ import jax
 import pytest
 
 from t3d import __version__
-from t3d.parallel import devices
 from t3d.train import doctor, inference
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
-    monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
     monkeypatch.delenv('T3D_WEIGHTS', raising=False)
     monkeypatch.setenv('T3D_DATA', str(tmp_path / 'data'))
     monkeypatch.setattr(inference, 'SHIPPED', tmp_path / 'shipped')

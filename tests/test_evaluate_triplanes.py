@@ -144,7 +144,6 @@ def test_the_sweep_sets_the_guidance(monkeypatch):
 def test_the_command_writes_figures_and_plots(tmp_path, monkeypatch, capsys):
     from launch import guidance_sweep
 
-    monkeypatch.setattr(guidance_sweep.devices, 'compilation_cache', lambda: None)
     monkeypatch.setattr(evaluate_triplanes, 'Painter', paints(wrong_colour))
     monkeypatch.setattr(inference, 'load', lambda folder: inference.Loaded(config(), None, {}, 'fake', 1))
     guidance_sweep.main(['run', '--scales', '1', '3', '--samples', '1', '--out', str(tmp_path / 'sweep.png')])

@@ -285,7 +285,6 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     inner = loop._data
     monkeypatch.setattr(loop, '_data', lambda config, system, data, start: inner(config, system, DATA, start))
     monkeypatch.setattr(sources, 'resolve', lambda config: config)
-    monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
     command = ['--config', str(tmp_path / 'small.py'), '--workdir', str(tmp_path / 'run')]
     command += ['--config.steps=2', '--config.batch', '8']
     assert train.main(command) == 0

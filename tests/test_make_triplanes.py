@@ -182,7 +182,6 @@ def test_moments_merge_as_one_pass():
 def test_the_command(tmp_path, monkeypatch, capsys):
     from launch import make_triplanes as command
 
-    monkeypatch.setattr(command.devices, 'compilation_cache', lambda: None)
     seen = {}
     monkeypatch.setattr(make_triplanes, 'run', lambda run, out, **given: seen.update(run=run, out=out, **given) or out)
     command.main(

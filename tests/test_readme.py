@@ -12,7 +12,6 @@ import small_run
 
 from t3d import cli
 from t3d.core import config as configs
-from t3d.parallel import devices
 from t3d.train import inference, plan
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -63,7 +62,6 @@ def reader(monkeypatch, tmp_path):
     (tmp_path / 'prompts.txt').write_text('a red cube\n')
     monkeypatch.delenv('T3D_WEIGHTS', raising=False)
     monkeypatch.setenv('T3D_DATA', str(tmp_path / 'data'))
-    monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
     monkeypatch.setattr(plan, 'compiled', lambda *args: ['train step compiled'])
     loaded, load = small_run.loaded(), inference.load
     monkeypatch.setattr(inference, 'load', lambda folder=None, system=None: load(system=system) if system else loaded)

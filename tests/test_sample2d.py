@@ -13,16 +13,10 @@ import small_pipeline
 from t3d import cli
 from t3d.checkpoint import torch_files, weights
 from t3d.core.errors import UsageError
-from t3d.parallel import devices
 from t3d.train import sample2d
 from t3d.train.sample2d import Settings
 
 PROMPT, NEGATIVE = 'a red car', 'dim'
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
 
 
 @pytest.fixture(scope='module')

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import pathlib
 import time
 
 import flax
@@ -222,7 +223,8 @@ def test_the_oldest_go(tmp_path, monkeypatch):
 
 
 def test_folder_is_beside_the_compilation_cache():
-    assert traced.folder().parent.name == '.jax_cache'
+    with changed('jax_compilation_cache_dir', 'there/jax'):
+        assert traced.folder() == pathlib.Path('there/jax/traced')
     for cache in (None, 'gs://bucket/cache'):
         with changed('jax_compilation_cache_dir', cache):
             assert traced.folder() is None

@@ -11,7 +11,6 @@ import small_run
 from t3d import viewer
 from t3d.core.errors import UsageError
 from t3d.geom import cameras
-from t3d.parallel import devices
 from t3d.train import inference
 
 
@@ -109,7 +108,6 @@ def test_the_loop_draws_when_something_changed(monkeypatch, capsys):
     server, turn, loaded = StandIn(), [], small_run.loaded()
     monkeypatch.setitem(sys.modules, 'viser', types.SimpleNamespace(ViserServer=lambda port, verbose: server))
     monkeypatch.setattr(inference, 'load', lambda folder: loaded)
-    monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
     monkeypatch.setattr(viewer.time, 'sleep', lambda seconds: None)
 
     def stop():
@@ -142,7 +140,6 @@ def test_without_viser_the_message_names_the_extra(monkeypatch):
 
 def test_a_model_without_prompts_asks_for_one(monkeypatch):
     monkeypatch.setitem(sys.modules, 'viser', types.SimpleNamespace())
-    monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
     loaded = small_run.loaded()._replace(config=small_run.config('export.prompts=()'))
     monkeypatch.setattr(inference, 'load', lambda folder: loaded)
     with pytest.raises(UsageError, match='names no prompt to begin with'):
