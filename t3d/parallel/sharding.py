@@ -167,7 +167,7 @@ def _by_rule(name: str, shape: tuple[int, ...], spec, mesh: Mesh) -> Placement:
             else:
                 fits.append(axis)
                 parts *= mesh.shape[axis]
-        kept.append(tuple(fits) if len(fits) > 1 else fits[0] if fits else None)
+        kept.append(tuple(fits) or None)
     while kept and kept[-1] is None:
         kept.pop()
     return Placement(P(*kept), 'rule', tuple(dropped))

@@ -286,7 +286,7 @@ def _gan_bench(argv=None) -> int:
     return bench_gan.gan_bench(argv)
 
 
-def _start_bench(argv) -> int:
+def _start_bench(argv=None) -> int:
     from t3d.train import bench_start
 
     return bench_start.start_bench(argv)

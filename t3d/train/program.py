@@ -36,7 +36,7 @@ class Program:
             return jax.tree.leaves(state), metrics
 
         def train_step(state, batch, key):
-            function = keep('train_step', of_leaves, *self._leaves())
+            function = keep('train_step', of_leaves, jax.tree.leaves(target), *self._arguments[1:])
             leaves, metrics = function(jax.tree.leaves(state), batch, key)
             return jax.tree.unflatten(structure, leaves), metrics
 
@@ -44,10 +44,6 @@ class Program:
         self._preview = jax.jit(system.preview, out_shardings=replicated)
         self._ahead, self._compiled = None, False
         self._arguments = target, sharding.abstract_batch(system.batch_spec, mesh), self.key
-
-    def _leaves(self):
-        state, batch, key = self._arguments
-        return jax.tree.leaves(state), batch, key
 
     def compile_ahead(self) -> None:
         """Begins to compile the step, and returns. The interpreter ends only when that is done."""

@@ -96,7 +96,7 @@ def digest(config: dict, arguments) -> str | None:
     settings.pop('jax_compilation_cache_dir', None)
     parts = {
         'code': of_code,
-        'versions': [platform.python_version(), environment.versions(), environment.versions(ALSO)],
+        'versions': [platform.python_version(), environment.versions((*environment.PACKAGES, *ALSO))],
         'settings': [settings, str(vars(flax.config).get('_values')), os.environ.get('T3D_TYPECHECK', '')],
         'devices': [devices[0].platform, devices[0].device_kind, len(devices), devices[0].client.platform_version],
         'mesh': str(jax.sharding.get_abstract_mesh()),
