@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t3d.core.errors import UsageError
 from t3d.train import bench, bench_workload, memory
 
 
@@ -86,3 +87,30 @@ def test_an_unknown_size_is_named(capsys):
     with pytest.raises(SystemExit):
         bench.main(['render', '--sizes', '65'])
     assert "unknown size '65': choose from tiny, 64, 128" in capsys.readouterr().err
+
+
+def test_a_start_is_timed_in_processes_that_share_a_cache(tmp_path):
+    import test_image_diffusion
+
+    from t3d.train import bench_start
+
+    words = ['configs/image_diffusion.py:tiny', *test_image_diffusion.SMALL, 'mesh.data=1']
+    kept = lambda: sorted(
+        path.name for path in tmp_path.rglob('*') if path.suffix == '.jaxexport' or path.name.endswith('-cache')
+    )
+    seconds = [bench_start._process(words, bench_start.ALONE, str(tmp_path))]
+    files = kept()
+    assert any('train_step' in name and name.endswith('.jaxexport') for name in files) and any(
+        '-cache' in name for name in files
+    )
+    seconds.append(bench_start._process(words, bench_start.ALONE, str(tmp_path)))
+    assert kept() == files and all(second > 0.0 for second in seconds)
+    assert bench_start.table({'cold': seconds}).splitlines()[-1].startswith('| cold | ')
+
+
+def test_a_start_that_cannot_be_says_why_without_a_traceback(tmp_path):
+    from t3d.train import bench_start
+
+    with pytest.raises(UsageError) as error:
+        bench_start._process(['configs/instant3d.py:tiny', 'nokey=3'], bench_start.WHOLE, str(tmp_path))
+    assert "unknown config key 'nokey'. Did you mean 'noise'?" in str(error.value) and 'Traceback' not in str(error.value)

@@ -18,7 +18,6 @@ from t3d.core import config as configs
 from t3d.core import tree
 from t3d.data import pipeline, sources
 from t3d.parallel import devices
-from t3d.train import log as logs
 from t3d.train import loop, signals, window, workdirs
 
 
@@ -133,7 +132,7 @@ def test_traces_once_and_transfers_nothing_implicitly(tmp_path, monkeypatch):
 def test_the_first_step_finds_what_was_compiled_ahead():
     settings, system, mesh = configs.from_dict(config()), make(), devices.make({'data': 1})
     target = loop.abstract(settings, system, mesh)
-    program = loop.Program(settings, system, mesh, target, logs.Log(None, total=0, batch=0, active=False))
+    program = loop.Program(settings, system, mesh, target)
     program.compile_ahead()
     state, batch = loop.fresh(settings, system, target), next(pipeline.make(*DATA, batch=settings.batch, seed=0))
     assert program._ahead.result() > 0.0

@@ -21,7 +21,6 @@ from t3d.checkpoint import store as stores
 from t3d.core import config as configs
 from t3d.core import tree
 from t3d.parallel import devices
-from t3d.train import log as logs
 from t3d.train import loop, plan, traced
 
 MESHES = {'one': {'data': 1}, 'data x fsdp x tensor': {'data': 2, 'fsdp': 2, 'tensor': 2}}
@@ -40,7 +39,7 @@ def train(keep, mesh, system, steps=3):
     settings = configs.from_dict(config())
     with jax.set_mesh(mesh):
         target = loop.abstract(settings, system, mesh)
-        program = loop.Program(settings, system, mesh, target, logs.Log(None, total=0, batch=0, active=False), keep)
+        program = loop.Program(settings, system, mesh, target, keep=keep)
         first = state = loop.fresh(settings, system, target, keep)
         batch = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
         for _ in range(steps):
@@ -239,7 +238,7 @@ def test_every_system_can_be_kept(name, tmp_path):
     keep = traced.Keep(tmp_path, settings)
     with jax.set_mesh(mesh):
         target = loop.abstract(settings, system, mesh)
-        program = loop.Program(settings, system, mesh, target, logs.Log(None, total=0, batch=0, active=False), keep)
+        program = loop.Program(settings, system, mesh, target, keep=keep)
         lowered = program.step.lower(*program._arguments)
     assert [path.name.split('-')[0] for path in tmp_path.iterdir()] == ['train_step']
     state, _ = lowered.out_info

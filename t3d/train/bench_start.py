@@ -15,6 +15,8 @@ import time
 
 import jax
 
+from t3d.core.errors import UsageError
+
 ALONE, WHOLE = 'the step alone', 'from nothing'
 
 
@@ -51,30 +53,43 @@ def table(found: dict[str, list[float]]) -> str:
 def _process(words: list[str], what: str, folder: str) -> float:
     """Seconds in a new process that keeps its cache in a folder."""
     environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': folder}
-    code = f'import sys; from t3d.train import bench_start; bench_start.one(sys.argv[1:], {what!r}, {time.time()!r})'
+    code = f'import sys; from t3d.train import bench_start; sys.exit(bench_start.one(sys.argv[1:], {what!r}, {time.time()!r}))'
     found = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True, env=environment)
     if found.returncode:
-        raise RuntimeError(f'the first step of {words[0]} failed:\n{found.stderr[-2000:]}')
+        raise UsageError(f'no first step of {words[0]}: {found.stderr[-2000:].strip()}')
     return json.loads(found.stdout.splitlines()[-1])
 
 
-def one(words: list[str], what: str, began: float) -> None:
-    """Prints the seconds of this process. `words`: config and overrides; `began`: time.time() when it was started."""
+def one(words: list[str], what: str, began: float) -> str | None:
+    """Prints the seconds of this process, or returns what is wrong with the words.
+
+    Args:
+      words: config and overrides.
+      what: ALONE or WHOLE.
+      began: time.time() when the process was started.
+    """
+    try:
+        print(round(_seconds(words, what, began), 2))
+    except UsageError as error:
+        return str(error)
+
+
+def _seconds(words: list[str], what: str, began: float) -> float:
     from t3d import systems
     from t3d.core import config as configs
     from t3d.data import sources
     from t3d.parallel import devices
     from t3d.train import bench_train, loop, traced
-    from t3d.train import log as logs
 
     devices.compilation_cache()
     devices.keep_freed_memory()
     config = sources.resolve(configs.load(words[0], words[1:]))
     system, mesh, keep = systems.make(config), devices.make(config.mesh), traced.Keep(traced.folder(), config)
+    devices.check_batch(config.batch, mesh)
     batches = bench_train.batches(config)
     with devices.collecting_seldom(), jax.set_mesh(mesh):
         target = loop.abstract(config, system, mesh)
-        program = loop.Program(config, system, mesh, target, logs.Log(None, total=0, batch=0, active=False), keep)
+        program = loop.Program(config, system, mesh, target, keep=keep)
         if what == WHOLE:
             program.compile_ahead()
         state, local = loop.fresh(config, system, target, keep), next(batches)
@@ -82,4 +97,4 @@ def one(words: list[str], what: str, began: float) -> None:
             jax.block_until_ready(state)
             began = time.time()
         jax.block_until_ready(program(state, local))
-    print(round(time.time() - began, 2))
+    return time.time() - began

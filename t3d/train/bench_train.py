@@ -38,7 +38,6 @@ def measure(config, repeats: int, steps: int) -> dict:
     from t3d.metrics import flops
     from t3d.parallel import devices
     from t3d.train import bench, loop
-    from t3d.train import log as logs
 
     devices.keep_freed_memory()
     system = systems.make(config)
@@ -48,7 +47,7 @@ def measure(config, repeats: int, steps: int) -> dict:
     with jax.set_mesh(mesh):
         began = time.perf_counter()
         target = loop.abstract(config, system, mesh)
-        program = loop.Program(config, system, mesh, target, logs.Log(None, total=0, batch=0, active=False))
+        program = loop.Program(config, system, mesh, target)
         program.compile_ahead()
         state, metrics = program(loop.fresh(config, system, target), next(given))
         jax.block_until_ready(metrics)

@@ -150,6 +150,9 @@ class Log:
         self._bar.update(self._task, completed=step, description=text)
 
 
+SILENT = Log(total=0, batch=0, active=False)
+
+
 def _summary_writer():
     """tensorboardX's writer, or None. It imports torch where that is installed, for two seconds and no use here: hidden."""
     hidden = 'torch' not in sys.modules

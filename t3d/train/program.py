@@ -22,8 +22,16 @@ class Program:
     nor reading a checkpoint keeps every core busy. The first call finds the result in JAX's own cache.
     """
 
-    def __init__(self, config, system: System, mesh: Mesh, target: TrainState, say: logs.Log, keep=traced.NOTHING):
-        """`target`: ShapeDtypeStructs of the state, with shardings; `keep`: a traced.Keep."""
+    def __init__(
+        self,
+        config,
+        system: System,
+        mesh: Mesh,
+        target: TrainState,
+        say: logs.Log = logs.SILENT,
+        keep: traced.Keep = traced.NOTHING,
+    ):
+        """`target`: ShapeDtypeStructs of the state, with shardings; `say`: where its lines go."""
         self.mesh, self._say = mesh, say
         replicated = sharding.replicated(mesh)
         self.key, self._preview_key = jax.jit(_keys, out_shardings=replicated)(np.uint32(config.seed))
