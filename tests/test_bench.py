@@ -89,12 +89,13 @@ def test_an_unknown_size_is_named(capsys):
     assert "unknown size '65': choose from tiny, 64, 128" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_start_is_timed_in_processes_that_share_a_cache(tmp_path):
-    import test_image_diffusion
+    import small_run
 
     from t3d.train import bench_start
 
-    words = ['configs/image_diffusion.py:tiny', *test_image_diffusion.SMALL, 'mesh.data=1']
+    words = ['configs/instant3d.py:tiny', *small_run.SMALL, 'mesh.data=1']
     kept = lambda: sorted(
         path.name for path in tmp_path.rglob('*') if path.suffix == '.jaxexport' or path.name.endswith('-cache')
     )
