@@ -24,7 +24,7 @@ def serve(folder, prompt: str = '', *, port: int = 8080, size: int = 128, stop=l
         raise ModuleNotFoundError('`t3d view` needs viser: pip install "t3d[view]"') from error
     import jax
 
-    from t3d.core.errors import UsageError
+    from t3d.geom import cameras
     from t3d.parallel import devices
     from t3d.train import inference
 
@@ -58,7 +58,7 @@ def serve(folder, prompt: str = '', *, port: int = 8080, size: int = 128, stop=l
     while not stop():
         for name, client in server.get_clients().items():
             camera = client.camera
-            matrix, lens = pose(np.asarray(camera.wxyz), np.asarray(camera.position)), (float(camera.fov), float(camera.aspect))
+            matrix, lens = cameras.from_viser(camera.wxyz, camera.position), (float(camera.fov), float(camera.aspect))
             state = (shown.count, matrix.tobytes(), lens)
             if seen.get(name) != state:
                 picture = shown.draw(matrix, *lens)
@@ -99,16 +99,3 @@ class Shown:
     def draw(self, world_from_cam, fov: float, aspect: float = 1.0):
         """uint8 [size, size, 3] of a vertical field of view (radians); squeezed to a square, as the window will stretch it."""
         return self._draw(self.asset.scene, world_from_cam, fov, aspect)
-
-
-def pose(wxyz: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """world_from_cam 4x4 from a unit quaternion (w, x, y, z) and a position; viser's cameras are OpenCV's."""
-    w, x, y, z = wxyz / np.linalg.norm(wxyz)
-    matrix = np.eye(4, dtype=np.float32)
-    matrix[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    matrix[:3, 3] = position
-    return matrix

@@ -1,4 +1,4 @@
-"""The viewer's cameras, its pictures, and its loop with a stand-in for viser."""
+"""The viewer's pictures, and its loop with a stand-in for viser."""
 
 import sys
 import types
@@ -12,39 +12,6 @@ from t3d import viewer
 from t3d.core.errors import UsageError
 from t3d.geom import cameras
 from t3d.train import inference
-
-
-def quaternion(axis, angle) -> np.ndarray:
-    """(w, x, y, z) of a rotation about a unit axis."""
-    return np.array([np.cos(angle / 2), *(np.sin(angle / 2) * np.asarray(axis))])
-
-
-def of_matrix(rotation: np.ndarray) -> np.ndarray:
-    """(w, x, y, z) of a rotation matrix: its axis is the eigenvector of 1, its angle follows from the trace."""
-    values, vectors = np.linalg.eig(rotation)
-    axis = np.real(vectors[:, np.argmin(np.abs(values - 1.0))])
-    angle = np.arccos(np.clip(0.5 * (np.trace(rotation) - 1.0), -1.0, 1.0))
-    skew = np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
-    return quaternion(axis if axis @ skew >= 0.0 else -axis, angle)
-
-
-@pytest.mark.parametrize('azimuth', [0.4, 1.5, 2.9, -2.0])
-@pytest.mark.parametrize('elevation', [-0.5, 0.2, 1.1])
-def test_a_pose_is_that_of_look_at(azimuth, elevation):
-    wanted = np.asarray(cameras.orbit(azimuth, elevation, 3.0, 0.7).world_from_cam, np.float64)
-    given = of_matrix(wanted[:3, :3])
-    for factor in (1.0, -1.0, 2.5):  # q and -q are one rotation; the length does not matter
-        np.testing.assert_allclose(viewer.pose(factor * given, wanted[:3, 3]), wanted, atol=1e-5)
-
-
-def test_a_quarter_turn_about_each_axis():
-    for axis, image in (
-        (0, [[1, 0, 0], [0, 0, 1], [0, -1, 0]]),
-        (1, [[0, 0, -1], [0, 1, 0], [1, 0, 0]]),
-        (2, [[0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
-    ):
-        matrix = viewer.pose(quaternion(np.eye(3)[axis], np.pi / 2), np.zeros(3))
-        np.testing.assert_allclose(matrix[:3, :3].T, image, atol=1e-6)  # row k: where axis k goes
 
 
 @pytest.fixture(scope='module')

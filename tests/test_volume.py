@@ -264,14 +264,6 @@ def test_padding_is_shared_by_both_passes():
     assert sum(eqn.primitive.name == 'pad' and eqn.outvars[0].aval.shape == padded for eqn in jaxpr.eqns) <= 1
 
 
-@pytest.mark.parametrize('size', [16, 40, 64, 128])
-def test_antialiased_resize_matches_the_reference(golden, size):
-    data = golden('resize_aa')
-    image = jnp.moveaxis(jnp.asarray(data['x']), 1, -1)
-    resized = jax.image.resize(image, (1, size, size, 3), 'bilinear', antialias=True)
-    np.testing.assert_allclose(jnp.moveaxis(resized, -1, 1), data[f'to{size}'], atol=1e-6)
-
-
 def test_a_batch_over_devices_exchanges_parameter_gradients_only():
     mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
     params, planes, rays = random_case(jax.random.key(0), batch=8, size=6, channels=4, outputs=3, rays=16)

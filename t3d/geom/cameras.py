@@ -12,6 +12,7 @@ looks at the front, from +z; azimuth grows towards +x; elevation grows upwards.
 | Blender, MVDream | z up, front -y | OpenGL | `from_blender`, `to_blender`, `to_mvdream`, `from_mvdream` |
 | SPAD, Zero-1-to-3 angles | z up | azimuth from +x, polar angle from +z | `from_spad_angles`, `to_spad_angles` |
 | Zero-1-to-3 files | z up | 3x4 camera-from-world, Blender axes | `from_zero123`, `to_zero123` |
+| viser's quaternions | any | OpenCV | `from_viser` |
 """
 
 import math
@@ -188,6 +189,19 @@ def from_zero123(cam_from_world_blender):
 def to_zero123(world_from_cam):
     """The inverse of `from_zero123`: [..., 3, 4]."""
     return np.linalg.inv(np.asarray(to_blender(world_from_cam), np.float64))[..., :3, :].astype(np.float32)
+
+
+def from_viser(wxyz, position) -> np.ndarray:
+    """world_from_cam 4x4 of a quaternion (w, x, y, z), of any length, and a position; the world stays as it is."""
+    w, x, y, z = np.asarray(wxyz) / np.linalg.norm(wxyz)
+    matrix = np.eye(4, dtype=np.float32)
+    matrix[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    matrix[:3, 3] = position
+    return matrix
 
 
 def from_eg3d(label) -> Cameras:
