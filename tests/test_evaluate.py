@@ -10,6 +10,7 @@ from t3d.core import config as configs
 from t3d.core.system import Asset, System, TrainState
 from t3d.data import oracle, shapes, sources, toy
 from t3d.geom import cameras, volume
+from t3d.metrics.scores import derangement
 from t3d.train import evaluate, inference
 
 SIZE = 16
@@ -116,6 +117,15 @@ def test_relations_are_judged_among_all_scenes(monkeypatch):
         assert scores[f'control/{name}_pairs/all_shuffled_prompts'] == 0.0
         assert 8 <= scores[f'{name}_pairs/n'] <= 10
     assert len(lines) == 2 and lines[0].startswith('oracle: ')
+
+
+def test_shuffled_prompts_leave_every_attribute_to_chance():
+    scenes = shapes.pairs('test')
+    others = [scenes[place] for place in derangement(len(scenes))]
+    chance = {'shape': 1 / 4, 'shape_b': 1 / 4, 'colour': 1 / 8, 'colour_b': 1 / 8, 'relation': 1 / 3}
+    for name, wanted in chance.items():
+        found = np.mean([scene.attributes[name] == other.attributes[name] for scene, other in zip(scenes, others, strict=True)])
+        assert abs(found - wanted) < 0.1, name
 
 
 @pytest.fixture

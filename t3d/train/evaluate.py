@@ -10,6 +10,7 @@ from t3d.core.errors import UsageError
 from t3d.data import oracle, shapes, sources, toy
 from t3d.geom import cameras
 from t3d.metrics import image, retrieval
+from t3d.metrics.scores import derangement
 from t3d.train import evaluate_gan, evaluate_pictures, evaluate_triplanes
 from t3d.train.inference import Loaded
 
@@ -124,20 +125,21 @@ def singles(loaded: Loaded) -> dict[str, float]:
     """Single toy objects: PSNR and nearest-target share over (pair, view), held-out and seen pairs apart.
 
     A render counts as right if its own target is the nearest, among the 32 shape-colour pairs, from the same view; chance is
-    1/32. Controls: the renders of other prompts of the group (rotated by three), for PSNR also the true views of other objects
-    and the mean picture of all.
+    1/32. Controls: the prompts of the group shuffled so that none keeps its own (a model that follows them gets 0, not
+    chance), for PSNR the true views of those other objects and the mean picture of all.
     """
     things, renders, targets = single_views(loaded)
     held_out = np.array([shapes.is_held_out(scene.attributes['shape'], scene.attributes['colour']) for scene in things])
     quality = np.asarray(image.psnr(renders, targets))
     scores = {}
     for name, chosen in (('held_out', np.flatnonzero(held_out)), ('seen', np.flatnonzero(~held_out))):
+        other = derangement(len(chosen))
         scores[f'{name}/psnr'] = float(quality[chosen].mean())
         scores[f'{name}/nearest'] = _nearest(renders, targets, chosen, chosen)
-        scores[f'control/{name}/nearest_shuffled_prompts'] = _nearest(renders, targets, chosen, np.roll(chosen, 3))
+        scores[f'control/{name}/nearest_shuffled_prompts'] = _nearest(renders, targets, chosen, chosen[other])
         scores[f'{name}/n'] = int(len(chosen) * len(AZIMUTH))
         others = {
-            'shuffled_prompts': np.roll(targets[chosen], 3, axis=0),
+            'shuffled_prompts': targets[chosen[other]],
             'mean_picture': np.broadcast_to(targets.mean(0), targets[chosen].shape),
         }
         for control, shown in others.items():
@@ -152,7 +154,11 @@ def _nearest(renders, targets, chosen, own) -> float:
 
 
 def relations(loaded: Loaded, log=lambda line: None, *, limit: int | None = None) -> dict[str, float]:
-    """Two-object toy scenes by the exact oracle among all 3,072: shapes, colours, relation, and all of them at once."""
+    """Two-object toy scenes by the exact oracle among all 3,072: shapes, colours, relation, and all of them at once.
+
+    Control: the prompts shuffled, which leaves the luck of each attribute: some 1/4 of shapes, 1/8 of colours, 1/3 of
+    relations.
+    """
     size, background = loaded.config.data.size, loaded.config.render.background
     azimuth, elevation = AZIMUTH[:4], ELEVATION[:4]
     judge = oracle.Oracle(shapes.pairs('all'), azimuth, elevation, size, background, loaded.config.data.supersample)
@@ -167,7 +173,7 @@ def relations(loaded: Loaded, log=lambda line: None, *, limit: int | None = None
         renders = render_views(loaded, prompts, views, size, progress=progress(log, f'{split} scenes'))
         name = {'test': 'held_out', 'train': 'seen'}[split]
         scores.update({f'{name}_pairs/{label}': value for label, value in judge.score(renders, scenes).items()})
-        shuffled = judge.score(np.roll(renders, len(scenes) // 2 + 1, axis=0), scenes)
+        shuffled = judge.score(renders[derangement(len(scenes))], scenes)
         scores.update({f'control/{name}_pairs/{label}_shuffled_prompts': value for label, value in shuffled.items()})
         scores[f'{name}_pairs/n'] = len(scenes)
     return scores
@@ -231,7 +237,7 @@ def _object_scores(loaded, prompts, held_out, shared, params, log):
     renders = render_views(loaded, prompts, shared[0], size, params=params, progress=told)
     own = np.arange(len(prompts))
     rank = retrieval.ranks(retrieval.distances(renders, shared[1]), own)
-    shuffled = retrieval.ranks(retrieval.distances(np.roll(renders, 7, axis=0), shared[1]), own)
+    shuffled = retrieval.ranks(retrieval.distances(renders[derangement(len(renders))], shared[1]), own)
     return {
         **scores,
         'training_cameras/r1': retrieval.recall(rank, 1),
