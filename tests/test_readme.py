@@ -1,4 +1,4 @@
-"""What README.md and launch/README.md say can be typed, can be typed: commands, targets, modules, files, variants."""
+"""What README.md, launch/README.md and docs/ say can be typed, can be typed: commands, targets, modules, files, variants."""
 
 import importlib
 import os
@@ -12,16 +12,17 @@ import small_run
 
 from t3d import cli
 from t3d.core import config as configs
-from t3d.train import inference, plan
+from t3d.train import bench, inference, plan, scores
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ('README.md', 'launch/README.md')
+DOCUMENTS = tuple(f'docs/{path.name}' for path in sorted((ROOT / 'docs').glob('*.md')))
 PROGRAMS = ('t3d', 'make', 'python', 'python3', 'pip', 'apt-get', 'sbatch', 'kubectl', 'launch/tpu_pod.sh')
 ENTRIES = {'launch.bench': 't3d.train.bench'}  # modules whose flags belong to another
 
 
 def code(page: str) -> tuple[list[list[str]], list[list[str]]]:
-    """The lines of fenced blocks, and the code spans, as words without settings."""
+    """The lines of fenced blocks, and the code spans, as words without settings and `taskset -c N`."""
     text = (ROOT / page).read_text()
     fenced = re.findall(r'^```\w*\n(.*?)^```', text, re.M | re.S)
     lines = [line for block in fenced for line in block.replace('\\\n', ' ').splitlines() if line.strip()]
@@ -44,6 +45,7 @@ def _words(line: str) -> list[str]:
         return []
     while words and re.match(r'[A-Z][A-Z0-9_]*=', words[0]):
         words = words[1:]
+    words = words[3:] if words[:2] == ['taskset', '-c'] else words
     return [words[0].removeprefix('.venv/bin/'), *words[1:]] if words else []
 
 
@@ -86,9 +88,22 @@ def test_commands_parse_and_run_dry(words, capsys, tmp_path):
     if words[1] in ('configs', 'info'):
         assert cli.main(words[1:]) == 0
     if words[1] == 'bench':
-        from t3d.train import bench
+        check_bench(words[2], words[3:])
 
-        assert words[2] in bench.COMMANDS
+
+def check_bench(name: str, rest: list[str]) -> None:
+    """The benchmark exists and takes these flags; other words are changes of its config."""
+    assert name in bench.COMMANDS
+    module = bench if name == 'render' else importlib.import_module(f't3d.train.bench_{name}')
+    unknown = module.flags().parse_known_args(rest)[1]
+    assert not [word for word in unknown if word.startswith('-')], f't3d bench {name} has no {unknown}'
+
+
+def test_a_misspelt_flag_of_a_benchmark_is_found():
+    for name in bench.COMMANDS:
+        check_bench(name, ['--repeats', '3'])
+        with pytest.raises(AssertionError, match='--repaets'):
+            check_bench(name, ['--repaets', '3'])
 
 
 def small(words) -> bool:
@@ -105,10 +120,7 @@ def test_large_configs_run_dry_too(words, capsys):
 
 
 DOCS = [  # pages with drawings in their blocks too
-    (f'docs/{path.name}', words)
-    for path in sorted((ROOT / 'docs').glob('*.md'))
-    for words in sum(code(f'docs/{path.name}'), [])
-    if len(words) > 2 and words[0] in ('t3d', 'python')
+    (page, words) for page in DOCUMENTS for words in sum(code(page), []) if len(words) > 2 and words[0] in ('t3d', 'python')
 ]
 
 
@@ -119,9 +131,7 @@ def test_commands_of_the_docs_parse(words):
         if word.startswith('configs/') and '.py' in word:
             configs.load(word, [word for word in getattr(args, 'overrides', ()) if '=' in word])
     if words[1] == 'bench':
-        from t3d.train import bench
-
-        assert words[2] in bench.COMMANDS
+        check_bench(words[2], words[3:])
 
 
 @pytest.mark.parametrize('words', [words for _, words in DOCS if words[0] == 'python'], ids=' '.join)
@@ -131,6 +141,12 @@ def test_modules_of_the_docs_take_the_flags_given(words):
 
 def test_the_docs_have_commands():
     assert {page for page, _ in DOCS} >= {'docs/benchmarks.md', 'docs/ganfusion.md', 'docs/data.md'} and len(DOCS) > 20
+
+
+def test_metrics_named_anywhere_exist():
+    text = ' '.join((ROOT / page).read_text() for page in (*PAGES, *DOCUMENTS))
+    named = {name for words in re.findall(r'--metrics[ =]([\w,]+)', text) for name in words.split(',')} - {'A', 'B'}
+    assert len(named) > 4 and named <= set(scores.NAMES)
 
 
 @of('make')
@@ -167,7 +183,7 @@ def test_every_command_in_the_code_spans_of_flags_exists():
                 assert f"'{flag}" in text, f'{page}: no program takes {flag}'
 
 
-@pytest.mark.parametrize('page', PAGES)
+@pytest.mark.parametrize('page', (*PAGES, *DOCUMENTS))
 def test_links_and_files_exist(page):
     text = (ROOT / page).read_text()
     links = [link.partition('#')[0] for link in re.findall(r'\]\(([^)\s]+)\)', text) if '://' not in link]
@@ -180,7 +196,7 @@ def test_links_and_files_exist(page):
         assert first.startswith('#!') and os.access(ROOT / script, os.X_OK), script
 
 
-@pytest.mark.parametrize('page', PAGES)
+@pytest.mark.parametrize('page', (*PAGES, *DOCUMENTS))
 def test_variants_named_anywhere_exist(page):
     for name in set(re.findall(r'configs/\w+\.py(?::\w+)?', (ROOT / page).read_text())):
         assert configs.load(name).system

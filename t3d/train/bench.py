@@ -207,13 +207,19 @@ def _mib(value: float | None) -> str:
     return '-' if value is None else f'{value:.0f}'
 
 
-def render_bench(argv=None) -> int:
-    """`t3d bench render`: prints a Markdown table; returns 0."""
+def flags() -> argparse.ArgumentParser:
+    """Of `t3d bench render`; the other benchmarks have theirs under the same name."""
     parser = argparse.ArgumentParser(prog='t3d bench render', description=render_bench.__doc__)
     parser.add_argument('--sizes', default='tiny,64,128', help=f'some of {",".join(bench_workload.SHAPES)}')
     parser.add_argument('--repeats', type=int, default=7)
     parser.add_argument('--no-peer', action='store_true', help='without the PyTorch renderer')
     parser.add_argument('--json', help='also write the figures to this file')
+    return parser
+
+
+def render_bench(argv=None) -> int:
+    """`t3d bench render`: prints a Markdown table; returns 0."""
+    parser = flags()
     args = parser.parse_args(argv)
     sizes = args.sizes.split(',')
     unknown = [size for size in sizes if size not in bench_workload.SHAPES]

@@ -219,7 +219,8 @@ def _line(name: str, row: dict, images: int) -> str:
     return '| ' + ' | '.join(map(str, cells)) + ' |'
 
 
-def _arguments(argv):
+def flags() -> argparse.ArgumentParser:
+    """Of `t3d bench gan`."""
     parser = argparse.ArgumentParser(
         prog='t3d bench gan', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -230,16 +231,15 @@ def _arguments(argv):
     parser.add_argument('--count', action='store_true', help='only the FLOPs of an image, by phase; nothing is run')
     parser.add_argument('--json', help='also write the figures to this file')
     parser.add_argument('overrides', nargs='*', metavar='key=value')
-    args, rest = parser.parse_known_args(argv)
-    args.overrides = [*SIZES.get(args.size, ()), *args.overrides, *rest]
-    return args
+    return parser
 
 
 def gan_bench(argv=None) -> int:
     """Prints a Markdown table (of `counted` if asked for); returns 0."""
     from t3d.core import config as configs
 
-    args = _arguments(argv)
+    args, rest = flags().parse_known_args(argv)
+    args.overrides = [*SIZES.get(args.size, ()), *args.overrides, *rest]
     config = configs.load(args.config, [*args.overrides, 'augment.on=False'])
     if args.count:
         print(counted(config))

@@ -20,14 +20,19 @@ from t3d.core.errors import UsageError
 ALONE, WHOLE = 'the step alone', 'from nothing'
 
 
-def start_bench(argv=None) -> int:
-    """Runs the processes and prints the table."""
+def flags() -> argparse.ArgumentParser:
+    """Of `t3d bench start`."""
     parser = argparse.ArgumentParser(prog='t3d bench start')
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--json', help='also write the result here')
     parser.add_argument('overrides', nargs='*', metavar='key=value')
-    args, rest = parser.parse_known_args(argv)
+    return parser
+
+
+def start_bench(argv=None) -> int:
+    """Runs the processes and prints the table."""
+    args, rest = flags().parse_known_args(argv)
     words = [args.config, *args.overrides, *rest]
     found = {f'{what}, {cache}': [] for what in (WHOLE, ALONE) for cache in ('cold', 'warm')}
     for _ in range(args.repeats):

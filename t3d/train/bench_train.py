@@ -9,15 +9,20 @@ import jax
 import numpy as np
 
 
-def train_bench(argv=None) -> int:
-    """Times the loop's own step on the config's data: all up to the first step apart, then the median of repeats."""
+def flags() -> argparse.ArgumentParser:
+    """Of `t3d bench train`."""
     parser = argparse.ArgumentParser(prog='t3d bench train')
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
     parser.add_argument('--repeats', type=int, default=15)
     parser.add_argument('--steps', type=int, default=5, help='steps in each repeat')
     parser.add_argument('--json', help='also write the result here')
     parser.add_argument('overrides', nargs='*', metavar='key=value')
-    args, rest = parser.parse_known_args(argv)
+    return parser
+
+
+def train_bench(argv=None) -> int:
+    """Times the loop's own step on the config's data: all up to the first step apart, then the median of repeats."""
+    args, rest = flags().parse_known_args(argv)
     from t3d.core import config as configs
     from t3d.data import sources
 

@@ -171,7 +171,8 @@ def _line(size: str, row: dict) -> str:
     return '| ' + ' | '.join([*cells, f'{row["temp_mib"]:.0f}', f'{row["peak_mib"]:.0f}', *peer]) + ' |'
 
 
-def _arguments(argv):
+def flags() -> argparse.ArgumentParser:
+    """Of `t3d bench unet`."""
     parser = argparse.ArgumentParser(
         prog='t3d bench unet', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -182,6 +183,11 @@ def _arguments(argv):
     parser.add_argument('--check', action='store_true', help='one warm pass each; ends with 1 if the outputs differ')
     parser.add_argument('--no-peer', action='store_true', help='without diffusers')
     parser.add_argument('--json', help='also write the figures to this file')
+    return parser
+
+
+def _arguments(argv):
+    parser = flags()
     args = parser.parse_args(argv)
     args.sizes = args.sizes.split(',')
     unknown = [size for size in args.sizes if size not in SIZES]
