@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from t3d.core import config as configs
-from t3d.core.errors import UsageError
+from t3d.core import errors
 
 
 def main(argv=None) -> int:
@@ -24,21 +24,20 @@ def main(argv=None) -> int:
     parser.add_argument('--process-id', type=int)
     overrides, argv = split(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(argv)
+    speaks = True  # until the processes have met, each for itself
     try:
         config = configs.load(args.config, overrides)
-    except UsageError as error:
-        parser.error(str(error))
 
-    import jax
+        import jax
 
-    from t3d.data import sources
-    from t3d.parallel import devices
-    from t3d.train import loop, publish, traced
+        from t3d.data import sources
+        from t3d.parallel import devices
+        from t3d.train import loop, publish, traced
 
-    devices.compilation_cache()
-    if args.distributed or args.coordinator:
-        devices.start(args.coordinator, args.num_processes, args.process_id)
-    try:
+        devices.compilation_cache()
+        if args.distributed or args.coordinator:
+            devices.start(args.coordinator, args.num_processes, args.process_id)
+        speaks = jax.process_index() == 0
         config = sources.resolve(config)
         options = {'stop_after': args.stop_after, 'init_from': args.init_from, 'traced_in': traced.folder()}
         workdir = loop.run(config, args.workdir, **options)
@@ -46,9 +45,12 @@ def main(argv=None) -> int:
             publish.finish(workdir, list(config.export.prompts) if 'export' in config else [])
         elif jax.process_index() == 0:
             print(f'after the last step: `t3d eval {workdir}`, `t3d generate PROMPT --run {workdir}`', flush=True)
-    except (UsageError, FileNotFoundError, ModuleNotFoundError) as error:
-        if jax.process_index() == 0:
-            print(f'error: {error}', file=sys.stderr, flush=True)
+    except Exception as error:
+        text = errors.line(error)
+        if text is None:
+            raise
+        if speaks:
+            print(f'error: {text}', file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -11,7 +11,7 @@ from t3d.train import flags
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 2 for wrong input, 130 when interrupted."""
     args = parse(argv)
-    from t3d.core.errors import UsageError
+    from t3d.core import errors
 
     try:
         status = args.call(args) or 0
@@ -20,15 +20,13 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has left, as `head` does: what it did not want is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as a program that SIGPIPE ended
-    except (UsageError, OSError, ModuleNotFoundError) as wrong:
-        error = f'{wrong.strerror}: {wrong.filename}' if isinstance(wrong, OSError) and wrong.filename else wrong
-    except RuntimeError as other:
-        if 'initialize backend' not in str(other):  # JAX_PLATFORMS asks for what is not here
+    except Exception as error:
+        text = errors.line(error)
+        if text is None:
             raise
-        error = other
     except KeyboardInterrupt:
         return 130
-    sys.stderr.write(f'error: {error}\n')  # one write: other threads may speak too
+    sys.stderr.write(f'error: {text}\n')  # one write: other threads may speak too
     sys.stderr.flush()
     return 2
 

@@ -7,18 +7,20 @@ import threading
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from dummy_system import DATA, Source, config, make, transform
 
-from t3d import systems
+from t3d import cli, systems
 from t3d.checkpoint import store as stores
 from t3d.checkpoint import weights
 from t3d.core import config as configs
-from t3d.core import tree
+from t3d.core import errors, tree
+from t3d.core.errors import NonFinite
 from t3d.data import pipeline, sources
 from t3d.parallel import devices
-from t3d.train import loop, signals, window, workdirs
+from t3d.train import loop, signals, workdirs
 
 
 def run(workdir, *, steps=6, system=None, log=lambda line: None, data=DATA, stop_after=None, init_from=None, **changes):
@@ -195,13 +197,33 @@ def _two_signals():
 
 
 def test_non_finite_loss_names_part_step_and_checkpoint(tmp_path):
-    with pytest.raises(window.NonFiniteLoss) as error:
+    with pytest.raises(NonFinite) as error:
         run(tmp_path / 'run', steps=50, system=make(poison=8), log_every=5)
     text = str(error.value)
     assert text.startswith('loss/fit is nan at step 8 (first bad step); last good checkpoint: step 6 in ')
-    assert 'learning_rate' in text and stores.Store(tmp_path / 'run' / 'checkpoints', read_only=True).latest() == 6
-    with pytest.raises(window.NonFiniteLoss, match='at step 1 .*no checkpoint was saved before'):
+    assert 'lower optimizer.learning_rate' in text and f'--init-from {tmp_path / "run"}` starts' in text
+    assert stores.Store(tmp_path / 'run' / 'checkpoints', read_only=True).latest() == 6
+    with pytest.raises(NonFinite, match='at step 1 .*no checkpoint was saved before'):
         run(tmp_path / 'other', system=make(poison=1))
+
+
+def test_a_state_that_is_not_finite_under_a_finite_loss(tmp_path):
+    plain = make()
+
+    def train_step(state, batch, key):
+        new, metrics = plain.train_step(state, batch, key)
+        return new.replace(ema=jax.tree.map(lambda x: jnp.where(new.step == 4, jnp.nan, x), new.ema)), metrics
+
+    with pytest.raises(NonFinite) as error:
+        run(tmp_path / 'run', system=plain._replace(train_step=train_step), checkpoint={'every': 2, 'keep': 3})
+    text = errors.line(error.value)
+    assert text.startswith(
+        'not saved: NaN or infinity in ema/layer_in/bias, ema/layer_in/kernel, ema/layer_out/bias and 1 more'
+    )
+    assert f'at step 4; last good checkpoint: step 2 in {tmp_path / "run" / "checkpoints"}. Train in another --workdir' in text
+    # what it says to do
+    new = run(tmp_path / 'new', steps=1, init_from=tmp_path / 'run', optimizer={'learning_rate': 1e-3})
+    assert int(state(new).step) == 1
 
 
 def test_workdir_of_another_config_is_refused(whole, tmp_path):
@@ -273,6 +295,15 @@ def test_errors_of_the_data_reach_the_user(tmp_path):
         run(tmp_path / 'run', data=(Truncated(), transform))
 
 
+def fail(error):
+    """A function that raises it."""
+
+    def function(*_, **__):
+        raise error
+
+    return function
+
+
 def test_command_line(tmp_path, monkeypatch, capsys):
     from launch import train
     from t3d.train import publish
@@ -292,9 +323,27 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert [(os.fspath(workdir), prompts) for workdir, prompts in finished] == [(str(tmp_path / 'run'), [])]  # as `t3d train`
     assert train.main([*command, '--config.seed=9']) == 2
     assert 'error: workdir' in (text := capsys.readouterr().err) and 'seed: 1 there, 9 given' in text
-    with pytest.raises(SystemExit):
-        train.main(['--config', str(tmp_path / 'small.py'), '--config.stps=3'])
-    assert "Did you mean 'steps'" in capsys.readouterr().err
+    small, empty = ['--config', str(tmp_path / 'small.py')], ['--config', str(tmp_path / 'none.py')]
+    (tmp_path / 'none.py').write_text('import nothing_here\n')
+    (tmp_path / 'file').write_text('')
+    for words, fault, wanted in (
+        ([*small, '--config.stps=3'], None, "unknown config key 'stps'. Did you mean 'steps'?"),
+        (empty, None, "No module named 'nothing_here'"),
+        ([*small, '--workdir', str(tmp_path / 'file' / 'run')], None, f'Not a directory: {tmp_path / "file" / "run"}'),
+        (small, PermissionError(13, 'Permission denied', '/data'), 'Permission denied: /data'),
+        (small, RuntimeError("Unable to initialize backend 'cuda': none"), "Unable to initialize backend 'cuda': none"),
+        (small, errors.NonFinite('not saved: NaN'), 'not saved: NaN'),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(sources, 'resolve', fail(fault) if fault else lambda config: config)
+            patch.setattr(sources, 'make', lambda config: DATA)
+            patch.setattr(sources, 'preview', lambda config, spec: None)
+            assert train.main(words) == cli.main(['train', words[1], *(w.removeprefix('--config.') for w in words[2:])]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[0].startswith(f'error: {wanted}') and lines == [lines[0]] * 2, lines  # as `t3d train`
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match='a fault of ours'):
+        patch.setattr(sources, 'resolve', fail(RuntimeError('a fault of ours')))
+        train.main(small)
     monkeypatch.setattr(loop, 'run', lambda *words, **options: tmp_path / 'run')
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     assert train.main(command) == 0 and f'`t3d eval {tmp_path / "run"}`' in capsys.readouterr().out

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from t3d.checkpoint import store as stores
 from t3d.core import tree
+from t3d.core.errors import NonFinite
 from t3d.core.system import TrainState
 from t3d.parallel import devices, sharding
 
@@ -237,9 +238,14 @@ def test_newer_format_is_refused(saved, monkeypatch):
 def test_non_finite_state_is_not_saved(tmp_path):
     store, state = stores.Store(tmp_path), placed()
     bad = state.replace(opt_state=optax.tree.map_params(optax.adam(1e-2), lambda x: x * jnp.nan, state.opt_state))
-    with pytest.raises(FloatingPointError, match='not saved: NaN or infinity in opt_state/0/mu/layer_in/bias'):
-        store.save(bad, data={}, config={})
-    assert store.steps() == []
+    first = 'opt_state/0/mu/layer_in/bias, opt_state/0/mu/layer_in/kernel, opt_state/0/mu/layer_out/bias'
+    for step, good in ((3, 'no checkpoint was saved before. Train in another'), (5, f'checkpoint: step 4 in {store.folder}. ')):
+        with pytest.raises(NonFinite) as error:
+            store.save(at(bad, step), data={}, config={})
+        message = f'not saved: NaN or infinity in {first} and 5 more at step {step}; '
+        assert str(error.value).startswith(message) and good in str(error.value)
+        store.save(at(state, 4), data={}, config={})
+    assert f'`python -m launch.train --init-from {store.folder.parent}`' in str(error.value) and store.steps() == [4]
     store.close()
 
 

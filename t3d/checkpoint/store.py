@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 
 from t3d.core import tree as trees
-from t3d.core.errors import UsageError
+from t3d.core.errors import UsageError, diverged
 from t3d.core.system import TrainState
 from t3d.core.typing import PyTree
 
@@ -95,7 +95,10 @@ class Store:
             return False
         leaves, bad = inspect(state)
         if bad:
-            raise FloatingPointError(f'not saved: NaN or infinity in {", ".join(bad[:3])} at step {step}.')
+            self.wait()
+            more = f' and {len(bad) - 3} more' if len(bad) > 3 else ''
+            what = f'not saved: NaN or infinity in {", ".join(bad[:3])}{more} at step {step}'
+            raise diverged(what, self.latest(), self.folder)
         save = self._ocp.args
         main, ema = _split(state)
         meta = {'format': FORMAT, 'step': step, 'config': config, 'leaves': leaves}

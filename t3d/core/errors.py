@@ -1,5 +1,32 @@
-"""The error for wrong input: its message is all the user needs."""
+"""The errors that commands print alone: the message is all the user needs."""
 
 
 class UsageError(ValueError):
     """Something given is wrong. The message says what was given, what is wanted and what to do; commands print it alone."""
+
+
+class NonFinite(UsageError, FloatingPointError):
+    """A loss, or a state that was to be saved, became NaN or infinite."""
+
+
+def diverged(what: str, good: int | None, folder) -> NonFinite:
+    """The error of a run that cannot go on.
+
+    Args:
+      what: what is not finite, and at which step.
+      good: the step of the last good checkpoint, None without one.
+      folder: the `checkpoints` of the run.
+    """
+    where = f'last good checkpoint: step {good} in {folder}' if good is not None else 'no checkpoint was saved before'
+    again = f': `python -m launch.train --init-from {folder.parent}` starts from that checkpoint' if good is not None else ''
+    return NonFinite(
+        f'{what}; {where}. Train in another --workdir with a lower optimizer.learning_rate, or with dtype=float32{again}.'
+    )
+
+
+def line(error: Exception) -> str | None:
+    """What commands print of an error; None for a fault of the program, whose traceback is wanted."""
+    if isinstance(error, OSError) and error.filename:
+        return f'{error.strerror}: {error.filename}'
+    missing = isinstance(error, RuntimeError) and 'initialize backend' in str(error)  # JAX_PLATFORMS asks for what is not here
+    return str(error) if missing or isinstance(error, UsageError | OSError | ModuleNotFoundError) else None

@@ -8,15 +8,11 @@ import jax
 import numpy as np
 
 from t3d.checkpoint import store as stores
-from t3d.core.errors import UsageError
+from t3d.core.errors import diverged
 from t3d.parallel import devices
 from t3d.train import log as logs
 
 AHEAD = 3  # steps dispatched beyond the one running
-
-
-class NonFiniteLoss(UsageError, FloatingPointError):
-    """A loss became NaN or infinite."""
 
 
 class Window:
@@ -81,9 +77,5 @@ def check_finite(step: int, metrics: dict[str, np.ndarray], store: stores.Store)
         return
     parts = [name for name in bad if name != 'loss'] or bad
     store.wait()
-    good = store.latest()
-    where = f'last good checkpoint: step {good} in {store.folder}' if good is not None else 'no checkpoint was saved before'
-    raise NonFiniteLoss(
-        f'{", ".join(parts)} is {float(metrics[parts[0]])} at step {step} (first bad step); {where}. '
-        'Lower optimizer.learning_rate, or set dtype=float32, and run again: it resumes from there.'
-    )
+    what = f'{", ".join(parts)} is {float(metrics[parts[0]])} at step {step} (first bad step)'
+    raise diverged(what, store.latest(), store.folder)
