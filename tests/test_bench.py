@@ -113,5 +113,5 @@ def test_a_start_that_cannot_be_says_why_without_a_traceback(tmp_path):
     from t3d.train import bench_start
 
     with pytest.raises(UsageError) as error:
-        bench_start._process(['configs/instant3d.py:tiny', 'nokey=3'], bench_start.WHOLE, str(tmp_path))
-    assert "unknown config key 'nokey'. Did you mean 'noise'?" in str(error.value) and 'Traceback' not in str(error.value)
+        bench_start._process(['configs/instant3d.py:tiny', 'bach=3'], bench_start.WHOLE, str(tmp_path))
+    assert "unknown config key 'bach'. Did you mean 'batch'?" in str(error.value) and 'Traceback' not in str(error.value)

@@ -50,6 +50,24 @@ def test_bad_override(path, override, says):
     assert says in str(error.value)
 
 
+def test_only_what_is_near_is_proposed_and_where_the_keys_are_listed():
+    for override, says in (
+        ('nokey=3', "unknown config key 'nokey'. `t3d train CONFIG --dry-run` lists them."),
+        ('bach=3', "unknown config key 'bach'. Did you mean 'batch'? `t3d train CONFIG --dry-run` lists them."),
+        ('learning_rate=1', "unknown config key 'learning_rate'. Did you mean 'optimizer.learning_rate'? `t3d train"),
+    ):
+        with pytest.raises(UsageError) as error:
+            configs.load('instant3d:tiny', [override])
+        assert str(error.value).startswith(says)
+    assert (
+        configs.unknown('tyo', ('toy', 'furniture'), 'set') == "unknown set 'tyo'. Did you mean 'toy'? Known: toy, furniture."
+    )
+    assert configs.unknown('size', ('a.size', 'b.size'), 'key').startswith(
+        "unknown key 'size'. Did you mean 'a.size' or 'b.size'?"
+    )
+    assert configs.unknown('ffhq', ('toy', 'furniture'), 'set') == "unknown set 'ffhq'. Known: toy, furniture."
+
+
 def test_unknown_config_lists_the_known_ones():
     with pytest.raises(UsageError, match='Known: .*instant3d'):
         configs.load('instant4d')

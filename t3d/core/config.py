@@ -17,6 +17,7 @@ from t3d.core.errors import UsageError
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 MISSING = '(absent)'
+NEAR = 0.65  # the least likeness of a name that is proposed: 'tyo' is meant for 'toy', 'nokey' not for 'noise'
 COUNTS = {'batch': 'examples at each step', 'steps': 'optimizer steps in all'}  # keys that are at least 1
 
 
@@ -91,22 +92,22 @@ def apply(config, override: str) -> None:
         raise UsageError(f'override {override!r}: wanted name=value, for example batch=16.')
     flat = flatten(config)
     if name not in flat:
-        raise UsageError(unknown(name, flat, 'config key'))
+        raise UsageError(unknown(name, flat, 'config key', '`t3d train CONFIG --dry-run` lists them.'))
     node, *keys = config, *name.split('.')
     for key in keys[:-1]:
         node = node[key]
     node[keys[-1]] = _parse(name, text.strip(), flat[name])
 
 
-def unknown(name: str, known: Iterable[str], what: str) -> str:
-    """The message for a name that is not in a list: the nearest one and, when they are few, all of them."""
+def unknown(name: str, known: Iterable[str], what: str, listed: str = '') -> str:
+    """The message for a name not in a list: those near it and, when they are few, all; else `listed`, which says where they are."""
     known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    near = [key for key in known if key.endswith(f'.{name}')] or difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
     inside = [key for key in known if key.startswith(f'{name}.')]
     if inside:
         return f'{what} {name!r} is a group: set one of {", ".join(inside)}.'
-    hint = f' Did you mean {nearest[0]!r}?' if nearest else ''
-    listing = f' Known: {", ".join(known)}.' if len(known) <= 60 else ''
+    hint = f' Did you mean {" or ".join(map(repr, near[:3]))}?' if near else ''
+    listing = f' Known: {", ".join(known)}.' if len(known) <= 60 else f' {listed}' if listed else ''
     return f'unknown {what} {name!r}.{hint}{listing}'
 
 
