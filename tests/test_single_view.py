@@ -216,8 +216,8 @@ def test_poses_of_a_distribution_are_drawn_from_its_ranges():
         ({'mode': 'posed-knwon'}, "unknown data.mode 'posed-knwon'. Did you mean 'posed-known'"),
         ({'name': 'ffhq'}, "unknown single-view data set .data.name. 'ffhq'"),
         ({'name': 'eg3d'}, "data.name='eg3d' needs data.path"),
-        ({'split': 'tset'}, "unknown split 'tset' of toy"),
-        ({'scenes': 'triples'}, "unknown toy scenes 'triples'"),
+        ({'split': 'tset'}, "unknown split of toy .data.split. 'tset'. Did you mean 'test'"),
+        ({'scenes': 'triples'}, "unknown toy scenes .data.scenes. 'triples'"),
     ],
 )
 def test_what_is_wrong_is_refused(data, message):

@@ -1,6 +1,7 @@
 """From a config to records, examples, previews and vocabularies."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -110,11 +111,12 @@ def test_sources_are_named_and_what_is_wrong_is_refused(monkeypatch, tmp_path):
     assert source[0]['captions'][0] in {caption for scene in shapes.singles('test') for caption in scene.captions}
     assert transform(source[0], np.random.default_rng(0))['tokens'].dtype == np.int32
     for override, message in (
-        ('data.name=tey', "unknown data set 'tey': wanted one of toy, furniture"),
-        ('data.split=tset', "unknown split 'tset' of toy: wanted train, test or all"),
-        ('data.scenes=all', "unknown toy scenes 'all': wanted one of"),
+        ('data.name=tey', "data set (data.name) 'tey'. Did you mean 'toy'? Known: toy, furniture, triplanes. triplanes goes"),
+        ('data.name=eg3d', "data set (data.name) 'eg3d'. Known: toy, furniture, triplanes. triplanes goes with configs/"),
+        ('data.split=tset', "split of toy (data.split) 'tset'. Did you mean 'test'? Known: train, test, all."),
+        ('data.scenes=all', "toy scenes (data.scenes) 'all'. Known: singles, pairs, both."),
     ):
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(UsageError, match=re.escape(f'unknown {message}')):
             sources.make(sources.resolve(tiny('text.words=("a",)', override)))
     monkeypatch.setenv('T3D_DATA', str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r'no furniture data size=8 .*nothing built.*t3d data build furniture'):

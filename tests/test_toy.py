@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 
+from t3d.core.errors import UsageError
 from t3d.data import oracle, shapes, toy
 from t3d.geom import cameras
 
@@ -122,9 +123,9 @@ def test_the_oracle_names_true_scenes_and_misses_wrong_ones():
 
 
 def test_unknown_names_are_refused_with_the_choices():
-    with pytest.raises(ValueError, match='wanted train, test or all'):
+    with pytest.raises(UsageError, match="'validation'. Known: train, test, all."):
         shapes.singles('validation')
-    with pytest.raises(ValueError, match="'both', 'pairs', 'singles'"):
+    with pytest.raises(UsageError, match="'triples'. Known: singles, pairs, both."):
         toy.ToySource('train', scenes='triples')
     with pytest.raises(IndexError, match='record 99999'):
         toy.ToySource('train')[99999]

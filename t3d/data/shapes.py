@@ -14,6 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from t3d.core.config import unknown
+from t3d.core.errors import UsageError
+
+SPLITS = ('train', 'test', 'all')
 SHAPES = ('sphere', 'cube', 'cylinder', 'cone')
 COLOURS = {
     'red': (0.86, 0.12, 0.12),
@@ -116,8 +120,8 @@ def pairs(split: str) -> list[Scene]:
 
 
 def _belongs(split: str, held_out: bool) -> bool:
-    if split not in ('train', 'test', 'all'):
-        raise ValueError(f'unknown split {split!r} of toy: wanted train, test or all')
+    if split not in SPLITS:
+        raise UsageError(unknown(split, SPLITS, 'split of toy (data.split)'))
     return split == 'all' or (split == 'test') == held_out
 
 

@@ -5,10 +5,14 @@ from collections.abc import Callable
 import numpy as np
 
 from t3d.core import tokens
+from t3d.core.config import unknown
 from t3d.core.errors import UsageError
 from t3d.data import shapes, toy
 
-SOURCES = ('toy', 'furniture', 'triplanes')
+SOURCES = ('toy', 'furniture', 'triplanes')  # data.name, where data.kind is not single_view
+OTHERS = (
+    'triplanes goes with configs/ganfusion_diffusion.py, eg3d with configs/ganfusion_gan.py: take one of these to train on it.'
+)
 
 
 def make(config, split: str | None = None) -> tuple[object, Callable]:
@@ -18,7 +22,7 @@ def make(config, split: str | None = None) -> tuple[object, Callable]:
       config: the run's config; `config.data.name` chooses the source.
       split: overrides `config.data.split`.
     Raises:
-      ValueError: unknown source or split.
+      UsageError: unknown source or split.
       FileNotFoundError: a built data set is missing; the message has the command that builds it.
     """
     data = config.data
@@ -36,25 +40,22 @@ def make(config, split: str | None = None) -> tuple[object, Callable]:
 def open_source(data, split: str, depth: bool = False):
     """The random-access source of a `data` section."""
     if data.name == 'toy':
-        try:
-            source = toy.ToySource(
-                split,
-                scenes=data.scenes,
-                size=data.size,
-                views=data.views,
-                poses=data.poses,
-                seed=data.seed,
-                supersample=data.supersample,
-            )
-            return Cached(source, depth=depth)
-        except ValueError as error:  # an unknown split or kind of scenes
-            raise UsageError(str(error)) from error
+        source = toy.ToySource(
+            split,
+            scenes=data.scenes,
+            size=data.size,
+            views=data.views,
+            poses=data.poses,
+            seed=data.seed,
+            supersample=data.supersample,
+        )
+        return Cached(source, depth=depth)
     if data.name == 'furniture':
         from t3d.data import furniture_source
 
         found = furniture_source.FurnitureSource(data.path or None, split, size=data.size, variants=data.variants)
         return Cached(found, depth=depth)
-    raise UsageError(f'unknown data set {data.name!r}: wanted one of {", ".join(SOURCES)}')
+    raise UsageError(f'{unknown(data.name, SOURCES, "data set (data.name)")} {OTHERS}')
 
 
 class Cached:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from t3d.core.config import unknown
 from t3d.core.errors import UsageError
 from t3d.data import shapes
 
@@ -89,7 +90,7 @@ class ToySource:
             'both': lambda: (shapes.singles(split), shapes.pairs(split)),
         }
         if scenes not in choices:
-            raise ValueError(f'unknown toy scenes {scenes!r}: wanted one of {sorted(choices)}')
+            raise UsageError(unknown(scenes, choices, 'toy scenes (data.scenes)'))
         self.singles, self.pairs = choices[scenes]()
         self.size, self.views, self.seed, self.elevation, self.supersample = size, views, seed, elevation, supersample
         self.length = (len(self.singles) + len(self.pairs)) * poses
