@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from dummy_system import DATA, Source, transform
 
+from t3d.core.errors import UsageError
 from t3d.data import pipeline
 
 NAMED = (Source(), lambda record, rng: {'index': np.int64(record['name']), 'draw': rng.normal(size=2)})
@@ -71,5 +72,6 @@ def test_truncated_file_names_the_record_and_what_to_do():
 def test_bad_arguments():
     with pytest.raises(ValueError, match='data source is empty'):
         pipeline.make([], transform, batch=8, seed=0)
-    with pytest.raises(ValueError, match='batch 9 does not divide over 2 processes'):
-        pipeline.make(*NAMED, batch=9, seed=0, process_count=2)
+    for batch, near in ((9, '8 or 10'), (1, '2')):
+        with pytest.raises(UsageError, match=f'batch {batch} does not divide over 2 processes: set batch={near}.$'):
+            pipeline.make(*NAMED, batch=batch, seed=0, process_count=2)

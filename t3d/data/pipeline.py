@@ -63,7 +63,9 @@ def make(
     if len(source) == 0:
         raise UsageError('the data source is empty: check data.split and data.name.')
     if batch % process_count:
-        raise UsageError(f'batch {batch} does not divide over {process_count} processes.')
+        low, high = batch // process_count * process_count, (batch // process_count + 1) * process_count
+        near = f'{low} or {high}' if low else f'{high}'
+        raise UsageError(f'batch {batch} does not divide over {process_count} processes: set batch={near}.')
     build = functools.partial(_build, source, transform, batch, seed, process_index, process_count, threads, prefetch)
     return Batches(build, start)
 
