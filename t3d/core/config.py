@@ -100,7 +100,7 @@ def apply(config, override: str) -> None:
 
 
 def unknown(name: str, known: Iterable[str], what: str, listed: str = '') -> str:
-    """The message for a name not in a list: those near it and, when they are few, all; else `listed`, which says where they are."""
+    """The message for a name not in a list: those near it and, when they are few, all; else `listed`: where to look."""
     known = list(known)
     near = [key for key in known if key.endswith(f'.{name}')] or difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
     inside = [key for key in known if key.startswith(f'{name}.')]
