@@ -142,7 +142,9 @@ def test_wrong_formats_and_empty_meshes_are_refused(tmp_path):
     empty = meshes.Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32), np.zeros((0, 3), np.float32))
     with pytest.raises(ValueError, match="'mesh.fbx'.*glb"):
         meshes.write(empty, tmp_path / 'mesh.fbx')
-    with pytest.raises(ValueError, match='no faces'):
+    with pytest.raises(
+        ValueError, match='mesh.glb has no faces and 0 vertices, wanted at least one face: leave --threshold out'
+    ):
         meshes.write(empty, tmp_path / 'mesh.glb')
     with pytest.raises(ValueError, match="unknown mesh format 'usd'.*'glb'"):
         assets.write(analytic_assets.sphere(), tmp_path, formats=('usd',))

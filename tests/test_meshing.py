@@ -31,7 +31,7 @@ def test_the_grid_holds_the_field_at_cell_centres_whatever_the_chunk():
 
 
 def test_a_diverged_field_is_refused():
-    with pytest.raises(ValueError, match='not finite'):
+    with pytest.raises(ValueError, match='not finite.*delete the newest folder of its checkpoints/'):
         meshing.density_grid(lambda scene, points: (points[:, 0] / scene, points), jnp.float32(0.0), 1.0, 5)
 
 
@@ -83,12 +83,13 @@ def test_an_empty_mesh_names_the_range_and_a_threshold_that_works(sphere_grid):
     with pytest.raises(ValueError, match='empty at threshold 500') as error:
         meshing.surface(sphere_grid, 500.0, 1.0)
     message = str(error.value)
-    assert 'density ranges from' in message
-    advice = float(message.split('threshold=')[1].split(',')[0])
+    assert f'ranges from {sphere_grid.min():.4g} to {sphere_grid.max():.4g}, wanted a threshold above 0 and within' in message
+    advice = float(message.split('--threshold ')[1].split(',')[0])
     assert len(meshing.surface(sphere_grid, advice, 1.0)[1]) > 0
-    with pytest.raises(ValueError, match='empty everywhere'):
+    wanted = r'the density is 0 at most in the whole grid of 4\^3 cells within \+-1, wanted above 0. Give .* --grid 8 for thin'
+    with pytest.raises(ValueError, match=f'the mesh is empty at threshold 1: {wanted}'):
         meshing.surface(np.zeros((4, 4, 4), np.float32), 1.0, 1.0)
-    with pytest.raises(ValueError, match='no object'):
+    with pytest.raises(ValueError, match=f'no object to mesh: {wanted}'):
         meshing.choose_threshold(np.zeros((4, 4, 4), np.float32), 1.0, silent)
 
 

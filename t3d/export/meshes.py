@@ -105,7 +105,10 @@ def write(mesh: Mesh, path) -> pathlib.Path:
     if kind not in FORMATS:
         raise UsageError(f'cannot write a mesh as {path.name!r}: choose a format in {list(FORMATS)}.')
     if len(mesh.faces) == 0:
-        raise UsageError(f'the mesh for {path.name} has no faces: lower the density threshold.')
+        raise UsageError(
+            f'the mesh for {path.name} has no faces and {len(mesh.vertices)} vertices, wanted at least one face: leave '
+            '--threshold out, or give a lower one, and look at the object first with `t3d render`.'
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     {'glb': _write_glb, 'obj': _write_obj, 'ply': _write_ply, 'stl': _write_stl}[kind](mesh, path)
     return path

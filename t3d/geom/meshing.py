@@ -38,7 +38,7 @@ def density_grid(field, scene, bound: float, resolution: int = 128, chunk: int =
     if not np.all(np.isfinite(flat)):
         raise UsageError(
             f'{np.count_nonzero(~np.isfinite(flat))} of {total} densities are not finite: the parameters have diverged. '
-            'Export an earlier checkpoint.'
+            'Choose another run, or delete the newest folder of its checkpoints/ to go back to the one before.'
         )
     return flat.reshape(resolution, resolution, resolution)
 
@@ -64,10 +64,10 @@ def choose_threshold(grid: np.ndarray, bound: float, log=print) -> float:
     with the rendered silhouettes (opacity > 1/2) over the three axes wins, and of equals the middle, which for a sharp field
     puts the surface half way up the step. A grid that is nowhere half opaque is compared with half of its largest opacity.
     """
+    if grid.max() <= 0.0:
+        raise UsageError(f'no object to mesh: {_nothing(grid, bound)}')
     grid = np.maximum(grid, 0.0)
     top = float(grid.max())
-    if top <= 0.0:
-        raise UsageError('the density is 0 in the whole grid: there is no object to mesh. Train longer, or raise the bound.')
     opacity = opacity_silhouettes(grid, bound)
     level = 0.5
     if opacity.max() <= level:
@@ -131,8 +131,19 @@ def _log_odds(density, high: float):
 
 def empty_message(grid: np.ndarray, threshold: float, bound: float) -> str:
     """Why there is no surface at the threshold, and which threshold has one."""
-    low, high = float(grid.min()), float(grid.max())
-    message = f'the mesh is empty at threshold {threshold:.4g}: the density ranges from {low:.4g} to {high:.4g}.'
-    if high <= 0.0:
-        return message + ' The field is empty everywhere: train longer, or raise the bound.'
-    return message + f' Choose threshold={choose_threshold(grid, bound, log=lambda _: None):.4g}, or leave it out.'
+    message = f'the mesh is empty at threshold {threshold:.4g}: '
+    if grid.max() <= 0.0:
+        return message + _nothing(grid, bound)
+    return message + (
+        f'the density ranges from {grid.min():.4g} to {grid.max():.4g}, wanted a threshold above 0 and within. '
+        f'Give --threshold {choose_threshold(grid, bound, log=lambda _: None):.4g}, or leave it out.'
+    )
+
+
+def _nothing(grid: np.ndarray, bound: float) -> str:
+    """What to do about a grid without any density."""
+    return (
+        f'the density is {grid.max():.4g} at most in the whole grid of {grid.shape[0]}^3 cells within +-{bound:.4g}, wanted '
+        f'above 0. Give another prompt or other --seeds, or --grid {2 * grid.shape[0]} for thin things, or train longer: the '
+        'same `t3d train` with a larger steps= goes on.'
+    )
