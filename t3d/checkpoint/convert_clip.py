@@ -46,17 +46,16 @@ VISION = {
 }
 PROJECTION = {'text': 'text_projection.weight', 'vision': 'visual_projection.weight'}
 IGNORED = ('position_ids', 'logit_scale')  # ends of names: counted positions, and a temperature that only training needs
+BOTH = dict(num_hidden_layers=12, hidden_act='quick_gelu', layer_norm_eps=1e-5)
 DEFAULTS = {  # what transformers' CLIPTextConfig and CLIPVisionConfig leave out of config.json when it has these values
     'text': dict(
         vocab_size=49408,
         max_position_embeddings=77,
         hidden_size=512,
         intermediate_size=2048,
-        num_hidden_layers=12,
         num_attention_heads=8,
-        hidden_act='quick_gelu',
-        layer_norm_eps=1e-5,
         eos_token_id=49407,
+        **BOTH,
     ),
     'vision': dict(
         image_size=224,
@@ -64,10 +63,8 @@ DEFAULTS = {  # what transformers' CLIPTextConfig and CLIPVisionConfig leave out
         num_channels=3,
         hidden_size=768,
         intermediate_size=3072,
-        num_hidden_layers=12,
         num_attention_heads=12,
-        hidden_act='quick_gelu',
-        layer_norm_eps=1e-5,
+        **BOTH,
     ),
 }
 
@@ -149,8 +146,7 @@ def save_clip_text(folder, module: clip.TextTower, params: PyTree, *, end: int =
         layer_norm_eps=1e-5,
         eos_token_id=end,
     )
-    arrays = to_theirs(params, text_names(module.layers))
-    _write(folder, config, {f'text_model.{name}': value for name, value in arrays.items()})
+    _write(folder, config, to_theirs(params, text_names(module.layers)), 'text')
 
 
 def save_clip_vision(folder, module: clip_vision.VisionTower, params: PyTree) -> None:
@@ -170,9 +166,7 @@ def save_clip_vision(folder, module: clip_vision.VisionTower, params: PyTree) ->
         layer_norm_eps=1e-5,
         **({'projection_dim': module.projection} if module.projection else {}),
     )
-    arrays = to_theirs(params, vision_names(module.layers, bool(module.projection)))
-    prefixed = {name if name == PROJECTION['vision'] else f'vision_model.{name}': value for name, value in arrays.items()}
-    _write(folder, config, prefixed)
+    _write(folder, config, to_theirs(params, vision_names(module.layers, bool(module.projection))), 'vision')
 
 
 # ------------------------------------------------------------------------------------------------- configs and shapes
@@ -332,10 +326,9 @@ def _complete(config: dict, tower: str, where) -> dict:
         raise UsageError(f'{where}: hidden_act {config["hidden_act"]!r} is unknown: choose one of {known}.')
     if config['layer_norm_eps'] != 1e-5:
         raise UsageError(f'{where}: layer_norm_eps {config["layer_norm_eps"]}, but every CLIP has 1e-5.')
-    if config['hidden_size'] % config['num_attention_heads']:
-        raise UsageError(
-            f'{where}: hidden_size {config["hidden_size"]} in {config["num_attention_heads"]} heads does not divide.'
-        )
+    width, heads = config['hidden_size'], config['num_attention_heads']
+    if width % heads:
+        raise UsageError(f'{where}: hidden_size {width} in {heads} heads does not divide.')
     return config
 
 
@@ -349,7 +342,8 @@ def _float32(value: np.ndarray) -> np.ndarray:
     return np.asarray(value).astype(np.float32)
 
 
-def _write(folder, config: dict, arrays: dict[str, np.ndarray]) -> None:
-    folder = pathlib.Path(folder)
-    torch_files.write(folder / 'model.safetensors', arrays)
+def _write(folder, config: dict, arrays: dict[str, np.ndarray], tower: str) -> None:
+    folder, bare = pathlib.Path(folder), PROJECTION[tower]
+    prefixed = {name if name == bare else f'{tower}_model.{name}': value for name, value in arrays.items()}
+    torch_files.write(folder / 'model.safetensors', prefixed)
     (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')

@@ -4,7 +4,9 @@ prompt -> tokens -> text tower -> denoiser of normalised planes -> DDIM with gui
 upsampler. No test-time optimisation, and training needs no camera: pairs are (seed, caption), the planes of a seed are made
 again by the frozen generator inside the step.
 
-Source: GANFusion's published figures and summaries; there is no public code. Decided here, as far as those are silent:
+Source: GANFusion's published figures and summaries; there is no public code.
+
+Differences from the paper, and what is decided here as far as those are silent:
 - Planes are normalised by the mean and deviation of each of the 3 C channels over many samples, and clipped at +-`clip`: the
   data as well as x_0 while sampling; the noise that goes on is taken from the clipped x_0.
 - Schedule: Stable Diffusion's scaled-linear betas, log SNR moved by `diffusion.shift`. Planes of a GAN are smooth: noise that

@@ -3,7 +3,9 @@
 noisy picture x_t, t, text, camera -> UNet -> three planes -> MLP -> volume rendering from the picture's camera -> x_0.
 
 The loss is the squared error of that picture; the planes of the last step of sampling are the asset. Text enters by cross
-attention, as GANFusion's comparison has it. There is no public code; where the paper leaves room, and beyond it:
+attention, as GANFusion's comparison has it. There is no public code.
+
+Differences from the paper, and what is decided here where it leaves room:
 - `loss.stride` s: of each s x s pixels one, chosen at random, is rendered in training, at full resolution: an unbiased estimate
   of the mean over all pixels at 1 / s^2 of the cost. Sampling renders all of them at each step.
 - The camera, EG3D's 25 numbers, is added to the time embedding (`camera_embedding`): planes live in the world, not before the
