@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 
@@ -80,18 +78,3 @@ def test_captions_speak_what_is_known():
         'an orange chair, seat',
     )
     assert captions.captions('tulips', 'red') == ('tulips', 'a 3D model of tulips', 'red tulips', 'a 3D model of red tulips')
-
-
-def test_view_words():
-    words = {
-        0.0: 'front',
-        0.7: 'front',
-        -0.7: 'front',
-        1.6: 'side',
-        -1.6: 'side',
-        math.pi: 'back',
-        2 * math.pi - 0.1: 'front',
-        2.5: 'back',
-    }
-    assert {azimuth: captions.view_word(azimuth, 0.2) for azimuth in words} == words
-    assert captions.view_word(0.0, 1.2) == 'top'

@@ -1,10 +1,9 @@
-"""Captions of catalogue objects: nouns, colour words measured in CIELAB, phrases, view words.
+"""Captions of catalogue objects: nouns, colour words measured in CIELAB, phrases.
 
 A colour word is spoken only when it covers most of what is seen, so that a caption is true of the picture. Colours are named
 by the nearest of several prototypes per word: one prototype per word calls every dark wood black and every pale one gray.
 """
 
-import math
 import re
 
 import numpy as np
@@ -73,8 +72,6 @@ PALETTE = {  # the colours that recoloured variants take, display values in [0, 
     'white': (0.93, 0.93, 0.93),
     'black': (0.08, 0.08, 0.08),
 }
-TOP_ELEVATION = math.radians(60.0)  # DreamFusion's view words (arXiv 2209.14988, Sec. 3.2): overhead above 60 degrees
-SIDE_AZIMUTH = math.radians(45.0)
 
 _RGB_TO_XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
@@ -138,7 +135,7 @@ def _a(text: str, plural: bool) -> str:
 
 
 def captions(noun: str, colour: str = '', tags: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Every valid caption, without view words, in a fixed order: with and without colour and tag, the bare noun first."""
+    """Every valid caption in a fixed order: with and without colour and tag, the bare noun first."""
     plural = is_plural(noun)
     coloured = f'{colour} {noun}' if colour else ''
     result = []
@@ -146,11 +143,3 @@ def captions(noun: str, colour: str = '', tags: tuple[str, ...] = ()) -> tuple[s
         named = _a(phrase, plural)
         result += [named, f'a 3D model of {named}', *(f'{named}, {tag}' for tag in tags)]
     return (noun, *dict.fromkeys(text for text in result if text != noun))
-
-
-def view_word(azimuth: float, elevation: float) -> str:
-    """'front', 'side', 'back' or 'top' for a camera's angles in radians."""
-    if elevation > TOP_ELEVATION:
-        return 'top'
-    turn = abs(math.remainder(azimuth, 2.0 * math.pi))
-    return 'front' if turn <= SIDE_AZIMUTH else 'back' if turn >= math.pi - SIDE_AZIMUTH else 'side'
