@@ -6,21 +6,11 @@ few samples), with what the stage-1 generator reaches.
 
 import argparse
 import json
-import math
 import pathlib
 
 from t3d.core.errors import UsageError
 from t3d.parallel import devices
 from t3d.train import evaluate_pictures, evaluate_triplanes, inference, plots, preview
-
-CURVES = {
-    'seen: shape': 'seen/shape',
-    'seen: colour': 'seen/colour',
-    'held out: shape': 'held_out/shape',
-    'held out: colour': 'held_out/colour',
-    'held out: both': 'held_out/both',
-}
-DISTANCES = {'to real': '{}', 'real to real': 'control/real/{}', 'generator': 'ceiling/{}', 'to generator': 'to_ceiling/{}'}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,24 +32,9 @@ def main(argv: list[str] | None = None) -> None:
     out = pathlib.Path(args.out)
     out.with_suffix('.json').write_text(json.dumps(rows, indent=1))
     what = f'{loaded.name}, step {loaded.step}'
-    _plot(out, f'{what}: samples right by the oracle, {samples} of each caption', rows, scales, CURVES)
-    name = 'fid_tiny' if 'fid_tiny' in rows[0] else 'kid_tiny'
-    curves = {title: key.format(name) for title, key in DISTANCES.items()}
-    highest = max((row[key] for row in rows for key in curves.values() if key in row), default=0.0)
-    _plot(out.with_stem(f'{out.stem}-{name}'), f'{what}: {name}', rows, scales, curves, high=_above(highest))
-
-
-def _above(value: float) -> float:
-    """The least of five equal steps of one digit that reaches a value: 0.0974 gives 0.1, 0.27 gives 0.3."""
-    digit = 10.0 ** math.floor(math.log10(max(value, 1e-9) / 5.0))
-    return 5.0 * digit * math.ceil(value / (5.0 * digit))
-
-
-def _plot(path, title: str, rows: list[dict], scales, curves: dict[str, str], high: float = 1.0) -> None:
-    """Writes the curves that the rows have; none, no file."""
-    series = {label: (scales, [row[key] for row in rows]) for label, key in curves.items() if key in rows[0]}
-    if series:
-        preview.write(path, plots.lines(series, title, 'guidance scale', high=high))
+    for name, image in plots.guidance(rows, scales, what, samples).items():
+        path = out.with_stem(f'{out.stem}-{name}') if name else out
+        preview.write(path, image)
         print(f'open {path}')
 
 

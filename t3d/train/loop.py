@@ -1,7 +1,9 @@
 """The training loop: `run(config, workdir)` for every system, on one device or a pod, interrupted or not.
 
-The loop reads the config keys of configs/common.py and knows the contract of t3d.core.system, nothing else. Rerunning in
-the same folder resumes. Randomness is a function of the seed and the step: `fold_in(key(seed), step)`, the data of step n
+The loop knows a system by the contract of t3d.core.system and reads the config keys of configs/common.py. Of the other keys it
+reads data.split, frozen and preview.columns; it compares render.plane_axes and render.box_warp with those of given weights, and
+names what saves memory (loss.rays, data.views, render.samples, decoder.remat) when that runs out. Rerunning in the same folder
+resumes. Randomness is a function of the seed and the step: `fold_in(key(seed), step)`, the data of step n
 is batch n, so an interrupted run ends with the bits of an uninterrupted one (same devices).
 """
 

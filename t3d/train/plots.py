@@ -1,11 +1,26 @@
-"""Line plots as PNG, for figures that documentation shows; drawn with Pillow, which is here anyway."""
+"""Line plots as PNG, of logs and of guidance sweeps, for documentation; drawn with Pillow, which is here anyway."""
+
+import json
+import math
+import pathlib
 
 import numpy as np
+
+from t3d.core import config as configs
+from t3d.core.errors import UsageError
 
 SIZE = (640, 400)
 BOX = (60, 40, 460, 350)  # left, top, right, bottom of the axes
 INK, SOFT = (30, 35, 41), (217, 222, 227)
 COLOURS = ((31, 111, 235), (207, 34, 46), (26, 127, 55), (154, 103, 0), (130, 80, 223))
+RIGHT = {  # curves of a guidance sweep: label -> score
+    'seen: shape': 'seen/shape',
+    'seen: colour': 'seen/colour',
+    'held out: shape': 'held_out/shape',
+    'held out: colour': 'held_out/colour',
+    'held out: both': 'held_out/both',
+}
+DISTANCES = {'to real': '{}', 'real to real': 'control/real/{}', 'generator': 'ceiling/{}', 'to generator': 'to_ceiling/{}'}
 
 
 def lines(
@@ -109,3 +124,60 @@ def _panel(pen, font, corner, name, xs, ys, smooth):
         mean = np.convolve(ys, np.full(smooth, 1.0 / smooth), 'valid')
         middle = np.convolve(xs, np.full(smooth, 1.0 / smooth), 'valid')
         pen.line([place(x, y) for x, y in zip(middle, mean)], fill=COLOURS[0], width=2)
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+def history(run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """name -> (steps, values) of a run folder; of a step that was logged twice (a run that resumed) the last counts.
+
+    Raises:
+      FileNotFoundError: no metrics.jsonl there.
+    """
+    path = pathlib.Path(run) / 'metrics.jsonl'
+    if not path.exists():
+        raise FileNotFoundError(f'{path} does not exist: give the folder of a run (t3d train ... --workdir RUN).')
+    rows = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        rows[row.pop('step')] = row
+    names = sorted({name for row in rows.values() for name in row})
+    steps = sorted(rows)
+    found = {name: [(step, rows[step][name]) for step in steps if name in rows[step]] for name in names}
+    return {name: tuple(np.array(points, float).T) for name, points in found.items()}
+
+
+def chosen(series: dict, names: list[str]) -> dict:
+    """The curves asked for, in that order; none asked for: all but the machine's."""
+    if not names:
+        return {name: value for name, value in series.items() if not name.startswith('perf/')}
+    found = {}
+    for name in names:
+        matches = [key for key in series if key == name or (name.endswith('*') and key.startswith(name[:-1]))]
+        if not matches:
+            raise UsageError(configs.unknown(name, series, 'name in the log'))
+        found |= {key: series[key] for key in matches}
+    return found
+
+
+def guidance(rows: list[dict], scales, what: str, samples: int) -> dict[str, np.ndarray]:
+    """The plots of a guidance sweep, as its rows have the scores: '' what is right, 'fid_tiny' or 'kid_tiny' distances."""
+    name = 'fid_tiny' if 'fid_tiny' in rows[0] else 'kid_tiny'
+    distances = {label: key.format(name) for label, key in DISTANCES.items()}
+    highest = max((row[key] for row in rows for key in distances.values() if key in row), default=0.0)
+    found = {}
+    for kind, title, curves, high in (
+        ('', f'{what}: samples right by the oracle, {samples} of each caption', RIGHT, 1.0),
+        (name, f'{what}: {name}', distances, _above(highest)),
+    ):
+        series = {label: (scales, [row[key] for row in rows]) for label, key in curves.items() if key in rows[0]}
+        if series:
+            found[kind] = lines(series, title, 'guidance scale', high=high)
+    return found
+
+
+def _above(value: float) -> float:
+    """The least of five equal steps of one digit that reaches a value: 0.0974 gives 0.1, 0.27 gives 0.3."""
+    digit = 10.0 ** math.floor(math.log10(max(value, 1e-9) / 5.0))
+    return 5.0 * digit * math.ceil(value / (5.0 * digit))
