@@ -8,7 +8,7 @@ CONSTRAINTS = $$($(BIN)/python -c 'import os, sys; f = "constraints-%d.%d.txt" %
 .PHONY: help setup setup-test run test test-slow lint format clean
 
 help:
-	@echo "make run        train the small model, then write a GLB, a turntable and a report (about 5 minutes on 2 cores)"
+	@echo "make run        train the small model, then write a GLB, a turntable and a report (some 4 minutes on 2 cores)"
 	@echo "make test       the test suite          make test-slow   the minutes-long tests"
 	@echo "make setup      the virtual environment make lint        ruff"
 

@@ -166,6 +166,7 @@ def base() -> ml_collections.ConfigDict:
     config.loss.update(rays=512)
     config.optimizer.update(learning_rate=3e-4, warmup=1000)
     config.data.update(size=128, views=4)
+    config.checkpoint.update(every=1000, keep_every=10_000)
     return config
 
 

@@ -166,8 +166,7 @@ def relations(loaded: Loaded, log=lambda line: None, *, limit: int | None = None
     scores = {}
     for split in ('test', 'train'):
         scenes = shapes.pairs(split)
-        step = max(1, len(scenes) // (limit or 256))
-        scenes = scenes[step // 2 :: step]
+        scenes = [scenes[place] for place in np.sort(np.random.default_rng(0).permutation(len(scenes))[: limit or 256])]
         log(f'oracle: {len(scenes)} {split} scenes')
         prompts = [scene.captions[0] for scene in scenes]
         renders = render_views(loaded, prompts, views, size, progress=progress(log, f'{split} scenes'))
