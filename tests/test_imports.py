@@ -122,7 +122,7 @@ assert not heavy, heavy
 
 def test_no_file_is_too_long():
     long = {}
-    for folder, limit in {'t3d': 350, 'configs': 350, 'launch': 350, 'tests': 400}.items():
+    for folder, limit in {'t3d': 350, 'configs': 350, 'launch': 350, 'tests': 375}.items():
         for path in (ROOT / folder).rglob('*.py'):
             lines = len(path.read_text().splitlines())
             if lines > limit:

@@ -4,35 +4,12 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from small_single_view import TEXT, make_config
 
-from t3d import cli
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
-from t3d.data import furniture_source, images, pipeline, shapes, single_view, sources, toy
+from t3d.data import furniture_source, pipeline, shapes, single_view, sources, toy
 from t3d.geom import cameras
-
-TEXT = {'words': (), 'length': 8, 'open_vocabulary': False, 'folder': ''}
-
-
-def make_config(text=None, background=0.5, system='ganfusion_gan', **data):
-    data = {
-        'name': 'toy',
-        'kind': 'single_view',
-        'split': 'train',
-        'scenes': 'singles',
-        'size': 12,
-        'poses': 2,
-        'seed': 3,
-        'supersample': 1,
-        'path': '',
-        'variants': 0,
-        'mode': 'posed-known',
-        'mirror': False,
-        'views': 1,
-        **data,
-    }
-    config = {'system': system, 'batch': 8, 'preview': {'rows': 5}, 'render': {'background': background}, 'data': data}
-    return configs.from_dict(config | ({'text': text} if text else {}))
 
 
 def cameras_of(label):
@@ -223,91 +200,6 @@ def test_poses_of_a_distribution_are_drawn_from_its_ranges():
 def test_what_is_wrong_is_refused(data, message):
     with pytest.raises(UsageError, match=message):
         sources.make(make_config(**data))
-
-
-# ------------------------------------------------------------------------------------------------------------ EG3D sets
-
-
-def test_a_written_set_trains_like_the_set_it_was_written_from(tmp_path, capsys):
-    out = tmp_path / 'toy.zip'
-    words = ['--size', '12', '--poses', '2', '--seed', '3', '--supersample', '1']
-    assert cli.main(['data', 'single-view', 'toy', '--out', str(out), *words]) == 0
-    printed = capsys.readouterr().out
-    assert f'wrote {out}: 96 images of 12 px' in printed and 'distance 3.2 to 3.2, field of view 40.3 degrees' in printed
-    plain, _ = sources.make(make_config())
-    for mode in ('posed-known', 'posed-estimated'):
-        found, transform = sources.make(make_config(name='eg3d', path=str(out), mode=mode))
-        np.testing.assert_array_equal(found.labels, plain.labels)
-        for index in (0, 50, 95):
-            np.testing.assert_array_equal(found[index]['image'], plain[index]['image'])
-            assert found[index]['captions'] == plain[index]['captions']
-            assert found[index]['attributes'] == plain[index]['attributes']
-        assert set(transform(found[0], np.random.default_rng(0))) == {'image', 'label', 'fake_labels'}
-    config = sources.resolve(make_config(TEXT, name='eg3d', path=str(out), system='renderdiffusion'))
-    assert set(config.text.words) == {word for caption in plain.captions() for word in caption.split()}
-    source, transform = sources.make(config)
-    assert set(transform(source[0], np.random.default_rng(0))) == {'tokens', 'image', 'label'}
-
-
-def turned(count: int, size: int = 4) -> list[dict]:
-    table = np.float32(cameras.to_eg3d(cameras.orbit(np.arange(count) * 0.5, 0.2, 2.7, 0.3)))
-    random = np.random.default_rng(0)
-    return [{'image': random.integers(0, 256, (size, size, 3), np.uint8), 'label': label} for label in table]
-
-
-def test_sets_that_cannot_be_trained_on_are_refused(tmp_path):
-    images.write(tmp_path / 'posed', turned(3))
-    open_as = lambda text=None, **data: sources.make(make_config(text, name='eg3d', path=str(tmp_path / 'posed'), **data))
-    assert len(open_as(size=4)[0]) == 3 and len(open_as(size=4, mirror=True)[0]) == 6
-    with pytest.raises(UsageError, match=r'images of 4 px, the config wants data\.size=12: set data\.size=4'):
-        open_as()
-    with pytest.raises(UsageError, match="split='test' of .*posed: an EG3D set has one split"):
-        open_as(size=4, split='test')
-    words = {**TEXT, 'words': ('a',)}
-    with pytest.raises(
-        UsageError,
-        match=r'renderdiffusion reads captions, and 3 of 3 records of .*posed have none, first 00000/img00000000\.png',
-    ):
-        sources.make(make_config(words, name='eg3d', path=str(tmp_path / 'posed'), size=4, system='renderdiffusion'))
-    images.write(tmp_path / 'turned', [{**record, 'captions': ('the left shoe',)} for record in turned(3)])
-    with pytest.raises(UsageError, match='3 of 6 records of .*turned have none'):
-        sources.make(make_config(words, name='eg3d', path=str(tmp_path / 'turned'), size=4, mirror=True))
-    with pytest.raises(UsageError, match="renderdiffusion needs the camera of every image: data.mode='pose-distribution'"):
-        sources.make(make_config(words, system='renderdiffusion', mode='pose-distribution'))
-    frontal = [{**record, 'label': turned(1)[0]['label']} for record in turned(3)]
-    images.write(tmp_path / 'frontal', frontal)
-    with pytest.raises(UsageError, match='frontal: all 3 labels are of one pose.*billboard'):
-        sources.make(make_config(name='eg3d', path=str(tmp_path / 'frontal'), size=4))
-    images.write(tmp_path / 'bare', [{**record, 'label': None} for record in turned(3)])
-    with pytest.raises(UsageError, match='no labels'):
-        sources.make(make_config(name='eg3d', path=str(tmp_path / 'bare'), size=4))
-    source, _ = sources.make(make_config(name='eg3d', path=str(tmp_path / 'bare'), size=4, mode='pose-distribution'))
-    np.testing.assert_array_equal(source[1]['image'], turned(3)[1]['image'])
-
-
-def test_a_set_is_made_smaller_by_averaging_and_keeps_its_labels(tmp_path, capsys):
-    images.write(tmp_path / 'large', turned(5, 8))
-    command = ['data', 'single-view', 'eg3d', '--source', str(tmp_path / 'large'), '--out']
-    assert cli.main([*command, str(tmp_path / 'small.zip'), '--size', '4', '--limit', '3', '--mirror']) == 0
-    found = images.ImageSet(tmp_path / 'small.zip')
-    truth = turned(5, 8)
-    np.testing.assert_array_equal(found.labels[0], truth[0]['label'])
-    assert len(found) == 3 and found.size == 4  # of ten, mirrored ones included: the first, one between, the last
-    mean = truth[0]['image'].astype(float).reshape(4, 2, 4, 2, 3).mean((1, 3))
-    assert np.abs(found.image(0) - mean).max() <= 1.0  # two roundings
-    last = truth[4]['image'].astype(float).reshape(4, 2, 4, 2, 3).mean((1, 3))[:, ::-1]
-    assert np.abs(found.image(2) - last).max() <= 1.0
-    np.testing.assert_array_equal(found.labels[2], single_view.mirror_labels(truth[4]['label'][None])[0])
-    capsys.readouterr()
-    for words, message in (
-        ([str(tmp_path / 'small.zip')], 'small.zip is there already'),
-        ([str(tmp_path / 'x'), '--size', '16'], '--size 16: the images have 8 px'),
-        ([str(tmp_path / 'y'), '--limit', '1'], '--limit 1: wanted at least 2'),
-        ([str(tmp_path / 'y'), '--background', '128'], '--background 128.0: wanted a grey from 0'),
-    ):
-        assert cli.main([*command, *words]) == 2 and message in capsys.readouterr().err
-    assert cli.main(['data', 'single-view', 'eg3d', '--out', str(tmp_path / 'z')]) == 2
-    assert 'give the EG3D folder or zip to read' in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------------------- furniture
