@@ -69,7 +69,7 @@ def test_the_peer_answers():
     peer = bench.Peer()
     assert 'torch' in peer.load(bench_workload.SHAPES['tiny'])
     assert peer.once('forward', 1) > 0 and peer.once('both', 1) > 0
-    assert peer.memory('forward') >= 0.0
+    assert peer.memory('forward') > -8.0  # MiB that the process grew; nothing new may have been needed
     peer.close()
 
 

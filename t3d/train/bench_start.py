@@ -24,7 +24,7 @@ def flags() -> argparse.ArgumentParser:
     """Of `t3d bench start`."""
     parser = argparse.ArgumentParser(prog='t3d bench start')
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
-    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--repeats', type=int, default=7)
     parser.add_argument('--json', help='also write the result here')
     parser.add_argument('overrides', nargs='*', metavar='key=value')
     return parser
