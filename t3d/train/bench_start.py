@@ -15,7 +15,7 @@ import time
 
 import jax
 
-from t3d.core.errors import UsageError
+from t3d.core import errors
 
 ALONE, WHOLE = 'the step alone', 'from nothing'
 
@@ -61,7 +61,7 @@ def _process(words: list[str], what: str, folder: str) -> float:
     code = f'import sys; from t3d.train import bench_start; sys.exit(bench_start.one(sys.argv[1:], {what!r}, {time.time()!r}))'
     found = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True, env=environment)
     if found.returncode:
-        raise UsageError(f'no first step of {words[0]}: {found.stderr[-2000:].strip()}')
+        raise errors.UsageError(f'no first step of {words[0]}: {found.stderr[-2000:].strip()}')
     return json.loads(found.stdout.splitlines()[-1])
 
 
@@ -75,8 +75,10 @@ def one(words: list[str], what: str, began: float) -> str | None:
     """
     try:
         print(round(_seconds(words, what, began), 2))
-    except UsageError as error:
-        return str(error)
+    except Exception as error:
+        if (text := errors.line(error)) is None:
+            raise
+        return text
 
 
 def _seconds(words: list[str], what: str, began: float) -> float:
