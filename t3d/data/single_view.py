@@ -238,10 +238,7 @@ def open_set(config, split: str | None = None) -> SingleView:
     if data.name == 'toy':
         if mirror and data.scenes != 'singles':
             raise UsageError(f'data.mirror with data.scenes={data.scenes}: captions of left and right would be false.')
-        try:
-            pictures = Toy(data, split)
-        except ValueError as error:  # an unknown split or kind of scenes
-            raise UsageError(str(error)) from error
+        pictures = Toy(data, split)
     elif data.name == 'furniture':
         views, root = data.get('train_views', 0), furniture_source.data_root()
         pictures = _furniture(root, data.path, split, data.size, data.variants, data.seed, views, background)
