@@ -11,6 +11,7 @@ import small_triplanes
 from small_cli import TINY, alone, refusal, said  # noqa: F401
 
 from t3d import cli
+from t3d.commands import outputs
 from t3d.core.errors import UsageError
 from t3d.train import evaluate, inference
 
@@ -57,19 +58,19 @@ def test_bench_lists_its_benchmarks(capsys):
 
 
 def test_the_list_of_commands_is_complete():
-    commands = cli._parser()._subparsers._group_actions[0].choices
+    commands = cli.make_parser()._subparsers._group_actions[0].choices
     assert set(commands) == set(COMMANDS)
 
 
 @pytest.mark.parametrize('text, seeds', [('0', [0]), ('0-3,7', [0, 1, 2, 3, 7]), ('4, 0', [4, 0]), ('2-2', [2]), ('1,1', [1])])
 def test_seeds(text, seeds):
-    assert cli.parse_seeds(text) == seeds
+    assert outputs.parse_seeds(text) == seeds
 
 
 @pytest.mark.parametrize('text', ['', 'a', '0-', '-3', '3-1', '0,,1', '1-2-3', '1.5', '²', str(2**32)])
 def test_seeds_that_make_no_sense(text):
     with pytest.raises(UsageError, match='wanted a number below 2.32, a list 0,4 or a range 0-3'):
-        cli.parse_seeds(text)
+        outputs.parse_seeds(text)
 
 
 def test_overrides_stand_anywhere_on_the_line():
@@ -123,13 +124,15 @@ def test_an_interrupt_is_no_error(monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, '_doctor', interrupted)
+    monkeypatch.setitem(cli.COMMANDS, 'doctor', cli.COMMANDS['doctor']._replace(run=interrupted))
     assert cli.main(['doctor']) == 130 and 'Traceback' not in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves_is_no_error():
     """As `t3d ... | head`: the pipe is closed before the command has said everything."""
-    code = "import sys; from t3d import cli; cli._doctor = lambda args: print('x' * 10**6); sys.exit(cli.main(['doctor']))"
+    code = 'import sys; from t3d import cli; '
+    code += "cli.COMMANDS['doctor'] = cli.COMMANDS['doctor']._replace(run=lambda args: print('x' * 10**6)); "
+    code += "sys.exit(cli.main(['doctor']))"
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([sys.executable, '-c', code], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)

@@ -112,11 +112,11 @@ def test_a_missing_backend_is_an_error_line_and_other_faults_are_not(capsys, mon
         def command(args):
             raise RuntimeError(text)
 
-        return command
+        return cli.COMMANDS['doctor']._replace(run=command)
 
-    monkeypatch.setattr(cli, '_doctor', fail("Unable to initialize backend 'cuda': none found"))
+    monkeypatch.setitem(cli.COMMANDS, 'doctor', fail("Unable to initialize backend 'cuda': none found"))
     assert "Unable to initialize backend 'cuda'" in refusal(capsys, 'doctor')
-    monkeypatch.setattr(cli, '_doctor', fail('a fault of ours'))
+    monkeypatch.setitem(cli.COMMANDS, 'doctor', fail('a fault of ours'))
     with pytest.raises(RuntimeError, match='a fault of ours'):
         cli.main(['doctor'])
 

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     'export': {'core', 'geom'},
     'systems': {'core', 'geom', 'nets', 'diffusion', 'fields'},
     'train': {'core', 'geom', 'nets', 'diffusion', 'parallel', 'fields', 'data', 'metrics', 'checkpoint', 'export', 'systems'},
+    'commands': {'core', 'parallel', 'data', 'export', 'systems', 'train', 'viewer'},
 }
 SAME_LEVEL = {'systems'}  # siblings that do not import each other
 CORE = ('core', 'geom', 'nets', 'diffusion', 'fields', 'systems', 'parallel', 'train.bench')

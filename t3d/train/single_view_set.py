@@ -11,7 +11,7 @@ from t3d.data import images, single_view
 
 
 def run(args) -> str:
-    """Writes the set that the flags (train.flags.data) describe; returns the line to print."""
+    """Writes the set that the flags (commands.data) describe; returns the line to print."""
     least = {'size': 4, 'seed': 0, 'poses': 1, 'supersample': 1, 'variants': 0, 'limit': 2}
     for name, low in least.items():
         if getattr(args, name) is not None and getattr(args, name) < low:

@@ -1,0 +1,28 @@
+"""`t3d configs`, `t3d info`, `t3d doctor`: what can be trained, what a run holds, what this machine has."""
+
+
+def no_flags(command) -> None:
+    """Of `t3d configs` and `t3d doctor`."""
+
+
+def info_flags(command) -> None:
+    """Of `t3d info`."""
+    command.add_argument('run', nargs='?', help='default: the shipped weights')
+
+
+def configs(args) -> None:
+    from t3d.train import plan
+
+    print(plan.configs_table())
+
+
+def info(args) -> None:
+    from t3d.train import plan
+
+    print(plan.info(args.run))
+
+
+def doctor(args) -> None:
+    from t3d.train import doctor
+
+    print(doctor.report())

@@ -1,0 +1,22 @@
+"""`t3d bench`: throughput of this machine. The benchmarks parse their own words."""
+
+import argparse
+
+BENCHMARKS = """benchmarks, each with a --help of its own:
+  render  rays a second of the volume renderer, beside a PyTorch peer
+  train   steps and images a second, TFLOP/s and MFU of the train step of any config
+  start   seconds to the end of the first train step of any config, with an empty and a filled cache
+  unet    a forward pass of the Stable Diffusion UNet, beside diffusers
+  gan     the four training phases of a triplane GAN, beside PyTorch modules of the same shapes"""
+
+
+def flags(command) -> None:
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.epilog = BENCHMARKS
+    command.add_argument('rest', nargs=argparse.REMAINDER, metavar='BENCHMARK ...', help='one of those below and its words')
+
+
+def run(args) -> int:
+    from t3d.train import bench
+
+    return bench.main(args.rest)

@@ -1,0 +1,57 @@
+"""`t3d data build`, `t3d data single-view`: data sets."""
+
+
+def flags(command) -> None:
+    actions = command.add_subparsers(dest='action', required=True, metavar='ACTION')
+    text = 'render the furniture library: `t3d data build furniture --source PATH --size 64`'
+    build = actions.add_parser('build', help=text, description=text)
+    build.add_argument('name', choices=('furniture',))
+    build.add_argument('--source', required=True, help='the .deb, a .sh3f library, or a folder of them')
+    build.add_argument('--size', type=int, default=64, help='pixels of the square views')
+    build.add_argument('--out', help='where built data sets live (default: $T3D_DATA or ~/.cache/t3d/data)')
+    build.add_argument('--variants', type=int, default=0, help='recoloured variants of each object, up to 7')
+    build.add_argument('--limit', type=int, help='only this many objects')
+    build.add_argument('--processes', type=int, default=2, help='that render at once')
+    build.add_argument('--license', default='all', choices=('all', 'cc0'))
+    text = 'one posed picture a record as an EG3D folder or zip: `t3d data single-view toy --out toy.zip`'
+    write = actions.add_parser('single-view', help=text, description=text)
+    names = ('toy', 'furniture', 'eg3d')
+    write.add_argument('name', choices=names, help='eg3d: a set that is checked, mirrored or made smaller')
+    write.add_argument('--out', required=True, help='a .zip, or a folder that is not there yet')
+    write.add_argument('--source', default='', help='of eg3d: its folder or zip; of furniture: the build (default: $T3D_DATA)')
+    write.add_argument('--split', default='train', help='train (default), test, ...')
+    write.add_argument('--size', type=int, help='pixels of the square images (default: 64; of eg3d as they are)')
+    write.add_argument('--poses', type=int, default=64, help='of toy: pictures of each scene')
+    write.add_argument('--scenes', default='singles', help='of toy: singles, pairs, both')
+    write.add_argument('--supersample', type=int, default=3, help='of toy: rays for each side of a pixel, odd')
+    write.add_argument('--variants', type=int, default=0, help='of furniture: recoloured variants the build has')
+    write.add_argument('--background', type=float, default=0.5, help='grey from 0 to 1 behind transparent pixels')
+    write.add_argument('--seed', type=int, default=0, help='of the poses')
+    write.add_argument('--mirror', action='store_true', help='every picture a second time, mirrored, its label too')
+    write.add_argument('--limit', type=int, help='only this many pictures, spread over the set')
+
+
+def run(args) -> None:
+    if args.action == 'single-view':
+        from t3d.train import single_view_set
+
+        return print(single_view_set.run(args))
+    from t3d.data import furniture
+
+    try:
+        import embreex.mesh_construction  # noqa: F401
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            '`t3d data build` renders with Embree (package embreex): pip install "t3d[data]". Its wheels '
+            'are for x86-64 Linux, Windows and macOS.'
+        ) from error
+    path = furniture.build(
+        args.source,
+        args.out,
+        args.size,
+        variants=args.variants,
+        limit=args.limit,
+        license=args.license,
+        processes=args.processes,
+    )
+    print(f'built {path}')

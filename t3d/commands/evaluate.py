@@ -1,0 +1,32 @@
+"""`t3d eval`: scores of a run, with their controls."""
+
+
+def flags(command) -> None:
+    command.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
+    command.add_argument('--metrics', metavar='A,B', help='psnr, ssim, fid, kid, fid_tiny, fd_effnet, clip, align, ...')
+    command.add_argument('--inception-weights', metavar='FILE', help='FID Inception-v3 as safetensors, for fid and kid')
+    command.add_argument('--clip-weights', metavar='DIR', help='folder of a CLIPModel, for clip')
+    command.add_argument('--align-head', metavar='DIR', help='of python -m launch.align_head, for align (default: no training)')
+    command.add_argument('--limit', type=int, help='at most this many objects or scenes')
+    command.add_argument('--split', help='of a built data set: train (default), val, test, test_combo')
+    command.add_argument('--json', help='also write the scores here')
+
+
+def run(args) -> None:
+    import json
+
+    from t3d.parallel import devices
+    from t3d.train import evaluate, inference, publish, scores
+
+    devices.compilation_cache()
+    names = scores.check([name.strip() for name in args.metrics.split(',')]) if args.metrics else []
+    loaded, which = inference.load(args.run), {'limit': args.limit, 'split': args.split}
+    if names:
+        weights = {name: getattr(args, name) for name in ('inception_weights', 'clip_weights', 'align_head')}
+        found = scores.evaluate(loaded, names, print, **weights, **which)
+    else:
+        found = evaluate.evaluate(loaded, print, **which)
+        print(publish.table({'step': loaded.step, **found}))
+    if args.json:
+        with open(args.json, 'w') as file:
+            json.dump({'step': loaded.step, **found}, file, indent=1)

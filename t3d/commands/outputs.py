@@ -1,0 +1,72 @@
+"""What `generate`, `export` and `render` share: flags of prompts, seeds, meshes and turntables, and their checks."""
+
+FORMATS = 'glb, obj, ply, stl'
+
+
+def prompts(command) -> None:
+    command.add_argument('prompt', nargs='*', help='one prompt each, in quotes')
+    command.add_argument('--prompts', metavar='FILE', help='a text file, one prompt a line')
+    command.add_argument('--seeds', default='0', help='a number, a list 0,4 or a range 0-3')
+
+
+def places(command) -> None:
+    command.add_argument('--out', default='out', help='folder to write (default: out/)')
+    command.add_argument('--grid', type=int, help='cells per side of the density grid')
+    command.add_argument('--dry-run', action='store_true', help='print what would be made, make nothing')
+
+
+def meshes(command) -> None:
+    command.add_argument('--format', dest='formats', nargs='+', metavar='F', help=FORMATS)
+    command.add_argument('--texture', type=int, help='texels per side, 0 for vertex colours')
+    command.add_argument('--faces', type=int, help='triangles at most')
+    command.add_argument('--threshold', type=float, help='density of the surface (default: the one that fits the renders)')
+
+
+def views(command) -> None:
+    command.add_argument('--frames', type=int, help='of the turntable, 0 for none')
+    command.add_argument('--size', type=int, help='pixels of the turntable')
+    command.add_argument('--render-size', type=int, help='pixels rendered before scaling to --size')
+    command.add_argument('--gif', action='store_true', default=None, help='also a gif')
+
+
+def parse_seeds(text: str) -> list[int]:
+    """[0, 1, 2, 3, 7] from '0-3,7'."""
+    from t3d.core.errors import UsageError
+
+    seeds = []
+    for part in text.split(','):
+        first, dash, last = part.strip().partition('-')
+        good = all(number.isascii() and number.isdigit() and int(number) < 2**32 for number in (first, last if dash else first))
+        if not good or (dash and int(last) < int(first)):
+            raise UsageError(f'seeds {text!r}: wanted a number below 2^32, a list 0,4 or a range 0-3.')
+        seeds += range(int(first), int(last if dash else first) + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def all_prompts(args, config) -> list[str]:
+    """The prompts given as words and in the file of --prompts; without any, those of the config."""
+    from t3d.core.errors import UsageError
+
+    found = list(args.prompt)
+    if args.prompts:
+        with open(args.prompts, encoding='utf-8') as lines:
+            found += [line.strip() for line in lines if line.strip()]
+    found = found or list(config.export.prompts)
+    if not found:
+        raise UsageError('no prompt: give one in quotes, or a file with --prompts FILE.')
+    return found
+
+
+def check(args) -> None:
+    """Raises UsageError for what can be known to be wrong before the weights are read."""
+    from t3d.core.errors import UsageError
+    from t3d.export import meshes as writers
+
+    unknown = [word for word in getattr(args, 'formats', None) or () if word not in writers.FORMATS]
+    if unknown:
+        hint = ' Put prompts before --format.' if ' ' in unknown[0] else ''
+        raise UsageError(f'unknown mesh format {unknown[0]!r}: choose from {", ".join(writers.FORMATS)}.{hint}')
+    for name, least in (('texture', 0), ('faces', 4), ('grid', 8), ('frames', 0), ('size', 16), ('render_size', 8)):
+        value = getattr(args, name, None)
+        if value is not None and value < least:
+            raise UsageError(f'--{name.replace("_", "-")} {value}: wanted at least {least}.')

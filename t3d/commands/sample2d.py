@@ -1,0 +1,31 @@
+"""`t3d sample2d`: text to image, with Stable Diffusion weights of the user's own or image_diffusion."""
+
+from t3d.commands import weights
+
+
+def flags(command) -> None:
+    command.add_argument('prompt', nargs='*', help='in quotes')
+    command.add_argument('--weights', metavar='DIR', help='diffusers layout, one .safetensors, a run or a weights folder')
+    weights.settings(command)
+    for name, kind, default, text in (
+        ('--steps', int, 30, 'of the sampler'),
+        ('--sampler', str, 'ddim', 'ddim, ddpm, dpm, dpm-karras'),
+        ('--guidance', float, None, "1 for none (default: the model's own, 7.5 for Stable Diffusion)"),
+        ('--seed', int, 0, 'of the noise'),
+        ('--size', int, None, "pixels per side (default: the model's own)"),
+        ('--negative', str, '', 'what to steer away from'),
+        ('--variant', str, None, 'of the files, for example fp16'),
+        ('--dtype', str, 'float32', 'of the computation: float32, bfloat16, float16'),
+        ('--out', str, 'image.png', 'the PNG to write; prompt and settings are in its metadata'),
+    ):
+        command.add_argument(name, type=kind, default=default, help=f'{text} (default: {default})' if default else text)
+
+
+def run(args) -> None:
+    from t3d.parallel import devices
+    from t3d.train import sample2d
+
+    devices.compilation_cache()
+    settings = sample2d.Settings(args.steps, args.sampler, args.guidance, args.seed, args.size, args.negative)
+    how = {'config': args.config, 'variant': args.variant, 'dtype': args.dtype}
+    sample2d.run(' '.join(args.prompt), args.weights, args.out, settings, **how)

@@ -1,0 +1,16 @@
+"""`t3d view`: a prompt in the browser, live from a checkpoint."""
+
+
+def flags(command) -> None:
+    command.add_argument('run', nargs='?', help='run folder, weights folder, or the name of shipped weights')
+    command.add_argument('prompt', nargs='*')
+    command.add_argument('--port', type=int, default=8080)
+
+
+def run(args) -> None:
+    from t3d import viewer
+
+    words = list(args.prompt)
+    if args.run and ' ' in args.run:  # `t3d view "a red cube"`: the shipped weights
+        args.run, words = None, [args.run, *words]
+    viewer.serve(args.run, ' '.join(words), port=args.port)
