@@ -22,7 +22,7 @@ def ray_box(rays: Rays, side: float) -> tuple[Float[Array, '*b'], Float[Array, '
     """Distances (near, far) [...] at which rays enter and leave the cube of edge `side` about the origin; misses give (-1, -2).
 
     The slab test on lines: near is negative for an origin inside the box, and a box behind the origin is hit at negative
-    distances, as in EG3D's renderer. Camera code that wants the visible part takes jnp.maximum(near, 0).
+    distances, as in EG3D's renderer. What a camera sees begins at 0: `volume.limits` cuts there, for every renderer.
     """
     inverse = 1.0 / jnp.asarray(rays.directions)  # +-inf on an axis the ray does not move along
     low, high = (-0.5 * side - rays.origins) * inverse, (0.5 * side - rays.origins) * inverse

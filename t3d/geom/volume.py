@@ -79,9 +79,13 @@ def _sample_weights(weights):
 
 
 def limits(rays: Rays, near, far) -> tuple[jax.Array, jax.Array]:
-    """near and far as arrays [..., R]; rays with near > far (`rays.ray_box` missed) get an empty range at 0."""
+    """near and far as arrays [..., R], and nothing behind the camera: what lies at negative distances is cut off.
+
+    Rays with near > far, which missed the box or have left it behind (`rays.ray_box`), get an empty range at 0.
+    """
     shape = rays.origins.shape[:-1]
     near, far = (jnp.broadcast_to(jnp.asarray(value, jnp.float32), shape) for value in (near, far))
+    near = jnp.maximum(near, 0.0)
     hit = near <= far
     return jnp.where(hit, near, 0.0), jnp.where(hit, far, 0.0)
 
@@ -159,7 +163,8 @@ def render(
       field: `(points [..., N, 3], directions [..., N, 3]) -> (density [..., N], features [..., N, C])`.
       rays: origins and directions [..., R, 3].
       key: for the jitter; None for none (the same image every time).
-      near, far: distances, numbers or arrays [..., R]. Rays with near > far see nothing: exactly zero opacity.
+      near, far: distances, numbers or arrays [..., R], of which only those from 0 are seen, in front of the camera. Rays with
+        near > far see nothing: exactly zero opacity.
       num_samples, num_importance: S >= 2 (>= 4 with importance samples) and N, per ray.
       density_activation: from the field's density, averaged between neighbours, to a density >= 0 per scene unit.
       jitter: False keeps the samples in place although a key is given.

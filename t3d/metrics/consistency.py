@@ -80,11 +80,11 @@ def agreement(
     points = _points(depth, views)
     count = points.shape[0]
     theirs = jax.tree.map(other, views)
-    uv, _ = cameras.project(theirs, points.reshape(count, -1, 3))
+    uv, ahead = cameras.project(theirs, points.reshape(count, -1, 3))
     far = jnp.linalg.norm(points.reshape(count, -1, 3) - theirs.world_from_cam[:, None, :3, 3], axis=-1)
     found = jax.vmap(_bilinear)(jnp.concatenate([other(rgb), other(depth)[..., None], other(opacity)[..., None]], -1), uv)
     there, behind, solid = found[..., :3], found[..., 3], found[..., 4]
-    inside = jnp.all((uv > 0.0) & (uv < 1.0), -1) & (opacity.reshape(count, -1) > SOLID)
+    inside = jnp.all((uv > 0.0) & (uv < 1.0), -1) & (ahead > 0.0) & (opacity.reshape(count, -1) > SOLID)
     clean = solid > HALF[1]  # no outline: between pixels of object and background depths have no meaning
     seen = inside & clean & (jnp.abs(far - behind) <= tolerance)
     contradicted = inside & ((clean & (far < behind - tolerance)) | (solid < HALF[0]))

@@ -209,7 +209,7 @@ class Modules:
 
     def render_rays(self, scene, rays: Rays, key, samples: int):
         """RenderOutput for rays [B, R, 3]; `features` are albedo over black, in (0, 1 / alpha)."""
-        near, far = clipped_box(rays)
+        near, far = ray_box(rays, 2.0)
         return volume.render(
             self.raw_field(scene),
             rays,
@@ -225,7 +225,7 @@ class Modules:
         """Deterministic render of batched scenes, rays [B, ..., 3], over the config's background."""
         shape = rays.origins.shape
         flat = jax.tree.map(lambda leaf: leaf.reshape(shape[0], -1, 3), rays)
-        near, far = clipped_box(flat)
+        near, far = ray_box(flat, 2.0)
         out = volume.render_chunked(
             self.raw_field(scene),
             flat,
@@ -256,12 +256,6 @@ class Modules:
         field = self.raw_field({'planes': scene['planes'][None], 'field': scene['field']})
         raw, rgb = field(points[None])
         return self.density(raw)[0], jnp.clip(rgb[0], 0.0, 1.0)
-
-
-def clipped_box(rays: Rays):
-    """Where rays enter and leave the object's box; nothing behind the camera (near > far there, which is a miss)."""
-    near, far = ray_box(rays, 2.0)
-    return jnp.maximum(near, 0.0), far
 
 
 def draw_pixels(key, alpha, count: int, foreground: float):

@@ -136,7 +136,7 @@ class Model:
         """Colour over the background, in [0, 1], along rays [B, N, 3]; a key jitters the samples; chunk 0 for all at once."""
         render = self.config.render
         near, far = ray_box(rays, render.box_warp)
-        options = dict(near=jnp.maximum(near, 0.0), far=far, num_samples=render.samples, num_importance=render.importance)
+        options = dict(near=near, far=far, num_samples=render.samples, num_importance=render.importance)
         options['density_activation'] = triplane_field.eg3d_density
         field = self.field(decoder, planes)
         if chunk and rays.origins.shape[-2] > chunk:
