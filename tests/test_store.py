@@ -11,6 +11,7 @@ import pytest
 from dummy_system import make
 from jax.sharding import PartitionSpec as P
 
+from t3d.checkpoint import digests
 from t3d.checkpoint import store as stores
 from t3d.core import tree
 from t3d.core.errors import NonFinite
@@ -84,6 +85,17 @@ def test_keeps_the_last_every_nth_and_the_best(tmp_path):
     store.save(at(state, 8), data={}, config={}, metrics={'loss': 6.0})
     store.close()
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == [f'{s:08d}' for s in (3, 4, 7, 8)]
+
+
+@pytest.mark.parametrize('best', ['loss', ''])
+def test_keep_0_keeps_all(tmp_path, best):
+    store, state = stores.Store(tmp_path, keep=0, best=best), placed()
+    for step in (1, 2, 3, 4):
+        store.save(at(state, step), data={}, config={}, metrics={'loss': step})
+    store.close()
+    assert stores.Store(tmp_path, read_only=True).steps() == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match='checkpoint.keep=-1, .* wanted 0 or more'):
+        stores.Store(tmp_path, keep=-1)
 
 
 def test_donated_state_is_saved_as_it_was(tmp_path):
@@ -194,16 +206,16 @@ def test_a_truncated_file_is_one_line_and_nothing_else_on_the_console(saved, tmp
 def test_digest_sees_every_bit_and_no_layout():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(16, 24)).astype(np.float32)
-    plain = int(stores.digest(jnp.asarray(x)))
+    plain = int(digests.digest(jnp.asarray(x)))
     mesh = devices.make({'data': 2, 'fsdp': 4})
     cut = jax.device_put(x, jax.NamedSharding(mesh, P('fsdp', 'data')))
-    assert int(jax.jit(stores.digest)(cut)) == plain
+    assert int(jax.jit(digests.digest)(cut)) == plain
     for _ in range(200):
         y = x.copy()
         y.view(np.uint32)[rng.integers(16), rng.integers(24)] ^= np.uint32(1) << rng.integers(32, dtype=np.uint32)
-        assert int(stores.digest(jnp.asarray(y))) != plain
-    assert int(stores.digest(jnp.asarray(x[::-1]))) != plain
-    assert int(stores.digest(jnp.zeros(4))) != int(stores.digest(jnp.zeros(5)))
+        assert int(digests.digest(jnp.asarray(y))) != plain
+    assert int(digests.digest(jnp.asarray(x[::-1]))) != plain
+    assert int(digests.digest(jnp.zeros(4))) != int(digests.digest(jnp.zeros(5)))
 
 
 def test_other_model_gives_a_short_difference(saved):

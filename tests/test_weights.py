@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from t3d.checkpoint import weights
+from t3d.core.errors import UsageError
 
 PARAMS = {'a': {'kernel': np.arange(6.0, dtype=np.float32).reshape(2, 3)}, 'table': np.arange(3)}
 
@@ -22,6 +23,34 @@ def test_half_precision_is_restored_to_the_model(tmp_path):
     params, _ = weights.load(tmp_path)
     assert params['a']['kernel'].dtype == jnp.bfloat16
     assert weights.check(params, PARAMS)['a']['kernel'].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ('value', 'dtype', 'wanted'),
+    [
+        (1e5, 'float16', 'a/kernel would hold infinity: 1e.05 is beyond 65504, the largest number of float16. Write float32'),
+        (-7e4, 'float16', 'a/kernel would hold infinity'),
+        (3.4e38, 'bfloat16', r'a/kernel would hold infinity: 3.4e.38 is beyond 3.3895e.38, the largest number of bfloat16'),
+        (np.inf, 'float32', 'a/kernel holds NaN or infinity'),
+        (np.nan, None, 'a/kernel holds NaN or infinity'),
+        (1e-9, 'float16', r'a/kernel would vanish: its values \(at most 1e-09\) are too small for float16. Write float32'),
+        (3e-7, 'float16', 'a/kernel would vanish'),
+    ],
+)
+def test_values_that_a_type_cannot_hold_are_refused_by_name(tmp_path, value, dtype, wanted):
+    params = {'a': {'kernel': np.full((2, 3), value, np.float32)}, 'b': np.ones(4, np.float32)}
+    with pytest.raises(UsageError, match=wanted):
+        weights.save(tmp_path / 'w', params, {}, dtype=dtype)
+    assert not (tmp_path / 'w').exists()
+
+
+def test_values_that_a_type_holds_are_written(tmp_path):
+    kernel = np.float32([65504.0, 1.0, 1e-9, 0.0])  # one small value among others is no loss
+    for dtype in ('float16', 'bfloat16', 'float32', None):
+        weights.save(
+            tmp_path, {'kernel': kernel, 'zero': np.zeros(3, np.float32), 'none': np.zeros((0, 3), np.float32)}, {}, dtype
+        )
+        np.testing.assert_allclose(weights.load(tmp_path)[0]['kernel'].astype(np.float32), kernel, rtol=2**-8, atol=1e-7)
 
 
 def test_missing_files_folder_and_next_step(tmp_path):

@@ -6,16 +6,10 @@ restores onto any device mesh and any number of processes: the targets are built
 the layout it was saved in. No random key is stored: keys are functions of the seed and the step.
 """
 
-import contextlib
-import functools
-import gc
 import hashlib
 import itertools
 import json
-import logging
 import re
-import sys
-import types
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from t3d.checkpoint import around_orbax, digests
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError, diverged
 from t3d.core.system import TrainState
@@ -54,20 +49,24 @@ class Store:
 
     Args:
       folder: created if absent.
-      keep: the latest ones kept; keep_every: multiples of this step are kept for good (0: none); best: the name of a
+      keep: the latest ones kept (0: all); keep_every: multiples of this step are kept for good (0: none); best: the name of a
         metric whose lowest value is kept too ('' for none; prefix '+' for highest).
     """
 
     def __init__(self, folder, *, keep: int = 3, keep_every: int = 0, best: str = '', read_only: bool = False):
         import orbax.checkpoint as ocp
 
-        self.folder = epath.Path(folder).absolute() if '://' not in str(folder) else epath.Path(folder)
+        if keep < 0 or keep_every < 0:
+            raise UsageError(
+                f'checkpoint.keep={keep}, checkpoint.keep_every={keep_every}: wanted 0 or more (keep=0: keep all).'
+            )
+        self.folder = around_orbax.literal(folder)
         self._ocp = ocp
         self._best = best.lstrip('+')
         self._manager = None
         if read_only and not self.folder.exists():
             return
-        with _quiet('absl'):  # it warns of read_only
+        with around_orbax.quiet('absl'):  # it warns of read_only
             options = ocp.CheckpointManagerOptions(
                 step_name_format=ocp.path.step.standard_name_format(step_format_fixed_length=DIGITS),
                 preservation_policy=_policy(keep, keep_every, best),
@@ -93,7 +92,7 @@ class Store:
         step = int(jax.device_get(state.step))
         if step in self._manager.all_steps():
             return False
-        leaves, bad = inspect(state)
+        leaves, bad = digests.inspect(state)
         if bad:
             self.wait()
             more = f' and {len(bad) - 3} more' if len(bad) > 3 else ''
@@ -186,20 +185,20 @@ class Store:
 
     def _read(self, step: int, items: dict[str, PyTree]) -> dict[str, PyTree]:
         args = {name: self._ocp.args.StandardRestore(target) for name, target in items.items()}
-        with _quiet('asyncio', 'absl'):
+        with around_orbax.quiet('asyncio', 'absl'):
             try:
                 return dict(self._manager.restore(step, args=self._ocp.args.Composite(**args)).items())
             except Exception as error:
                 text = str(error)
-            _end_abandoned_reads()
-        _ignore_abandoned_reads()
+            around_orbax.end_abandoned_reads()
+        around_orbax.ignore_abandoned_reads()
         leaf = re.search(r"""Error reading "([^"]+)/[^"/]*"|'path': '([^'/][^']*)/'""", text)
         item = 'ema/' if '/ema/' in text else ''
         leaf = f' at leaf {item}{(leaf.group(1) or leaf.group(2)).replace(".", "/")}' if leaf else ''
         raise CorruptCheckpoint(f'{self._path(step)} cannot be read{leaf}: {text.splitlines()[0][:160]}. {self._other(step)}')
 
     def _verify(self, step: int, tree: PyTree, leaves: dict) -> None:
-        found, _ = inspect(tree)
+        found, _ = digests.inspect(tree)
         bad = [
             name
             for name, leaf in found.items()
@@ -220,47 +219,6 @@ class Store:
         )
 
 
-def inspect(tree: PyTree) -> tuple[dict[str, dict], list[str]]:
-    """({name: {shape, dtype, digest}} of all leaves, names of floating leaves that hold NaN or infinity)."""
-    leaves = trees.flatten(tree)
-    mesh = next((leaf.sharding.mesh for leaf in leaves.values() if isinstance(leaf.sharding, jax.sharding.NamedSharding)), None)
-    digests, finite = jax.device_get(_digests(mesh)(list(leaves.values())))
-    table = {
-        name: {'shape': list(leaf.shape), 'dtype': str(leaf.dtype), 'digest': int(digest)}
-        for (name, leaf), digest in zip(leaves.items(), digests, strict=True)
-    }
-    return table, [name for name, good in zip(leaves, finite, strict=True) if not good]
-
-
-@functools.lru_cache(maxsize=8)
-def _digests(mesh):
-    out = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()) if mesh else None
-
-    def run(leaves):
-        finite = [jnp.all(jnp.isfinite(x)) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.array(True) for x in leaves]
-        return jnp.stack([digest(x) for x in leaves]), jnp.stack(finite)
-
-    return jax.jit(run, out_shardings=out) if out else jax.jit(run)
-
-
-def digest(x: jax.Array) -> jax.Array:
-    """A uint32 of an array's bits, the same for every sharding: the sum modulo 2^32 of a mix of each word and its index."""
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        x = jax.random.key_data(x)
-    if x.dtype == jnp.bool_:
-        x = x.astype(jnp.uint8)
-    bits = min(8 * x.dtype.itemsize, 32)
-    words = jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{bits}')).astype(jnp.uint32)
-    index, stride = jnp.zeros(words.shape, jnp.uint32), 1
-    for axis in reversed(range(words.ndim)):
-        index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * np.uint32(stride % 2**32)
-        stride *= words.shape[axis]
-    h = words ^ (index * np.uint32(0x9E3779B1))
-    h = (h ^ (h >> 16)) * np.uint32(0x85EBCA6B)  # the finaliser of MurmurHash3
-    h = (h ^ (h >> 13)) * np.uint32(0xC2B2AE35)
-    return jnp.sum(h ^ (h >> 16), dtype=jnp.uint32) + np.uint32(stride % 2**32)
-
-
 def _split(state: TrainState) -> tuple[dict, PyTree]:
     main = {'step': state.step, 'params': state.params, 'opt_state': state.opt_state, 'extras': state.extras}
     return main, state.ema
@@ -269,54 +227,6 @@ def _split(state: TrainState) -> tuple[dict, PyTree]:
 def _json_digest(*items: dict) -> str:
     """A digest of JSON data, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _quiet(*names: str):
-    """Silences what libraries log about a failure that is reported here in one line."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
-    sys.unraisablehook = lambda _: None
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _end_abandoned_reads() -> None:
-    """Ends the reads of other leaves that Orbax leaves hanging after one has failed: each would complain when it is freed."""
-    gc.collect()
-    for thing in gc.get_objects():
-        if type(thing) is types.CoroutineType and _is_read(thing):  # isinstance would wake lazy objects
-            with contextlib.suppress(Exception):  # what they say of being ended
-                thing.close()
-
-
-def _ignore_abandoned_reads() -> None:
-    """From a failed read on, keeps late words about it off the console; all else goes where it went.
-
-    TensorStore's threads finish what was begun and wake an event loop that is closed, at any time until the process ends.
-    """
-    before = sys.unraisablehook
-    if getattr(before, '__name__', '') == '_abandoned':
-        return
-
-    def _abandoned(unraisable) -> None:
-        closed = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == 'Event loop is closed'
-        if not closed and not _is_read(unraisable.object):
-            before(unraisable)
-
-    sys.unraisablehook = _abandoned
-
-
-def _is_read(thing) -> bool:
-    """Whether an object is a coroutine in which Orbax reads."""
-    code = getattr(thing, 'cr_code', None)
-    return code is not None and 'orbax' in code.co_filename and ('read' in code.co_name or 'deserialize' in code.co_name)
 
 
 def _check_leaves(target: dict, stored: dict, path) -> None:
@@ -334,7 +244,7 @@ def _check_leaves(target: dict, stored: dict, path) -> None:
 def _policy(keep: int, keep_every: int, best: str):
     from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-    kept = [policies.LatestN(keep)]
+    kept = [policies.LatestN(keep or None)]
     if keep_every:
         kept.append(policies.EveryNSteps(keep_every))
     if best:

@@ -1,16 +1,19 @@
 """A folder of weights to share: `model.safetensors` and `config.json`. Never pickle."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from t3d.checkpoint.torch_files import DTYPES
 from t3d.core import config as configs
+from t3d.core import files
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
 
 FILE, CONFIG = 'model.safetensors', 'config.json'
+LOST = 0.02  # share of an array's norm; rounding alone takes 2^-8 in bfloat16
 
 
 class MissingWeights(UsageError, FileNotFoundError):
@@ -21,12 +24,30 @@ def save(folder, params: PyTree, config, dtype=None) -> None:
     """Writes params (nested dictionaries) and config into a folder, floating leaves cast to `dtype` if given."""
     from safetensors.numpy import save as to_bytes
 
-    folder = epath.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    params = trees.cast(params, dtype) if dtype is not None else params
     leaves = {name: np.asarray(leaf, order='C') for name, leaf in trees.flatten(jax.device_get(params)).items()}
-    (folder / FILE).write_bytes(to_bytes(leaves, metadata={'format': 't3d 1'}))
-    (folder / CONFIG).write_text(configs.to_json(config))
+    leaves = {name: _cast(name, leaf, dtype) for name, leaf in leaves.items()}
+    folder = files.path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / FILE, to_bytes(leaves, metadata={'format': 't3d 1'}))
+    files.write(folder / CONFIG, configs.to_json(config))
+
+
+def _cast(name: str, leaf: np.ndarray, dtype) -> np.ndarray:
+    """The array in `dtype` if it is a floating one; UsageError where its values do not survive."""
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    if not np.isfinite(leaf).all():
+        raise UsageError(f'not written: {name} holds NaN or infinity. Take the weights of an earlier checkpoint.')
+    with np.errstate(over='ignore'):
+        new = leaf if dtype is None else leaf.astype(jnp.dtype(dtype))
+    wide, back = np.float64(leaf), np.float64(new)
+    if not np.isfinite(back).all():
+        largest = f'{np.abs(wide).max():.4g} is beyond {float(jnp.finfo(new.dtype).max):.5g}, the largest number of {new.dtype}'
+        raise UsageError(f'not written: {name} would hold infinity: {largest}. Write float32.')
+    if new.dtype.itemsize < leaf.dtype.itemsize and np.linalg.norm(back - wide) > LOST * np.linalg.norm(wide):
+        what = f'its values (at most {np.abs(wide).max():.2g}) are too small for {new.dtype}'
+        raise UsageError(f'not written: {name} would vanish: {what}. Write float32.')
+    return new
 
 
 def load(folder) -> tuple[PyTree, object]:

@@ -4,6 +4,7 @@ A frame shows colour, normal and depth side by side. Rays that cannot meet the o
 the density grid are painted into each frame first, and only the pixels they touch are traced.
 """
 
+import contextlib
 import functools
 import math
 import operator
@@ -235,6 +236,7 @@ def write_mp4(images: np.ndarray, path, *, height: int | None = None, fps: int =
     height = rows if height is None else height
     target = [2 * round(value / 2) for value in (columns * height / rows, height)]
     path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.parent / f'{path.name}.part'
     command = [
         program,
         '-y',
@@ -263,12 +265,18 @@ def write_mp4(images: np.ndarray, path, *, height: int | None = None, fps: int =
         f'scale={target[0]}:{target[1]}:flags=bicubic',
         '-movflags',
         '+faststart',
-        str(path),
+        '-f',
+        'mp4',
+        f'file:{part.absolute()}',  # else a colon names a protocol and a leading dash an option
     ]
     # Not imageio_ffmpeg.write_frames: it starts ffmpeg through os.fork, which a process with JAX's threads must not use.
     done = subprocess.run(command, input=np.ascontiguousarray(images).data, stderr=subprocess.PIPE, check=False)
     if done.returncode:
-        raise RuntimeError(f'ffmpeg could not write {path}: {done.stderr.decode(errors="replace").strip()[-500:]}')
+        with contextlib.suppress(OSError):
+            part.unlink()
+        said = done.stderr.decode(errors='replace').strip().splitlines() or [f'status {done.returncode}']
+        raise UsageError(f'ffmpeg could not write {path}: {said[-1][-300:]}')
+    part.replace(path)
     return path
 
 

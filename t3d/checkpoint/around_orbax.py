@@ -1,0 +1,84 @@
+"""What Orbax does that no run folder and no console should meet: names read as patterns, reads left hanging, log lines."""
+
+import contextlib
+import gc
+import glob
+import logging
+import sys
+import types
+
+from etils import epath
+
+from t3d.core import files
+from t3d.core.errors import UsageError
+
+
+class LiteralPath(type(epath.Path('/'))):
+    """A local path whose `glob` reads the pattern alone as one: folders may have [ ] ? * in their names."""
+
+    def glob(self, pattern: str):
+        """The paths that match below this folder."""
+        return (self / name for name in glob.glob(pattern, root_dir=self))
+
+
+def literal(folder) -> epath.Path:
+    """An absolute path to give to Orbax; the addresses of buckets stay as they are.
+
+    Raises: UsageError for names that TensorStore takes for more than a name.
+    """
+    folder = files.path(folder)
+    if '://' in str(folder):
+        return folder
+    folder = folder.absolute()
+    for part in folder.parts:
+        if '\\' in part or part.removesuffix(':') in files.BUCKETS and part.endswith(':'):
+            raise UsageError(f'checkpoints cannot be kept in {folder}: {part!r} is no name for a folder. Choose another.')
+    return LiteralPath(folder)
+
+
+@contextlib.contextmanager
+def quiet(*names: str):
+    """Silences what libraries log about a failure that is reported here in one line."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def end_abandoned_reads() -> None:
+    """Ends the reads of other leaves that Orbax leaves hanging after one has failed: each would complain when it is freed."""
+    gc.collect()
+    for thing in gc.get_objects():
+        if type(thing) is types.CoroutineType and _is_read(thing):  # isinstance would wake lazy objects
+            with contextlib.suppress(Exception):  # what they say of being ended
+                thing.close()
+
+
+def ignore_abandoned_reads() -> None:
+    """From a failed read on, keeps late words about it off the console; all else goes where it went.
+
+    TensorStore's threads finish what was begun and wake an event loop that is closed, at any time until the process ends.
+    """
+    before = sys.unraisablehook
+    if getattr(before, '__name__', '') == '_abandoned':
+        return
+
+    def _abandoned(unraisable) -> None:
+        closed = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == 'Event loop is closed'
+        if not closed and not _is_read(unraisable.object):
+            before(unraisable)
+
+    sys.unraisablehook = _abandoned
+
+
+def _is_read(thing) -> bool:
+    """Whether an object is a coroutine in which Orbax reads."""
+    code = getattr(thing, 'cr_code', None)
+    return code is not None and 'orbax' in code.co_filename and ('read' in code.co_name or 'deserialize' in code.co_name)

@@ -1,0 +1,36 @@
+"""Paths that users give, and files written whole or not at all."""
+
+import os
+
+from etils import epath
+
+from t3d.core.errors import UsageError
+
+BUCKETS = ('gs', 's3', 'az', 'hf')
+
+
+def path(text) -> epath.Path:
+    """The path of a file or folder, local or in a bucket; raises UsageError where it can be neither."""
+    name = os.fspath(text)
+    scheme, address, _ = name.partition('://')
+    if not name:
+        raise UsageError("an empty path '': give a folder (is a variable of the shell unset?).")
+    if address and scheme not in BUCKETS:
+        known = ', '.join(f'{bucket}://' for bucket in BUCKETS)
+        raise UsageError(f'path {name!r}: {scheme}:// is not read; give a local folder, or an address with {known}.')
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f'path {ascii(name)} is not UTF-8: rename the folder.') from None
+    return epath.Path(text)
+
+
+def write(where, data: str | bytes) -> None:
+    """Writes a file whole or not at all, whenever the process is killed; text as UTF-8. Errors name the file."""
+    where = epath.Path(where)
+    part = where.parent / f'{where.name}.part'
+    try:
+        part.write_bytes(data.encode('utf-8', 'surrogateescape') if isinstance(data, str) else data)
+        part.replace(where)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(where)) from error
