@@ -34,7 +34,7 @@ def test_half_precision_is_restored_to_the_model(tmp_path):
         (np.inf, 'float32', 'a/kernel holds NaN or infinity'),
         (np.nan, None, 'a/kernel holds NaN or infinity'),
         (1e-9, 'float16', r'a/kernel would vanish: its values \(at most 1e-09\) are too small for float16. Write float32'),
-        (3e-7, 'float16', 'a/kernel would vanish'),
+        (1.5e-7, 'float16', 'a/kernel would vanish'),
     ],
 )
 def test_values_that_a_type_cannot_hold_are_refused_by_name(tmp_path, value, dtype, wanted):
