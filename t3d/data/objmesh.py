@@ -1,47 +1,30 @@
-"""Wavefront OBJ and MTL, as real libraries write them: triangle soups with one part per material.
+"""Wavefront OBJ, as real libraries write it: triangle soups with one part per material.
 
 What is read: `v`, `vt`, `vn`, `f` (triangles, quads, concave polygons; `v`, `v/t`, `v//n`, `v/t/n`; negative indices),
-`usemtl`, `mtllib`, and from the MTL `newmtl`, `Kd`, `d`, `Tr`, `map_Kd` (names with spaces, options skipped). Everything else
-is skipped. Files are Latin-1, so any byte decodes. A missing MTL, an undefined material and a missing texture are ordinary in
-the wild: the part is then drawn with the colours that are known, and `Mesh.missing` names what was not found.
+`usemtl`, `mtllib`, and from the MTL (data/mtl.py) `newmtl`, `Kd`, `d`, `Tr`, `map_Kd`. Everything else is skipped. Text may be
+of any encoding (core/text.py) with comments and continued lines anywhere. A missing MTL, an undefined material and a missing
+texture are ordinary in the wild: the part is then drawn with the colours that are known, and `Mesh.missing` names what was not
+found.
 
-Source: the OBJ and MTL formats as published by Wavefront (appendix B of the Advanced Visualizer manual).
+Source: the OBJ format as published by Wavefront (appendix B of the Advanced Visualizer manual).
 """
 
+import array
 import dataclasses
 import posixpath
 from collections.abc import Callable
 
 import numpy as np
 
-ENCODING = 'latin-1'
-UNDEFINED_DIFFUSE = (0.8, 0.8, 0.8)  # what Blender gives a material that says nothing
+from t3d.core import text as texts
+from t3d.core.errors import UsageError
+from t3d.data import archives, mtl
+from t3d.data.mtl import UNDEFINED_DIFFUSE, Part, parse_mtl  # noqa: F401  what a mesh's parts are
+
 PREDEFINED_OPACITY = {'glasstransparent': 0.35}  # a name that Java 3D's loader defines itself and some files rely on
-MAP_OPTIONS = {
-    '-s': 3,
-    '-o': 3,
-    '-t': 3,
-    '-mm': 2,
-    '-bm': 1,
-    '-blendu': 1,
-    '-blendv': 1,
-    '-boost': 1,
-    '-cc': 1,
-    '-clamp': 1,
-    '-texres': 1,
-    '-imfchan': 1,
-    '-type': 1,
-}  # option of a map statement -> the most arguments it takes
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One material of a model."""
-
-    name: str
-    diffuse: tuple[float, float, float] = UNDEFINED_DIFFUSE  # Kd, display values in [0, 1]
-    opacity: float = 1.0  # d, 0 = invisible
-    texture: str | None = None  # map_Kd, as a path for the reader that gave the OBJ
+WIDTHS = {'v': 3, 'vt': 2, 'vn': 3}  # numbers read of a row
+MOST_TESTS = 50  # of corners for an ear, times the corners of the polygon: what takes longer is drawn as a fan
+FAR = 1 << 40  # an index beyond every table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,161 +38,169 @@ class Mesh:
     parts: tuple[Part, ...]
     missing: tuple[str, ...] = ()  # files and materials that were named but not found
     num_vertices: int = 0  # `v` statements
+    dropped: int = 0  # faces with fewer than three corners, or with a vertex that the file lacks or that is not finite
 
 
-def load(path: str, read: Callable[[str], bytes]) -> Mesh:
-    """Reads the OBJ at `path` and what it names; `read(path)` gives a file's bytes or raises KeyError or OSError."""
-    text = read(path).decode(ENCODING)
-    folder = posixpath.dirname(path)
-    materials, missing = {}, []
-    for name in _libraries(text):
-        library = _find(read, folder, name)
-        if library is None:
-            missing.append(name)
-        else:
-            materials |= parse_mtl(read(library).decode(ENCODING))
-    mesh = parse_obj(text, materials)
+def load(path: str, read: Callable[[str], bytes], locate: Callable[[str], str | None] | None = None) -> Mesh:
+    """Reads the OBJ at `path` and what it names.
+
+    Args:
+      read: `read(path)` gives a file's bytes, or raises KeyError, OSError or UsageError.
+      locate: `locate(path)` gives the name under which `read` knows a path in other letters, None where there is none
+        (data/archives.py); without it the usual spellings are tried.
+    Raises:
+      UsageError: a statement that is none, with its line.
+      what `read` raises of the OBJ itself.
+    """
+    locate = locate or archives.locate_by_reading(read)
+    raw, folder = _read(texts.decode(read(path))), posixpath.dirname(path)
+    materials, folders, missing = {}, {}, []
+    for rest in dict.fromkeys(raw.libraries):
+        found, absent = mtl.library_names(rest, lambda name: archives.find(locate, name, (folder,)))
+        missing += absent
+        for library in found:
+            try:
+                parsed = parse_mtl(texts.decode(read(library)))
+            except (KeyError, OSError, UsageError) as error:
+                missing.append(str(error))
+                continue
+            for name, part in parsed.items():
+                if name not in materials:  # the library named first defines it
+                    materials[name] = part
+                    folders.setdefault(part, (posixpath.dirname(library), folder))
+    mesh = _assemble(raw, materials)
     parts = []
     for part in mesh.parts:
-        if part.name not in materials:
+        if part not in folders and part.name:
             missing.append(f'material {part.name}')
+        if part.spectrum is not None:
+            missing.append(f'spectrum {part.spectrum} of material {part.name}')
         if part.texture is not None:
-            found = _find(read, folder, part.texture)
-            if found is None:
-                missing.append(part.texture)
-            part = dataclasses.replace(part, texture=found)
+            spelled = mtl.spellings(part.texture)
+            paths = (archives.find(locate, spelling, folders[part]) for spelling in spelled)
+            texture = next((found for found in paths if found is not None), None)
+            if texture is None:
+                missing.append(spelled[min(1, len(spelled) - 1)])
+            part = dataclasses.replace(part, texture=texture)
         parts.append(part)
-    return dataclasses.replace(mesh, parts=tuple(parts), missing=tuple(missing))
-
-
-def _libraries(text: str) -> list[str]:
-    return [line.split(None, 1)[1].strip() for line in text.splitlines() if line.startswith('mtllib ') and line[7:].strip()]
-
-
-def _find(read, folder: str, name: str) -> str | None:
-    """The path under which `read` knows `name`: as written beside the OBJ, else its last component (absolute paths)."""
-    name = name.replace('\\', '/')
-    for candidate in (name, posixpath.basename(name)):
-        path = posixpath.normpath(posixpath.join(folder, candidate))
-        try:
-            read(path)
-        except (KeyError, OSError):
-            continue
-        return path
-    return None
-
-
-# ---------------------------------------------------------------------------------------------------------------- MTL
-
-
-def parse_mtl(text: str) -> dict[str, Part]:
-    """Materials by name."""
-    materials, fields = {}, None
-    for line in text.splitlines():
-        key, _, rest = line.strip().partition(' ')
-        key, rest = key.strip(), rest.strip()
-        if key == 'newmtl':
-            fields = materials.setdefault(rest, {'name': rest})
-        elif fields is None:
-            continue
-        elif key == 'Kd':
-            values = [float(word) for word in rest.split()[:3] if _is_number(word)]
-            if values:  # one number means grey
-                fields['diffuse'] = tuple(np.clip((values * 3)[:3] if len(values) < 3 else values, 0.0, 1.0).tolist())
-        elif key == 'd':
-            words = [word for word in rest.split() if _is_number(word)]  # skips -halo
-            if words:
-                fields['opacity'] = float(np.clip(float(words[0]), 0.0, 1.0))
-        elif key == 'Tr' and 'opacity' not in fields and _is_number(rest):
-            fields['opacity'] = float(np.clip(1.0 - float(rest), 0.0, 1.0))
-        elif key.lower() == 'map_kd' and rest:
-            fields['texture'] = _map_name(rest)
-    return {name: Part(**fields) for name, fields in materials.items()}
-
-
-def _map_name(rest: str) -> str:
-    """The file of a map statement: what follows its options, spaces and all."""
-    words = rest.split(' ')
-    while words and words[0] in MAP_OPTIONS:
-        option, words = words[0], words[1:]
-        taken = 0
-        while words and taken < MAP_OPTIONS[option] and (_is_number(words[0]) or option in _WORD_OPTIONS):
-            words, taken = words[1:], taken + 1
-    return ' '.join(words).strip()
-
-
-_WORD_OPTIONS = {'-blendu', '-blendv', '-cc', '-clamp', '-imfchan', '-type'}  # those whose argument is not a number
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-# ---------------------------------------------------------------------------------------------------------------- OBJ
+    return dataclasses.replace(mesh, parts=tuple(parts), missing=tuple(dict.fromkeys(missing)))
 
 
 def parse_obj(text: str, materials: dict[str, Part]) -> Mesh:
     """The triangles of an OBJ text; parts in order of first use, those without a face left out."""
-    columns = {'v': [], 'vt': [], 'vn': []}
-    corners, sizes, owners = [], [], []  # flat (v, vt, vn) indices, corners per face, material per face
-    names, current = {}, None
-    for line in text.replace('\\\n', ' ').replace('\\\r\n', ' ').splitlines():
-        key, _, rest = line.strip().partition(' ')
-        if key == 'f':
-            words = rest.split()
-            if len(words) < 3:
-                continue
-            if current is None:
-                current = names.setdefault('', len(names))
-            sizes.append(len(words))
-            owners.append(current)
-            counts = len(columns['v']), len(columns['vt']), len(columns['vn'])
-            for word in words:
-                corners.append(_corner(word, counts))
-        elif key in columns:
-            columns[key].append(rest.split())
-        elif key == 'usemtl':
-            current = names.setdefault(rest.strip(), len(names))
-    positions, uvs, normals = (_table(columns[key], width) for key, width in (('v', 3), ('vt', 2), ('vn', 3)))
-    corners = np.array(corners, np.int64).reshape(-1, 3)
-    points = _lookup(positions, corners[:, 0])
-    triangles, faces = _triangulate(points, np.array(sizes, np.int64))
-    part = np.array(owners, np.int32)[faces]
-    whole = np.isfinite(points[triangles]).all((1, 2))  # drops faces that name a vertex the file lacks
-    triangles, part = triangles[whole], part[whole]
-    used, part = np.unique(part, return_inverse=True)
-    ordered = list(names)
-    parts = tuple(
-        materials.get(ordered[index]) or Part(ordered[index], opacity=PREDEFINED_OPACITY.get(ordered[index], 1.0))
-        for index in used
-    )
-    return Mesh(
-        points[triangles],
-        _lookup(uvs, corners[:, 1])[triangles],
-        _lookup(normals, corners[:, 2])[triangles],
-        part.astype(np.int32).reshape(-1),
-        parts,
-        num_vertices=len(positions),
-    )
+    return _assemble(_read(text), materials)
 
 
-def _corner(word: str, counts: tuple[int, int, int]) -> tuple[int, int, int]:
+@dataclasses.dataclass(frozen=True)
+class _Raw:
+    """The statements of a file. N rows of a table, F faces, C corners."""
+
+    tables: dict[str, np.ndarray]  # 'v', 'vt', 'vn': float32 [N, 3 or 2]
+    corners: np.ndarray  # int64 [C, 3] zero-based (v, vt, vn), -1 where absent
+    sizes: np.ndarray  # int64 [F] corners of a face
+    owners: np.ndarray  # int64 [F] index into `names`
+    names: tuple[str, ...]  # as `usemtl` has them; '' for faces before the first
+    libraries: tuple[str, ...]  # as `mtllib` has them
+    short: int  # faces with fewer than three corners
+
+
+def _read(text: str) -> _Raw:
+    columns = {key: array.array('d') for key in WIDTHS}
+    corners, sizes, owners = (array.array('q') for _ in range(3))
+    names, current, libraries, short = {}, None, [], 0
+    counts = dict.fromkeys(WIDTHS, 0)
+    for number, line in mtl.statements(text):
+        words = line.split()
+        key = words[0].lower() if words else ''
+        try:
+            if key in counts:
+                columns[key].extend(_row(key, words))
+                counts[key] += 1
+            elif key in ('f', 'fo'):
+                if '#' in line:
+                    words = mtl.numeric_words(line)
+                if len(words) < 4:
+                    short += 1
+                    continue
+                if current is None:
+                    current = names.setdefault('', len(names))
+                ends = tuple(counts.values())
+                for word in words[1:]:
+                    corners.extend(_corner(word, ends))
+                sizes.append(len(words) - 1)
+                owners.append(current)
+            elif key == 'usemtl':
+                current = names.setdefault(mtl.statement(line)[1], len(names))
+            elif key == 'mtllib' and len(words) > 1:
+                libraries.append(mtl.statement(line)[1])
+        except ValueError as error:
+            wanted = 'corners v, v/t, v//n or v/t/n of whole numbers' if key in ('f', 'fo') else f'{WIDTHS[key]} numbers'
+            raise UsageError(f'line {number} is {line[:60]!r}: wanted {wanted}') from error
+    tables = {key: _table(columns[key], width) for key, width in WIDTHS.items()}
+    flat = (np.array(values, np.int64) for values in (corners, sizes, owners))
+    return _Raw(tables, next(flat).reshape(-1, 3), next(flat), next(flat), tuple(names), tuple(libraries), short)
+
+
+def _row(key: str, words: list[str]) -> list[float]:
+    """The numbers of a `v`, `vt` or `vn` statement."""
+    width = WIDTHS[key]
+    try:
+        values = [float(word) for word in words[1 : width + 1]]
+    except ValueError:
+        values = [mtl.number(word) for word in mtl.numeric_words(' '.join(words))[1 : width + 1]]
+    if None in values or len(values) < width - (key == 'vt'):
+        raise ValueError(key)
+    return values + [0.0] * (width - len(values))  # a texture may have one coordinate
+
+
+def _corner(word: str, counts: tuple[int, ...]) -> list[int]:
     """Zero-based (v, vt, vn) of a corner; -1 where absent. Negative numbers count back from the last one read."""
     result = [-1, -1, -1]
     for axis, digits in enumerate(word.split('/')[:3]):
         if digits:
             index = int(digits)
-            result[axis] = index - 1 if index > 0 else counts[axis] + index
-    return tuple(result)
+            if index:  # 0 is no index
+                result[axis] = min(index - 1, FAR) if index > 0 else max(counts[axis] + index, -1)
+    return result
 
 
-def _table(rows: list[list[str]], width: int) -> np.ndarray:
-    """float32 [N, width] of the first `width` numbers of each row."""
-    return np.array([(row + ['0'] * width)[:width] for row in rows], np.float32).reshape(-1, width)
+def _assemble(raw: _Raw, materials: dict[str, Part]) -> Mesh:
+    positions, uvs, normals = raw.tables.values()
+    table, order = mtl.Table(materials), {}
+    owner = [order.setdefault(_part(table, name), len(order)) for name in raw.names]  # of each name, its part
+    points = _lookup(positions, raw.corners[:, 0])
+    whole = np.ones(len(raw.sizes), bool)
+    if len(raw.sizes):
+        whole = np.logical_and.reduceat(np.isfinite(points).all(-1), np.cumsum(raw.sizes) - raw.sizes)
+    kept = np.repeat(whole, raw.sizes)
+    points, corners, sizes = points[kept], raw.corners[kept], raw.sizes[whole]
+    triangles, faces = _triangulate(points, sizes)
+    part = np.array(owner, np.int64)[raw.owners[whole]][faces]
+    used, part = np.unique(part, return_inverse=True)
+    parts = list(order)
+    return Mesh(
+        points[triangles],
+        _lookup(uvs, corners[:, 1])[triangles],
+        _lookup(normals, corners[:, 2])[triangles],
+        part.astype(np.int32).reshape(-1),
+        tuple(parts[index] for index in used),
+        num_vertices=len(positions),
+        dropped=raw.short + int((~whole).sum()),
+    )
+
+
+def _part(table: mtl.Table, name: str) -> Part:
+    part = table.get(name)
+    if part is None:
+        name = mtl.unquoted(mtl.uncommented(name))
+        part = Part(name, opacity=PREDEFINED_OPACITY.get(name, 1.0))
+    return part
+
+
+def _table(column: array.array, width: int) -> np.ndarray:
+    """float32 [N, width]; what is too large for float32 becomes infinite."""
+    with np.errstate(over='ignore'):
+        return np.array(column, np.float64).astype(np.float32).reshape(-1, width)
 
 
 def _lookup(table: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -253,14 +244,17 @@ def ear_clip(points: np.ndarray) -> np.ndarray:
     flat = np.delete(points.astype(np.float64), drop, 1)
     if normal[drop] * (-1.0 if drop == 1 else 1.0) < 0.0:
         flat = flat * [1.0, -1.0]  # counter-clockwise from here on
-    left, triangles = list(range(len(points))), []
+    left, triangles, place, tests = list(range(len(points))), [], 0, 0
     while len(left) > 3:
-        for place in range(len(left)):
+        for _ in range(len(left) if tests < MOST_TESTS * len(points) else 0):
             before, here, after = left[place - 1], left[place], left[(place + 1) % len(left)]
+            tests += 1
             if _is_ear(flat, left, before, here, after):
                 triangles.append((before, here, after))
                 del left[place]
+                place = max(place - 1, 0) % len(left)
                 break
+            place = (place + 1) % len(left)
         else:  # self-intersecting: nothing is right, a fan shows the outline at least
             return np.concatenate([np.array(triangles, np.int64).reshape(-1, 3), _fan(np.array(left))])
     return np.array([*triangles, tuple(left)], np.int64)
