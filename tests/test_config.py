@@ -36,12 +36,12 @@ def test_variant_and_overrides(path):
         ('bach=3', "Did you mean 'batch'"),
         ('optimizer.learnin_rate=3', "Did you mean 'optimizer.learning_rate'"),
         ('optimizer=3', 'optimizer.name'),
-        ('batch=1.5', 'wanted int (now 8), got float'),
-        ('batch=many', 'wanted int'),
+        ('batch=1.5', 'batch=1.5: wanted a whole number from 1 to 1048576 (examples at each step). Nearest: batch=2.'),
+        ('batch=many', "batch='many': wanted a whole number from 1"),
         ('big=1', 'wanted bool'),
         ('batch', 'name=value'),
-        ('batch=0', 'batch=0: wanted at least 1'),
-        ('steps=-3', 'steps=-3: wanted at least 1'),
+        ('batch=0', 'batch=0: wanted a whole number from 1 to 1048576 (examples at each step). Nearest: batch=1.'),
+        ('steps=-3', 'steps=-3: wanted a whole number from 1 to 2147483647 (optimizer steps in all). Nearest: steps=1.'),
     ],
 )
 def test_bad_override(path, override, says):

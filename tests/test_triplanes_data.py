@@ -127,7 +127,7 @@ def test_a_generator_of_other_sizes_is_followed_and_what_was_given_is_not_overru
     assert sources.resolve(made) == made == resolved() and sources.make(made)
     assert resolved('sr_style=w_avg').sr_style == 'w_avg'
     for override, text in (
-        ('render.plane_axes=other', "render.plane_axes='other', there 'legacy'"),
+        ('render.plane_axes=other', "render.plane_axes='other': wanted one of 'orthogonal', 'legacy'"),
         ('generator.plane_channels=16', 'generator.plane_channels=16, there 4'),
         ('psi=0.5', 'psi=0.5, there 0.7'),
     ):

@@ -1,24 +1,21 @@
 """Configs: `configs/<name>.py` with `get_config(variant)`, overrides `a.b=c`, and the same as JSON.
 
 A config is plain data: numbers, strings, booleans, tuples and nested dictionaries of them. Keys are fixed by the file;
-overrides may change values, never add keys or change types (an int is accepted for a float).
+overrides may change values, never add keys; what a value may be is in t3d.core.limits.
 """
 
 import ast
 import difflib
-import importlib.util
 import json
 import pathlib
-import re
-import sys
 from collections.abc import Iterable, Mapping
 
+from t3d.core import config_files, limits, rules, words
 from t3d.core.errors import UsageError
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 MISSING = '(absent)'
 NEAR = 0.65  # the least likeness of a name that is proposed: 'tyo' is meant for 'toy', 'nokey' not for 'noise'
-COUNTS = {'batch': 'examples at each step', 'steps': 'optimizer steps in all'}  # keys that are at least 1
 
 
 def files() -> dict[str, pathlib.Path]:
@@ -32,21 +29,39 @@ def files() -> dict[str, pathlib.Path]:
 
 
 def load(spec: str, overrides: Iterable[str] = ()):
-    """The locked ConfigDict of `configs/x.py:variant` (or `x:variant`; without a variant the file's default), overridden."""
-    path, _, variant = spec.partition(':')
-    module = _module(_find(path))
-    try:
-        config = from_dict(module.get_config(variant) if variant else module.get_config())
-    except ValueError as error:  # an unknown variant: the file's message lists those it has
-        near = difflib.get_close_matches(variant, re.findall(r'\w+', str(error).partition('there are')[2]), 1)
-        hint = f'. Did you mean {near[0]!r}?' if near else ''
-        raise UsageError(f'{error}{hint}') from error
+    """The locked ConfigDict of `configs/x.py:variant` (or `x:variant`; without a variant the file's default), overridden.
+
+    Raises:
+      UsageError: no such file or variant, a file that cannot be run, a key or a value (t3d.core.limits) that cannot be.
+    """
+    name, variant = _parts(spec)
+    path = _find(name)
+    config = _from_file(path, variant)
+    system = CHECKOUT / 'configs' / f'{config.get("system", "")}.py'
+    if path.resolve() != system and system.is_file():  # a file of the user's own for a system of t3d
+        own = [set(flatten(_from_file(system, name))) for name in config_files.variants(system)]
+        config_files.check_keys(flatten(config), own, path, system)
     for override in overrides:
         apply(config, override)
-    for name, what in COUNTS.items():
-        if config.get(name, 1) < 1:
-            raise UsageError(f'{name}={config[name]}: wanted at least 1 ({what}).')
+    held(config)
     return config
+
+
+def held(config) -> None:
+    """Sets every value as its rule in t3d.core.limits reads it (8.0 is 8 where a whole number is wanted).
+
+    Raises:
+      UsageError: a value is out of range.
+    """
+    flat = flatten(config)
+    for name, value in limits.check(flat).items():
+        if type(value) is not type(flat[name]) or isinstance(value, tuple):
+            *path, last = name.split('.')
+            node = config
+            for key in path:
+                node = node[key]
+            with node.ignore_type():
+                node[last] = value
 
 
 def from_dict(tree: Mapping):
@@ -92,11 +107,24 @@ def apply(config, override: str) -> None:
         raise UsageError(f'override {override!r}: wanted name=value, for example batch=16.')
     flat = flatten(config)
     if name not in flat:
-        raise UsageError(unknown(name, flat, 'config key', '`t3d train CONFIG --dry-run` lists them.'))
+        raise UsageError(_unknown_key(name, flat))
     node, *keys = config, *name.split('.')
     for key in keys[:-1]:
         node = node[key]
-    node[keys[-1]] = _parse(name, text.strip(), flat[name])
+    with node.ignore_type():  # a number of heads may become one for each level
+        node[keys[-1]] = _parse(name, text.strip(), flat[name])
+
+
+def _unknown_key(name: str, flat: Mapping) -> str:
+    """The message for a key that a config lacks: the key that is meant, by spelling or by meaning."""
+    listed = '`t3d train CONFIG --dry-run` lists them.'
+    meant = words.key(name)
+    near = [key for key in flat if meant and (key == meant or key.endswith(f'.{meant}'))]
+    groups = [key for key in flat if key.startswith(f'{name}.') or key.endswith(f'.{name}')]
+    if groups or not (near or words.advice(name)):
+        return unknown(name, flat, 'config key', listed)
+    hint = f'Did you mean {" or ".join(map(repr, near[:3]))}?' if near else words.advice(name)
+    return f'unknown config key {name!r}. {hint} {listed}'
 
 
 def unknown(name: str, known: Iterable[str], what: str, listed: str = '') -> str:
@@ -112,30 +140,69 @@ def unknown(name: str, known: Iterable[str], what: str, listed: str = '') -> str
 
 
 def _parse(name: str, text: str, old):
-    """The value of an override, of the type of `old`."""
-    if isinstance(old, str):
-        return text
-    try:
-        value = (
-            {'true': True, 'false': False, 'none': None}[text.lower()]
-            if text.lower() in ('true', 'false', 'none')
-            else ast.literal_eval(text)
-        )
-    except (ValueError, SyntaxError):
-        value = text
-    if isinstance(value, list):
-        value = tuple(value)
+    """The value of an override, as the rule of its key reads it; without a rule, of the type of `old`."""
+    rule = limits.LIMITS.get(name)
+    if isinstance(rule, rules.Text | rules.Choice) or (rule is None and isinstance(old, str)):
+        return rules.held(name, text, rule or rules.Text())
+    value = _literal(text)
+    if rule is not None:
+        if isinstance(rule, rules.Several) and isinstance(value, str) and isinstance(rule.each, rules.Text | rules.Choice):
+            value = _texts(name, value, rule)
+        return rules.held(name, value, rule, f'This config has {name}={old!r}.')
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if isinstance(old, int) and not isinstance(old, bool) and isinstance(value, float) and value.is_integer():
+        value = int(value)
     if old is None or type(value) is type(old):
-        return value
+        return rules.held(name, value, rules.Plain(), f'This config has {name}={old!r}.')
     raise UsageError(f'{name}={text}: wanted {type(old).__name__} (now {old!r}), got {type(value).__name__}.')
+
+
+def _literal(text: str):
+    """The Python value of a text: a number, true, none, a tuple of these; the text itself where it is none."""
+    if text.lower() in ('true', 'false', 'none'):
+        return {'true': True, 'false': False, 'none': None}[text.lower()]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        try:
+            return float(text)  # nan, inf, 08
+        except ValueError:
+            return text
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _texts(name: str, text: str, rule) -> tuple[str, ...]:
+    """The texts of an override without brackets: words of a choice between commas, or one text."""
+    if isinstance(rule.each, rules.Choice):
+        return tuple(part.strip() for part in text.split(',') if part.strip())
+    if not text or ',' in text:
+        raise UsageError(
+            f"{name}={text}: wanted {rule.wanted}, in brackets and quotes, for example {name}=\"('a chair', 'a table')\"; "
+            f'() is none.'
+        )
+    return (text,)
 
 
 def _tuples(value):
     if isinstance(value, Mapping):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _parts(spec: str) -> tuple[str, str]:
+    """(file, variant) of a spec; a colon in the name of a folder is no variant."""
+    path, colon, variant = spec.rpartition(':')
+    return (path, variant) if colon and '/' not in variant and not pathlib.Path(spec).is_file() else (spec, '')
+
+
+def _from_file(path: pathlib.Path, variant: str):
+    try:
+        return from_dict(config_files.get_config(path, variant))
+    except (TypeError, AttributeError, KeyError) as error:  # keys that are no names, and the like
+        raise UsageError(
+            f'what get_config of {path} returned is no config ({error}): wanted names and plain values.'
+        ) from error
 
 
 def _find(path: str) -> pathlib.Path:
@@ -146,16 +213,3 @@ def _find(path: str) -> pathlib.Path:
         f'no config {path!r} (looked here, in configs/ and in {CHECKOUT / "configs"}). '
         + unknown(pathlib.Path(path).stem, files(), 'config')
     )
-
-
-def _module(path: pathlib.Path):
-    """The Python module of a config file, which may `from configs import common`."""
-    root = str(path.resolve().parent.parent)
-    spec = importlib.util.spec_from_file_location(f't3d_config_{path.stem}', path)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, root)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(root)
-    return module

@@ -60,6 +60,7 @@ def run(
         makes from the config: the code of one of your own is not looked at.
     """
     config = configs.from_dict(config)
+    configs.held(config)
     devices.keep_freed_memory()
     mesh = devices.make(config.mesh)
     devices.check_batch(config.batch, mesh)
