@@ -305,7 +305,10 @@ def test_wrong_sizes_are_refused():
         with pytest.raises(UsageError, match='no labels to show to a network: set discriminator.pose=False'):
             ganfusion_gan.make(config(*labelled))
     assert model(*unposed).discriminator.c_dim == 0
-    with pytest.raises(UsageError, match="render.plane_axes='ortho': wanted one of 'orthogonal', 'legacy'. Nearest: render.plane_axes=orthogonal"):
+    with pytest.raises(
+        UsageError,
+        match="render.plane_axes='ortho': wanted one of 'orthogonal', 'legacy'. Nearest: render.plane_axes=orthogonal",
+    ):
         ganfusion_gan.make(config('render.plane_axes=ortho'))
 
 

@@ -328,7 +328,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / 'file').write_text('')
     for words, fault, wanted in (
         ([*small, '--config.stps=3'], None, "unknown config key 'stps'. Did you mean 'steps'?"),
-        (empty, None, "No module named 'nothing_here'"),
+        (empty, None, f"{tmp_path / 'none.py'}, line 1: ModuleNotFoundError: No module named 'nothing_here'"),
         ([*small, '--workdir', str(tmp_path / 'file' / 'run')], None, f'Not a directory: {tmp_path / "file" / "run"}'),
         (small, PermissionError(13, 'Permission denied', '/data'), 'Permission denied: /data'),
         (small, RuntimeError("Unable to initialize backend 'cuda': none"), "Unable to initialize backend 'cuda': none"),
