@@ -1,13 +1,35 @@
 #!/usr/bin/env bash
-# One process per node (all its GPUs); JAX reads SLURM's variables. Submit with
-#   sbatch --nodes 4 --gpus-per-node 8 launch/slurm.sh configs/instant3d.py:pod /shared/runs/pod [--config.a.b=value ...]
+# One process a node, which drives all GPUs of the node:
+#   sbatch --nodes=4 --gpus-per-node=8 launch/slurm.sh configs/instant3d.py:pod /shared/runs/pod [--config.a.b=value ...]
+# Options of sbatch stand before the script and replace those below; words after it go to launch.train. Submit from the checkout,
+# with the environment of `python` active, or PYTHON=/path/to/python sbatch ...
 #SBATCH --job-name=t3d
 #SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=16
+#SBATCH --time=24:00:00
+#SBATCH --output=%x-%j.out
+#SBATCH --open-mode=append
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 set -euo pipefail
+usage='usage: sbatch --nodes=N --gpus-per-node=G [--time=H:MM:SS ...] launch/slurm.sh CONFIG WORKDIR [--config.a.b=value ...]'
+fail() {
+  printf 'error: %s\n%s\n' "$1" "$usage" >&2
+  exit 2
+}
+[ $# -ge 2 ] || fail "CONFIG and WORKDIR are wanted after launch/slurm.sh, and $# words were given."
+for word in "$1" "$2"; do
+  case $word in
+    '') fail 'CONFIG or WORKDIR is empty.' ;;
+    -*) fail "CONFIG and WORKDIR are wanted before $word; options of sbatch stand before launch/slurm.sh." ;;
+  esac
+done
+[ -n "${SLURM_JOB_ID:-}" ] || fail 'this is a job script: submit it with sbatch.'
+python=${PYTHON:-python}
+command -v "$python" >/dev/null || fail "there is no $python on $(hostname): activate the environment before sbatch, or set PYTHON."
 config=$1 workdir=$2
 shift 2
 # SIGTERM arrives two minutes before the limit: every process saves at the same step and leaves with 0. Submit the same job
-# again to go on; a node failure requeues it by itself.
-srun --kill-on-bad-exit=1 python -m launch.train --distributed --config "$config" --workdir "$workdir" "$@"
+# again to go on; after a failure of a node it is requeued by itself. srun takes no --cpus-per-task from sbatch (since 22.05).
+srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+  "$python" -m launch.train --distributed --config "$config" --workdir "$workdir" "$@"

@@ -5,6 +5,7 @@ MPI, Kubernetes are recognised), or with `--coordinator HOST:PORT --num-processe
 """
 
 import argparse
+import os
 import sys
 
 from t3d.core import config as configs
@@ -24,20 +25,26 @@ def main(argv=None) -> int:
     parser.add_argument('--process-id', type=int)
     overrides, argv = split(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(argv)
-    speaks = True  # until the processes have met, each for itself
+    speaks, joining = True, False  # until the processes have met, each speaks for itself
     try:
         config = configs.load(args.config, overrides)
 
         import jax
 
         from t3d.data import sources
-        from t3d.parallel import devices
+        from t3d.parallel import clusters, devices
         from t3d.train import loop, publish, traced
 
         devices.compilation_cache()
-        if args.distributed or args.coordinator:
-            devices.start(args.coordinator, args.num_processes, args.process_id)
+        by_hand = (args.coordinator, args.num_processes, args.process_id)
+        if args.distributed or any(value is not None for value in by_hand):
+            joining = True
+            cluster = devices.start(*by_hand)
+            joining = False
+            if jax.process_index() == 0:
+                print(*clusters.lines(cluster), sep='\n', flush=True)
         speaks = jax.process_index() == 0
+        devices.check_equal()
         config = sources.resolve(config)
         options = {'stop_after': args.stop_after, 'init_from': args.init_from, 'traced_in': traced.folder()}
         workdir = loop.run(config, args.workdir, **options)
@@ -51,6 +58,8 @@ def main(argv=None) -> int:
             raise
         if speaks:
             print(f'error: {text}', file=sys.stderr, flush=True)
+        if joining and jax.distributed.is_initialized():
+            os._exit(2)  # the others know nothing of it: an ordinary exit would wait for them
         return 2
     except KeyboardInterrupt:
         return 130

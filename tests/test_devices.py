@@ -1,11 +1,16 @@
 """The device mesh."""
 
+import collections
+import socket
+
 import jax
 import pytest
 from jax.sharding import AxisType
 
+from launch import train
 from t3d.core.errors import UsageError
 from t3d.parallel import devices
+from t3d.parallel.clusters import Cluster
 
 
 @pytest.mark.parametrize(
@@ -54,3 +59,47 @@ def test_describe():
 
 def test_hybrid_arrangement_is_chosen_for_tpus_only():
     assert devices.make({'data': 8}).devices.ravel().tolist() == jax.devices()
+
+
+def test_fewer_devices_than_the_launcher_gave_are_refused(monkeypatch):
+    """The eight virtual devices stand for GPUs, as in a rehearsal; without them JAX fell back to the processor."""
+    devices.check_local(Cluster('SLURM job 12', gpus=8))
+    devices.check_local(Cluster('SLURM job 12', gpus=None))
+    with pytest.raises(UsageError, match='SLURM job 12: process 0 on .* has 16 GPUs, and JAX sees 8 of them: nvidia-smi'):
+        devices.check_local(Cluster('SLURM job 12', gpus=16))
+    one = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, 'local_devices', lambda: one)
+    with pytest.raises(UsageError, match=r'has 1 GPU, and JAX sees none of them: .*jax\[cuda13\]'):
+        devices.check_local(Cluster('SLURM job 12', gpus=1))
+
+
+def test_processes_of_unlike_numbers_of_devices_are_refused(monkeypatch):
+    device = collections.namedtuple('Device', 'process_index')
+    devices.check_equal()
+    monkeypatch.setattr(jax, 'devices', lambda: [device(0)] * 8 + [device(1)] * 4 + [device(2)] * 8)
+    with pytest.raises(UsageError, match='the processes have 8, 4, 8 devices, .* give every one 4'):
+        devices.check_equal()
+
+
+@pytest.mark.parametrize(
+    'flags, says',
+    [
+        (['--distributed'], 'error: --distributed outside a cluster: no variables of SLURM (SLURM_*)'),
+        (['--num-processes', '2'], 'error: --num-processes 2 without --coordinator and --process-id'),
+        (['--coordinator', 'node1', '--num-processes', '2', '--process-id', '0'], "error: coordinator 'node1': HOST:PORT"),
+    ],
+)
+def test_the_command_says_what_is_lacking_and_leaves_nothing(flags, says, tmp_path, monkeypatch, capsys):
+    for name in ('SLURM_JOB_ID', 'OMPI_COMM_WORLD_SIZE', 'RANK', 'KUBERNETES_SERVICE_HOST'):
+        monkeypatch.delenv(name, raising=False)
+    workdir = tmp_path / 'run'
+    assert train.main(['--config', 'configs/instant3d.py:tiny', '--workdir', str(workdir), *flags]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(says) and len(printed.err.splitlines()) == 1
+    assert not printed.out and not workdir.exists()
+
+
+def test_a_port_in_use_is_said_before_jax_crashes_on_it(monkeypatch):
+    monkeypatch.setattr(jax.distributed, 'initialize', lambda *_: pytest.fail('JAX was started'))
+    with socket.create_server(('127.0.0.1', 0)) as other, pytest.raises(UsageError, match='in use.*JAX_COORDINATOR_PORT'):
+        devices.start(f'127.0.0.1:{other.getsockname()[1]}', 2, 0)

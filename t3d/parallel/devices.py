@@ -4,10 +4,14 @@ The mesh has the axes ('data', 'fsdp', 'tensor') of type Auto: the compiler prop
 t3d.parallel.sharding. (`jax.make_mesh` would make them Explicit, which linen's convolutions refuse.)
 """
 
+import collections
 import contextlib
 import gc
+import glob
+import importlib.util
 import math
 import os
+import socket
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -15,6 +19,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from t3d.core.errors import UsageError
+from t3d.parallel import clusters, gpus
+from t3d.parallel.clusters import Cluster
 
 AXES = ('data', 'fsdp', 'tensor')
 
@@ -68,16 +74,88 @@ def check_batch(batch: int, mesh: Mesh) -> None:
         )
 
 
-def start(address: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+def start(address: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> Cluster:
     """Joins the other processes of a run, before any other use of JAX.
 
-    Without arguments `jax.distributed` reads the cluster: TPU pods, SLURM, Open MPI, Kubernetes.
+    Without arguments the launcher's variables say how (t3d.parallel.clusters).
     Args: address 'host:port' of process 0; num_processes in all; process_id from 0.
+
+    Raises UsageError where there is no cluster, the processes do not meet, or GPUs of the job would stay idle.
     """
-    if address is None and num_processes is None and process_id is None:
-        jax.distributed.initialize()
-    else:
-        jax.distributed.initialize(address, num_processes=num_processes, process_id=process_id)
+    cluster = clusters.read(
+        os.environ,
+        address,
+        num_processes,
+        process_id,
+        present=len(glob.glob('/dev/nvidia[0-9]*')),
+        tpu='TPU_ML_PLATFORM' in os.environ,  # importing jax sets it on the hosts of TPUs
+        kubernetes=importlib.util.find_spec('kubernetes') is not None,
+    )
+    given = (cluster.address, cluster.num_processes, cluster.process_id)
+    if cluster.process_id == 0 and cluster.address:
+        _check_port(cluster)
+    method = None if None in given else 'deactivate'  # JAX's own reading of SLURM would choose one GPU
+    try:
+        jax.distributed.initialize(*given, cluster.local_device_ids, method)
+    except (RuntimeError, ValueError, OSError) as error:
+        if 'must be called before' in str(error) or 'only be called once' in str(error):
+            raise
+        raise UsageError(_did_not_meet(cluster, error)) from error
+    check_local(cluster)
+    return cluster
+
+
+def _check_port(cluster: Cluster) -> None:
+    """Raises if another program listens at the port of this process: JAX would crash, or two runs share it and mix."""
+    if 'JAX_COORDINATOR_BIND_ADDRESS' in os.environ:
+        return
+    port = int(cluster.address.rpartition(':')[2])
+    try:
+        socket.create_server(('', port)).close()
+        if socket.has_dualstack_ipv6():
+            socket.create_server(('', port), family=socket.AF_INET6, dualstack_ipv6=True).close()
+    except OSError as error:
+        raise UsageError(_did_not_meet(cluster, error)) from error
+
+
+def _did_not_meet(cluster: Cluster, error: Exception) -> str:
+    reason = (getattr(error, 'strerror', None) or str(error)).strip().partition('\n')[0].partition(' (while')[0][:200]
+    if cluster.address is None:
+        return f'{cluster.launcher}: the processes of the run are not to be found ({reason}): {clusters.BY_HAND}.'
+    return (
+        f'{cluster.launcher}: process {cluster.process_id} of {cluster.num_processes} did not meet the others at '
+        f'{cluster.address} ({reason}): do all run, and is that port of that host free and open to the others? '
+        'JAX_COORDINATOR_PORT chooses another, --coordinator another host.'
+    )
+
+
+def check_local(cluster: Cluster) -> None:
+    """Raises unless this process sees the GPUs that are meant for it."""
+    local, name = jax.local_devices(), socket.gethostname()
+    asked = 'JAX_NUM_CPU_DEVICES' in os.environ or 'host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
+    virtual = len(local) > 1 or asked  # devices of the processor that stand for GPUs in a rehearsal
+    fell_back = local[0].platform == 'cpu' and not virtual
+    seen = 0 if fell_back else len(local)
+    if not cluster.gpus or seen >= cluster.gpus:
+        return
+    advice = 'nvidia-smi there shows which is lacking; leave the node out, or JAX_LOCAL_DEVICE_IDS=0,... says which to use'
+    if fell_back:
+        advice = 'has it a driver (nvidia-smi), and JAX for it (pip install "jax[cuda13]")? JAX_PLATFORMS=cpu trains without'
+    raise UsageError(
+        f'{cluster.launcher}: process {jax.process_index()} on {name} has {gpus.named(cluster.gpus)}, and JAX sees '
+        f'{seen or "none"} of them: {advice}.'
+    )
+
+
+def check_equal() -> None:
+    """Raises, in every process alike, unless all have the same number of devices."""
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        listed = ', '.join(f'{counts[index]}' for index in sorted(counts)[:16]) + (', ...' if len(counts) > 16 else '')
+        raise UsageError(
+            f'the processes have {listed} devices, and each loads an equal part of the batch: give every one '
+            f'{min(counts.values())} (SLURM: --gpus-per-node={min(counts.values())}; else JAX_LOCAL_DEVICE_IDS).'
+        )
 
 
 def compilation_cache(folder: str = '~/.cache/t3d/jax') -> None:
