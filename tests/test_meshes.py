@@ -1,6 +1,8 @@
 """Cleaning, simplifying, and files that other programs read back: right place, right colour, right way up."""
 
 import functools
+import json
+import struct
 
 import analytic_assets
 import numpy as np
@@ -126,16 +128,93 @@ def test_obj_ply_and_stl_reopen(tmp_path):
             assert texture_at(loaded, (0.4, -0.35, 0))[2] > 200 and texture_at(loaded, (0, 0.8, 0))[0] > 180
 
 
-def test_vertex_colours_of_a_glb_are_linear(tmp_path):
-    triangle = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
+TRIANGLE = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
+SRGB = np.array([[255, 188, 0], [99, 10, 1], [0, 128, 255]], np.uint8)
+
+
+def triangle(**given):
     normals = np.tile([0, 0, 1], (3, 1)).astype(np.float32)
-    colours = np.array([[255, 188, 0], [99, 10, 1], [0, 128, 255]], np.uint8)
-    mesh = meshes.Mesh(triangle, np.array([[0, 1, 2]], np.int32), normals, colours)
-    loaded = trimesh.load(meshes.write(mesh, tmp_path / 'mesh.glb'), force='mesh')
+    return meshes.Mesh(TRIANGLE, np.array([[0, 1, 2]], np.int32), normals, **given)
+
+
+def read_glb(path):
+    """(JSON, function that reads an accessor) of a GLB by the words of glTF 2.0, sections 3.6.2 and 4.4, with struct alone."""
+    data = path.read_bytes()
+    magic, version, length, json_length, json_kind = struct.unpack_from('<4s4I', data)
+    binary_length, binary_kind = struct.unpack_from('<2I', data, 20 + json_length)
+    assert (magic, version, length, json_kind, binary_kind) == (b'glTF', 2, len(data), 0x4E4F534A, 0x004E4942)
+    assert json_length % 4 == 0 and binary_length % 4 == 0
+    tree = json.loads(data[20 : 20 + json_length])
+    assert tree['buffers'][0]['byteLength'] <= binary_length == len(data) - 28 - json_length
+
+    def read(index):
+        accessor = tree['accessors'][index]
+        view = tree['bufferViews'][accessor['bufferView']]
+        kind = {5121: '<u1', 5123: '<u2', 5125: '<u4', 5126: '<f4'}[accessor['componentType']]
+        columns = {'SCALAR': 1, 'VEC2': 2, 'VEC3': 3, 'VEC4': 4}[accessor['type']]
+        start = view.get('byteOffset', 0) + accessor.get('byteOffset', 0)
+        assert start % 4 == 0 and accessor['count'] * columns * np.dtype(kind).itemsize <= view['byteLength']
+        return np.frombuffer(data, kind, accessor['count'] * columns, 28 + json_length + start).reshape(-1, columns)
+
+    return tree, read
+
+
+def test_vertex_colours_of_a_glb_are_linear(tmp_path):
+    tree, read = read_glb(meshes.write(triangle(colors=SRGB), tmp_path / 'mesh.glb'))
+    place = tree['meshes'][0]['primitives'][0]['attributes']['COLOR_0']
+    assert tree['accessors'][place]['normalized']
     # IEC 61966-2-1: 188 is half the light of 255, 99 an eighth, 128 about 0.2159
-    np.testing.assert_array_equal(loaded.visual.vertex_colors[:, :3], [[255, 128, 0], [32, 1, 0], [0, 55, 255]])
-    loaded = trimesh.load(meshes.write(mesh, tmp_path / 'mesh.ply'), force='mesh')
-    np.testing.assert_array_equal(loaded.visual.vertex_colors[:, :3], colours)
+    np.testing.assert_array_equal(read(place)[:, :3], [[255, 128, 0], [32, 1, 0], [0, 55, 255]])
+    (loaded,) = trimesh.load(tmp_path / 'mesh.glb').geometry.values()
+    np.testing.assert_array_equal(loaded.visual.vertex_attributes['color'], read(place))
+    loaded = trimesh.load(meshes.write(triangle(colors=SRGB), tmp_path / 'mesh.ply'), force='mesh')
+    np.testing.assert_array_equal(loaded.visual.vertex_colors[:, :3], SRGB)
+
+
+@pytest.mark.parametrize('name', ('textured', 'vertex colours', 'bare'))
+def test_every_glb_follows_gltf_and_is_no_metal(name, tmp_path):
+    """A mesh without a material would be one of glTF's default material, whose metallic factor is 1."""
+    mesh = built('cone_on_cube')[1]._replace(name='a_red_cône_的')
+    mesh = mesh if name == 'textured' else mesh._replace(uv=None, texture=None)
+    mesh = mesh._replace(colors=None) if name == 'bare' else mesh
+    tree, read = read_glb(meshes.write(mesh, tmp_path / 'mesh.glb'))
+    (material,), (node,), ((primitive,),) = tree['materials'], tree['nodes'], [m['primitives'] for m in tree['meshes']]
+    look = material['pbrMetallicRoughness']
+    assert (look['metallicFactor'], look['roughnessFactor'], material.get('doubleSided', False)) == (0.0, 1.0, False)
+    assert look.get('baseColorFactor', [1, 1, 1, 1]) == [1, 1, 1, 1] and material.get('alphaMode', 'OPAQUE') == 'OPAQUE'
+    assert primitive['material'] == 0 and ('baseColorTexture' in look) == (name == 'textured')
+    assert node['name'] == tree['meshes'][0]['name'] == 'a_red_cône_的' and 'matrix' not in node and 'scale' not in node
+    attributes = {name: read(index) for name, index in primitive['attributes'].items()}
+    assert set(attributes) == {'POSITION', 'NORMAL'} | {'textured': {'TEXCOORD_0'}, 'vertex colours': {'COLOR_0'}}.get(
+        name, set()
+    )
+    assert all(len(values) == len(mesh.vertices) and np.isfinite(values).all() for values in attributes.values())
+    np.testing.assert_array_equal(attributes['POSITION'], mesh.vertices)
+    np.testing.assert_array_equal(read(primitive['indices']).reshape(-1, 3), mesh.faces)
+    np.testing.assert_allclose(np.linalg.norm(attributes['NORMAL'], axis=-1), 1.0, atol=1e-5)
+    box = tree['accessors'][primitive['attributes']['POSITION']]
+    np.testing.assert_allclose([box['min'], box['max']], [mesh.vertices.min(0), mesh.vertices.max(0)], atol=1e-6)
+
+
+def test_obj_names_its_object_and_points_outside_as_the_glb(tmp_path):
+    mesh = built('cone_on_cube')[1]._replace(name='a_red_cône_的')
+    lines = meshes.write(mesh, tmp_path / 'mesh.obj').read_text(encoding='utf-8').splitlines()
+    rows = {key: [line.split()[1:] for line in lines if line.startswith(f'{key} ')] for key in ('v', 'vn', 'vt', 'f', 'o')}
+    assert rows['o'] == [['a_red_cône_的']] and lines.index('usemtl t3d') < min(n for n, x in enumerate(lines) if x[:2] == 'f ')
+    corners = np.array([[corner.split('/') for corner in face] for face in rows['f']], int)
+    assert corners.min() == 1 and (corners.max((0, 1)) <= [len(rows['v']), len(rows['vt']), len(rows['vn'])]).all()
+    np.testing.assert_allclose(np.linalg.norm(np.array(rows['vn'], float), axis=-1), 1.0, atol=3e-6)
+    np.testing.assert_allclose(np.array(rows['v'], float), mesh.vertices, atol=1e-6)
+    assert 'map_Kd mesh.png' in (tmp_path / 'mesh.mtl').read_text() and 'newmtl t3d' in (tmp_path / 'mesh.mtl').read_text()
+
+
+@pytest.mark.parametrize(
+    ('prompt', 'name'),
+    [('a red cube', 'a_red_cube'), ('  ein\troter\nWürfel ', 'ein_roter_Würfel'), ('红色 立方体', '红色_立方体')]
+    + [('a\x00b\x1b[31m\u2028c', 'a_b_[31m_c'), ('\n', 't3d'), ('#1 {{x}} <b>', '#1_{{x}}_<b>')],
+)
+def test_an_object_is_named_by_its_prompt_on_one_line(prompt, name):
+    assert meshes.name_of(prompt) == name
 
 
 def test_wrong_formats_and_empty_meshes_are_refused(tmp_path):
@@ -146,5 +225,9 @@ def test_wrong_formats_and_empty_meshes_are_refused(tmp_path):
         ValueError, match='mesh.glb has no faces and 0 vertices, wanted at least one face: leave --threshold out'
     ):
         meshes.write(empty, tmp_path / 'mesh.glb')
+    bad = triangle(colors=SRGB)._replace(vertices=np.where(TRIANGLE > 0, np.nan, TRIANGLE))
+    with pytest.raises(ValueError, match='mesh.ply has vertices that are not finite'):
+        meshes.write(bad, tmp_path / 'mesh.ply')
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="unknown mesh format 'usd'.*'glb'"):
         assets.write(analytic_assets.sphere(), tmp_path, formats=('usd',))

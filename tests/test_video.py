@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 
 import analytic_assets
@@ -131,6 +132,32 @@ def test_write_turntable_gives_120_frames_of_h264_and_cameras(tmp_path):
     pose = np.array(stored['frames'][0]['transform_matrix'])
     assert pose[2, 3] > 3.0 and pose[:3, 2] @ pose[:3, 3] > 3.0  # at +z, OpenGL's z axis points back at the camera
     assert stored['frames'][0]['w'] == 64
+
+
+COLOURS = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255], [255, 0, 255], [128, 128, 128], [20, 20, 20]]
+COLOURS += [[255, 255, 255], [0, 0, 0], [200, 100, 50], [60, 90, 200], [217, 26, 26], [26, 51, 230]]
+
+
+@pytest.mark.parametrize(('side', 'height'), [(32, 32), (32, 64), (48, 720), (33, 47)])
+def test_colours_survive_the_video_and_are_stated(side, height, tmp_path):
+    """The stored luma and chroma are those of BT.709 in limited range, by the recommendation's own numbers."""
+    patches = np.uint8(COLOURS)
+    images = np.repeat(np.repeat(patches[None], side, 0).repeat(side, 1)[None], 3, 0)  # [3, side, 14 side, 3]
+    path = video.write_mp4(images, tmp_path / 'x.mp4', height=height)
+    text = probe(path)
+    assert 'yuv420p(tv, bt709/bt709/iec61966-2-1' in text
+    columns, rows = map(int, re.search(r', (\d+)x(\d+)[, ]', text).groups())
+    command = [video.ffmpeg(), '-loglevel', 'error', '-i', str(path), '-f', 'rawvideo', '-pix_fmt', 'yuv420p', '-']
+    raw = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, np.uint8)
+    frame = raw[: rows * columns * 3 // 2]
+    luma, blue, red = np.split(frame, [rows * columns, rows * columns * 5 // 4])
+    middle = (np.arange(len(patches)) + 0.5) * columns / len(patches)
+    y = luma.reshape(rows, columns)[rows // 2, middle.astype(int)] / 1.0
+    cb, cr = (plane.reshape(rows // 2, columns // 2)[rows // 4, (middle / 2).astype(int)] / 1.0 for plane in (blue, red))
+    y, cb, cr = (y - 16) / 219, (cb - 128) / 224, (cr - 128) / 224
+    r, b = y + 1.5748 * cr, y + 1.8556 * cb  # ITU-R BT.709, item 3.3
+    shown = 255 * np.clip(np.stack([r, (y - 0.2126 * r - 0.0722 * b) / 0.7152, b], -1), 0, 1)
+    assert np.abs(shown - patches).max() < 4.0
 
 
 def test_gif_loops_through_all_frames(tmp_path):

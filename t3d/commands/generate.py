@@ -2,7 +2,8 @@
 
 from t3d.commands import outputs
 
-OPTIONS = ('formats', 'texture', 'faces', 'grid', 'threshold', 'frames', 'size', 'render_size', 'gif')  # of export.assets
+# of export.assets
+OPTIONS = ('formats', 'texture', 'faces', 'grid', 'threshold', 'frames', 'size', 'render_size', 'gif', 'images')
 
 
 def flags(command) -> None:

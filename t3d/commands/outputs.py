@@ -27,6 +27,9 @@ def views(command) -> None:
     command.add_argument('--size', type=int, help='pixels of the turntable')
     command.add_argument('--render-size', type=int, help='pixels rendered before scaling to --size')
     command.add_argument('--gif', action='store_true', default=None, help='also a gif')
+    command.add_argument(
+        '--images', action='store_true', default=None, help='also the frames as images/*.png, which cameras.json then names'
+    )
 
 
 def parse_seeds(text: str) -> list[int]:

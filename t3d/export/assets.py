@@ -3,7 +3,6 @@
 `write` makes everything, `write_meshes` and `write_views` a part.
 """
 
-import json
 import math
 import pathlib
 import time
@@ -13,7 +12,7 @@ import numpy as np
 from t3d.core import environment
 from t3d.core.errors import UsageError
 from t3d.core.system import Asset
-from t3d.export import meshes, report, video
+from t3d.export import camera_file, meshes, report, video
 from t3d.export import texture as textures
 from t3d.geom import cameras, meshing
 
@@ -34,6 +33,7 @@ def write(
     size=512,
     render_size=256,
     gif=False,
+    images=False,
     threshold=None,
     report_info=None,
     log=print,
@@ -47,14 +47,15 @@ def write(
       faces: upper bound of the mesh's triangles.
       grid: cells per side of the density grid.
       frames: of the turntable, at 30 per second; 0 for none.
-      size: height of the video; each frame is three squares of it side by side.
+      size: height of the video, the next even number where it is odd; each frame is three squares of it side by side.
       render_size: height at which frames are rendered; ffmpeg scales them up to `size`.
       gif: also write turntable.gif (colour only, at the rendered size).
+      images: also write the frames as images/0000.png ... (colour only, at the rendered size).
       threshold: density of the surface; None chooses the one that matches the render.
       report_info: dict of report.write's `metrics`, `config`, `environment`, `title`, `subtitle`; any may be missing.
 
     Returns:
-      paths by name: 'glb' ..., 'mp4', 'gif', 'sheet', 'cameras', 'report'.
+      paths by name: 'glb' ..., 'mp4', 'gif', 'images' (a folder), 'sheet', 'cameras', 'report'.
     """
     check_formats(formats)
     if frames and not gif:
@@ -75,7 +76,8 @@ def write(
     paths['sheet'] = write_sheet(asset, mesh, densities, out / 'sheet.png', size=min(size, max(render_size, 256)))
     clock.lap('sheet')
     if frames:
-        paths |= write_turntable(asset, densities, out, frames=frames, size=size, render_size=render_size, gif=gif, log=log)
+        moving = {'frames': frames, 'size': size, 'render_size': render_size, 'gif': gif, 'images': images}
+        paths |= write_turntable(asset, densities, out, **moving, log=log)
         clock.lap(f'turntable of {frames} frames')
     info = dict(report_info or {})
     info.setdefault('environment', environment.summary())
@@ -111,9 +113,9 @@ def write_meshes(
 
 
 def write_views(
-    asset: Asset, out_dir, *, grid=128, frames=120, size=512, render_size=256, gif=False, log=print
+    asset: Asset, out_dir, *, grid=128, frames=120, size=512, render_size=256, gif=False, images=False, log=print
 ) -> dict[str, pathlib.Path]:
-    """The turntable and its cameras alone; arguments as of `write`. Returns paths by name: 'mp4', 'gif', 'cameras'."""
+    """The turntable and its cameras; arguments as of `write`. Returns paths by name: 'mp4', 'gif', 'images', 'cameras'."""
     if frames < 1:
         raise UsageError(f'{frames} frames: a turntable has at least 1.')
     if not gif:
@@ -121,7 +123,8 @@ def write_views(
     out, clock = pathlib.Path(out_dir), _Clock(log)
     densities = _densities(asset, grid, clock)
     out.mkdir(parents=True, exist_ok=True)
-    paths = write_turntable(asset, densities, out, frames=frames, size=size, render_size=render_size, gif=gif, log=log)
+    moving = {'frames': frames, 'size': size, 'render_size': render_size, 'gif': gif, 'images': images}
+    paths = write_turntable(asset, densities, out, **moving, log=log)
     log(f'export: {out_dir} in {clock.total():.1f} s')
     return paths
 
@@ -170,28 +173,49 @@ def extract(asset: Asset, densities: np.ndarray, *, faces: int, threshold: float
         'faces before simplification': raw,
         'volume': meshes.volume(vertices, triangles),
         'size x y z': ' x '.join(f'{side:.3f}' for side in np.ptp(vertices, axis=0)),
-        'frame': 'y up, front +z, metres',
+        'frame': 'y up, front +z, scene units (a GLB viewer reads metres)',
+        'colours': 'sRGB, with the lighting that the model learned',
     }
-    return meshes.Mesh(vertices, triangles, normals, colors), facts
+    return meshes.Mesh(vertices, triangles, normals, colors, name=meshes.name_of(asset.prompt)), facts
 
 
 def write_turntable(
-    asset: Asset, densities, out: pathlib.Path, *, frames: int, size: int, render_size: int, gif: bool = False, log=print
+    asset: Asset,
+    densities,
+    out: pathlib.Path,
+    *,
+    frames: int,
+    size: int,
+    render_size: int,
+    gif: bool = False,
+    images: bool = False,
+    log=print,
 ) -> dict[str, pathlib.Path]:
-    """turntable.mp4, turntable.gif if asked for, and cameras.json; without ffmpeg only the GIF, or an error without `gif`."""
-    views = video.orbit(asset, frames)
-    names = [f'turntable.mp4#frame={index}' for index in range(frames)]
-    (out / 'cameras.json').write_text(json.dumps(cameras.transforms_json(views, size, names)))
-    paths = {'cameras': out / 'cameras.json'}
-    images = video.turntable(asset, views, render_size, densities, log=log)
-    if gif:
-        paths['gif'] = video.write_gif(images[:, :, :render_size], out / 'turntable.gif')
+    """turntable.mp4, turntable.gif and images/ if asked for, and cameras.json, whose numbers are those of the files.
+
+    Without ffmpeg only the GIF, or an error without `gif`.
+    """
+    views, height = video.orbit(asset, frames), size + size % 2
+    if height != size:
+        log(f'video: {height} px high, not {size}: H.264 takes even sizes')
+    pictures = video.turntable(asset, views, render_size, densities, log=log)
+    colour, paths, videos = pictures[:, :, :render_size], {}, []
     try:
-        paths['mp4'] = video.write_mp4(images, out / 'turntable.mp4', height=size)
+        paths['mp4'] = video.write_mp4(pictures, out / 'turntable.mp4', height=height)
+        videos.append(camera_file.video(paths['mp4'], height, camera_file.PANELS, video.FPS))
     except UsageError as error:
         if not gif:
             raise
         log(f'video: {error}')
+    if gif:
+        paths['gif'] = video.write_gif(colour, out / 'turntable.gif')
+        videos.append(camera_file.video(paths['gif'], render_size, camera_file.PANELS[:1], video.GIF_FPS))
+    names = None
+    if images:
+        paths['images'] = out / 'images'
+        names = camera_file.write_frames(colour, paths['images'])
+    paths['cameras'] = out / 'cameras.json'
+    camera_file.write(paths['cameras'], views, render_size if images else videos[0]['h'], names=names, videos=videos)
     return paths
 
 

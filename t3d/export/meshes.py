@@ -25,6 +25,7 @@ class Mesh(NamedTuple):
     colors: np.ndarray | None = None  # uint8 [N, 3] sRGB
     uv: np.ndarray | None = None  # float32 [N, 2] in [0, 1], v upwards
     texture: np.ndarray | None = None  # uint8 [T, T, 3] sRGB, row 0 at v = 1
+    name: str = 't3d'  # of the object in a GLB or OBJ: printable, without white space
 
 
 def face_areas(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -109,9 +110,16 @@ def write(mesh: Mesh, path) -> pathlib.Path:
             f'the mesh for {path.name} has no faces and {len(mesh.vertices)} vertices, wanted at least one face: leave '
             '--threshold out, or give a lower one, and look at the object first with `t3d render`.'
         )
+    if not (np.isfinite(mesh.vertices).all() and np.isfinite(mesh.normals).all()):
+        raise UsageError(f'the mesh for {path.name} has vertices that are not finite: give another --threshold or --grid.')
     path.parent.mkdir(parents=True, exist_ok=True)
     {'glb': _write_glb, 'obj': _write_obj, 'ply': _write_ply, 'stl': _write_stl}[kind](mesh, path)
     return path
+
+
+def name_of(prompt: str) -> str:
+    """A prompt as the name of an object: what is printable, with `_` for white space; any script."""
+    return '_'.join(''.join(sign if sign.isprintable() else ' ' for sign in prompt).split()) or 't3d'
 
 
 def _trimesh(mesh: Mesh, visual=None):
@@ -128,23 +136,25 @@ def linear(colors: np.ndarray) -> np.ndarray:
 
 
 def _write_glb(mesh: Mesh, path: pathlib.Path) -> None:
+    """One node, one mesh, one material: a base colour texture, or vertex colours, on a rough dielectric."""
     import trimesh
     from PIL import Image
 
-    visual = None
-    if mesh.texture is not None:
-        material = trimesh.visual.material.PBRMaterial(
-            name='t3d',
-            baseColorTexture=Image.fromarray(mesh.texture),
-            baseColorFactor=[255, 255, 255, 255],
-            metallicFactor=0.0,
-            roughnessFactor=1.0,
-            doubleSided=False,
-        )
-        visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material)
-    elif mesh.colors is not None:
-        visual = trimesh.visual.ColorVisuals(vertex_colors=linear(mesh.colors))
-    path.write_bytes(_trimesh(mesh, visual).export(file_type='glb', include_normals=True))
+    material = trimesh.visual.material.PBRMaterial(
+        name='t3d',
+        baseColorTexture=Image.fromarray(mesh.texture) if mesh.texture is not None else None,
+        baseColorFactor=[255, 255, 255, 255],
+        metallicFactor=0.0,  # glTF's default is 1: without this line a mesh is a mirror of nothing, black
+        roughnessFactor=1.0,
+        doubleSided=False,
+    )
+    visual = trimesh.visual.TextureVisuals(uv=mesh.uv if mesh.texture is not None else None, material=material)
+    if mesh.texture is None and mesh.colors is not None:
+        opaque = np.full((len(mesh.vertices), 1), 255, np.uint8)
+        visual.vertex_attributes['color'] = np.concatenate([linear(mesh.colors), opaque], -1)
+    scene = trimesh.Scene()
+    scene.add_geometry(_trimesh(mesh, visual), node_name=mesh.name, geom_name=mesh.name)
+    path.write_bytes(scene.export(file_type='glb', include_normals=True))
 
 
 def _write_obj(mesh: Mesh, path: pathlib.Path) -> None:
@@ -153,23 +163,28 @@ def _write_obj(mesh: Mesh, path: pathlib.Path) -> None:
     rows = io.StringIO()
     textured = mesh.texture is not None
     stem = path.stem
-    rows.write('# t3d: y up, front +z, metres\n')
+    rows.write('# t3d: y up, front +z, scene units (the object fits [-1, 1]^3), colours sRGB\n')
     if textured:
-        rows.write(f'mtllib {stem}.mtl\nusemtl t3d\n')
+        rows.write(f'mtllib {stem}.mtl\n')
+    rows.write(f'o {mesh.name}\n')
     position = mesh.vertices
     if not textured and mesh.colors is not None:
         position = np.concatenate([position, mesh.colors / 255.0], -1)  # the widespread extension: v x y z r g b
     np.savetxt(rows, position, fmt='v ' + ' '.join(['%.6f'] * position.shape[1]))
     if textured:
         np.savetxt(rows, mesh.uv, fmt='vt %.6f %.6f')
-    np.savetxt(rows, mesh.normals, fmt='vn %.4f %.4f %.4f')
+    np.savetxt(rows, mesh.normals, fmt='vn %.6f %.6f %.6f')
+    if textured:
+        rows.write('usemtl t3d\n')
     corner = '%d/%d/%d' if textured else '%d//%d'
     index = np.repeat(mesh.faces + 1, 3 if textured else 2, axis=1)
     np.savetxt(rows, index, fmt='f ' + ' '.join([corner] * 3))
-    path.write_text(rows.getvalue())
+    path.write_text(rows.getvalue(), encoding='utf-8')
     if textured:
         Image.fromarray(mesh.texture).save(path.with_suffix('.png'))
-        path.with_suffix('.mtl').write_text(f'newmtl t3d\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {stem}.png\n')
+        path.with_suffix('.mtl').write_text(
+            f'newmtl t3d\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {stem}.png\n', encoding='utf-8'
+        )
 
 
 def _write_ply(mesh: Mesh, path: pathlib.Path) -> None:
@@ -183,7 +198,12 @@ def _write_ply(mesh: Mesh, path: pathlib.Path) -> None:
         table[name] = columns[:, index] if kind == '<f4' else mesh.colors[:, index - 6]
     polygons = np.empty(len(mesh.faces), [('count', 'u1'), ('index', '<i4', 3)])
     polygons['count'], polygons['index'] = 3, mesh.faces
-    head = ['ply', 'format binary_little_endian 1.0', 'comment t3d: y up, front +z, metres', f'element vertex {len(table)}']
+    head = [
+        'ply',
+        'format binary_little_endian 1.0',
+        'comment t3d: y up, front +z, scene units',
+        f'element vertex {len(table)}',
+    ]
     head += [f'property {kinds[kind]} {name}' for name, kind in names]
     head += [f'element face {len(polygons)}', 'property list uchar int vertex_indices', 'end_header\n']
     path.write_bytes('\n'.join(head).encode() + table.tobytes() + polygons.tobytes())

@@ -122,7 +122,8 @@ def bake(asset, mesh: Mesh, size: int, *, step: float, chunk: int = 2**16, log=p
     texture[pixel], covered[pixel] = colors, True
     texture = dilate(texture.reshape(size, size, 3), covered.reshape(size, size))
     log(f'texture: {size} x {size}, {len(pixel) / size**2:.0%} covered by the charts')
-    return Mesh(vertices, faces, normals, mesh.colors[index] if mesh.colors is not None else None, uv, texture)
+    colors = mesh.colors[index] if mesh.colors is not None else None
+    return Mesh(vertices, faces, normals, colors, uv, texture, mesh.name)
 
 
 def surface_colors(asset, points, inward, *, step: float, chunk: int = 2**16) -> np.ndarray:

@@ -23,6 +23,8 @@ from t3d.geom.rays import Rays
 
 ELEVATION = math.radians(15.0)
 COARSE = 64  # cells per side of the occupancy that is painted into the frames
+FPS = 30
+GIF_FPS = 100 / 3  # GIF times are whole hundredths of a second
 DEEP = 3.0  # cells of cover that normals look at
 VISIBLE = 0.01  # opacity below which a ray shows the background: two of 255 grey levels at most
 
@@ -228,8 +230,12 @@ def panels(frames: Frames, normals: np.ndarray, limits: tuple[float, float]) -> 
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def write_mp4(images: np.ndarray, path, *, height: int | None = None, fps: int = 30) -> pathlib.Path:
-    """H.264, yuv420p, of uint8 images [V, H, W, 3], scaled by ffmpeg to `height` (made even) with their aspect ratio."""
+def write_mp4(images: np.ndarray, path, *, height: int | None = None, fps: int = FPS) -> pathlib.Path:
+    """H.264, yuv420p, of uint8 sRGB images [V, H, W, 3], scaled by ffmpeg to `height` (made even) with their aspect ratio.
+
+    The file states its colours: BT.709 primaries and matrix, the transfer curve of sRGB, limited range. ffmpeg's own choice is
+    the matrix of BT.601 and to say nothing, which players read by the picture's height.
+    """
     path = pathlib.Path(path)
     program = ffmpeg()
     _, rows, columns, _ = images.shape
@@ -262,7 +268,9 @@ def write_mp4(images: np.ndarray, path, *, height: int | None = None, fps: int =
         '-preset',
         'fast',
         '-vf',
-        f'scale={target[0]}:{target[1]}:flags=bicubic',
+        f'scale={target[0]}:{target[1]}:flags=bicubic+accurate_rnd+full_chroma_int:in_range=pc:out_range=tv:'
+        'out_color_matrix=bt709,format=yuv420p,'
+        'setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=iec61966-2-1',
         '-movflags',
         '+faststart',
         '-f',
@@ -293,7 +301,7 @@ def ffmpeg() -> str:
         ) from error
 
 
-def write_gif(images: np.ndarray, path, *, fps: int = 30) -> pathlib.Path:
+def write_gif(images: np.ndarray, path, *, fps: float = GIF_FPS) -> pathlib.Path:
     """An endless GIF of uint8 images [V, H, W, 3]; needs no ffmpeg. GIF times are hundredths of a second."""
     from PIL import Image
 
