@@ -64,18 +64,22 @@ def run(
     devices.keep_freed_memory()
     mesh = devices.make(config.mesh)
     devices.check_batch(config.batch, mesh)
-    workdir = workdirs.prepare(workdir, config)
-    say = logs.Log(workdir, total=config.steps, batch=config.batch, write=log, active=jax.process_index() == 0)
+    active = jax.process_index() == 0
+    workdir, lock = workdirs.prepare(workdir, config, (log or print) if active else lambda line: None)
+    say = logs.Log(workdir, total=config.steps, batch=config.batch, write=log, active=active)
     stop = signals.Stop()
     try:
         with stop, devices.collecting_seldom(), jax.set_mesh(mesh):
-            _train(config, workdir, mesh, say, stop, stop_after, system, data, init_from, traced.Keep(traced_in, config))
+            keep = traced.Keep(traced_in, config)
+            _train(config, workdir, lock, mesh, say, stop, stop_after, system, data, init_from, keep)
     finally:
         say.close()
+        if active:
+            lock.release()
     return workdir
 
 
-def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_after, system, data, init_from, keep) -> None:
+def _train(config, workdir, lock, mesh: Mesh, say: logs.Log, stop, stop_after, system, data, init_from, keep) -> None:
     say.line(devices.describe(mesh))
     if system is None:
         from t3d import systems
@@ -103,7 +107,7 @@ def _train(config, workdir, mesh: Mesh, say: logs.Log, stop: signals.Stop, stop_
             say.line(report.splitlines()[-1])
         batches, shown = _data(config, system, data, int(state.step))
         try:
-            _loop(config, program, state, batches, shown, store, say, stop, end, workdir)
+            _loop(config, program, state, batches, shown, store, say, stop, end, workdir, lock)
         except jax.errors.JaxRuntimeError as error:  # raised at a dispatch, or when a later result is waited for
             raise _out_of_memory(error, config) or error from None
         store.wait()
@@ -275,7 +279,9 @@ def _data(config, system: System, data: tuple | None, start: int):
     return make(process_index=jax.process_index(), process_count=jax.process_count(), start=start), shown
 
 
-def _loop(config, program: Program, state: TrainState, batches, shown, store, say: logs.Log, stop, end: int, workdir) -> None:
+def _loop(
+    config, program: Program, state: TrainState, batches, shown, store, say: logs.Log, stop, end: int, workdir, lock
+) -> None:
     mesh, many = program.mesh, jax.process_count() > 1
     first = step = int(state.step)
     window = Window(say, store)
@@ -289,6 +295,7 @@ def _loop(config, program: Program, state: TrainState, batches, shown, store, sa
         if step == first + 1:
             window.begin(step)  # the first step compiles: not in the rate
         window.add(step, metrics)
+        lock.check()
         if due(step, config.log_every):
             window.cut(step)
         stopped = store.reached_preemption() if many else stop.requested

@@ -1,4 +1,4 @@
-"""Run folders: numbered or given, with the config, the command and the environment beside the results."""
+"""Run folders: numbered or given, held by one training at a time, with config, command and environment beside the results."""
 
 import json
 import pathlib
@@ -7,38 +7,72 @@ import shlex
 import sys
 
 import jax
+import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from t3d.checkpoint import around_orbax
 from t3d.core import config as configs
-from t3d.core import environment
+from t3d.core import environment, files
 from t3d.core.errors import UsageError
+from t3d.train import locks
 
 FREE = ('steps', 'log_every', 'preview_every', 'checkpoint', 'mesh', 'fsdp_floor', 'loader', 'export', 'sample')  # on resume
 
 
-def prepare(workdir, config):
-    """The run folder, made or accepted, with config.json, command.txt and environment.json in it."""
-    path = number(config) if workdir is None else epath.Path(workdir)
+def prepare(workdir, config, line=print):
+    """(the run folder, made or accepted, with config.json, command.txt and environment.json in it; its `locks.Lock`, held)."""
+    path = _numbered(config) if workdir is None else files.path(workdir)
+    around_orbax.literal(path)  # refuses names that cannot hold checkpoints
     check(path, config)
     if jax.process_count() > 1:  # all have read before one writes
         multihost_utils.sync_global_devices('workdir')
-    if jax.process_index() == 0:
-        path.mkdir(parents=True, exist_ok=True)
-        _write(path / 'config.json', configs.to_json(config))
+    lock = locks.Lock(path, line)
+    _on_process_0(lambda: _fill(path, config, lock))
+    return path, lock
+
+
+def _fill(path, config, lock: locks.Lock) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    lock.take()
+    try:
+        files.write(path / 'config.json', configs.to_json(config))
         command = shlex.join([pathlib.Path(sys.executable).name, *sys.orig_argv[1:]]) + '\n'
-        before = (path / 'command.txt').read_text() if (path / 'command.txt').exists() else ''
-        _write(path / 'command.txt', before + command)  # one line for each start
+        before = (path / 'command.txt').read_bytes() if (path / 'command.txt').exists() else b''
+        files.write(path / 'command.txt', before + command.encode('utf-8', 'surrogateescape'))  # one line for each start
         if not (path / 'environment.json').exists():  # of the start that made the folder
-            _write(path / 'environment.json', json.dumps(environment.environment(), indent=2) + '\n')
-    return path
+            files.write(path / 'environment.json', json.dumps(environment.environment(), indent=2) + '\n')
+    except BaseException:
+        lock.release()
+        raise
 
 
-def _write(path, text: str) -> None:
-    """Whole or not at all, whenever the process is killed."""
-    part = path.parent / f'{path.name}.part'
-    part.write_text(text)
-    part.replace(path)
+def _on_process_0(action) -> None:
+    """Runs it on process 0; where it fails there, every process raises."""
+    error = None
+    if jax.process_index() == 0:
+        try:
+            action()
+        except (UsageError, OSError) as caught:
+            error = caught
+    if jax.process_count() > 1:
+        good = multihost_utils.broadcast_one_to_all(np.int32(error is None))
+        if not good and error is None:
+            raise UsageError('process 0 could not take the run folder: see its message.')
+    if error is not None:
+        raise error
+
+
+def _numbered(config):
+    """A new folder of the next number, of which others that start now take another."""
+    while True:
+        path = number(config)
+        around_orbax.literal(path)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
 
 
 def number(config, root='runs'):
@@ -57,7 +91,11 @@ def check(path, config) -> None:
     """Raises if a folder is in use by another config."""
     stored = path / 'config.json'
     if not stored.exists():
-        others = [child.name for child in path.iterdir() if child.suffix != '.part'] if path.exists() else []
+        others = (
+            [child.name for child in path.iterdir() if child.suffix != '.part' and child.name != locks.NAME]
+            if path.exists()
+            else []
+        )
         if others:
             raise UsageError(
                 f'workdir {path} holds {", ".join(sorted(others)[:5])} but no config.json: it is no run. Choose another.'

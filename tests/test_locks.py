@@ -1,0 +1,162 @@
+"""One training in a run folder: the second is refused with host and process, what a dead one left is recovered."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+from dummy_system import DATA, config, make
+
+from t3d.core import files
+from t3d.core.errors import UsageError
+from t3d.train import locks, loop
+
+HERE, PID = socket.gethostname(), os.getpid()
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(locks, 'BEAT', 0.05)
+    monkeypatch.setattr(locks, 'WATCH', 0.6)
+
+
+def left(folder, **changes):
+    """Leaves a lock as a process would that wrote `changes`."""
+    lock = locks.Lock(folder)
+    (folder / locks.NAME).write_text(json.dumps(lock._mine | {'token': 'of another'} | changes))
+
+
+def run(folder, lines=None, **changes):
+    lines = [] if lines is None else lines
+    return loop.run(config(**changes), folder, system=make(), data=DATA, log=lines.append)
+
+
+def test_the_second_training_is_refused_and_changes_nothing(tmp_path):
+    run(tmp_path / 'run', steps=2)
+    assert not (tmp_path / 'run' / locks.NAME).exists()
+    holder = locks.Lock(tmp_path / 'run')
+    holder.take()
+    before = {path: path.read_bytes() for path in (tmp_path / 'run').iterdir() if path.is_file() and path.name != locks.NAME}
+    with pytest.raises(UsageError) as error:
+        run(tmp_path / 'run', steps=4)
+    text = str(error.value)
+    assert text.startswith(f'workdir {tmp_path / "run"} is in use: process {PID} on host {HERE} trains there since 20')
+    assert 'Choose another --workdir, or stop that process; if it is known to have ended, delete' in text
+    assert before == {path: path.read_bytes() for path in before}
+    holder.release()
+    run(tmp_path / 'run', steps=4)
+
+
+def dead_process() -> int:
+    process = subprocess.Popen([sys.executable, '-c', ''])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        lambda: {'process': dead_process()},
+        lambda: {'started': '1'},  # the number of the process was given to another
+        lambda: {'process': 0},
+        lambda: {'process': -1},
+        lambda: {'process': 10**12},
+        lambda: {'process': None},
+        lambda: {'process': 'x'},
+        lambda: {'machine': 'elsewhere', 'host': 'node7'},
+    ],
+)
+def test_a_lock_of_the_dead_is_recovered(tmp_path, changes):
+    left(tmp_path, **changes())
+    lines = []
+    lock = locks.Lock(tmp_path, lines.append)
+    lock.take()
+    assert lines[-1].startswith(f'recovering {tmp_path / locks.NAME}: process ') and lines[-1].endswith('without removing it')
+    assert json.loads((tmp_path / locks.NAME).read_text())['process'] == PID
+    lock.release()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', 'null', '{}', '\x00' * 100, '{"token": 3}'])
+def test_a_damaged_lock_is_recovered(tmp_path, text):
+    (tmp_path / locks.NAME).write_text(text)
+    lock = locks.Lock(tmp_path, lambda line: None)
+    lock.take()
+    lock.release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_on_another_host_that_gives_signs_of_life_is_not_robbed(tmp_path):
+    alive = threading.Event()
+
+    def beat():
+        count = 0
+        while not alive.wait(0.1):
+            count += 1
+            text = {'token': 'x', 'beat': count, 'host': 'node7', 'process': 12, 'machine': 'another'}
+            files.write(tmp_path / locks.NAME, json.dumps(text))
+
+    left(tmp_path, machine='another', host='node7', process=12, token='x')
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(UsageError, match='process 12 on host node7 trains there since'):
+            locks.Lock(tmp_path, lambda line: None).take()
+    finally:
+        alive.set()
+        thread.join()
+
+
+def test_who_lost_the_folder_stops_and_leaves_the_lock_of_the_other(tmp_path):
+    lines, taken = [], []
+
+    def log(line):
+        lines.append(line)
+        if line.startswith('step ') and not taken:
+            left(tmp_path / 'run', host='node8', process=5)
+            taken.append(line)
+
+    with pytest.raises(UsageError, match='stopped: process 5 on host node8 trains in .* it took this process for dead'):
+        loop.run(config(steps=100_000, checkpoint={'every': 0, 'keep': 1}), tmp_path / 'run', system=make(), data=DATA, log=log)
+    assert json.loads((tmp_path / 'run' / locks.NAME).read_text())['process'] == 5
+    assert not (tmp_path / 'run' / 'checkpoints' / '00100000').exists()
+
+
+def test_of_many_that_start_at_once_one_trains(tmp_path):
+    (tmp_path / locks.NAME).write_text('damaged')
+    won, lost, barrier = [], [], threading.Barrier(4)
+
+    def start():
+        lock = locks.Lock(tmp_path, lambda line: None)
+        barrier.wait()
+        try:
+            lock.take()
+            won.append(lock)
+        except UsageError:
+            lost.append(lock)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1 and len(lost) == 3
+    won[0].check()
+
+
+def test_two_trainings_without_a_folder_take_two_numbers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from t3d.train import workdirs
+
+    stale, inner = [], workdirs.number
+    (tmp_path / 'runs' / '0001-dummy-test').mkdir(parents=True)
+
+    def number(config):  # what it read before the other made its folder
+        stale.append(0)
+        return workdirs.epath.Path('runs/0001-dummy-test') if len(stale) == 1 else inner(config)
+
+    monkeypatch.setattr(workdirs, 'number', number)
+    assert str(run(None, steps=1)) == 'runs/0002-dummy-test'
