@@ -262,20 +262,6 @@ def test_bad_arguments_are_answered(built, tmp_path):
     assert furniture_source.find(root / 'data', size=SIZE, variants=2) == folder
 
 
-def test_a_damaged_model_is_named(tmp_path):
-    library = make_library(tmp_path / 'Mine.sh3f')
-    with zipfile.ZipFile(library) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist() if name != 'm7/a.obj'}
-    contents['m2/a.obj'] = b'v 0 0 zero\nf 1 1 1\n'
-    for missing, model in ((('m2/a.obj', b'v 0 0 zero\nf 1 1 1\n'), 'm2/a.obj'), (None, 'm7/a.obj')):
-        with zipfile.ZipFile(library, 'w') as archive:
-            for name, data in (contents | dict([missing] if missing else [('m2/a.obj', contents['m1/a.obj'])])).items():
-                archive.writestr(name, data)
-        sweethome._OPEN.clear()
-        with pytest.raises(ValueError, match=f'{model} of .* does not read as an OBJ file'):
-            furniture.build(str(library), str(tmp_path / 'data'), SIZE, processes=1)
-
-
 def test_attribution_names_creator_and_licence(built):
     text = (built[2] / 'ATTRIBUTION.md').read_text()
     assert '## Mine: see the library' in text and '* Maker: ' in text and 'Kettle' in text

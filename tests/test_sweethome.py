@@ -143,3 +143,58 @@ def test_the_real_package(tmp_path):
     assert sum(entry.rotation != (1, 0, 0, 0, 1, 0, 0, 0, 1) for entry in entries) == 33
     counts = {library.name: len(library.entries()) for library in libraries}
     assert counts == {'Scopia': 395, 'BlendSwap-CC-0': 175, 'BlendSwap-CC-BY': 135, 'KatorLegaz': 90, 'Reallusion': 25}
+
+
+PROPERTIES = [
+    (b'\xef\xbb\xbfname#1=a\n', {'name#1': 'a'}),
+    ('name#1=内部\n'.encode(), {'name#1': '内部'}),
+    (b'name#1=a\x85b\n', {'name#1': 'a\x85b'}),
+    (b'name#1=a\x1cb\x0bc\n', {'name#1': 'a\x1cb\x0bc'}),
+    ('a=1\u2028b=2\n'.encode(), {'a': '1\u2028b=2'}),
+    (b'a=1\rb=2\r\nc=3', {'a': '1', 'b': '2', 'c': '3'}),
+    ('\ufeffa=1\n'.encode('utf-16-le'), {'a': '1'}),
+    (b'a\t=\t1\n', {'a': '1'}),
+    (b'a 1 = 2\n', {'a': '1 = 2'}),
+    (b'a:1=2\n', {'a': '1=2'}),
+    (b'a=1 # no comment\n', {'a': '1 # no comment'}),
+    (b'a=1\\\n\nb=2\n', {'a': '1', 'b': '2'}),
+    (b'a=1\\\n   # 2\n', {'a': '1# 2'}),
+    (b'# c\\\na=1\n', {'a': '1'}),
+    (b'a=\\u0041\\u00e9\\ud83d\\ude00\n', {'a': 'A\xe9\U0001f600'}),
+    (b'a=\\ud83d\n', {'a': '\ufffd'}),
+    (b'a=\\u12\\q\n', {'a': 'u12q'}),
+    (b'a=C:\\\\m\\\\b\n', {'a': 'C:\\m\\b'}),
+    (b'a\n=b\n\\', {'a': '', '': 'b'}),
+]
+
+
+@pytest.mark.parametrize('data, expected', PROPERTIES)
+def test_properties_in_other_hands(data, expected):
+    assert sweethome.parse_properties(data) == expected
+
+
+def test_object_ids_stay_apart_and_fit_in_file_names():
+    rows = ('стул', 'стол', 'a b', 'a-b', 'A-B', 'x' * 300, 'x' * 299 + 'y')
+    text = '\n'.join(f'id#{k}={row}\nname#{k}=n\nmodel#{k}=m' for k, row in enumerate(rows))
+    entries, wrong = sweethome.read_catalogue(text.encode(), 'L')
+    ids = [entry.object_id for entry in entries]
+    assert ids[:5] == ['L.стул', 'L.стол', 'L.a-b', 'L.a-b-3', 'L.A-B-4'] and not wrong
+    assert len({name.casefold() for name in ids}) == len(rows) and max(len(name) for name in ids) < 120
+
+
+def test_odd_numbers_of_entries_are_no_entries():
+    data = 'name#²=a\nmodel#²=m\nname#99999999999=a\nname#-1=a\nname#=b\nname#1#2=c\n'
+    assert sweethome.read_catalogue(data.encode(), 'L') == ([], {})
+
+
+def test_damaged_packages_are_one_sentence(tmp_path):
+    deb = make_deb(tmp_path / 'x.deb', make_library(tmp_path / 'Mine.sh3f'))
+    whole = deb.read_bytes()
+    start = whole.index(b'\xfd7zXZ')
+    for place in (start, start + 40, len(whole) - 40):
+        deb.write_bytes(whole[:place] + bytes(16) + whole[place + 16 :])
+        with pytest.raises(
+            ValueError, match=r'x\.deb is damaged, or its data\.tar\.xz is compressed in a way .*; download the'
+        ):
+            sweethome.open_libraries(deb, tmp_path / 'scratch')
+    assert not list(tmp_path.glob('scratch/*'))

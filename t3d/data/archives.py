@@ -18,7 +18,8 @@ from t3d.core.errors import UsageError
 
 MOST_BYTES = 256 << 20  # of a member in memory; more only where the zip itself holds 1 / MOST_EXPANSION of it
 MOST_EXPANSION = 20  # text packs about 5-fold, pictures hardly at all: what expands further is no data
-METHODS = {9: 'Deflate64', 12: 'bzip2', 14: 'LZMA', 93: 'Zstandard', 95: 'XZ', 98: 'PPMd'}  # of the zip format
+# Methods that are not read: Python lacks them, or its decompressor cannot be held to the announced length.
+METHODS = {9: 'Deflate64', 12: 'bzip2', 14: 'LZMA', 93: 'Zstandard', 95: 'XZ', 98: 'PPMd'}
 _PIECE = 1 << 20  # bytes read at once: a header may lie about the length
 _ENCRYPTED, _UTF8 = 0x1, 0x800  # bits of a member's flags
 
@@ -70,7 +71,11 @@ class Archive:
     def read(self, name: str) -> bytes:
         """The bytes of a member; KeyError where there is none, Damaged where it cannot be had."""
         with self.open(name) as file, self._blaming(name):
-            return b''.join(iter(lambda: file.read(_PIECE), b''))
+            content = b''.join(iter(lambda: file.read(_PIECE), b''))
+            info = self.members[name]
+            if info is not None and len(content) != info.file_size:
+                raise ValueError(f'{len(content)} bytes of {info.file_size}')
+            return content
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
@@ -91,6 +96,9 @@ class Archive:
     def _check(self, name: str, info: zipfile.ZipInfo) -> None:
         if info.flag_bits & _ENCRYPTED:
             raise Damaged(f'{self.path}: {name} is encrypted: pack it again without a password.')
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            method = f'{info.compress_type} ({METHODS.get(info.compress_type, "unknown")})'
+            raise Damaged(f'{self.path}: {name} is compressed by method {method}: pack it again with deflate, the usual one.')
         if info.file_size > max(MOST_BYTES, MOST_EXPANSION * info.compress_size):
             raise Damaged(
                 f'{self.path}: {name} would expand from {info.compress_size} to {info.file_size} bytes, more than {MOST_BYTES} '
@@ -102,15 +110,9 @@ class Archive:
         """Turns whatever the zip reader and its decompressors raise into Damaged."""
         try:
             yield
-        except NotImplementedError as error:
-            method = self.members[name].compress_type
-            raise Damaged(
-                f'{self.path}: {name} is compressed by method {method} ({METHODS.get(method, "unknown")}): pack it again with '
-                'deflate, the usual one.'
-            ) from error
         except UsageError:
             raise
-        except Exception as error:  # BadZipFile, zlib.error, LZMAError, EOFError, OSError, struct.error, ValueError, ...
+        except Exception as error:  # BadZipFile, zlib.error, EOFError, OSError, struct.error, NotImplementedError, ...
             reason = str(error) or type(error).__name__
             raise Damaged(f'{self.path}: {name} is damaged ({reason}): copy it again.') from error
 

@@ -30,7 +30,7 @@ import shutil
 import numpy as np
 
 from t3d.core.errors import UsageError
-from t3d.data import captions, furniture_source, furniture_views, sweethome
+from t3d.data import captions, furniture_report, furniture_source, furniture_views, sweethome
 
 TRAIN_VIEWS = furniture_views.TRAIN_VIEWS  # of furniture_views.VIEWS; the rest are held out
 MAX_VARIANTS = furniture_views.MAX_VARIANTS
@@ -124,7 +124,7 @@ def builder_class():
             config = self.builder_config
             source = config.source or dl_manager.manual_dir
             work = pathlib.Path(config.work or pathlib.Path(self.data_dir).parent / f'work-{config.name}')
-            tasks = plan(source, work, config)
+            tasks, _ = plan(source, work, config)
             furniture_views.render_all(tasks, config.processes, f'furniture {config.name}')
             examples = describe(tasks)
             splits = assign_splits(examples)
@@ -138,10 +138,14 @@ def builder_class():
     return Furniture, FurnitureConfig
 
 
-def plan(source, work: pathlib.Path, config) -> list[furniture_views.Task]:
-    """One task per object, in catalogue order."""
+def plan(source, work: pathlib.Path, config) -> tuple[list[furniture_views.Task], dict[str, str]]:
+    """One task per object, in catalogue order; and {entry: what is wrong} of catalogue entries that are left out."""
     libraries = {library.name: library for library in sweethome.open_libraries(source, work / 'libraries')}
-    entries = [entry for library in libraries.values() for entry in library.entries()]
+    entries, wrong = [], {}
+    for library in libraries.values():
+        found, damaged = library.catalogue()
+        entries += found
+        wrong |= {f'{library.name}, entry {number}': reason for number, reason in damaged.items()}
     if config.license == 'cc0':
         entries = [entry for entry in entries if entry.licence.startswith('CC0')]
     if config.limit:
@@ -158,13 +162,15 @@ def plan(source, work: pathlib.Path, config) -> list[furniture_views.Task]:
     return [
         furniture_views.Task(libraries[entry.library], entry, rig, config.size, config.variants, target)
         for entry, rig, target in zip(entries, rigs, targets)
-    ]
+    ], wrong
 
 
 def describe(tasks: list[furniture_views.Task]) -> list[dict]:
-    """One dictionary per (object, variant), without the arrays."""
+    """One dictionary per (object, variant) of what was rendered, without the arrays."""
     examples = []
     for task in tasks:
+        if not task.target.exists():
+            continue
         with np.load(task.target) as arrays:
             meta = json.loads(arrays['meta'].tobytes())
         noun = captions.noun(task.entry.name)
@@ -172,6 +178,8 @@ def describe(tasks: list[furniture_views.Task]) -> list[dict]:
             examples.append(
                 {
                     'object_id': task.entry.object_id,
+                    'missing': meta['missing'],
+                    'dropped': meta['dropped'],
                     'noun': noun,
                     'colour': colour,
                     'variant': variant,
@@ -255,15 +263,37 @@ def build(
         work=str(work),
         processes=processes,
     )
-    tasks = plan(source, work, config)
-    furniture_views.render_all(tasks, processes, f'furniture {name}')
+    try:
+        tasks, wrong = plan(source, work, config)
+        for task in tasks:  # the library may have been mended since
+            furniture_views.skipped_file(task).unlink(missing_ok=True)
+        furniture_views.render_all(tasks, processes, f'furniture {name}')
+        problems = furniture_report.problems(tasks, describe(tasks), wrong)
+        if len(problems['left out']) == len(tasks) + len(wrong):
+            first, reason = next(iter(problems['left out'].items()))
+            raise UsageError(f'{source}: none of its {len(tasks)} objects can be rendered, first {first}: {reason}.')
+    except UsageError:
+        _remove_empty(work, furniture_source.data_root(out))
+        raise
+    print(furniture_report.text(problems, f'furniture {name}'), end='', flush=True)
     counts = _pack(config, furniture_source.data_root(out))
-    _write_attribution(folder, tasks)
+    _write_attribution(folder, [task for task in tasks if task.target.exists()])
+    (folder / furniture_report.FILE).write_text(json.dumps(problems, indent=1, ensure_ascii=False), encoding='utf-8')
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     (folder / furniture_source.SIZES).write_text(json.dumps(sizes, indent=1))
     shutil.rmtree(work)
     print(f'furniture {name}: {counts} examples in {folder}', flush=True)
     return folder
+
+
+def _remove_empty(work: pathlib.Path, root: pathlib.Path) -> None:
+    """Removes the working folder of a build that rendered nothing, and the folders above it that hold nothing else."""
+    if any(work.glob('objects/*.npz')):
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    for folder in (work.parent, work.parent.parent, root):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _pack(config, root: pathlib.Path) -> str:
@@ -299,4 +329,4 @@ def _write_attribution(folder: pathlib.Path, tasks: list[furniture_views.Task]) 
     for (library, licence), creators in sorted(libraries.items()):
         lines += [f'## {library}: {licence}', '']
         lines += [f'* {creator}: {", ".join(sorted(set(names)))}' for creator, names in sorted(creators.items())] + ['']
-    (folder / 'ATTRIBUTION.md').write_text('\n'.join(lines))
+    (folder / 'ATTRIBUTION.md').write_text('\n'.join(lines), encoding='utf-8')

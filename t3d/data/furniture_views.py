@@ -78,40 +78,58 @@ class Task:
 
 
 def render_object(task: Task) -> str:
-    """Renders all views and variants of an object into `task.target` (an npz, written whole or not at all); returns its id."""
+    """Renders all views and variants of an object into `task.target` (an npz, written whole or not at all); returns its id.
+
+    An object that cannot be rendered leaves the reason in `skipped_file(task)` instead.
+    """
     try:
-        mesh = sweethome.rotate(objmesh.load(task.entry.model, task.library.read), task.entry)
-    except (KeyError, ValueError) as error:
-        raise UsageError(
-            f'{task.entry.model} of {task.library.path} does not read as an OBJ file ({error}): the library is '
-            f'damaged; {sweethome.HOW_TO_GET}.'
-        ) from error
+        arrays = _render(task)
+    except (UsageError, KeyError, ValueError, OverflowError, MemoryError, OSError) as error:
+        skipped_file(task).write_text(str(error) or type(error).__name__, encoding='utf-8', errors='replace')
+        return task.entry.object_id
+    partial = task.target.with_suffix(f'.{os.getpid()}.partial')  # a killed build may leave a worker at the same object
+    with open(partial, 'wb') as file:
+        np.savez(file, **arrays)
+    partial.replace(task.target)
+    return task.entry.object_id
+
+
+def skipped_file(task: Task) -> pathlib.Path:
+    """Where the reason stands if an object was left out."""
+    return task.target.with_name(task.target.name + '.skipped')
+
+
+def _render(task: Task) -> dict[str, np.ndarray]:
+    mesh = objmesh.load(task.library.model(task.entry), task.library.read, task.library.locate)
+    if not len(mesh.positions):
+        raise UsageError(f'it has no triangle ({mesh.num_vertices} vertices, {mesh.dropped} faces that cannot be drawn)')
+    mesh = sweethome.rotate(mesh, task.entry)
     mesh = dataclasses.replace(mesh, positions=raycast.fit_sphere(mesh.positions, OBJECT_RADIUS))
     scene = raycast.Scene(mesh, task.library.read)
     poses, lens = task.rig['world_from_cam'], task.rig['intrinsics']
     seen = [raycast.view_hits(scene, poses[view], lens[view], STATISTICS_SIZE, 1) for view in STATISTICS_VIEWS]
     statistics = _statistics(seen, len(mesh.parts))
     colours = _variant_colours(task.entry.object_id, statistics, task.variants)
-    arrays, depth = {}, []
+    arrays, depth, visible = {}, [], False
     for view in range(VIEWS):
         hits = raycast.view_hits(scene, poses[view], lens[view], task.size, SUPERSAMPLE)
         for variant, colour in enumerate(['', *colours]):
             albedo = recolour(hits, statistics, captions.PALETTE[colour]) if colour else hits.albedo
             arrays[f'png_{variant}_{view}'] = _png(raycast.image(hits, albedo, task.size, SUPERSAMPLE))
+        visible = visible or bool(hits.alpha.any())
         depth.append(raycast.planar_depth(scene, poses[view], lens[view], task.size))
+    if not visible:
+        raise UsageError('no view shows any of its triangles: they are all degenerate or invisible')
     meta = {
         'colours': [statistics['colour'], *colours],
         'signature': [len(mesh.positions), mesh.num_vertices, len(mesh.parts)],
-        'missing': list(mesh.missing),
+        'missing': [*mesh.missing, *scene.unread],
+        'dropped': mesh.dropped,
         'share': float(statistics['share']),
     }
     arrays['depth'] = np.round(np.stack(depth) / DEPTH_STEP).astype(np.uint16)
     arrays['meta'] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    partial = task.target.with_suffix(f'.{os.getpid()}.partial')  # a killed build may leave a worker at the same object
-    with open(partial, 'wb') as file:
-        np.savez(file, **arrays)
-    partial.replace(task.target)
-    return task.entry.object_id
+    return arrays
 
 
 def _statistics(seen: list[raycast.Hits], num_parts: int) -> dict:
@@ -164,8 +182,8 @@ def _png(pixels: np.ndarray) -> np.ndarray:
 
 
 def render_all(tasks: list[Task], processes: int, label: str) -> None:
-    """Renders what is not rendered yet, with a progress line every few seconds."""
-    waiting = [task for task in tasks if not zipfile.is_zipfile(task.target)]
+    """Renders what is neither rendered nor skipped yet, with a progress line every few seconds."""
+    waiting = [task for task in tasks if not zipfile.is_zipfile(task.target) and not skipped_file(task).exists()]
     done = len(tasks) - len(waiting)
     if done:
         print(f'{label}: {done} of {len(tasks)} objects were rendered before', flush=True)

@@ -50,7 +50,10 @@ class Scene:
     """A mesh ready to be traced: Embree's hierarchy, normals, decoded textures."""
 
     def __init__(self, mesh: Mesh, read: Callable[[str], bytes] | None = None):
-        """`read(path)` gives the bytes of a texture; without it, or where decoding fails, `Kd` is used."""
+        """`read(path)` gives the bytes of a texture; without it, or where decoding fails, `Kd` is used.
+
+        `unread` names the textures that fail, each with the reason.
+        """
         try:
             from embreex.mesh_construction import TriangleMesh
             from embreex.rtcore_scene import EmbreeScene
@@ -62,7 +65,13 @@ class Scene:
         if not len(mesh.positions):
             raise ValueError('the mesh has no triangle: wanted at least one to render; check the OBJ it came from.')
         self.mesh = mesh
-        self.textures = [_pyramid(part.texture, read) for part in mesh.parts]
+        self.textures, self.unread = [], []
+        for part in mesh.parts:
+            try:
+                self.textures.append(_pyramid(part.texture, read))
+            except Exception as error:  # Pillow lets through what its decoders meet: struct.error, IndexError, ...
+                self.textures.append([])
+                self.unread.append(f'{part.texture} ({error or type(error).__name__})')
         a, b, c = (mesh.positions[:, corner] for corner in range(3))
         cross = np.cross(b - a, c - a)
         self.face_normals = _unit(cross)
@@ -125,8 +134,8 @@ class Scene:
         alpha = np.array([part.opacity for part in self.mesh.parts], np.float32)[part]
         uv = (self.mesh.uvs[triangle] * barycentric[..., None]).sum(1)
         textured = np.array([bool(levels) for levels in self.textures])[part] & np.isfinite(uv).all(-1)
-        level = np.log2(np.maximum(self.texel_density[triangle] * width, 1.0)).round().astype(np.int32)
-        level = np.minimum(level, 31)
+        level = np.log2(np.maximum(self.texel_density[triangle] * width, 1.0)).round()
+        level = np.minimum(level, 31).astype(np.int32)
         for code in np.unique(part[textured] * 32 + level[textured]):
             which = textured & (part == code // 32) & (level == code % 32)
             levels = self.textures[code // 32]
@@ -198,15 +207,17 @@ MAX_TEXTURE = 1024  # texels a side of the finest level kept
 
 
 def _pyramid(path: str | None, read) -> list[np.ndarray]:
-    """float32 [h, w, 4] levels, each half the size of the one before; [] without a texture."""
+    """float32 [h, w, 4] levels, each half the size of the one before; [] without a texture. Raises what Pillow raises."""
     if path is None or read is None:
         return []
     from PIL import Image
 
-    try:
-        picture = Image.open(io.BytesIO(read(path))).convert('RGBA')
-    except (KeyError, OSError, ValueError):
-        return []
+    picture = Image.open(io.BytesIO(read(path)))
+    if picture.mode[0] == 'F':
+        raise ValueError('pixels are floating-point numbers: wanted 8 or 16 bits')
+    if picture.mode[0] == 'I':  # 16 bits
+        picture = Image.fromarray((np.clip(np.asarray(picture), 0, 65535) >> 8).astype(np.uint8))
+    picture = picture.convert('RGBA')
     shrink = -(-max(picture.size) // MAX_TEXTURE)
     levels = [picture.reduce(shrink) if shrink > 1 else picture]
     while max(levels[-1].size) > 1:

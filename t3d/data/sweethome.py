@@ -9,17 +9,20 @@ Models are y up with the front towards +z once `modelRotation` is applied, which
 """
 
 import dataclasses
+import functools
 import hashlib
-import io
 import pathlib
+import posixpath
 import re
-import tarfile
-import zipfile
+import unicodedata
+import urllib.parse
 import zlib
 
 import numpy as np
 
+from t3d.core import text as texts
 from t3d.core.errors import UsageError
+from t3d.data import archives, deb
 
 CATALOGUE = 'PluginFurnitureCatalog.properties'
 LIBRARY_VERSION = '1.8'
@@ -41,6 +44,7 @@ HOW_TO_GET = (
     'download the Debian package sweethome3d-furniture (or the .sh3f libraries from the models page of '
     'sweethome3d.com) and pass its path with --source'
 )
+MOST_ID = 100  # letters of an object id: file names end at 255 bytes
 LIBRARY_TAGS = {'blend swap', 'scpts'}  # say where a model came from, not what it is
 
 
@@ -68,26 +72,49 @@ class Library:
     path: pathlib.Path  # a zip file or an unpacked folder
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file inside; KeyError where there is none."""
-        if self.path.is_dir():
-            file = self.path / name
-            if not file.is_file():
-                raise KeyError(name)
-            return file.read_bytes()
-        return _zip(self.path).read(name)
+        """The bytes of a file inside; KeyError where there is none, archives.Damaged where it cannot be had."""
+        return self._archive().read(name)
 
-    def entries(self) -> list[Entry]:
+    def locate(self, path: str) -> str | None:
+        """The name of a file inside that differs from `path` at most in the case of letters and the form of accents."""
+        return self._archive().locate(path)
+
+    def model(self, entry: 'Entry') -> str:
+        """The path of an entry's model inside the library.
+
+        Raises:
+          UsageError: there is none, or it is no OBJ file.
+        """
+        for spelling in (entry.model, urllib.parse.unquote(entry.model)):
+            found = self.locate(posixpath.normpath(spelling.replace('\\', '/').lstrip('/')))
+            if found is not None and posixpath.splitext(found)[1].lower() != '.obj':
+                raise UsageError(f'{found} is no OBJ file, the one format that is read')
+            if found is not None:
+                return found
+        raise UsageError(f'{entry.model} is not in the library')
+
+    def catalogue(self) -> tuple[list['Entry'], dict[str, str]]:
+        """The entries in the catalogue's own order, and what is wrong with those that are left out, by number."""
+        name = self.locate(CATALOGUE)
+        if name is None:
+            inner = [name for name in self._archive().members if name.lower().endswith('/' + CATALOGUE.lower())]
+            hint = f' There is {inner[0]}: the library has to start at its folder.' if inner else ''
+            raise UsageError(f'{self.path} has no {CATALOGUE}, so it is no furniture library.{hint}')
+        return read_catalogue(self.read(name), self.name)
+
+    def entries(self) -> list['Entry']:
         """The catalogue, in its own order."""
-        return parse_catalogue(self.read(CATALOGUE), self.name)
+        return self.catalogue()[0]
+
+    def _archive(self) -> archives.Archive:
+        """Opened once in a process, again when the file has changed."""
+        status = self.path.stat()
+        return _opened(self.path, status.st_mtime_ns, status.st_size)
 
 
-_OPEN = {}  # one open zip per path and process
-
-
-def _zip(path: pathlib.Path) -> zipfile.ZipFile:
-    if path not in _OPEN:
-        _OPEN[path] = zipfile.ZipFile(path)
-    return _OPEN[path]
+@functools.lru_cache(16)
+def _opened(path: pathlib.Path, *changed: int) -> archives.Archive:
+    return archives.Archive(path)
 
 
 # ---------------------------------------------------------------------------------------------------------- containers
@@ -113,16 +140,17 @@ def open_libraries(source: str | pathlib.Path, scratch: str | pathlib.Path, *, v
         by_name.setdefault(path.name if path.is_dir() else path.stem, path)
     libraries = [Library(name, path) for name, path in sorted(by_name.items())]
     for library in libraries:
-        if library.path.is_file():
-            _check(library, verify)
+        if library.path.is_file() and verify:
+            _verify(library)
+        library.locate(CATALOGUE)  # a damaged zip is met here
     return libraries
 
 
 def _library_paths(source: pathlib.Path, scratch: pathlib.Path) -> list[pathlib.Path]:
     if source.is_file():
-        if source.suffix == '.deb':
-            return unpack_deb(source, scratch)
-        if source.suffix == '.sh3f':
+        if source.suffix.lower() == '.deb':
+            return _unpack(source, scratch)
+        if source.suffix.lower() == '.sh3f':
             return [source]
         raise UsageError(f'{source.name} is not a furniture source: wanted a .deb, a .sh3f or a folder; {HOW_TO_GET}.')
     if (source / CATALOGUE).is_file():
@@ -130,111 +158,117 @@ def _library_paths(source: pathlib.Path, scratch: pathlib.Path) -> list[pathlib.
     paths = list(source.rglob('*.sh3f')) or [path.parent for path in source.rglob(CATALOGUE)]
     if not paths:
         packages = sorted(source.glob('*furniture*.deb'))
-        return unpack_deb(packages[-1], scratch) if packages else []
+        return _unpack(packages[-1], scratch) if packages else []
     return paths
 
 
-def _check(library: Library, verify: bool) -> None:
-    found = hashlib.sha256(library.path.read_bytes()).hexdigest()
+def _unpack(package: pathlib.Path, scratch: pathlib.Path) -> list[pathlib.Path]:
+    try:
+        return deb.unpack(package, scratch, '.sh3f')
+    except UsageError as error:
+        raise UsageError(f'{error}; {HOW_TO_GET}.') from error
+
+
+def _verify(library: Library) -> None:
+    with open(library.path, 'rb') as file:
+        found = hashlib.file_digest(file, 'sha256').hexdigest()
     wanted = SHA256.get(library.name, found)
-    if verify and found != wanted:
+    if found != wanted:
         raise UsageError(
             f'{library.path} has SHA-256 {found[:16]}..., but library {library.name} {LIBRARY_VERSION} has '
             f'{wanted[:16]}...: the file is damaged or of another version; {HOW_TO_GET}.'
         )
-    if not zipfile.is_zipfile(library.path):
-        raise UsageError(f'{library.path} is no zip file, so no furniture library: it is damaged or truncated; {HOW_TO_GET}.')
-
-
-def unpack_deb(path: str | pathlib.Path, scratch: str | pathlib.Path) -> list[pathlib.Path]:
-    """Extracts the `.sh3f` files of a Debian package (an `ar` archive with a `data.tar.*`) into `scratch`, flat.
-
-    Files that are there at full size are kept, so an interrupted unpacking continues.
-    """
-    scratch = pathlib.Path(scratch)
-    with open(path, 'rb') as file:
-        for name, size in _ar_members(file, path):
-            if name.startswith('data.tar'):
-                break
-            file.seek(size + size % 2, io.SEEK_CUR)
-        else:
-            raise UsageError(f'{path} has no data.tar member: it is truncated or no binary package; {HOW_TO_GET}.')
-        body = file.read(size)
-    if len(body) < size:
-        raise UsageError(f'{path} is truncated: its data.tar should hold {size} bytes and {len(body)} are left; {HOW_TO_GET}.')
-    scratch.mkdir(parents=True, exist_ok=True)
-    paths = []
-    with tarfile.open(fileobj=io.BytesIO(body)) as archive:
-        for member in archive:
-            if not (member.isfile() and member.name.endswith('.sh3f')):
-                continue
-            target = scratch / pathlib.PurePosixPath(member.name).name
-            if not (target.exists() and target.stat().st_size == member.size):
-                partial = target.with_suffix('.partial')
-                partial.write_bytes(archive.extractfile(member).read())
-                partial.replace(target)
-            paths.append(target)
-    return paths
-
-
-def _ar_members(file, path):
-    """(name, size) of each member of an `ar` archive; the file is left at the member's first byte."""
-    if file.read(8) != b'!<arch>\n':
-        raise UsageError(f'{path} is no Debian package (no ar archive): {HOW_TO_GET}.')
-    while len(header := file.read(60)) == 60:
-        name, size = header[:16].decode('ascii', 'replace').strip().rstrip('/'), header[48:58].strip()
-        if header[58:] != b'`\n' or not size.isdigit():
-            raise UsageError(f'{path} is damaged: a member header of the ar archive is malformed; {HOW_TO_GET}.')
-        yield name, int(size)
 
 
 # ----------------------------------------------------------------------------------------------------------- catalogue
 
 
 def parse_catalogue(data: bytes, library: str) -> list[Entry]:
-    """Entries of a Java properties file with keys `name#7`; entries without a model are left out."""
+    """The entries of `read_catalogue`."""
+    return read_catalogue(data, library)[0]
+
+
+def read_catalogue(data: bytes, library: str) -> tuple[list[Entry], dict[str, str]]:
+    """Entries of a Java properties file with keys `name#7`, and {'7': what is wrong} of entries that are left out."""
     rows = {}
     for key, value in parse_properties(data).items():
-        field, _, number = key.partition('#')
-        if number.isdigit():
-            rows.setdefault(int(number), {})[field] = value
-    return [_entry(row, library) for _, row in sorted(rows.items()) if row.get('model') and row.get('name')]
+        match = re.fullmatch(r'([^#]*)#([0-9]{1,9})', key)
+        if match:
+            rows.setdefault(int(match[2]), {})[match[1]] = value
+    entries, wrong, taken = [], {}, set()
+    for number, row in sorted(rows.items()):
+        try:
+            entry = _entry(row, library)
+        except UsageError as error:
+            wrong[str(number)] = str(error)
+            continue
+        if entry.object_id.casefold() in taken:
+            entry = dataclasses.replace(entry, object_id=f'{entry.object_id}-{number}')
+        taken.add(entry.object_id.casefold())
+        entries.append(entry)
+    return entries, wrong
 
 
 def _entry(row: dict[str, str], library: str) -> Entry:
-    numbers = [float(word) for word in row.get('modelRotation', '').split()]
-    rotation = tuple(numbers) if len(numbers) == 9 else (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    for field in ('name', 'model'):
+        if not row.get(field, '').strip():
+            raise UsageError(f'it has no {field}')
     tags = tuple(tag for tag in (word.strip().lower() for word in row.get('tags', '').split(',')) if tag)
-    stem = row.get('id', row['model']).rpartition('#')[2]
     return Entry(
         library=library,
-        object_id=f'{library}.{re.sub(r"[^A-Za-z0-9_-]+", "-", stem)}',
-        name=row['name'].strip(),
+        object_id=f'{library}.{_safe(row.get("id", row["model"]).rpartition("#")[2])}',
+        name=' '.join(row['name'].split()),
         tags=tuple(tag for tag in tags if tag not in LIBRARY_TAGS),
         category=row.get('category', '').strip(),
         creator=row.get('creator', '').strip(),
         licence=LICENCES.get(library, 'see the library'),
-        model=row['model'].lstrip('/'),
-        rotation=rotation,
-        extent=tuple(float(row.get(key) or 0.0) for key in ('width', 'height', 'depth')),
+        model=row['model'].strip().lstrip('/'),
+        rotation=_rotation(row.get('modelRotation', '')),
+        extent=tuple(_number(row.get(key, '')) for key in ('width', 'height', 'depth')),
     )
 
 
+def _safe(stem: str) -> str:
+    """Letters and digits of any script, `_` and `-`: part of a file name."""
+    safe = re.sub(r'[^\w-]+', '-', unicodedata.normalize('NFC', stem))
+    return safe if len(safe) <= MOST_ID else f'{safe[:MOST_ID]}-{bucket(stem, 2**32):08x}'
+
+
+def _rotation(text: str) -> tuple[float, ...]:
+    if not text.split():
+        return (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    numbers = tuple(_number(word) for word in text.split())
+    if len(numbers) != 9 or not np.isfinite(numbers).all() or np.linalg.matrix_rank(np.reshape(numbers, (3, 3))) < 3:
+        raise UsageError(f'its modelRotation is {text.strip()[:60]!r}: wanted the 9 numbers of a rotation')
+    return numbers
+
+
+def _number(word: str) -> float:
+    """NaN for what is no number."""
+    try:
+        return float(word)
+    except ValueError:
+        return float('nan')
+
+
 def parse_properties(data: bytes) -> dict[str, str]:
-    """A Java properties file: Latin-1, `#` and `!` comments, `key=value` or `key: value`, backslash escapes, continuations."""
-    logical, pending = [], ''
-    for line in data.decode('latin-1').splitlines():
-        line = pending + line.lstrip()
-        pending = ''
-        if line[:1] in ('#', '!', ''):
+    """A Java properties file: UTF-8 or Latin-1, `#` and `!` comments, `key=value`, `key: value` or `key value`, backslash
+    escapes, continued lines.
+    """
+    blank = ' \t\f'
+    logical, pending = [], None
+    for line in texts.lines(texts.decode(data)):
+        line = line.lstrip(blank)
+        if pending is None and line[:1] in ('#', '!', ''):
             continue
+        line, pending = (pending or '') + line, None
         if (len(line) - len(line.rstrip('\\'))) % 2:
             pending = line[:-1]
         else:
             logical.append(line)
     properties = {}
     for line in logical + ([pending] if pending else []):
-        match = re.match(r'((?:\\.|[^\\=:\s])*)\s*[=:]?\s*(.*)', line)
+        match = re.match(r'((?:\\.|[^\\=: \t\f])*)[ \t\f]*[=:]?[ \t\f]*(.*)', line, re.DOTALL)
         properties[_unescape(match[1])] = _unescape(match[2])
     return properties
 
@@ -245,7 +279,8 @@ def _unescape(text: str) -> str:
     def replace(match):
         return chr(int(match[1], 16)) if match[1] else plain.get(match[2], match[2])
 
-    return re.sub(r'\\(?:u([0-9a-fA-F]{4})|(.))', replace, text)
+    units = re.sub(r'\\(?:u([0-9a-fA-F]{4})|(.))', replace, text)
+    return units.encode('utf-16-le', 'surrogatepass').decode('utf-16-le', 'replace')  # beyond U+FFFF Java writes two units
 
 
 # --------------------------------------------------------------------------------------------------- groups and splits
