@@ -103,7 +103,7 @@ def test_bad_objects_are_named_and_the_others_are_built(tmp_path, capsys):
     assert len(problems['left out']) == len(expected)
     missing = {key.partition(' ')[0].removeprefix('Mine.'): value for key, value in problems['not found'].items()}
     [unread] = missing.pop('bad-texture')
-    assert unread.startswith('bad texture/b.png (cannot identify image')
+    assert unread == 'bad texture/b.png (no picture of a format that is read)'
     assert missing == {name.replace(' ', '-'): value for name, (_, value) in DRAWN.items() if value}
     assert '5 files or materials that 4 objects name are not found' in out
     assert {name.partition('.')[2]: dropped for name, dropped in problems['faces dropped'].items()} == {}

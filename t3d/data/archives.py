@@ -54,7 +54,7 @@ class Archive:
             name = _plain(_name(info))
             if name is None:
                 self.outside.append(info.filename)
-            elif not info.is_dir() and not name.endswith('/'):
+            elif not name.endswith('/'):
                 other = self.members.get(name)
                 if other and (other.CRC, other.file_size) != (info.CRC, info.file_size):
                     self.doubled.add(name)
@@ -142,7 +142,7 @@ def _name(info: zipfile.ZipInfo) -> str:
 def _plain(name: str) -> str | None:
     """A name with `/` and without `.` parts; None where it leads outside."""
     name = name.replace('\\', '/')
-    if name.startswith('/') or re.match('[A-Za-z]:', name) or '..' in name.split('/'):
+    if not name.strip('.') or name.startswith('/') or re.match('[A-Za-z]:', name) or '..' in name.split('/'):
         return None
     return posixpath.normpath(name) + ('/' if name.endswith('/') else '')
 

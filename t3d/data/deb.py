@@ -35,7 +35,8 @@ def unpack(path: pathlib.Path, scratch: pathlib.Path, suffix: str) -> list[pathl
             wanted = (member for member in archive if member.isfile() and member.name.lower().endswith(suffix))
             return [_extract(archive, member, scratch) for member in wanted]
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
-        raise UsageError(f'{path} is damaged, or its {name} is compressed in a way that is not read here ({error})') from error
+        reason = str(error).partition('\n')[0].rstrip(':')
+        raise UsageError(f'{path} is damaged, or its {name} is compressed in a way that is not read here ({reason})') from error
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, scratch: pathlib.Path) -> pathlib.Path:

@@ -210,9 +210,13 @@ def _pyramid(path: str | None, read) -> list[np.ndarray]:
     """float32 [h, w, 4] levels, each half the size of the one before; [] without a texture. Raises what Pillow raises."""
     if path is None or read is None:
         return []
+    import PIL
     from PIL import Image
 
-    picture = Image.open(io.BytesIO(read(path)))
+    try:
+        picture = Image.open(io.BytesIO(read(path)))
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError('no picture of a format that is read') from error
     if picture.mode[0] == 'F':
         raise ValueError('pixels are floating-point numbers: wanted 8 or 16 bits')
     if picture.mode[0] == 'I':  # 16 bits
