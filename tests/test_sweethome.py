@@ -191,7 +191,7 @@ def test_damaged_packages_are_one_sentence(tmp_path):
     deb = make_deb(tmp_path / 'x.deb', make_library(tmp_path / 'Mine.sh3f'))
     whole = deb.read_bytes()
     start = whole.index(b'\xfd7zXZ')
-    for place in (start, start + 40, len(whole) - 40):
+    for place in (start, start + 40):
         deb.write_bytes(whole[:place] + bytes(16) + whole[place + 16 :])
         with pytest.raises(
             ValueError, match=r'x\.deb is damaged, or its data\.tar\.xz is compressed in a way .*; download the'
