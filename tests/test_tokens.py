@@ -1,9 +1,12 @@
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
 
 from t3d.core import tokens
+from t3d.core.errors import UsageError
 from t3d.data import shapes
 
 
@@ -25,6 +28,83 @@ def test_unknown_words_name_their_nearest():
     with pytest.raises(ValueError, match=r'"corgi"; "sphera" \(nearest: sphere\)'):
         tokens.WordTokenizer(shapes.WORDS, 12)(['a red corgi sphera'])
     assert tokens.WordTokenizer(shapes.WORDS, 12, open_vocabulary=True)(['a corgi'])[0, 2] == tokens.UNKNOWN
+
+
+def test_a_closed_vocabulary_never_reads_part_of_a_word():
+    encode = tokens.WordTokenizer(('a', 'w', 'rfel', 'blue', '红'), 8)
+    for prompt, word in (
+        ('a Würfel', 'würfel'),
+        ('a Wu\u0308rfel', 'würfel'),
+        ('a W\ufffdrfel', 'w\ufffdrfel'),
+        ('红色', '色'),
+    ):
+        with pytest.raises(UsageError, match=f'not trained on: "{word}"'):
+            encode([prompt])
+    assert encode(['A ＢＬＵＥ 红'])[0].tolist() == [0, 3, 6, 7, 1, 1, 1, 1]
+
+
+def test_messages_of_long_prompts_are_short():
+    encode = tokens.WordTokenizer(shapes.WORDS, 60_000)
+    many = ' '.join(f'w{k}' for k in range(50_000))
+    for prompt, message in (('a ' * 100_000, '100000 words'), (many, 'and 49992 more'), ('x' * 100_000, '100000 characters')):
+        with pytest.raises(UsageError, match=message) as error:
+            encode([prompt])
+        assert len(str(error.value)) < 1500
+
+
+@pytest.mark.parametrize('word', ['Red', 'on top of', 'Wu\u0308rfel', '红色', '-', 'ｒｅｄ'])
+def test_a_vocabulary_of_words_that_no_prompt_holds_is_refused(word):
+    with pytest.raises(UsageError, match='text.words holds .*, which prompts read as'):
+        tokens.make({'words': ('a', word), 'length': 8})
+
+
+SHIPPED = sorted((pathlib.Path(tokens.__file__).parents[1] / 'assets').glob('*/config.json'))
+
+
+@pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.parent.name)
+def test_shipped_weights_read_english_as_they_were_trained(path):
+    """Ids by the rule of their training: `[a-z0-9']+` of the lower case."""
+    text = json.loads(path.read_text())['text']
+    encode, ids = tokens.make(text), {word: k + 3 for k, word in enumerate(text['words'])}
+    prompts = [caption for scene in shapes.singles('all') for caption in scene.captions]
+    prompts += [f'A {one.title()}, {other.upper()}-{one}!' for one, other in zip(text['words'], text['words'][1:])]
+    for prompt, row in zip(prompts, encode(prompts), strict=True):
+        found = [ids.get(word, tokens.UNKNOWN) for word in re.findall(r"[a-z0-9']+", prompt.lower())]
+        assert row.tolist() == [tokens.START, *found] + [tokens.END] * (text['length'] - 1 - len(found))
+    assert len(SHIPPED) >= 4
+
+
+def test_clip_reads_every_script_as_transformers_does_and_loses_nothing(tmp_path):
+    """A vocabulary of all bytes, as CLIP's has, and one of letters alone."""
+    transformers = pytest.importorskip('transformers')
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    def folder(name: str, pieces: list[str]):
+        vocabulary = [*pieces, *(f'{piece}</w>' for piece in pieces), '<|startoftext|>', '<|endoftext|>']
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'vocab.json').write_text(json.dumps({piece: k for k, piece in enumerate(vocabulary)}))
+        (tmp_path / name / 'merges.txt').write_text('#version: 0.2\n')
+        return str(tmp_path / name)
+
+    whole, letters = folder('whole', list(bytes_to_unicode().values())), folder('letters', list('abcdefghijklmnopqrstuvwxyz'))
+    theirs, encode = transformers.CLIPTokenizer.from_pretrained(whole), tokens.load_clip(whole)
+    for prompt in (
+        'Ein grüner Würfel',
+        'красный куб',
+        '红色立方体',
+        '赤いキューブ',
+        'مكعب',
+        'लाल घन',
+        '빨간',
+        'a 🟥 cube',
+        'the dog’s',
+    ):
+        row = theirs(prompt, padding='max_length', max_length=77)['input_ids']
+        assert encode([prompt])[0].tolist() == row and len(set(row)) > 5
+        with pytest.raises(UsageError, match=r'reads \d+ pieces of .* as the mark <\|endoftext\|>: its vocabulary lacks'):
+            tokens.load_clip(letters)([prompt])
+    with pytest.raises(UsageError, match='or the prompt holds the mark itself'):
+        encode(['a cat <|endoftext|> a dog'])
 
 
 def test_a_clip_folder_gives_clip_ids(tmp_path):

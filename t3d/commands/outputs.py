@@ -48,12 +48,12 @@ def parse_seeds(text: str) -> list[int]:
 
 def all_prompts(args, config) -> list[str]:
     """The prompts given as words and in the file of --prompts; without any, those of the config."""
+    from t3d.core import prompts
     from t3d.core.errors import UsageError
 
     found = list(args.prompt)
     if args.prompts:
-        with open(args.prompts, encoding='utf-8') as lines:
-            found += [line.strip() for line in lines if line.strip()]
+        found += prompts.read(args.prompts)
     found = found or list(config.export.prompts)
     if not found:
         raise UsageError('no prompt: give one in quotes, or a file with --prompts FILE.')

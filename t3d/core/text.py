@@ -7,6 +7,8 @@ import codecs
 import re
 from collections.abc import Iterator
 
+from t3d.core.errors import UsageError
+
 BLANK = ''.join(map(chr, range(33))) + '\x7f\ufeff'  # what surrounds a word: the space, control characters, a stray mark
 _MARKS = (  # byte-order marks; that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF8, 'utf-8'),
@@ -15,6 +17,7 @@ _MARKS = (  # byte-order marks; that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF16_LE, 'utf-16-le'),
     (codecs.BOM_UTF16_BE, 'utf-16-be'),
 )
+UTF_16_AND_32 = tuple(mark for mark, encoding in _MARKS if encoding != 'utf-8')  # text in these holds zero bytes
 _LINE = re.compile(r'([^\r\n]*)(?:\r\n|\r|\n|\Z)')
 
 
@@ -40,6 +43,28 @@ def _decode_line(data: bytes) -> str:
         return data.decode('utf-8')
     except UnicodeDecodeError:
         return data.decode('latin-1')
+
+
+def strict(data: bytes, where: str, encoding: str = 'utf-8') -> str:
+    """The text of a file without its byte-order mark, where a letter read wrongly would be a wrong word.
+
+    Args:
+      where: what the file is called in messages.
+      encoding: of a file without a byte-order mark.
+    Raises:
+      UsageError: bytes that are not of this encoding, with their line and place.
+    """
+    mark, encoding = next((pair for pair in _MARKS if data.startswith(pair[0])), (b'', encoding))
+    try:
+        return data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].decode(encoding, 'replace')
+        line = len(re.findall('\r\n|\r|\n', before)) + 1
+        byte, last = error.object[error.start], re.split('\r|\n', before)[-1]
+        raise UsageError(
+            f'{where}, line {line}: the byte {byte:02x} after {last[-30:]!r} (byte {len(mark) + error.start} of the file) is '
+            f'no {encoding.upper()}. Save the file as UTF-8, or as UTF-16 with a byte-order mark.'
+        ) from error
 
 
 def lines(text: str) -> Iterator[str]:

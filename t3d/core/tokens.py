@@ -6,26 +6,23 @@ marks included, padded with the end mark as CLIP does.
 """
 
 import difflib
-import re
 from typing import NamedTuple
 
 import numpy as np
 
 from t3d.core.errors import UsageError
+from t3d.core.unicode_words import split_words
 
 START, END, UNKNOWN = 0, 1, 2  # ids of the marks in a WordTokenizer; words follow
-
-
-def split_words(text: str) -> list[str]:
-    """Lower-case words and numbers; punctuation separates."""
-    return re.findall(r"[a-z0-9']+", text.lower())
+NAMED = 8  # at most so many unknown words are named with their nearest
+SHOWN = 200  # characters of a prompt or of a list of words that a message quotes
 
 
 class WordTokenizer(NamedTuple):
     """One id for each known word.
 
     Attributes:
-      words: the vocabulary, in order; word k has id k + 3.
+      words: the vocabulary, in order, as `split_words` gives them; word k has id k + 3.
       length: number of tokens of every encoded prompt, marks included.
       open_vocabulary: True encodes unknown words as one shared id; False refuses them.
     """
@@ -59,24 +56,31 @@ class WordTokenizer(NamedTuple):
 def refuse_long(prompt: str, words: list[str], limit: int) -> None:
     """Raises ValueError naming the words that would be dropped."""
     if len(words) > limit:
-        dropped = ' '.join(words[limit:])
         raise UsageError(
-            f'the prompt has {len(words)} words or word pieces, the model reads {limit}: "{dropped}" would be dropped. '
-            f'Shorten it. The prompt was: "{prompt}"'
+            f'the prompt has {len(words)} words or word pieces, the model reads {limit}: "{quoted(" ".join(words[limit:]))}" '
+            f'would be dropped. Shorten it. The prompt was: "{quoted(prompt)}"'
         )
 
 
 def refuse_unknown(prompt: str, words: list[str], known: tuple[str, ...]) -> None:
     """Raises ValueError naming unknown words and their nearest known ones."""
-    unknown = [word for word in words if word not in known]
+    unknown = list(dict.fromkeys(word for word in words if word not in known))
     if unknown:
-        nearest = {word: difflib.get_close_matches(word, known, 3, 0.7) for word in unknown}
-        hints = '; '.join(f'"{word}"' + (f' (nearest: {", ".join(near)})' if near else '') for word, near in nearest.items())
+        nearest = {word: difflib.get_close_matches(word, known, 3, 0.7) for word in unknown[:NAMED]}
+        hints = '; '.join(
+            f'"{quoted(word)}"' + (f' (nearest: {", ".join(near)})' if near else '') for word, near in nearest.items()
+        )
+        hints += f'; and {len(unknown) - NAMED} more' if len(unknown) > NAMED else ''
         shown = ', '.join(known[:40]) + (f', ... ({len(known)} words)' if len(known) > 40 else '')
         raise UsageError(
-            f'words this model was not trained on: {hints}, in the prompt "{prompt}". It knows: {shown}. '
+            f'words this model was not trained on: {hints}, in the prompt "{quoted(prompt)}". It knows: {shown}. '
             'Use these words, or choose weights trained on more text with --weights or --run.'
         )
+
+
+def quoted(text: str) -> str:
+    """The text as a message shows it: its beginning, if it is long."""
+    return text if len(text) <= SHOWN else f'{text[:SHOWN]}... ({len(text)} characters)'
 
 
 def load_clip(folder: str, length: int = 77):
@@ -93,14 +97,31 @@ def load_clip(folder: str, length: int = 77):
 
     def encode(prompts: list[str]) -> np.ndarray:
         for prompt in prompts:
-            refuse_long(prompt, tokenizer.tokenize(prompt), length - 2)
+            pieces = tokenizer.tokenize(prompt)
+            marks = [piece for piece in pieces if piece in tokenizer.all_special_tokens]
+            if marks:  # the end mark also stands for what the vocabulary lacks: the text would end there
+                raise UsageError(
+                    f'the tokenizer in {folder} reads {len(marks)} pieces of "{quoted(prompt)}" as the mark {marks[0]}: its '
+                    'vocabulary lacks the characters, or the prompt holds the mark itself. Write it otherwise.'
+                )
+            refuse_long(prompt, pieces, length - 2)
         return np.asarray(tokenizer(prompts, padding='max_length', max_length=length)['input_ids'], np.int32)
 
     return encode
 
 
 def make(text: dict):
-    """The tokenizer that a config's `text` section describes: keys `words`, `length`, `open_vocabulary`, or `folder`."""
+    """The tokenizer that a config's `text` section describes: keys `words`, `length`, `open_vocabulary`, or `folder`.
+
+    Raises:
+      UsageError: a word of the vocabulary that no prompt can hold, because texts are read in another form or cut there.
+    """
     if text.get('folder'):
         return load_clip(text['folder'], text['length'])
+    for word in text['words']:
+        if split_words(word) != [word]:
+            raise UsageError(
+                f'text.words holds {word!r}, which prompts read as {split_words(word)}: give single words in this form, or '
+                'none for the words of the data.'
+            )
     return WordTokenizer(tuple(text['words']), int(text['length']), bool(text.get('open_vocabulary', False)))

@@ -130,8 +130,10 @@ def check_prompts(config, prompts: list[str]) -> None:
     from t3d.core import tokens
 
     for prompt in prompts:
+        if any('\ud800' <= character <= '\udfff' for character in prompt):  # bytes of the command line in another encoding
+            raise UsageError(f'the prompt {ascii(prompt)} is no text in UTF-8: set the encoding of the terminal to UTF-8.')
         if not tokens.split_words(prompt):
-            raise UsageError(f'empty prompt {prompt!r}: give words, in quotes.')
+            raise UsageError(f'empty prompt {tokens.quoted(prompt)!r}: give words, in quotes.')
     if 'text' not in config:  # a GAN: the prompt is a name
         return
     tokens.make(config.text)(list(prompts))
