@@ -60,7 +60,7 @@ def test_a_dry_run_refuses_a_batch_the_devices_cannot_share(capsys):
         (('--format', 'obj', 'a red cube'), "unknown mesh format 'a red cube'"),
         (('a red cube', '--grid', '2'), '--grid 2: wanted at least 8'),
         (('a red cube', '--frames', '-1'), '--frames -1: wanted at least 0'),
-        (('--prompts', 'nowhere.txt'), 'No such file or directory: nowhere.txt'),
+        (('--prompts', 'nowhere.txt'), 'no prompts file nowhere.txt: give a text file, one prompt a line.'),
     ],
 )
 @pytest.mark.parametrize('dry', [True, False])
