@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t3d.core.errors import UsageError
-from t3d.diffusion import schedules
+from t3d.diffusion import scheduler_files, schedules
 
 MADE = {
     'scaled_linear': schedules.scaled_linear(),
@@ -140,7 +140,7 @@ def test_the_shift_undoes_averaging():
     np.testing.assert_allclose(schedules.cosine_log_snr(0.3, -40.0, 40.0), -2 * np.log(np.tan(0.15 * np.pi)), rtol=1e-5)
 
 
-@pytest.mark.parametrize('name', sorted(schedules._CLASSES))
+@pytest.mark.parametrize('name', sorted(scheduler_files.CLASSES))
 def test_a_file_means_what_diffusers_takes_it_to_mean(name):
     diffusers = pytest.importorskip('diffusers')
     theirs = getattr(diffusers, name)()

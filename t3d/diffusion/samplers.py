@@ -19,7 +19,7 @@ import numpy as np
 
 from t3d.core.errors import UsageError
 from t3d.diffusion import guidance, schedules
-from t3d.diffusion.schedules import LEAST_SIGNAL, Schedule
+from t3d.diffusion.schedules import Schedule
 
 SPACINGS = ('leading', 'trailing', 'linspace')
 
@@ -40,9 +40,12 @@ def timesteps(length: int, steps: int, spacing: str, offset: int = 0) -> np.ndar
 def solver_timesteps(length: int, steps: int, spacing: str, offset: int = 0) -> np.ndarray:
     """`timesteps` as diffusers' multistep solvers have them: one more is spaced and the lowest left out.
 
-    'leading' divides the length by steps + 1 and rounds down, so 20 of 1000 start at 941: prefer the other two.
+    'leading' divides the length by steps + 1 and rounds down, so 20 of 1000 start at 941: prefer the other two. As many steps
+    as times take every time once, where diffusers takes one twice and divides by the zero between them.
     """
     _check(length, steps, spacing)
+    if steps == length:
+        return _offset(np.arange(length)[::-1], offset if spacing == 'leading' else 0, length)
     if spacing == 'leading':
         return _offset(np.arange(steps + 1)[:0:-1] * (length // (steps + 1)), offset, length)
     if spacing == 'trailing':
@@ -61,7 +64,7 @@ def _offset(times: np.ndarray, offset: int, length: int) -> np.ndarray:
     if times[0] + offset >= length:
         raise UsageError(
             f'{len(times)} steps spaced "leading" with offset {offset} start at t = {times[0] + offset}, '
-            f'of 0 to {length - 1}: take fewer steps, or schedule.replace(steps_offset=0).'
+            f'of 0 to {length - 1}: take fewer steps, or another spacing.'
         )
     return times + offset
 
@@ -217,7 +220,7 @@ def dpm_solver_2m(
         s = a * sigmas
     else:
         times = solver_timesteps(schedule.length, steps, spacing, schedule.steps_offset)
-        a, s = _floored(*_levels(schedule, times))
+        a, s = _floored(schedule, *_levels(schedule, times))
     project = project or guidance.projection(schedule)
     log_ratio = jnp.log(a) - jnp.log(s)
     h = jnp.diff(log_ratio)  # [steps - 1]
@@ -275,11 +278,13 @@ def heun(
     draws = _draws(key, steps, x) if churn else jnp.zeros(steps)
     raised = min(churn / steps, 2.0**0.5 - 1.0)
 
-    def slope(x, sigma):
+    def look(x, sigma):
+        """(x_0, slope (x - x_0) / sigma): the network's own eps, and what the projection took away; x - x_0 loses digits."""
         a = jax.lax.rsqrt(1.0 + sigma**2)
-        output = predict(a * x, schedules.sigma_to_t(schedule, sigma))
-        x0 = project(schedules.x0_of(schedule.prediction, output, a * x, a, a * sigma))
-        return (x - x0) / sigma
+        at = (schedule.prediction, predict(a * x, schedules.sigma_to_t(schedule, sigma)), a * x, a, a * sigma)
+        raw = schedules.x0_of(*at)
+        x0 = project(raw)
+        return x0, schedules.eps_of(*at) + (raw - x0) / sigma
 
     def step(x, memory, given):
         sigma, end, draw = given
@@ -287,11 +292,11 @@ def heun(
             inside = (sigma >= churn_range[0]) & (sigma <= churn_range[1])
             x = x + jnp.where(inside, churn_noise * (raised * (2.0 + raised)) ** 0.5 * sigma, 0.0) * _normal(draw, x)
             sigma = sigma * (1.0 + jnp.where(inside, raised, 0.0))
-        first = slope(x, sigma)
-        euler = x + (end - sigma) * first
+        x0, slope = look(x, sigma)
+        euler = x0 + end * slope  # x + (end - sigma) slope, which would lose x_0's digits where sigma is large
 
         def corrected():
-            return x + 0.5 * (end - sigma) * (first + slope(euler, end))
+            return x + 0.5 * (end - sigma) * (slope + look(euler, end)[1])
 
         return jax.lax.cond(end > 0.0, corrected, lambda: euler), memory
 
@@ -300,7 +305,8 @@ def heun(
 
 def _karras_of(schedule: Schedule, steps: int):
     """`karras_sigmas` over the schedule's whole range."""
-    signal, noise = _floored(schedule.signal[jnp.array([0, -1])], schedule.noise[jnp.array([0, -1])])
+    ends = jnp.array([0, -1])
+    signal, noise = _floored(schedule, schedule.signal[ends], schedule.noise[ends])
     return karras_sigmas(steps, *(noise / signal))
 
 
@@ -313,10 +319,10 @@ def _levels(schedule: Schedule, times: np.ndarray, end_at_one: bool = True):
     return signal, noise
 
 
-def _floored(signal, noise):
-    """The levels with a_t at least LEAST_SIGNAL, and s_t to match."""
-    least = signal < LEAST_SIGNAL
-    return jnp.where(least, LEAST_SIGNAL, signal), jnp.where(least, (1.0 - LEAST_SIGNAL**2) ** 0.5, noise)
+def _floored(schedule: Schedule, signal, noise):
+    """The levels with `schedules.least_signal` for a_t = 0, and s_t to match; others are the table's own, however small."""
+    least = schedules.least_signal(schedule)
+    return jnp.where(signal > 0.0, signal, least), jnp.where(signal > 0.0, noise, jnp.sqrt(1.0 - least**2))
 
 
 def _beta(a, s, a_end, s_end):

@@ -5,17 +5,16 @@ A network predicts eps, v or x_0: `Schedule.prediction` says which, and only the
 Tables are made in float64 and rounded once; s_t near t = 0 therefore keeps digits that 1 - float32(abar) has lost.
 """
 
-from collections.abc import Callable
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from t3d.core.errors import UsageError
+from t3d.diffusion import scheduler_files
 
 PREDICTIONS = ('eps', 'v', 'x0')
-LEAST_SIGNAL = 2.0**-12  # a_t where one has to divide by it: abar 2^-24 for a zero terminal SNR, as diffusers' solvers have it
+LEAST_SIGNAL = 2.0**-12  # for a_t = 0, where one has to divide by it: abar 2^-24, as diffusers' solvers have it
 
 
 @flax.struct.dataclass
@@ -40,6 +39,12 @@ class Schedule:
         return self.alpha_bar.shape[0]
 
 
+_NO_X0 = (
+    "A zero-terminal-SNR schedule with prediction 'eps' has no x_0 at its last time: wanted prediction 'v' or 'x0'. "
+    "Make the schedule with prediction='v' if the model was trained to predict v; otherwise train it so."
+)
+
+
 def from_alpha_bar(alpha_bar, prediction: str = 'eps', **sampling) -> Schedule:
     """A schedule from abar_t, [T] float64, in [0, 1] and falling. `sampling`: further fields of `Schedule`."""
     table = np.asarray(alpha_bar, np.float64)
@@ -49,6 +54,8 @@ def from_alpha_bar(alpha_bar, prediction: str = 'eps', **sampling) -> Schedule:
             f'alpha_bar of shape {table.shape} is no schedule: wanted [T], T >= 2, falling from below 1 to not below 0. '
             'Check the betas: each must lie in (0, 1], and only the last may be 1.'
         )
+    if prediction == 'eps' and table[-1] == 0.0:
+        raise UsageError(_NO_X0)
     with np.errstate(divide='ignore'):
         log_snr = np.log(table) - np.log1p(-table)
     arrays = (table, np.sqrt(table), np.sqrt(1.0 - table), log_snr)
@@ -74,21 +81,12 @@ def linear(steps: int = 1000, start: float = 1e-4, end: float = 0.02, prediction
 
 def cosine(steps: int = 1000, prediction: str = 'eps', **sampling) -> Schedule:
     """abar(u) = cos^2((u + .008) / 1.008 pi/2), each beta at most .999 (arXiv 2102.09672, Eq. 17). Clip x_0 of eps."""
-    return from_betas(_betas_of(_cosine, steps), prediction, **sampling)
+    return from_betas(scheduler_files.cosine_betas(steps), prediction, **sampling)
 
 
 def exponential(steps: int = 1000, rate: float = 12.0, prediction: str = 'eps', **sampling) -> Schedule:
     """abar(u) = exp(-rate u): Shap-E's, with its rate (arXiv 2305.02463)."""
-    return from_betas(_betas_of(lambda u: np.exp(-rate * u), steps), prediction, **sampling)
-
-
-def _cosine(u):
-    return np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
-
-
-def _betas_of(alpha_bar: Callable, steps: int, largest: float = 0.999):
-    u = np.arange(steps + 1, dtype=np.float64) / steps
-    return np.minimum(1.0 - alpha_bar(u[1:]) / alpha_bar(u[:-1]), largest)
+    return from_betas(scheduler_files.exponential_betas(steps, rate), prediction, **sampling)
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
@@ -102,10 +100,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
 
 def _zero_terminal(alpha_bar: np.ndarray, prediction: str) -> np.ndarray:
     if prediction == 'eps':
-        raise UsageError(
-            "A zero-terminal-SNR schedule with prediction 'eps' has no x_0 at its last time: wanted prediction 'v' or 'x0'. "
-            "Make the schedule with prediction='v' if the model was trained to predict v; otherwise train it so."
-        )
+        raise UsageError(_NO_X0)
     root = np.sqrt(alpha_bar)
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
@@ -126,7 +121,7 @@ def cosine_log_snr(u, low: float = -15.0, high: float = 15.0):
 
 
 def _with_table(schedule: Schedule, alpha_bar: np.ndarray) -> Schedule:
-    made = from_alpha_bar(alpha_bar)
+    made = from_alpha_bar(alpha_bar, schedule.prediction)
     return schedule.replace(alpha_bar=made.alpha_bar, signal=made.signal, noise=made.noise, log_snr=made.log_snr)
 
 
@@ -136,80 +131,37 @@ def check_prediction(prediction: str) -> None:
         raise UsageError(f'Unknown prediction {prediction!r}: choose one of {", ".join(map(repr, PREDICTIONS))}.')
 
 
-_CLASSES = {  # what diffusers' classes assume of fields that their files leave out, beyond _COMMON
-    'DDIMScheduler': {'clip_sample': True, 'set_alpha_to_one': True},
-    'DDPMScheduler': {'clip_sample': True, 'set_alpha_to_one': True},
-    'DDIMInverseScheduler': {'clip_sample': True, 'set_alpha_to_one': True},
-    'PNDMScheduler': {'set_alpha_to_one': False},
-    'LCMScheduler': {'beta_start': 0.00085, 'beta_end': 0.012, 'beta_schedule': 'scaled_linear'},
-    'HeunDiscreteScheduler': {'beta_start': 0.00085, 'beta_end': 0.012, 'timestep_spacing': 'linspace'},
-    'KDPM2DiscreteScheduler': {'beta_start': 0.00085, 'beta_end': 0.012, 'timestep_spacing': 'linspace'},
-} | {
-    f'{name}Scheduler': {'timestep_spacing': 'linspace'}
-    for name in ('DPMSolverMultistep', 'DPMSolverSinglestep', 'EulerDiscrete', 'EulerAncestralDiscrete')
-    + ('LMSDiscrete', 'UniPCMultistep', 'DEISMultistep')
-}
-_COMMON = {'num_train_timesteps': 1000, 'beta_start': 1e-4, 'beta_end': 0.02, 'beta_schedule': 'linear', 'trained_betas': None}
-_COMMON |= {'prediction_type': 'epsilon', 'rescale_betas_zero_snr': False, 'timestep_spacing': 'leading', 'steps_offset': 0}
-_COMMON |= {'set_alpha_to_one': True, 'clip_sample': False, 'clip_sample_range': 1.0, 'thresholding': False}
-_COMMON |= {'dynamic_thresholding_ratio': 0.995, 'sample_max_value': 1.0}
-_FILE_PREDICTIONS = {'epsilon': 'eps', 'v_prediction': 'v', 'sample': 'x0'}
-
-
 def from_config(config: dict) -> Schedule:
     """The schedule of a diffusers `scheduler_config.json`, read as a dict.
 
-    Read are the table, the prediction type, spacing and offset, and what DDIM does to x_0 and at its end; the choice of a
-    sampler is not. Fields that are left out mean what the class named in the file takes them to be.
+    Read are the table, the prediction type, spacing and offset, and what DDIM does to x_0, at its end and from step to step;
+    the choice of a sampler is not. Fields that are left out mean what the class named in the file takes them to be, and fields
+    that the class does not have mean nothing (`scheduler_files.CLASSES`).
 
     Raises:
-        UsageError: a class, prediction type, table or spacing that is not known, by name.
+        UsageError: a class, field or value that is not known or not implemented, by name.
     """
-    name = config.get('_class_name')
-    if name not in _CLASSES:
-        raise UsageError(f'Scheduler class {name!r} is not known. Known: {", ".join(sorted(_CLASSES))}.')
-    field = _COMMON | _CLASSES[name] | {key: value for key, value in config.items() if key in _COMMON}
-    prediction = _known('prediction_type', field['prediction_type'], _FILE_PREDICTIONS)
-    _known('timestep_spacing', field['timestep_spacing'], dict.fromkeys(('leading', 'trailing', 'linspace'), True))
-    alpha_bar = _from_file_table(field)
+    field = scheduler_files.read(config)
+    prediction = scheduler_files.PREDICTIONS[field['prediction_type']]
+    alpha_bar = scheduler_files.alpha_bar(field)
     if field['rescale_betas_zero_snr']:
         alpha_bar = _zero_terminal(alpha_bar, prediction)
     return from_alpha_bar(
         alpha_bar,
         prediction,
         spacing=field['timestep_spacing'],
-        steps_offset=int(field['steps_offset']),
-        alpha_to_one=bool(field['set_alpha_to_one']),
+        steps_offset=field['steps_offset'],
+        alpha_to_one=field['set_alpha_to_one'],
         clip=float(field['clip_sample_range']) if field['clip_sample'] else None,
         threshold=(field['dynamic_thresholding_ratio'], field['sample_max_value']) if field['thresholding'] else None,
+        aligned=config['_class_name'] not in scheduler_files.UNALIGNED,
     )
-
-
-def _from_file_table(field: dict) -> np.ndarray:
-    """abar, [T] float64, of a file's fields."""
-    steps, start, end = int(field['num_train_timesteps']), float(field['beta_start']), float(field['beta_end'])
-    if field['trained_betas'] is not None:
-        return np.cumprod(1.0 - np.asarray(field['trained_betas'], np.float64))
-    betas = {
-        'linear': lambda: np.linspace(start, end, steps),
-        'scaled_linear': lambda: np.linspace(start**0.5, end**0.5, steps) ** 2,
-        'squaredcos_cap_v2': lambda: _betas_of(_cosine, steps),
-        'exp': lambda: _betas_of(lambda u: np.exp(-12.0 * u), steps),
-        'sigmoid': lambda: start + (end - start) / (1.0 + np.exp(-np.linspace(-6.0, 6.0, steps))),
-    }
-    return np.cumprod(1.0 - _known('beta_schedule', field['beta_schedule'], betas)())
-
-
-def _known(name: str, value, choices: dict):
-    if value not in choices:
-        raise UsageError(f'{name} {value!r} in the scheduler file is not known. Known: {", ".join(map(repr, choices))}.')
-    return choices[value]
 
 
 def levels(schedule: Schedule, t):
     """(a_t, s_t) at t of any shape: integers look the tables up; real t in [0, T-1] has log SNR linear between the entries.
 
-    Near t = 0 that is within 4 % of the sigma of a finer schedule. A zero SNR counts as 2^-24 for real t.
+    Near t = 0 that is within 4 % of the sigma of a finer schedule. A zero SNR counts as `least_signal` squared for real t.
     """
     t = jnp.asarray(t)
     if jnp.issubdtype(t.dtype, jnp.integer):
@@ -291,5 +243,11 @@ def sigma_to_t(schedule: Schedule, sigma):
     return jnp.interp(2.0 * jnp.log(sigma), -_finite(schedule), jnp.arange(schedule.length, dtype=jnp.float32))
 
 
+def least_signal(schedule: Schedule):
+    """What stands for a_t = 0, of a table rescaled to zero terminal SNR: LEAST_SIGNAL, or half of the level before if less."""
+    return jnp.minimum(LEAST_SIGNAL, 0.5 * schedule.signal[-2])
+
+
 def _finite(schedule: Schedule):
-    return jnp.maximum(schedule.log_snr, 2.0 * np.log(LEAST_SIGNAL))
+    least = least_signal(schedule)
+    return jnp.where(schedule.signal > 0.0, schedule.log_snr, 2.0 * jnp.log(least) - jnp.log1p(-(least**2)))

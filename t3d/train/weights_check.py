@@ -11,6 +11,7 @@ from t3d.checkpoint import convert, convert_clip, ldm_names, torch_files
 from t3d.checkpoint.torch_files import Stored
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
+from t3d.diffusion import scheduler_files
 from t3d.nets.unet import UNet
 from t3d.nets.vae import VAE
 
@@ -186,6 +187,8 @@ def _schedule(folder: pathlib.Path) -> Part:
         f'{config.get("beta_schedule", "default")} table of {found.length} times, abar {table[0]:.5f} to {table[-1]:.3e}',
         f'few steps are spaced {found.spacing!r}, offset {found.steps_offset}',
     ]
+    if chosen := scheduler_files.left_to_the_user(config):
+        lines.append(f'its choice of a sampler is not read ({", ".join(chosen)}): --sampler of `t3d sample2d` chooses')
     return Part('scheduler', True, lines)
 
 
