@@ -140,3 +140,41 @@ def test_goes_on_with_another_number_of_processes(tmp_path):
     assert finish(launch(single, count=1, local=4, total=40), single) == [0]
     one, two = final(pair), final(single)
     chex.assert_trees_all_close(one.params, two.params, rtol=1e-5, atol=1e-6)
+
+
+JOINS = """
+import os
+import jax
+from t3d.parallel import devices
+devices.start()
+devices.check_equal()
+print(jax.process_index(), jax.process_count(), jax.local_device_count(), jax.config.values['jax_cuda_visible_devices'])
+"""
+
+
+def joined(tasks):
+    """What the tasks of a SLURM step on one node of eight GPUs print of JAX, in order of their ids."""
+    processes = []
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    for index in range(tasks):
+        step = {'JOB_ID': 12, 'PROCID': index, 'LOCALID': index, 'NODEID': 0, 'NTASKS': tasks, 'GPUS_ON_NODE': 8}
+        step |= {'STEP_NODELIST': '127.0.0.1', 'STEP_NUM_TASKS': tasks, 'STEP_TASKS_PER_NODE': tasks, 'STEP_ID': 0}
+        environment = {f'SLURM_{name}': str(value) for name, value in step.items()} | {'JAX_COORDINATOR_PORT': str(port)}
+        environment |= {'PATH': os.environ['PATH'], 'PYTHONPATH': str(HERE.parent), 'CUDA_VISIBLE_DEVICES': '0,1,2,3,4,5,6,7'}
+        environment |= {'XLA_FLAGS': f'--xla_force_host_platform_device_count={8 // tasks}'}
+        command = [sys.executable, '-c', JOINS]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment))
+    try:
+        results = [process.communicate(timeout=120) for process in processes]
+    finally:
+        kill(processes)
+    assert not any(process.returncode for process in processes), results
+    return [out.splitlines()[-1] for out, _ in results]
+
+
+def test_jax_shows_a_task_the_gpus_of_its_step():
+    """`jax.distributed.initialize()` alone would show each the one of its local rank; virtual devices stand for the GPUs."""
+    assert joined(1) == ['0 1 8 all']
+    assert joined(2) == ['0 2 4 0,1,2,3', '1 2 4 4,5,6,7']
