@@ -9,7 +9,7 @@
 #SBATCH --time=24:00:00
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
-#SBATCH --signal=TERM@120
+#SBATCH --signal=TERM@300
 #SBATCH --requeue
 set -euo pipefail
 usage='usage: sbatch --nodes=N --gpus-per-node=G [--time=H:MM:SS ...] launch/slurm.sh CONFIG WORKDIR [--config.a.b=value ...]'
@@ -29,7 +29,7 @@ python=${PYTHON:-python}
 command -v "$python" >/dev/null || fail "there is no $python on $(hostname): activate the environment before sbatch, or set PYTHON."
 config=$1 workdir=$2
 shift 2
-# SIGTERM arrives two minutes before the limit: every process saves at the same step and leaves with 0. Submit the same job
+# SIGTERM arrives five minutes before the limit: every process saves at the same step and leaves with 0. Submit the same job
 # again to go on; after a failure of a node it is requeued by itself. srun takes no --cpus-per-task from sbatch (since 22.05).
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
   "$python" -m launch.train --distributed --config "$config" --workdir "$workdir" "$@"

@@ -91,6 +91,6 @@ def test_the_job_asks_for_what_it_needs():
     asked = dict(line.removeprefix('#SBATCH --').partition('=')[::2] for line in lines if line.startswith('#SBATCH'))
     assert asked['ntasks-per-node'] == '1' and int(asked['cpus-per-task']) > 1 and asked['time'] and '%j' in asked['output']
     assert asked['open-mode'] == 'append'  # a requeued job goes on with its file
-    assert asked['signal'] == 'TERM@120' and 'requeue' in asked
+    assert asked['signal'] == 'TERM@300' and 'requeue' in asked
     first_command = next(n for n, line in enumerate(lines) if line and not line.startswith('#'))
     assert all(n < first_command for n, line in enumerate(lines) if line.startswith('#SBATCH'))
