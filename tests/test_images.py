@@ -3,14 +3,16 @@
 import concurrent.futures
 import io
 import json
+import re
 import zipfile
 
+import damaged_zips
 import numpy as np
 import PIL.Image
 import pytest
 
 from t3d.core.errors import UsageError
-from t3d.data import images
+from t3d.data import archives, images, single_view
 
 FRONTAL = [1, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 2.7, 0, 0, 0, 1, 4.2647, 0, 0.5, 0, 4.2647, 0.5, 0, 0, 1]  # of EG3D's FFHQ
 
@@ -217,9 +219,11 @@ def test_images_that_do_not_fit_are_refused(tmp_path):
 def test_damaged_files_are_named(tmp_path):
     save(tmp_path / 'a', {'a.png': grey(4), 'b.png': grey(4)})
     whole = (tmp_path / 'a/b.png').read_bytes()
-    (tmp_path / 'a/b.png').write_bytes(b'text')
-    with pytest.raises(UsageError, match=r'b\.png is no whole PNG or JPEG'):
+    (tmp_path / 'a/a.png').write_bytes(b'text')
+    (tmp_path / 'a/b.png').write_bytes(b'')
+    with pytest.raises(UsageError, match=r'a\.png is no whole PNG or JPEG \(cannot identify image file\): copy'):
         images.ImageSet(tmp_path / 'a')
+    (tmp_path / 'a/a.png').write_bytes(whole)
     (tmp_path / 'a/b.png').write_bytes(whole[:45])
     with pytest.raises(UsageError, match=r'b\.png cannot be read'):
         images.ImageSet(tmp_path / 'a').image(1)
@@ -233,6 +237,46 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / 'c.zip').write_bytes(content[: len(content) // 2])
     with pytest.raises(UsageError, match=r'c\.zip is neither a folder nor a whole zip'):
         images.ImageSet(tmp_path / 'c.zip')
+
+
+@pytest.mark.parametrize('damage', damaged_zips.DAMAGES)
+def test_a_bad_picture_is_named_and_left_out(tmp_path, damage, capsys):
+    """What its header shows is met at the opening, the rest when it is read; labels go along."""
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 256, (96, 96, 3), np.uint8) for _ in range(3)]
+    names = ['a.png', 'b.bin', 'c.png']
+    members = {name: images.png(picture) for name, picture in zip(names, pictures)}
+    path = damaged_zips.write(tmp_path / 'x.zip', members | {'pad': b''})
+    make, message = damaged_zips.DAMAGES[damage]
+    make(path)
+    labels = [[name.replace('.bin', '.png'), label(0.1 * k)] for k, name in enumerate(names)]
+    content = path.read_bytes().replace(b'b.bin', b'b.png')
+    path.write_bytes(content)
+    with zipfile.ZipFile(path, 'a') as archive:
+        archive.writestr('dataset.json', json.dumps({'labels': labels}))
+    found = images.ImageSet(path)
+    message = message.replace('b.bin', 'b.png').replace('60000', r'\d+')
+    if len(found) == 3:
+        with pytest.raises(archives.Damaged, match=message + r'|b\.png cannot be read'):
+            found.image(1)
+    else:
+        assert re.search(rf'1 of 3 images are left out: .*({message}|b\.png is no whole PNG or JPEG)', capsys.readouterr().out)
+        assert found.names == ['a.png', 'c.png']
+    np.testing.assert_array_equal(found.image(len(found) - 1), pictures[2])
+    np.testing.assert_array_equal(found.labels[-1], np.float32(label(0.2)))
+    source = single_view.SingleView(found, background=0.0, posed=True, mirror=False)
+    records = [source[k] for k in range(len(source))]
+    assert {record['name'] for record in records} == {'a.png', 'c.png'}
+    for record in records:
+        place = names.index(record['name'])
+        np.testing.assert_array_equal(record['image'], pictures[place])
+        np.testing.assert_array_equal(record['label'], np.float32(label(0.1 * place)))
+
+
+def test_a_set_that_holds_pictures_outside_of_itself_is_refused(tmp_path):
+    damaged_zips.write(tmp_path / 'x.zip', {'../a.png': images.png(grey()), 'b.png': images.png(grey())})
+    with pytest.raises(UsageError, match=r'x\.zip holds \.\./a\.png, which leads out of it: pack the set again'):
+        images.ImageSet(tmp_path / 'x.zip', labelled=False)
 
 
 def test_a_set_inside_a_folder_of_a_zip_is_pointed_at(tmp_path):

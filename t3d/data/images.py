@@ -9,15 +9,17 @@ import io
 import json
 import os
 import pathlib
-import threading
+import re
 import zipfile
 from collections.abc import Iterable
 
 import numpy as np
 
 from t3d.core.errors import UsageError
+from t3d.data import archives
 
 INDEX = 'dataset.json'
+SHOWN = 5  # damaged images that are named
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 LABEL = 25  # numbers
 ORTHONORMAL = 1e-3  # largest |R^T R - 1| that files with rounded numbers may have
@@ -38,14 +40,20 @@ class ImageSet:
       path: the folder or the zip.
       labelled: False reads images alone, with or without an index.
     Raises:
-      UsageError: whatever is wrong with the index, an entry, or an image; it names the file and the entry.
+      UsageError: whatever is wrong with the index or an entry; it names the file and the entry. Images that cannot be read are
+        left out and named; `image` raises archives.Damaged at those whose header alone is whole.
     """
 
     def __init__(self, path: str | pathlib.Path, *, labelled: bool = True):
         self.path = pathlib.Path(path).expanduser()
-        self._open = threading.local()
-        files = self._files()
+        if not self.path.exists():
+            raise FileNotFoundError(f'no image set {self.path}: set data.path to a folder or zip with {INDEX}.')
+        self._archive = archives.Archive(self.path)
+        files = self._archive.members
         self.names = sorted(name for name in files if _is_image(name))
+        outside = [name for name in self._archive.outside if name.lower().endswith(SUFFIXES)]
+        if outside:
+            raise UsageError(f'{self.path} holds {outside[0]}, which leads out of it: pack the set again from its own folder.')
         if not self.names:
             raise UsageError(f'{self.path} has no {", ".join(SUFFIXES)} files: give the folder or zip that holds {INDEX}.')
         index = self._index(files, labelled)
@@ -66,13 +74,15 @@ class ImageSet:
 
         name = self.names[index]
         try:
-            with Image.open(io.BytesIO(self._read(name))) as picture:
+            with Image.open(io.BytesIO(self._archive.read(name))) as picture:
                 if picture.mode[0] in 'IF':
                     raise UsageError(f'{self.path}: {name} has pixels of kind {picture.mode}: wanted 8 bits a channel.')
                 alpha = 'A' in picture.mode or 'transparency' in picture.info
                 return np.array(picture.convert('RGBA' if alpha else 'RGB'))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UsageError(f'{self.path}: {name} cannot be read ({error}): copy the set again.') from error
+        except UsageError:
+            raise
+        except Exception as error:  # Pillow lets through what its decoders meet: OSError, SyntaxError, struct.error, ...
+            raise archives.Damaged(f'{self.path}: {name} cannot be read ({_reason(error)}): copy the set again.') from error
 
     def text(self, index: int) -> dict:
         """What is known of an image beside its pixels and label: captions, attributes, name."""
@@ -81,32 +91,7 @@ class ImageSet:
 
     # ------------------------------------------------------------------------------------------------------- reading
 
-    def _files(self) -> set[str]:
-        if self.path.is_dir():
-            found = (pathlib.Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
-            return {file.relative_to(self.path).as_posix() for file in found}
-        if not self.path.exists():
-            raise FileNotFoundError(f'no image set {self.path}: set data.path to a folder or zip with {INDEX}.')
-        try:
-            return {name for name in self._zip().namelist() if not name.endswith('/')}
-        except zipfile.BadZipFile as error:
-            raise UsageError(f'{self.path} is neither a folder nor a whole zip ({error}): copy it again.') from error
-
-    def _zip(self) -> zipfile.ZipFile:
-        """This thread's own handle: one shared handle would make readers wait for each other."""
-        if not hasattr(self._open, 'zip'):
-            self._open.zip = zipfile.ZipFile(self.path)
-        return self._open.zip
-
-    def _read(self, name: str) -> bytes:
-        if self.path.is_dir():
-            return (self.path / name).read_bytes()
-        try:
-            return self._zip().read(name)
-        except zipfile.BadZipFile as error:  # a checksum
-            raise UsageError(f'{self.path}: {name} is damaged ({error}): copy the set again.') from error
-
-    def _index(self, files: set[str], needed: bool) -> dict:
+    def _index(self, files: Iterable[str], needed: bool) -> dict:
         if INDEX not in files:
             if not needed:
                 return {}
@@ -117,7 +102,7 @@ class ImageSet:
                 "data.mode='pose-distribution' for photos without poses."
             )
         try:
-            index = json.loads(self._read(INDEX))
+            index = json.loads(self._archive.read(INDEX))
         except ValueError as error:
             raise UsageError(f'{self.path}: {INDEX} is no JSON ({error}).') from error
         if not isinstance(index, dict):
@@ -127,18 +112,25 @@ class ImageSet:
         return index
 
     def _one_size(self) -> int:
-        from PIL import Image
-
-        first = None
+        """Pixels of all images whose header can be read; the others are left out and named."""
+        sizes, bad = {}, {}
         for name in self.names:
             try:
-                with self._stream(name) as file, Image.open(file) as picture:
-                    size = picture.size
-            except (OSError, SyntaxError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
-                raise UsageError(f'{self.path}: {name} is no whole PNG or JPEG ({error}): copy the set again.') from error
+                sizes[name] = self._size(name)
+            except archives.Damaged as error:
+                bad[name] = str(error)
+        if not sizes:
+            raise UsageError(next(iter(bad.values())))
+        if bad:
+            reasons = ' '.join(list(bad.values())[:SHOWN])
+            print(f'{self.path}: {len(bad)} of {len(self.names)} images are left out: {reasons}', flush=True)
+            kept = [place for place, name in enumerate(self.names) if name not in bad]
+            self.labels = None if self.labels is None else self.labels[kept]
+            self.names = [self.names[place] for place in kept]
+        first = sizes[self.names[0]]
+        for name, size in sizes.items():
             if size[0] != size[1]:
                 raise UsageError(f'{self.path}: {name} is {size[0]} x {size[1]}: wanted square images; crop them.')
-            first = first or size
             if size != first:
                 raise UsageError(
                     f'{self.path}: images of several sizes: {self.names[0]} is {first[0]} px, {name} is {size[0]} px. '
@@ -146,8 +138,23 @@ class ImageSet:
                 )
         return first[0]
 
-    def _stream(self, name: str):
-        return open(self.path / name, 'rb') if self.path.is_dir() else self._zip().open(name)
+    def _size(self, name: str) -> tuple[int, int]:
+        from PIL import Image
+
+        try:
+            with self._archive.open(name) as file, Image.open(file) as picture:
+                return picture.size
+        except UsageError:
+            raise
+        except Exception as error:
+            raise archives.Damaged(
+                f'{self.path}: {name} is no whole PNG or JPEG ({_reason(error)}): copy the set again.'
+            ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What Pillow says, without the address of the object it was given."""
+    return re.sub(' <.*>', '', str(error)) or type(error).__name__
 
 
 def _captions(found, where: str) -> dict[str, tuple[str, ...]]:

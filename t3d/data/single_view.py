@@ -32,7 +32,7 @@ import numpy as np
 from t3d.core import tokens
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
-from t3d.data import furniture_source, images, shapes, sweethome, toy
+from t3d.data import archives, furniture_source, images, shapes, sweethome, toy
 from t3d.geom import cameras
 
 NAMES = ('toy', 'furniture', 'eg3d')
@@ -190,6 +190,7 @@ class SingleView:
         if posed and mirror:
             self.labels = np.concatenate([self.labels, mirror_labels(self.labels)])
         self.count = len(pictures)
+        self._damaged = set()  # places of pictures that cannot be read
         self._kept, self._room = {}, CACHE // (3 * self.size**2)
 
     def __len__(self) -> int:
@@ -199,10 +200,25 @@ class SingleView:
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f'record {index} of a single-view set with {len(self)}')
-        mirrored, place = divmod(index, self.count)
-        image, text = self._image(place), self.text(index)
+        index, image = self._readable(index)
+        mirrored, text = index // self.count, self.text(index)
         label = np.zeros(images.LABEL, np.float32) if self.labels is None else self.labels[index]
         return {'image': np.ascontiguousarray(image[:, ::-1]) if mirrored else image, 'label': label, **text}
+
+    def _readable(self, index: int) -> tuple[int, np.ndarray]:
+        """(index, picture) of a record; where its picture is damaged, of the next one that is not."""
+        for step in range(self.count):
+            mirrored, place = divmod(index, self.count)
+            shown = (place + step) % self.count
+            if shown in self._damaged:
+                continue
+            try:
+                return mirrored * self.count + shown, self._image(shown)
+            except archives.Damaged as error:
+                self._damaged.add(shown)
+                print(f'{error} Left out, the {len(self._damaged)}. of {self.count}; the next picture stands in.', flush=True)
+                last = error
+        raise last
 
     def _image(self, place: int) -> np.ndarray:
         found = self._kept.get(place)
