@@ -90,3 +90,16 @@ def test_a_set_is_made_smaller_by_averaging_and_keeps_its_labels(tmp_path, capsy
         assert cli.main([*command, *words]) == 2 and message in capsys.readouterr().err
     assert cli.main(['data', 'single-view', 'eg3d', '--out', str(tmp_path / 'z')]) == 2
     assert 'give the EG3D folder or zip to read' in capsys.readouterr().err
+
+
+def test_a_damaged_picture_is_left_out_of_what_is_written_anew(tmp_path, capsys):
+    images.write(tmp_path / 'set', turned(4, 8))
+    file = tmp_path / 'set/00000/img00000002.png'
+    file.write_bytes(file.read_bytes()[:60])  # a whole header, half the pixels
+    command = ['data', 'single-view', 'eg3d', '--source', str(tmp_path / 'set'), '--out', str(tmp_path / 'new.zip')]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    assert 'img00000002.png cannot be read' in printed and 'new.zip: 3 images of 8 px' in printed
+    found = images.ImageSet(tmp_path / 'new.zip')
+    np.testing.assert_array_equal(found.labels, np.stack([turned(4)[k]['label'] for k in (0, 1, 3)]))
+    np.testing.assert_array_equal(found.image(2), turned(4, 8)[3]['image'])
