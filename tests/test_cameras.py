@@ -43,6 +43,50 @@ def test_poses_are_rigid_and_right_handed(poses):
     np.testing.assert_allclose(jnp.linalg.det(rotation), 1.0, atol=1e-6)
 
 
+@pytest.mark.parametrize('sign', [1.0, -1.0])
+@pytest.mark.parametrize('dtype', [np.float32, np.float64, float])
+@pytest.mark.parametrize('azimuth', [-2.5, 0.0, 0.4, 3.1])
+def test_orbit_at_the_poles_is_the_limit(azimuth, dtype, sign):
+    near = cameras.orbit(azimuth, sign * np.radians(89.99), 2.5, 0.8).world_from_cam
+    pole = cameras.orbit(dtype(azimuth), dtype(sign * np.pi / 2), 2.5, 0.8).world_from_cam
+    np.testing.assert_allclose(pole, near, atol=1e-3)
+    assert pole.dtype == near.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.det(pole[:3, :3]), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize('up', [(0, 7, 0), (0, 0, 1), (0, -1, 0), (0.6, 0, 0.8)])
+def test_look_at_along_up_is_rigid_and_the_same_inside_jit(up):
+    position = jnp.float32(np.array([*np.outer([2.0, -3.0], up), [0, 0, 0], np.add(up, [3e-5, 0, 2e-5])]))
+    pose = cameras.look_at(position, jnp.zeros_like(position), up)
+    rotation = np.asarray(pose)[:, :3, :3]
+    np.testing.assert_allclose(rotation @ rotation.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (4, 3, 3)), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.det(rotation), 1.0, atol=1e-6)
+    looks = -np.asarray(position)[:2] / np.linalg.norm(position[:2], axis=1, keepdims=True)
+    np.testing.assert_allclose(rotation[:2, :, 2], looks, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda p: cameras.look_at(p, jnp.zeros_like(p), up))(position), pose, atol=1e-6)
+    slope = jax.grad(lambda p: jnp.sum(jnp.sin(cameras.look_at(p, jnp.zeros_like(p), up))))(position)
+    assert np.isfinite(slope).all()
+
+
+def test_look_at_straight_down_is_what_orbit_sees_from_the_front():
+    for sign in (1.0, -1.0):
+        position = jnp.float32(np.array([0.0, 2.0 * sign, 0.0]))
+        wanted = cameras.orbit(0.0, sign * np.pi / 2, 2.0, 0.8).world_from_cam
+        np.testing.assert_allclose(cameras.look_at(position, jnp.zeros(3)), wanted, atol=1e-6)
+
+
+def test_colmap_pytorch3d_and_units_by_hand(poses):
+    pose = np.asarray(cameras.orbit(*poses, 0.7).world_from_cam, np.float64)
+    rotation, position = pose[:, :3, :3], pose[:, :3, 3]
+    extrinsics = np.concatenate([rotation.transpose(0, 2, 1), -np.einsum('bji,bj->bi', rotation, position)[..., None]], -1)
+    np.testing.assert_allclose(cameras.from_colmap(extrinsics), pose, atol=1e-6)
+    np.testing.assert_allclose(cameras.to_colmap(pose)[:, :3], extrinsics, atol=1e-6)
+    left_up_forward = np.concatenate([-pose[..., :2], pose[..., 2:]], -1)
+    np.testing.assert_allclose(cameras.from_pytorch3d(left_up_forward), pose, atol=1e-6)
+    millimetres = np.concatenate([pose[..., :3], pose[..., 3:] * [[1000.0], [1000.0], [1000.0], [1.0]]], -1)
+    np.testing.assert_allclose(cameras.scaled(millimetres, 0.001), pose, atol=1e-6)
+
+
 def test_the_image_is_upright_and_not_mirrored():
     camera = cameras.orbit(0.0, 0.0, 3.0, 0.7)
     uv, depth = cameras.project(camera, jnp.array([[0.0, 0.5, 0.0], [0.5, 0.0, 0.0], [0.0, 0.0, 0.5]]))
@@ -69,6 +113,8 @@ def test_projection_inverts_rays(poses):
         (cameras.to_opengl, cameras.from_opengl),
         (cameras.to_blender, cameras.from_blender),
         (cameras.to_zero123, cameras.from_zero123),
+        (cameras.to_colmap, cameras.from_colmap),
+        (cameras.to_pytorch3d, cameras.from_pytorch3d),
         (cameras.mirror, cameras.mirror),
     ],
 )

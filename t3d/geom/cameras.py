@@ -9,6 +9,9 @@ looks at the front, from +z; azimuth grows towards +x; elevation grows upwards.
 |---|---|---|---|
 | EG3D, GANFusion label | y up, front +z | OpenCV | `from_eg3d`, `to_eg3d` |
 | OpenGL, glTF, nerfstudio's axes | any | x right, y up, z back | `from_opengl`, `to_opengl` |
+| COLMAP, OpenCV's extrinsics | any | OpenCV, camera-from-world | `from_colmap`, `to_colmap` |
+| PyTorch3D's axes | any | x left, y up, z forward | `from_pytorch3d`, `to_pytorch3d` |
+| millimetres and other units | any | any | `scaled` |
 | Blender, MVDream | z up, front -y | OpenGL | `from_blender`, `to_blender`, `to_mvdream`, `from_mvdream` |
 | SPAD, Zero-1-to-3 angles | z up | azimuth from +x, polar angle from +z | `from_spad_angles`, `to_spad_angles` |
 | Zero-1-to-3 files | z up | 3x4 camera-from-world, Blender axes | `from_zero123`, `to_zero123` |
@@ -27,6 +30,7 @@ from t3d.core.typing import Array, Float, typechecked
 from t3d.geom.rays import Rays
 
 OPENGL_AXES = np.diag([1.0, -1.0, -1.0, 1.0]).astype(np.float32)  # flips y and z of the camera frame; its own inverse
+PYTORCH3D_AXES = np.diag([-1.0, -1.0, 1.0, 1.0]).astype(np.float32)  # turns the camera about its axis; its own inverse
 ZUP_FROM_YUP = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], np.float32)  # (x, y, z) -> (x, -z, y)
 
 
@@ -51,24 +55,43 @@ def intrinsics_from_fov(fov) -> Float[Array, '*b 3 3']:
 
 @typechecked
 def look_at(position: Float[Array, '*b 3'], target: Float[Array, '*#b 3'], up=(0.0, 1.0, 0.0)) -> Float[Array, '*b 4 4']:
-    """world_from_cam of a camera at `position` that looks at `target` with `up` upright in the image."""
-    forward = normalize(target - position)
-    right = normalize(jnp.cross(forward, jnp.broadcast_to(jnp.asarray(up, jnp.float32), forward.shape)))
+    """world_from_cam of a camera at `position` that looks at `target` with `up` upright in the image.
+
+    Along `up` (within 1e-4 of it, relative) no side of the image is up. There the pose is the limit of one that rises from the
+    front: with `up` +y the image's right is +x. A camera that stands at its target looks along -z.
+    """
+    away = target - position
+    x_axis, _, z_axis = jnp.eye(3, dtype=away.dtype)
+    forward = jnp.where(jnp.sum(away * away, -1, keepdims=True) > 1e-20, normalize(away), -z_axis)
+    up = jnp.broadcast_to(normalize(jnp.asarray(up, away.dtype)), forward.shape)
+    side, front = jnp.cross(forward, up), jnp.cross(up, z_axis)
+    front = jnp.where(jnp.sum(front * front, -1, keepdims=True) > 1e-8, front, x_axis)  # up is the z axis
+    side = jnp.where(jnp.sum(side * side, -1, keepdims=True) > 1e-8, side, front)
+    right = normalize(side - forward * jnp.sum(side * forward, -1, keepdims=True))
     down = jnp.cross(forward, right)
+    return _pose(right, down, forward, position)
+
+
+def _pose(right, down, forward, position):
     top = jnp.concatenate([jnp.stack([right, down, forward], -1), position[..., None]], -1)
-    bottom = jnp.broadcast_to(jnp.array([[0.0, 0.0, 0.0, 1.0]]), (*top.shape[:-2], 1, 4))
+    bottom = jnp.broadcast_to(jnp.array([[0.0, 0.0, 0.0, 1.0]], top.dtype), (*top.shape[:-2], 1, 4))
     return jnp.concatenate([top, bottom], -2)
 
 
 def orbit(azimuth, elevation, radius, fov) -> Cameras:
-    """Cameras on a sphere about the origin, all arguments broadcast together; radians and scene units."""
+    """Cameras on a sphere about the origin, all arguments broadcast together; radians and scene units.
+
+    The right of the image follows from the azimuth alone, so a camera at a pole is the limit of those near it, and one beyond
+    a pole hangs upside down.
+    """
     azimuth, elevation, radius, fov = jnp.broadcast_arrays(
         *(jnp.asarray(value, jnp.float32) for value in (azimuth, elevation, radius, fov))
     )
     cos_elevation = jnp.cos(elevation)
     direction = jnp.stack([cos_elevation * jnp.sin(azimuth), jnp.sin(elevation), cos_elevation * jnp.cos(azimuth)], -1)
-    position = radius[..., None] * direction
-    return Cameras(look_at(position, jnp.zeros_like(position)), intrinsics_from_fov(fov))
+    right = jnp.stack([jnp.cos(azimuth), jnp.zeros_like(azimuth), -jnp.sin(azimuth)], -1)
+    pose = _pose(right, jnp.cross(-direction, right), -direction, radius[..., None] * direction)
+    return Cameras(pose, intrinsics_from_fov(fov))
 
 
 def angles(world_from_cam: Float[Array, '*b 4 4']) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -147,6 +170,37 @@ def to_opengl(world_from_cam):
     return world_from_cam @ OPENGL_AXES
 
 
+def from_colmap(cam_from_world) -> np.ndarray:
+    """world_from_cam, float32 [..., 4, 4], from camera-from-world matrices [..., 4, 4] or [..., 3, 4] in OpenCV axes."""
+    matrix = np.asarray(cam_from_world, np.float64)
+    if matrix.shape[-2] == 3:
+        bottom = np.broadcast_to([[0.0, 0.0, 0.0, 1.0]], (*matrix.shape[:-2], 1, 4))
+        matrix = np.concatenate([matrix, bottom], -2)
+    return np.linalg.inv(matrix).astype(np.float32)
+
+
+def to_colmap(world_from_cam) -> np.ndarray:
+    """The inverse of `from_colmap`: camera-from-world, float32 [..., 4, 4]."""
+    return np.linalg.inv(np.asarray(world_from_cam, np.float64)).astype(np.float32)
+
+
+def from_pytorch3d(world_from_cam_p3d):
+    """OpenCV camera axes from PyTorch3D's (x left, y up); the world stays as it is."""
+    return world_from_cam_p3d @ PYTORCH3D_AXES
+
+
+def to_pytorch3d(world_from_cam):
+    """The inverse of `from_pytorch3d`."""
+    return world_from_cam @ PYTORCH3D_AXES
+
+
+def scaled(world_from_cam, factor: float) -> np.ndarray:
+    """The poses in other units: positions times `factor`, for example 0.001 from millimetres to metres."""
+    matrix = np.array(world_from_cam)
+    matrix[..., :3, 3] *= factor
+    return matrix
+
+
 def from_blender(world_from_cam_blender):
     """Ours from a z-up world (front -y) with OpenGL camera axes."""
     return ZUP_FROM_YUP.T @ world_from_cam_blender @ OPENGL_AXES
@@ -181,9 +235,7 @@ def to_spad_angles(azimuth, elevation):
 
 def from_zero123(cam_from_world_blender):
     """Ours from Zero-1-to-3's files: 3x4 camera-from-world, z-up world, Blender camera axes."""
-    matrix = np.asarray(cam_from_world_blender, np.float64)
-    square = np.concatenate([matrix, np.broadcast_to([[0.0, 0.0, 0.0, 1.0]], (*matrix.shape[:-2], 1, 4))], -2)
-    return from_blender(np.linalg.inv(square).astype(np.float32))
+    return from_blender(from_colmap(cam_from_world_blender))
 
 
 def to_zero123(world_from_cam):
