@@ -52,17 +52,29 @@ def quiet(*names: str):
             logger.setLevel(level)
 
 
-def end_abandoned_reads() -> None:
-    """Ends the reads of other leaves that Orbax leaves hanging after one has failed: each would complain when it is freed."""
+def hush() -> None:
+    """From here on keeps what Orbax logs of a failed save off the console: who waits for the save tells it in one line."""
+    logger = logging.getLogger('absl')
+    if _not_of_orbax not in logger.filters:
+        logger.addFilter(_not_of_orbax)
+    ignore_abandoned()
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return 'orbax' not in record.pathname
+
+
+def end_abandoned() -> None:
+    """Ends the reads and writes of other leaves that hang after one has failed: each would complain when it is freed."""
     gc.collect()
     for thing in gc.get_objects():
-        if type(thing) is types.CoroutineType and _is_read(thing):  # isinstance would wake lazy objects
+        if type(thing) is types.CoroutineType and _is_transfer(thing):  # isinstance would wake lazy objects
             with contextlib.suppress(Exception):  # what they say of being ended
                 thing.close()
 
 
-def ignore_abandoned_reads() -> None:
-    """From a failed read on, keeps late words about it off the console; all else goes where it went.
+def ignore_abandoned() -> None:
+    """From a failed read or save on, keeps late words about it off the console; all else goes where it went.
 
     TensorStore's threads finish what was begun and wake an event loop that is closed, at any time until the process ends.
     """
@@ -72,13 +84,17 @@ def ignore_abandoned_reads() -> None:
 
     def _abandoned(unraisable) -> None:
         closed = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == 'Event loop is closed'
-        if not closed and not _is_read(unraisable.object):
+        if not closed and not _is_transfer(unraisable.object):
             before(unraisable)
 
     sys.unraisablehook = _abandoned
 
 
-def _is_read(thing) -> bool:
-    """Whether an object is a coroutine in which Orbax reads."""
+def _is_transfer(thing) -> bool:
+    """Whether an object is a coroutine in which Orbax reads or writes."""
     code = getattr(thing, 'cr_code', None)
-    return code is not None and 'orbax' in code.co_filename and ('read' in code.co_name or 'deserialize' in code.co_name)
+    return (
+        code is not None
+        and 'orbax' in code.co_filename
+        and any(word in code.co_name for word in ('read', 'write', 'serialize'))
+    )

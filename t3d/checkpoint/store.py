@@ -6,9 +6,11 @@ restores onto any device mesh and any number of processes: the targets are built
 the layout it was saved in. No random key is stored: keys are functions of the seed and the step.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 from typing import Any, NamedTuple
 
@@ -40,6 +42,10 @@ class NoCheckpoint(UsageError, FileNotFoundError):
     """Nothing to restore."""
 
 
+class SaveFailed(UsageError):
+    """A checkpoint could not be written."""
+
+
 class CorruptCheckpoint(UsageError):
     """The stored bytes are not those that were saved."""
 
@@ -63,7 +69,9 @@ class Store:
         self.folder = around_orbax.literal(folder)
         self._ocp = ocp
         self._best = best.lstrip('+')
-        self._manager = None
+        self._manager, self._saving = None, None
+        if not read_only:
+            around_orbax.hush()
         if read_only and not self.folder.exists():
             return
         with around_orbax.quiet('absl'):  # it warns of read_only
@@ -106,7 +114,10 @@ class Store:
         if jax.tree.leaves(ema):
             args['ema'] = save.StandardSave(ema)
         best = {self._best: float(metrics[self._best])} if metrics and self._best in metrics else None
-        return bool(self._manager.save(step, args=save.Composite(**args), metrics=best, force=True))
+        with self._failures():  # of the save before, too
+            self._manager.wait_until_finished()
+            self._saving = step
+            return bool(self._manager.save(step, args=save.Composite(**args), metrics=best, force=True))
 
     def restore(self, target: TrainState, step: int | None = None) -> Restored:
         """The state of a step (default: the latest), laid out as `target`: ShapeDtypeStructs with shardings."""
@@ -158,13 +169,36 @@ class Store:
 
     def wait(self) -> None:
         """Returns when the save in flight is complete."""
-        self._manager.wait_until_finished()
+        with self._failures():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then frees the threads."""
         if self._manager:
-            self._manager.wait_until_finished()
-            self._manager.close()
+            with self._failures():
+                self._manager.close()
+
+    def safe(self) -> str:
+        """The last complete checkpoint and how to go on from it, as the end of a message."""
+        found = [path.name for path in self.folder.iterdir() if path.name.isdigit()] if self.folder.exists() else []
+        if not found:
+            return 'No checkpoint was saved before: the same command again starts anew.'
+        return f'Safe: step {int(max(found))} in {self.folder}; the same command again goes on from there.'
+
+    @contextlib.contextmanager
+    def _failures(self):
+        """Turns the failure of a save, told at the next one or while waiting, into one sentence."""
+        try:
+            yield
+        except (KeyboardInterrupt, UsageError):
+            raise
+        except Exception as error:
+            around_orbax.end_abandoned()
+            text = str(error).strip().splitlines() or [type(error).__name__]
+            code = re.search(r"""os_error_code='(\d+)'|OS error (\d+)""", str(error))  # of TensorStore
+            system = os.strerror(int(code.group(1) or code.group(2))) if code else getattr(error, 'strerror', None)
+            why = system or text[0][:200]
+            raise SaveFailed(f'step {self._saving} could not be saved in {self.folder}: {why}. {self.safe()}') from error
 
     def _path(self, step: int) -> epath.Path:
         return self.folder / f'{step:0{DIGITS}d}'
@@ -190,8 +224,8 @@ class Store:
                 return dict(self._manager.restore(step, args=self._ocp.args.Composite(**args)).items())
             except Exception as error:
                 text = str(error)
-            around_orbax.end_abandoned_reads()
-        around_orbax.ignore_abandoned_reads()
+            around_orbax.end_abandoned()
+        around_orbax.ignore_abandoned()
         leaf = re.search(r"""Error reading "([^"]+)/[^"/]*"|'path': '([^'/][^']*)/'""", text)
         item = 'ema/' if '/ema/' in text else ''
         leaf = f' at leaf {item}{(leaf.group(1) or leaf.group(2)).replace(".", "/")}' if leaf else ''

@@ -55,7 +55,9 @@ def commit() -> str | None:
     """The commit of the checkout, with '+' if files differ; None outside one."""
 
     def git(*args):
-        return subprocess.run(['git', '-C', str(CHECKOUT), *args], capture_output=True, text=True, timeout=10)
+        return subprocess.run(
+            ['git', '--no-optional-locks', '-C', str(CHECKOUT), *args], capture_output=True, text=True, timeout=10
+        )
 
     if not (CHECKOUT / '.git').exists():  # installed: a repository further up is another one
         return None

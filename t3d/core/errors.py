@@ -26,7 +26,7 @@ def diverged(what: str, good: int | None, folder) -> NonFinite:
 
 def line(error: Exception) -> str | None:
     """What commands print of an error; None for a fault of the program, whose traceback is wanted."""
-    if isinstance(error, OSError) and error.filename:
-        return f'{error.strerror}: {error.filename}'
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, UsageError):
+        return f'{error.strerror}: {error.filename}' if error.filename else error.strerror
     missing = isinstance(error, RuntimeError) and 'initialize backend' in str(error)  # JAX_PLATFORMS asks for what is not here
     return str(error) if missing or isinstance(error, UsageError | OSError | ModuleNotFoundError) else None

@@ -1,5 +1,6 @@
 """Paths that users give, and files written whole or not at all."""
 
+import contextlib
 import os
 
 from etils import epath
@@ -33,4 +34,6 @@ def write(where, data: str | bytes) -> None:
         part.write_bytes(data.encode('utf-8', 'surrogateescape') if isinstance(data, str) else data)
         part.replace(where)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise OSError(error.errno, error.strerror, os.fspath(where)) from error

@@ -5,6 +5,7 @@ and 'loss/<part>' are shown as such, 'lr' or 'learning_rate' as the learning rat
 devices, say 'count/rays') becomes 'perf/<unit>_per_sec', everything else goes to the files alone.
 """
 
+import contextlib
 import json
 import math
 import sys
@@ -13,6 +14,9 @@ from collections.abc import Callable
 
 import numpy as np
 from etils import epath
+
+from t3d.core import files
+from t3d.train import board
 
 
 class Log:
@@ -56,10 +60,10 @@ class Log:
         path = self._workdir / 'metrics.jsonl' if self._workdir is not None else None
         if not self.active or path is None or not path.exists():
             return
-        lines = path.read_text().splitlines()
+        lines = path.read_bytes().decode('utf-8', 'replace').splitlines()
         kept = [line for line in lines if _step_of(line) is not None and _step_of(line) <= step]
         if len(kept) < len(lines):
-            path.write_text(''.join(f'{line}\n' for line in kept))
+            files.write(path, ''.join(f'{line}\n' for line in kept))
 
     def progress(
         self,
@@ -101,7 +105,7 @@ class Log:
     def image(self, step: int, image: np.ndarray) -> None:
         """A contact sheet, uint8 [H, W, 3], to TensorBoard."""
         if self.active and self._tensorboard(step, {}):
-            self._board.add_image('preview', image, step, dataformats='HWC')
+            self._guarded(self._board.image, step, image)
 
     def close(self) -> None:
         """Ends the bar and the files."""
@@ -109,34 +113,44 @@ class Log:
             self._bar.stop()
             self._bar = None
         if self._board:
-            self._board.close()
+            self._guarded(self._board.close)
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # what could not be written was said when it was tried
+                file.close()
         self._files = {}
 
     def _append(self, name: str, text: str) -> None:
         if self._workdir is None:
             return
+        path = self._workdir / name
         if name not in self._files:
-            path = self._workdir / name
             path.parent.mkdir(parents=True, exist_ok=True)
             if '://' in str(path):  # buckets have no append: keep what is there, write it again with the rest
                 self._files[name] = _Rewritten(path)
             else:
-                self._files[name] = open(path, 'a', buffering=1)  # noqa: SIM115
-        self._files[name].write(text + '\n')
+                self._files[name] = open(path, 'a', buffering=1, encoding='utf-8', errors='backslashreplace')  # noqa: SIM115
+        try:
+            self._files[name].write(text + '\n')
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     def _tensorboard(self, step: int, values: dict[str, float]) -> bool:
         if self._workdir is None or self._board is False:
             return False
         if self._board is None:
-            writer = _summary_writer()
-            self._board = writer(str(self._workdir / 'tensorboard'), purge_step=step) if writer else False
-            if not writer:
-                return False
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-        return True
+            self._board = self._guarded(board.make, str(self._workdir / 'tensorboard'), step) or False
+        if self._board:
+            self._guarded(self._board.scalars, step, values)
+        return bool(self._board)
+
+    def _guarded(self, call, *args):
+        """What the call returns; where TensorBoard's files, a copy of metrics.jsonl, cannot be written, the run goes on."""
+        try:
+            return call(*args)
+        except OSError as error:
+            self._board = False
+            self.line(f'no more TensorBoard files: {error.strerror or error}; metrics.jsonl has all numbers')
+            return None
 
     def _show(self, step: int, text: str) -> None:
         from rich import progress
@@ -151,21 +165,6 @@ class Log:
 
 
 SILENT = Log(total=0, batch=0, active=False)
-
-
-def _summary_writer():
-    """tensorboardX's writer, or None. It imports torch where that is installed, for two seconds and no use here: hidden."""
-    hidden = 'torch' not in sys.modules
-    if hidden:
-        sys.modules['torch'] = None
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return None
-    finally:
-        if hidden:
-            del sys.modules['torch']
-    return SummaryWriter
 
 
 class _Rewritten:

@@ -7,6 +7,7 @@ resumes. Randomness is a function of the seed and the step: `fold_in(key(seed), 
 is batch n, so an interrupted run ends with the bits of an uninterrupted one (same devices).
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ from jax.sharding import Mesh
 from t3d.checkpoint import store as stores
 from t3d.checkpoint import weights
 from t3d.core import config as configs
+from t3d.core import errors
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.system import System, TrainState
@@ -107,12 +109,24 @@ def _train(config, workdir, lock, mesh: Mesh, say: logs.Log, stop, stop_after, s
             say.line(report.splitlines()[-1])
         batches, shown = _data(config, system, data, int(state.step))
         try:
-            _loop(config, program, state, batches, shown, store, say, stop, end, workdir, lock)
+            with stops_at_files(store):
+                _loop(config, program, state, batches, shown, store, say, stop, end, workdir, lock)
         except jax.errors.JaxRuntimeError as error:  # raised at a dispatch, or when a later result is waited for
             raise _out_of_memory(error, config) or error from None
         store.wait()
     finally:
         store.close()
+
+
+@contextlib.contextmanager
+def stops_at_files(store: stores.Store):
+    """Turns a file that cannot be read or written (a full disk) into one sentence with the step that is safe."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f'stopped: {errors.line(error)}. {store.safe()}') from error
 
 
 def start(

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from t3d.core import files
+
 MIN_SIDE = 96  # px; smaller images are enlarged by a whole factor, so that a pixel stays a pixel
 LINE = 14  # px, height of a line of text
 MARGIN = 4  # px
@@ -67,7 +69,7 @@ def write(path, image: np.ndarray) -> None:
     Image.fromarray(image).save(buffer, 'png')
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
+    files.write(path, buffer.getvalue())
 
 
 def _wrap(text: str, width: int, character: int = 6) -> list[str]:
