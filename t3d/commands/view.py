@@ -4,7 +4,8 @@
 def flags(command) -> None:
     command.add_argument('run', nargs='?', help='run folder, weights folder, or the name of shipped weights')
     command.add_argument('prompt', nargs='*')
-    command.add_argument('--port', type=int, default=8080)
+    command.add_argument('--port', type=int, default=8080, help='default: 8080, or the next that is free')
+    command.add_argument('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0 lets other machines in')
 
 
 def run(args) -> None:
@@ -13,4 +14,4 @@ def run(args) -> None:
     words = list(args.prompt)
     if args.run and ' ' in args.run:  # `t3d view "a red cube"`: the shipped weights
         args.run, words = None, [args.run, *words]
-    viewer.serve(args.run, ' '.join(words), port=args.port)
+    viewer.serve(args.run, ' '.join(words), port=args.port, host=args.host)

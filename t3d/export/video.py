@@ -50,61 +50,67 @@ def _render(render, scene, rays):
     return jnp.concatenate([out.features[..., :3], out.opacity[..., None], out.depth[..., None]], -1).astype(jnp.float32)
 
 
-def render_views(asset, views: cameras.Cameras, size: int, *, grid=None, chunk: int = 2**12) -> Frames:
-    """Colour, opacity and depth of V views of `size` x `size`, `chunk` rays at a time under one compiled program.
+def render_views(asset, views: cameras.Cameras, size: int | tuple[int, int], *, grid=None, chunk: int = 2**12) -> Frames:
+    """Colour, opacity and depth of V views, `chunk` rays at a time under one compiled program.
 
     Args:
+      size: pixels of a square's side, or (height, width).
       grid: float [R, R, R] density over the asset's box (`meshing.density_grid`): pixels that see none of it take the
         background without being traced. None traces every pixel.
     """
-    count = views.world_from_cam.shape[0]
+    count, shape = views.world_from_cam.shape[0], _shape(size)
     matrices, lenses = np.asarray(views.world_from_cam), np.asarray(views.intrinsics)
-    touched = np.ones((count, size, size), bool) if grid is None else touched_pixels(grid, asset.bound, matrices, lenses, size)
+    touched = np.ones((count, *shape), bool) if grid is None else touched_pixels(grid, asset.bound, matrices, lenses, shape)
     todo, missed = np.flatnonzero(touched), np.flatnonzero(~touched)[:1]
     pixels = np.concatenate([missed, todo])  # one of the others is traced too, for the background's colour
     values = []
     for start in range(0, len(pixels), chunk):
         block = pixels[start : start + chunk]
-        rays = _pixel_rays(matrices, lenses, np.resize(block, chunk), size)
+        rays = _pixel_rays(matrices, lenses, np.resize(block, chunk), shape)
         values.append(_render(asset.render, asset.scene, rays))  # dispatched ahead: the host builds the next rays meanwhile
     values = np.concatenate([np.asarray(value) for value in values])[: len(pixels)]
     flat = np.zeros((touched.size, 5), np.float32)
     if len(missed):
         flat[:, :3] = values[0, :3]
     flat[pixels] = values
-    flat = flat.reshape(count, size, size, 5)
-    rgb = flat[..., :3] if asset.picture is None else _pictures(asset, views, size)
+    flat = flat.reshape(count, *shape, 5)
+    rgb = flat[..., :3] if asset.picture is None else _pictures(asset, views, shape)
     return Frames(np.clip(rgb, 0.0, 1.0), flat[..., 3], np.where(flat[..., 3] > 1e-3, flat[..., 4], 0.0))
 
 
-def _pictures(asset, views: cameras.Cameras, size: int, batch: int = 8) -> np.ndarray:
-    """The asset's own pictures [V, size, size, 3] of the views, resized, a few at a time."""
+def _shape(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _pictures(asset, views: cameras.Cameras, shape: tuple[int, int], batch: int = 8) -> np.ndarray:
+    """The asset's own pictures [V, H, W, 3] of the views, resized, a few at a time."""
     count = views.world_from_cam.shape[0]
     order = np.resize(np.arange(count), -(-count // batch) * batch).reshape(-1, batch)
-    found = [_picture(asset.picture, size, asset.scene, jax.tree.map(operator.itemgetter(some), views)) for some in order]
+    found = [_picture(asset.picture, shape, asset.scene, jax.tree.map(operator.itemgetter(some), views)) for some in order]
     return np.concatenate([np.asarray(images) for images in found])[:count]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _picture(picture, size, scene, views):
+def _picture(picture, shape, scene, views):
     images = picture(scene, views)
-    return jax.image.resize(images, (images.shape[0], size, size, 3), 'bilinear')
+    return jax.image.resize(images, (images.shape[0], *shape, 3), 'bilinear')
 
 
-def _pixel_rays(matrices, lenses, index, size: int) -> Rays:
-    """Rays through pixel centres given by their flat index into [V, size, size]; numpy, so that nothing is compiled."""
-    view, row, column = index // size**2, index // size % size, index % size
+def _pixel_rays(matrices, lenses, index, shape: tuple[int, int]) -> Rays:
+    """Rays through pixel centres given by their flat index into [V, H, W]; numpy, so that nothing is compiled."""
+    height, width = shape
+    view, row, column = index // (height * width), index // width % height, index % width
     lens = lenses[view]
-    y = ((row + 0.5) / size - lens[:, 1, 2]) / lens[:, 1, 1]
-    x = ((column + 0.5) / size - lens[:, 0, 2] - lens[:, 0, 1] * y) / lens[:, 0, 0]
+    y = ((row + 0.5) / height - lens[:, 1, 2]) / lens[:, 1, 1]
+    x = ((column + 0.5) / width - lens[:, 0, 2] - lens[:, 0, 1] * y) / lens[:, 0, 0]
     local = np.stack([x, y, np.ones_like(x)], -1)
     directions = np.einsum('rij,rj->ri', matrices[view, :3, :3], local)
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     return Rays(np.float32(matrices[view, :3, 3]), np.float32(directions))
 
 
-def touched_pixels(grid, bound: float, matrices, lenses, size: int) -> np.ndarray:
-    """bool [V, size, size]: pixels whose ray may gather an opacity of VISIBLE; rather too many than too few.
+def touched_pixels(grid, bound: float, matrices, lenses, size: int | tuple[int, int]) -> np.ndarray:
+    """bool [V, H, W]: pixels whose ray may gather an opacity of VISIBLE; rather too many than too few.
 
     The grid is pooled to at most COARSE^3 cells of the largest density in each; the optical thickness of a cell (density
     times diagonal) is spread over the square around its projection, and the sum compared.
@@ -120,7 +126,8 @@ def touched_pixels(grid, bound: float, matrices, lenses, size: int) -> np.ndarra
     index = np.argwhere(pooled * diagonal > 0.5 * VISIBLE / side)  # a whole row of less could not be seen
     thickness = pooled[tuple(index.T)] * diagonal
     centres = np.float32((index + 0.5) * cell - bound)
-    touched = np.zeros((len(matrices), size, size), bool)
+    height, width = _shape(size)
+    touched = np.zeros((len(matrices), height, width), bool)
     for frame, matrix, lens in zip(touched, matrices, lenses):
         local = (centres - matrix[:3, 3]) @ matrix[:3, :3]
         if len(local) == 0:
@@ -130,13 +137,13 @@ def touched_pixels(grid, bound: float, matrices, lenses, size: int) -> np.ndarra
             frame[:] = True
             continue
         uv = local @ lens.T
-        focal = max(lens[0, 0], lens[1, 1]) * size
+        focal = max(lens[0, 0] * width, lens[1, 1] * height)
         reach = 1 + math.ceil(0.5 * diagonal * focal / nearest)
-        wide = size + 2 * reach
-        pixel = np.floor(uv[:, :2] / uv[:, 2:] * size).astype(int) + reach
-        inside = np.all((pixel >= 0) & (pixel < wide), axis=-1)
+        wide, tall = width + 2 * reach, height + 2 * reach
+        pixel = np.floor(uv[:, :2] / uv[:, 2:] * [width, height]).astype(int) + reach
+        inside = np.all((pixel >= 0) & (pixel < [wide, tall]), axis=-1)
         flat = pixel[inside, 1] * wide + pixel[inside, 0]
-        total = np.bincount(flat, thickness[inside], wide * wide).reshape(wide, wide)
+        total = np.bincount(flat, thickness[inside], tall * wide).reshape(tall, wide)
         spread = 2.0 * (cell * focal / nearest) ** 2  # one cell over the pixels it covers, twice to be safe
         total = ndimage.uniform_filter(np.float32(total * spread), 2 * reach + 1, mode='constant')
         frame[:] = total[reach:-reach, reach:-reach] > VISIBLE
@@ -196,9 +203,9 @@ def normal_maps(frames: Frames, views: cameras.Cameras, gradient, bound: float) 
     """
     from scipy import ndimage
 
-    matrices, lenses, size = np.asarray(views.world_from_cam), np.asarray(views.intrinsics), frames.rgb.shape[1]
+    matrices, lenses, shape = np.asarray(views.world_from_cam), np.asarray(views.intrinsics), frames.rgb.shape[1:3]
     hit = np.flatnonzero(frames.opacity > 0.02)
-    rays = _pixel_rays(matrices, lenses, hit, size)
+    rays = _pixel_rays(matrices, lenses, hit, shape)
     cell = 2.0 * bound / gradient.shape[0]
     points = rays.origins + rays.directions * (frames.depth.reshape(-1)[hit, None] - cell)
     where = ((points + bound) / cell - 0.5).T
