@@ -4,17 +4,24 @@ Rerunning the command resumes. Many processes: the same command on every host wi
 MPI, Kubernetes are recognised), or with `--coordinator HOST:PORT --num-processes N --process-id I`.
 """
 
-import argparse
 import os
 import sys
 
+from t3d.commands import parsing
 from t3d.core import config as configs
 from t3d.core import errors
+from t3d.core.rules import Whole
+
+RANGES = {
+    'stop_after': Whole(1, 2**31 - 1, 'steps'),
+    'num_processes': Whole(1, 2**20, 'processes in all'),
+    'process_id': Whole(0, 2**20, 'of this process, from 0'),
+}
 
 
 def main(argv=None) -> int:
     """Parses flags, joins the other processes, runs the loop."""
-    parser = argparse.ArgumentParser(prog='python -m launch.train', description=__doc__)
+    parser = parsing.Parser(prog='python -m launch.train', description=__doc__)
     parser.add_argument('--config', required=True, help='configs/<name>.py:<variant>; --config.a.b=value changes a key')
     parser.add_argument('--workdir', help='the run folder (default: the next runs/NNNN-...)')
     parser.add_argument('--stop-after', type=int, help='stop once this many steps are finished')
@@ -27,14 +34,19 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     speaks, joining = True, False  # until the processes have met, each speaks for itself
     try:
+        parsing.held(args, RANGES)
+        if args.workdir is not None:
+            parsing.writable(args.workdir, '--workdir')
         config = configs.load(args.config, overrides)
 
         import jax
 
+        from t3d import systems
         from t3d.data import sources
         from t3d.parallel import clusters, devices
-        from t3d.train import loop, publish, traced
+        from t3d.train import checked, loop, publish, traced
 
+        systems.known(config)
         devices.compilation_cache()
         by_hand = (args.coordinator, args.num_processes, args.process_id)
         if args.distributed or any(value is not None for value in by_hand):
@@ -46,7 +58,14 @@ def main(argv=None) -> int:
         speaks = jax.process_index() == 0
         devices.check_equal()
         config = sources.resolve(config)
-        options = {'stop_after': args.stop_after, 'init_from': args.init_from, 'traced_in': traced.folder()}
+        system, data = checked.prepare(config)  # before the run: a wrong config leaves no folder
+        options = {
+            'system': system,
+            'data': data,
+            'stop_after': args.stop_after,
+            'init_from': args.init_from,
+            'traced_in': traced.folder(),
+        }
         workdir = loop.run(config, args.workdir, **options)
         if jax.process_count() == 1:
             publish.finish(workdir, list(config.export.prompts) if 'export' in config else [])

@@ -1,13 +1,15 @@
 """`t3d`: the command line. Each command parses its words and makes one call; nothing heavy is imported before that."""
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 from t3d import __version__
-from t3d.commands import about, bench, data, evaluate, generate, sample2d, train, view, weights
+from t3d.commands import about, bench, data, evaluate, generate, parsing, sample2d, train, view, weights
+from t3d.core import words as field
 
 
 class Command(NamedTuple):
@@ -65,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The parsed words. Prompts of a command, and key=value of `t3d train`, may stand anywhere among the options."""
     parser = make_parser()
+    first = (sys.argv[1:] if argv is None else argv)[:1]
+    if first and not first[0].startswith('-') and first[0] not in COMMANDS:
+        parser.error(_unknown_command(first[0]))
     args, rest = parser.parse_known_args(argv)
     loose = [word for word in rest if not word.startswith('-')]
     if args.command == 'train':
@@ -77,8 +82,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         loose = []
     rest = [word for word in rest if word not in loose]
     if rest:
-        parser.error(f'unrecognized arguments: {" ".join(rest)}')
+        command = parser.commands.choices[args.command]
+        command.refuse(rest, train.meant(rest) if args.command == 'train' else '')
     return args
+
+
+def _unknown_command(word: str) -> str:
+    if ' ' in word:
+        return f'unknown command {word!r}: to make it, `t3d generate "{word}"`.'
+    near = difflib.get_close_matches(word, COMMANDS, 1) or [field.command(word)]
+    hint = f' Did you mean {near[0]!r}?' if near[0] else ''
+    return f'unknown command {word!r}.{hint} Commands: {", ".join(COMMANDS)}.'
 
 
 def _is_override(word: str) -> bool:
@@ -86,11 +100,11 @@ def _is_override(word: str) -> bool:
     return bool(equals) and name.replace('.', '_').isidentifier()
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> parsing.Parser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog='t3d', description='Text-to-3D in JAX.')
+    parser = parsing.Parser(prog='t3d', description='Text-to-3D in JAX.')
     parser.add_argument('--version', action='version', version=f't3d {__version__}')
-    words = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    parser.commands = words = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, command in COMMANDS.items():
         command.flags(words.add_parser(name, help=command.text, description=command.text))
     return parser

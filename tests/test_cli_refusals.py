@@ -58,8 +58,11 @@ def test_a_dry_run_refuses_a_batch_the_devices_cannot_share(capsys):
         (('a red cube', '--seeds', '3-1'), "seeds '3-1': wanted"),
         (('a red cube', '--format', 'glb', 'fbx'), "unknown mesh format 'fbx': choose from glb, obj, ply, stl."),
         (('--format', 'obj', 'a red cube'), "unknown mesh format 'a red cube'"),
-        (('a red cube', '--grid', '2'), '--grid 2: wanted at least 8'),
-        (('a red cube', '--frames', '-1'), '--frames -1: wanted at least 0'),
+        (
+            ('a red cube', '--grid', '2'),
+            '--grid 2: wanted a whole number from 8 to 1024 (cells per side of the density grid). Nearest: --grid 8.',
+        ),
+        (('a red cube', '--frames', '-1'), '--frames -1: wanted a whole number from 0'),
         (('--prompts', 'nowhere.txt'), 'no prompts file nowhere.txt: give a text file, one prompt a line.'),
     ],
 )

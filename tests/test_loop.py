@@ -312,9 +312,10 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(publish, 'finish', lambda *words: finished.append(words))
     (tmp_path / 'small.py').write_text(f'def get_config(variant=""):\n    return {config()!r}\n')
     monkeypatch.setattr(systems, 'make', lambda config: make(batch=config.batch))
-    inner = loop._data
-    monkeypatch.setattr(loop, '_data', lambda config, system, data, start: inner(config, system, DATA, start))
+    monkeypatch.setattr(systems, 'known', lambda config: 'small')
     monkeypatch.setattr(sources, 'resolve', lambda config: config)
+    monkeypatch.setattr(sources, 'make', lambda config: DATA)
+    monkeypatch.setattr(sources, 'preview', lambda config, spec: None)
     command = ['--config', str(tmp_path / 'small.py'), '--workdir', str(tmp_path / 'run')]
     command += ['--config.steps=2', '--config.batch', '8']
     assert train.main(command) == 0
@@ -329,15 +330,17 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     for words, fault, wanted in (
         ([*small, '--config.stps=3'], None, "unknown config key 'stps'. Did you mean 'steps'?"),
         (empty, None, f"{tmp_path / 'none.py'}, line 1: ModuleNotFoundError: No module named 'nothing_here'"),
-        ([*small, '--workdir', str(tmp_path / 'file' / 'run')], None, f'Not a directory: {tmp_path / "file" / "run"}'),
+        (
+            [*small, '--workdir', str(tmp_path / 'file' / 'run')],
+            None,
+            f'--workdir {tmp_path / "file" / "run"}: {tmp_path / "file"} is a file',
+        ),
         (small, PermissionError(13, 'Permission denied', '/data'), 'Permission denied: /data'),
         (small, RuntimeError("Unable to initialize backend 'cuda': none"), "Unable to initialize backend 'cuda': none"),
         (small, errors.NonFinite('not saved: NaN'), 'not saved: NaN'),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(sources, 'resolve', fail(fault) if fault else lambda config: config)
-            patch.setattr(sources, 'make', lambda config: DATA)
-            patch.setattr(sources, 'preview', lambda config, spec: None)
             assert train.main(words) == cli.main(['train', words[1], *(w.removeprefix('--config.') for w in words[2:])]) == 2
         lines = capsys.readouterr().err.splitlines()
         assert lines[0].startswith(f'error: {wanted}') and lines == [lines[0]] * 2, lines  # as `t3d train`

@@ -84,8 +84,8 @@ def test_a_set_is_made_smaller_by_averaging_and_keeps_its_labels(tmp_path, capsy
     for words, message in (
         ([str(tmp_path / 'small.zip')], 'small.zip is there already'),
         ([str(tmp_path / 'x'), '--size', '16'], '--size 16: the images have 8 px'),
-        ([str(tmp_path / 'y'), '--limit', '1'], '--limit 1: wanted at least 2'),
-        ([str(tmp_path / 'y'), '--background', '128'], '--background 128.0: wanted a grey from 0'),
+        ([str(tmp_path / 'y'), '--limit', '1'], '--limit 1: wanted a whole number from 2'),
+        ([str(tmp_path / 'y'), '--background', '128'], '--background 128.0: wanted a number from 0 to 1 (a grey'),
     ):
         assert cli.main([*command, *words]) == 2 and message in capsys.readouterr().err
     assert cli.main(['data', 'single-view', 'eg3d', '--out', str(tmp_path / 'z')]) == 2

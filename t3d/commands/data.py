@@ -1,5 +1,25 @@
 """`t3d data build`, `t3d data single-view`: data sets."""
 
+from t3d.commands import parsing
+from t3d.core.rules import Real, Whole
+
+COUNT = 2**31 - 1
+BUILD = {
+    'size': Whole(8, 1024, 'pixels of the square views'),
+    'variants': Whole(0, 7, 'recoloured variants of each object'),
+    'limit': Whole(1, COUNT, 'objects'),
+    'processes': Whole(1, 256, 'that render at once'),
+}
+SINGLE_VIEW = {
+    'size': Whole(4, 8192, 'pixels of the square images'),
+    'poses': Whole(1, 2**20, 'pictures of each scene'),
+    'supersample': Whole(1, 31, 'rays for each side of a pixel, odd'),
+    'variants': Whole(0, 7, 'recoloured variants that the build has'),
+    'background': Real(0.0, 1.0, 'a grey from 0, black, to 1, white'),
+    'seed': Whole(0, 2**32 - 1, 'of the poses'),
+    'limit': Whole(2, COUNT, 'pictures'),
+}
+
 
 def flags(command) -> None:
     actions = command.add_subparsers(dest='action', required=True, metavar='ACTION')
@@ -32,6 +52,9 @@ def flags(command) -> None:
 
 
 def run(args) -> None:
+    parsing.held(args, SINGLE_VIEW if args.action == 'single-view' else BUILD)
+    if args.out is not None:
+        parsing.writable(args.out)
     if args.action == 'single-view':
         from t3d.train import single_view_set
 

@@ -1,5 +1,10 @@
 """`t3d eval`: scores of a run, with their controls."""
 
+from t3d.commands import parsing
+from t3d.core.rules import Whole
+
+RANGES = {'limit': Whole(2, 2**31 - 1, 'objects or scenes; a control needs another one of each')}
+
 
 def flags(command) -> None:
     command.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
@@ -18,6 +23,9 @@ def run(args) -> None:
     from t3d.parallel import devices
     from t3d.train import evaluate, inference, publish, scores
 
+    parsing.held(args, RANGES)
+    if args.json is not None:
+        parsing.writable(args.json, '--json', file=True)
     devices.compilation_cache()
     names = scores.check([name.strip() for name in args.metrics.split(',')]) if args.metrics else []
     loaded, which = inference.load(args.run), {'limit': args.limit, 'split': args.split}

@@ -1,5 +1,20 @@
 """What `generate`, `export` and `render` share: flags of prompts, seeds, meshes and turntables, and their checks."""
 
+import sys
+
+from t3d.commands import parsing
+from t3d.core.rules import Real, Whole
+
+RANGES = {
+    'texture': Whole(16, 8192, 'texels per side, 0 for vertex colours', also=(0,)),
+    'faces': Whole(4, 10**8, 'triangles at most'),
+    'grid': Whole(8, 1024, 'cells per side of the density grid'),
+    'threshold': Real(0.0, 1e6, 'density of the surface', above=True),
+    'frames': Whole(0, 10**5, 'of the turntable; 0: none'),
+    'size': Whole(16, 8192, 'pixels of the turntable'),
+    'render_size': Whole(8, 4096, 'pixels rendered before scaling to --size'),
+}
+MOST = 10_000  # seeds of one command
 FORMATS = 'glb, obj, ply, stl'
 
 
@@ -36,12 +51,15 @@ def parse_seeds(text: str) -> list[int]:
     """[0, 1, 2, 3, 7] from '0-3,7'."""
     from t3d.core.errors import UsageError
 
-    seeds = []
+    seeds, count = [], 0
     for part in text.split(','):
         first, dash, last = part.strip().partition('-')
         good = all(number.isascii() and number.isdigit() and int(number) < 2**32 for number in (first, last if dash else first))
         if not good or (dash and int(last) < int(first)):
             raise UsageError(f'seeds {text!r}: wanted a number below 2^32, a list 0,4 or a range 0-3.')
+        count += int(last if dash else first) - int(first) + 1
+        if count > MOST:
+            raise UsageError(f'seeds {text!r}: {count} of them, wanted at most {MOST}: give a shorter range.')
         seeds += range(int(first), int(last if dash else first) + 1)
     return list(dict.fromkeys(seeds))
 
@@ -69,7 +87,12 @@ def check(args) -> None:
     if unknown:
         hint = ' Put prompts before --format.' if ' ' in unknown[0] else ''
         raise UsageError(f'unknown mesh format {unknown[0]!r}: choose from {", ".join(writers.FORMATS)}.{hint}')
-    for name, least in (('texture', 0), ('faces', 4), ('grid', 8), ('frames', 0), ('size', 16), ('render_size', 8)):
-        value = getattr(args, name, None)
-        if value is not None and value < least:
-            raise UsageError(f'--{name.replace("_", "-")} {value}: wanted at least {least}.')
+    parsing.held(args, RANGES)
+    parsing.writable(args.out)
+    words = args.prompt
+    if len(words) > 1 and not any(' ' in word for word in words):
+        print(
+            f'note: {len(words)} prompts of one word each: {", ".join(words)}. One prompt of several words goes in quotes: '
+            f'"{" ".join(words)}".',
+            file=sys.stderr,
+        )

@@ -1,6 +1,14 @@
 """`t3d sample2d`: text to image, with Stable Diffusion weights of the user's own or image_diffusion."""
 
-from t3d.commands import weights
+from t3d.commands import parsing, weights
+from t3d.core.rules import Real, Whole
+
+RANGES = {
+    'steps': Whole(1, 10**5, 'of the sampler'),
+    'guidance': Real(-1e3, 1e3, '1 is none, 7.5 is usual'),
+    'seed': Whole(0, 2**32 - 1, 'of the noise'),
+    'size': Whole(8, 8192, 'pixels per side'),
+}
 
 
 def flags(command) -> None:
@@ -25,6 +33,8 @@ def run(args) -> None:
     from t3d.parallel import devices
     from t3d.train import sample2d
 
+    parsing.held(args, RANGES)
+    parsing.writable(args.out, file=True)
     devices.compilation_cache()
     settings = sample2d.Settings(args.steps, args.sampler, args.guidance, args.seed, args.size, args.negative)
     how = {'config': args.config, 'variant': args.variant, 'dtype': args.dtype}

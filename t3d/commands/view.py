@@ -1,5 +1,10 @@
 """`t3d view`: a prompt in the browser, live from a checkpoint."""
 
+from t3d.commands import parsing
+from t3d.core.rules import Whole
+
+RANGES = {'port': Whole(1, 65535, '8080 is usual')}
+
 
 def flags(command) -> None:
     command.add_argument('run', nargs='?', help='run folder, weights folder, or the name of shipped weights')
@@ -11,6 +16,7 @@ def flags(command) -> None:
 def run(args) -> None:
     from t3d import viewer
 
+    parsing.held(args, RANGES)
     words = list(args.prompt)
     if args.run and ' ' in args.run:  # `t3d view "a red cube"`: the shipped weights
         args.run, words = None, [args.run, *words]

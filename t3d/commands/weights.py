@@ -1,5 +1,7 @@
 """`t3d weights`: a run as a folder to share; `t3d weights check DIR`: what real weights hold."""
 
+from t3d.commands import parsing
+
 
 def settings(command) -> None:
     """`--config` of commands that take a single-file checkpoint."""
@@ -21,5 +23,6 @@ def run(args) -> int | None:
         return weights_check.run(args.out, config=args.config)
     from t3d.train import inference
 
+    parsing.writable(args.out, 'OUT')
     inference.save_weights(inference.load(args.run), args.out, args.dtype)
     print(f'wrote {args.out}/model.safetensors and {args.out}/config.json')

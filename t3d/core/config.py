@@ -197,12 +197,15 @@ def _parts(spec: str) -> tuple[str, str]:
 
 
 def _from_file(path: pathlib.Path, variant: str):
+    tree = config_files.get_config(path, variant)
     try:
-        return from_dict(config_files.get_config(path, variant))
-    except (TypeError, AttributeError, KeyError) as error:  # keys that are no names, and the like
-        raise UsageError(
-            f'what get_config of {path} returned is no config ({error}): wanted names and plain values.'
-        ) from error
+        config = from_dict(tree)
+        if all(isinstance(key, str) for key in config):
+            return config
+        error = 'keys that are no names'
+    except (TypeError, AttributeError, KeyError) as fault:
+        error = fault
+    raise UsageError(f'what get_config of {path} returned is no config ({error}): wanted names and plain values.')
 
 
 def _find(path: str) -> pathlib.Path:

@@ -114,6 +114,6 @@ def variants(path: pathlib.Path) -> list[str]:
 def _fault(path: pathlib.Path, error: Exception) -> UsageError:
     """The error of a config file that raised: its last line in that file, or the one of a file that it reads."""
     lines = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in lines if frame.filename == str(path)] or lines[-1:]
+    own = [frame for frame in lines if pathlib.Path(frame.filename).resolve() == path.resolve()] or lines[-1:]
     text = ' '.join(str(error).split()) or 'no message'
     return UsageError(f'{path}, line {own[-1].lineno}: {type(error).__name__}: {text[:300]}')

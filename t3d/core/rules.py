@@ -232,5 +232,12 @@ def held(name: str, value, rule, hint: str = ''):
     raise UsageError(f'{name}{equals}{value!r}: wanted {rule.wanted}{what}.{last}')
 
 
+def divides(name: str, part: int, of: str, whole: int) -> None:
+    """Raises UsageError where the value `part` of the key `name` does not divide the value `whole` of `of`."""
+    if whole % part:
+        near = min((n for n in range(1, whole + 1) if whole % n == 0), key=lambda n: abs(n - part))
+        raise UsageError(f'{name}={part} does not divide {of}={whole}. Nearest: {name}={near}.')
+
+
 def _whole(value) -> bool:
     return math.isfinite(value) and value == int(value)

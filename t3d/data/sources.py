@@ -58,6 +58,23 @@ def open_source(data, split: str, depth: bool = False):
     raise UsageError(f'{unknown(data.name, SOURCES, "data set (data.name)")} {OTHERS}')
 
 
+def describe(config, source) -> str:
+    """What a run learns from: 'data: furniture, split train, 1234 records of /data/furniture/...'."""
+    place = folder(source)
+    records = f'{len(source)} records' + (f' of {place}' if place else ', made as they are needed')
+    return f'data: {config.data.name}, split {config.data.split}, {records}'
+
+
+def folder(source) -> str:
+    """The folder or zip that a source reads; '' for one that makes its records."""
+    while source is not None:
+        found = getattr(source, 'folder', None) or getattr(source, 'path', None)
+        if found:
+            return str(found)
+        source = getattr(source, 'source', None) or getattr(source, 'pictures', None)
+    return ''
+
+
 class Cached:
     """A source whose decoded records stay in memory; for sets of a few thousand small records."""
 

@@ -5,8 +5,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d.core import tokens
+from t3d.core.errors import UsageError
+from t3d.core.rules import divides
 from t3d.core.typing import Array, Bool, Float, Int, Key, PyTree
 from t3d.nets.clip import TextTower
+
+
+def check(text, unet=None) -> None:
+    """Raises UsageError for a `text` section whose numbers do not fit each other, or the `unet` section that reads it."""
+    divides('text.heads', text.heads, 'text.width', text.width)
+    if text.get('folder') and not text.vocabulary_size:
+        raise UsageError(
+            f'text.folder={text.folder!r} with text.vocabulary_size=0: give the number of tokens of that tokenizer, '
+            '49408 for CLIP.'
+        )
+    if unet is not None and unet.cross_attention_dim != text.width:
+        raise UsageError(
+            f'unet.cross_attention_dim={unet.cross_attention_dim}, text.width={text.width}: the network reads features of that '
+            f'width: set unet.cross_attention_dim={text.width}.'
+        )
 
 
 class TextCondition:

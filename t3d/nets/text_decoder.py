@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t3d.core.errors import UsageError
+from t3d.core.rules import divides
 from t3d.core.typing import Array, Float
 from t3d.nets.attention import ImageTransformer, TextMixer
 from t3d.nets.layers import ResidualBlock, Upsample
@@ -136,6 +138,31 @@ class TextDecoder(nn.Module):
         x = ResidualBlock(channels, groups, dtype=self.dtype, name='mid_1')(x, style)
         x = ImageTransformer(self.mid_heads, groups, self.cross_attention, dtype=self.dtype, name='mid_attention')(x, tokens)
         return ResidualBlock(channels, groups, dtype=self.dtype, name='mid_2')(x, style)
+
+
+def check(section) -> None:
+    """Raises UsageError for a `decoder` section whose numbers do not fit each other."""
+    channels, heads, groups = section.channels, section.heads, section.groups
+    for name in ('heads', 'groups'):
+        if len(section[name]) != len(channels):
+            raise UsageError(
+                f'decoder.{name}={section[name]} has {len(section[name])} values, decoder.channels={channels} has '
+                f'{len(channels)}: give one for each level.'
+            )
+    for k, width in enumerate(channels):
+        for place in {max(k - 1, 0), k}:  # a level's norms see its own channels and those that enter
+            divides(f'decoder.groups[{k}]', groups[k], f'decoder.channels[{place}]', channels[place])
+        if heads[k]:
+            divides(f'decoder.heads[{k}]', heads[k], f'decoder.channels[{k}]', width)
+    divides('decoder.mid_heads', section.mid_heads, 'decoder.channels[0]', channels[0])
+    divides('decoder.mixer_heads', section.mixer_heads, 'decoder.mixer_width', section.mixer_width)
+    divides('decoder.out_groups', section.out_groups, f'decoder.channels[{len(channels) - 1}]', channels[-1])
+    if section.out_channels % 3:
+        near = max(3, round(section.out_channels / 3) * 3)
+        raise UsageError(
+            f'decoder.out_channels={section.out_channels}: wanted a multiple of 3, for three planes. '
+            f'Nearest: decoder.out_channels={near}.'
+        )
 
 
 RELEASED = dict(  # the sizes of the released code; distil them into a config, never change them here

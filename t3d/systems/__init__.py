@@ -21,9 +21,14 @@ def make(config) -> System:
     Raises:
       ValueError: the name is not in the table; the message lists it.
     """
-    name = config['system']
+    return importlib.import_module(SYSTEMS[known(config)]).make(config)
+
+
+def known(config) -> str:
+    """The name that `config.system` has; UsageError where the table lacks it, or the config has none."""
+    name = config.get('system', '')
     if name not in SYSTEMS:
         near = difflib.get_close_matches(str(name), SYSTEMS, 1)
         hint = f' Did you mean {near[0]!r}?' if near else ''
         raise UsageError(f'unknown system {name!r}: there are {", ".join(sorted(SYSTEMS))}.{hint}')
-    return importlib.import_module(SYSTEMS[name]).make(config)
+    return name

@@ -31,7 +31,7 @@ from t3d.core.system import Asset, System, TrainState
 from t3d.diffusion import guidance, losses, samplers, schedules
 from t3d.fields import triplane_generator
 from t3d.geom import cameras, triplanes
-from t3d.nets import triplane_unet
+from t3d.nets import text_condition, triplane_unet
 from t3d.nets.text_condition import TextCondition
 
 SHARDING = triplane_unet.SHARDING
@@ -279,6 +279,7 @@ def make_schedule(section) -> schedules.Schedule:
 
 def check(config) -> None:
     """Raises UsageError for what cannot work, with what can."""
+    text_condition.check(config.text, config.unet)
     prediction, patch = config.diffusion.prediction, config.patch
     if prediction == 'eps' and patch >= 4 or prediction == 'v' and patch > 2:
         width = 3 * patch**2 * config.generator.plane_channels

@@ -19,9 +19,10 @@ import numpy as np
 import optax
 
 from t3d.core import optim, replicas, tokens, tree
+from t3d.core.errors import UsageError
 from t3d.core.system import Picture, System, TrainState
 from t3d.diffusion import guidance, losses, samplers, schedules
-from t3d.nets import patched_unet, unet
+from t3d.nets import patched_unet, text_condition, unet
 from t3d.nets.clip import TextTower
 
 SHARDING = unet.SHARDING
@@ -29,6 +30,7 @@ SHARDING = unet.SHARDING
 
 def make(config) -> System:
     """The system of a config (configs/image_diffusion.py): sections text, unet, diffusion, sample, optimizer."""
+    check(config)
     tokenize = tokens.make(config.text)
     model = Denoiser(config, tokenize)
     optimizer = optim.adamw(**config.optimizer, total=config.steps)
@@ -164,3 +166,11 @@ def make_schedule(section) -> schedules.Schedule:
     """The noise schedule of a config's `diffusion` section."""
     tables = {'cosine': schedules.cosine, 'linear': schedules.linear, 'scaled_linear': schedules.scaled_linear}
     return tables[section.schedule](section.timesteps, prediction=section.prediction, spacing='trailing', clip=1.0)
+
+
+def check(config) -> None:
+    """Raises UsageError where sections do not fit each other."""
+    text_condition.check(config.text, config.unet)
+    if config.data.size % config.patch:
+        near = config.data.size // config.patch * config.patch or config.patch
+        raise UsageError(f'patch={config.patch} does not divide data.size={config.data.size}: set data.size={near}.')

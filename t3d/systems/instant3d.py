@@ -26,6 +26,7 @@ from t3d.core.system import Asset, System, TrainState
 from t3d.fields import triplane_field
 from t3d.geom import cameras, triplanes, volume
 from t3d.geom.rays import Rays, ray_box
+from t3d.nets import text_condition, text_decoder
 from t3d.nets.clip import TextTower
 from t3d.nets.text_decoder import TextDecoder
 
@@ -46,6 +47,8 @@ SHARDING = (  # scanned stacks have a layer axis in front; convolutions go by th
 
 def make(config) -> System:
     """The system of a config (configs/instant3d.py): sections text, decoder, field, render, loss, optimizer."""
+    text_condition.check(config.text)
+    text_decoder.check(config.decoder)
     tokenize = tokens.make(config.text)
     modules = Modules(config, vocabulary_size(config.text, tokenize))
     optimizer = optim.adamw(**config.optimizer, total=config.steps)

@@ -28,7 +28,7 @@ from t3d.diffusion import guidance, losses, samplers, schedules
 from t3d.fields import triplane_field
 from t3d.geom import cameras, triplanes, volume
 from t3d.geom.rays import Rays, ray_box
-from t3d.nets import patched_unet, unet
+from t3d.nets import patched_unet, text_condition, unet
 from t3d.nets.text_condition import TextCondition
 
 CHUNK = 2**12  # rays of one object rendered at once outside of training
@@ -246,6 +246,7 @@ def make_schedule(section) -> schedules.Schedule:
 
 def check(config) -> None:
     """Raises UsageError where sizes do not divide."""
+    text_condition.check(config.text, config.unet)
     size, patch, resolution, stride = config.data.size, config.patch, config.planes.resolution, config.loss.stride
     if size % patch or resolution * patch % size:
         near = max(1, round(resolution * patch / size)) * (size // patch)

@@ -6,8 +6,11 @@ devices, say 'count/rays') becomes 'perf/<unit>_per_sec', everything else goes t
 """
 
 import contextlib
+import datetime
 import json
 import math
+import os
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +20,12 @@ from etils import epath
 
 from t3d.core import files
 from t3d.train import board
+
+
+def here() -> str:
+    """Where and when: 'host NAME, process 4711, 2026-11-28 02:30:00 UTC'."""
+    now = datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M:%S UTC')
+    return f'host {platform.node()}, process {os.getpid()}, {now}'
 
 
 class Log:

@@ -24,7 +24,7 @@ from t3d.core import errors
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.system import System, TrainState
-from t3d.data import pipeline
+from t3d.data import pipeline, sources
 from t3d.parallel import devices, sharding
 from t3d.train import log as logs
 from t3d.train import preview, signals, traced, workdirs
@@ -66,6 +66,12 @@ def run(
     devices.keep_freed_memory()
     mesh = devices.make(config.mesh)
     devices.check_batch(config.batch, mesh)
+    if system is None:
+        from t3d import systems
+
+        system = systems.make(config)
+    with jax.set_mesh(mesh):
+        target = abstract(config, system, mesh)  # a network that cannot be built leaves no folder
     active = jax.process_index() == 0
     workdir, lock = workdirs.prepare(workdir, config, (log or print) if active else lambda line: None)
     say = logs.Log(workdir, total=config.steps, batch=config.batch, write=log, active=active)
@@ -73,7 +79,7 @@ def run(
     try:
         with stop, devices.collecting_seldom(), jax.set_mesh(mesh):
             keep = traced.Keep(traced_in, config)
-            _train(config, workdir, lock, mesh, say, stop, stop_after, system, data, init_from, keep)
+            _train(config, workdir, lock, mesh, say, stop, stop_after, system, target, data, init_from, keep)
     finally:
         say.close()
         if active:
@@ -81,12 +87,8 @@ def run(
     return workdir
 
 
-def _train(config, workdir, lock, mesh: Mesh, say: logs.Log, stop, stop_after, system, data, init_from, keep) -> None:
-    say.line(devices.describe(mesh))
-    if system is None:
-        from t3d import systems
-
-        system = systems.make(config)
+def _train(config, workdir, lock, mesh: Mesh, say: logs.Log, stop, stop_after, system, target, data, init_from, keep) -> None:
+    say.line(f'{devices.describe(mesh)}; {logs.here()}')
     store = stores.Store(
         workdir / 'checkpoints',
         keep=config.checkpoint.keep,
@@ -94,7 +96,6 @@ def _train(config, workdir, lock, mesh: Mesh, say: logs.Log, stop, stop_after, s
         best=config.checkpoint.get('best', ''),
     )
     try:
-        target = abstract(config, system, mesh)
         program = Program(config, system, mesh, target, say, keep)
         end = min(config.steps, stop_after if stop_after is not None else config.steps)
         latest = store.latest()
@@ -107,7 +108,9 @@ def _train(config, workdir, lock, mesh: Mesh, say: logs.Log, stop, stop_after, s
             report = sharding.report(target, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
             (workdir / 'sharding.txt').write_text(report + '\n')
             say.line(report.splitlines()[-1])
-        batches, shown = _data(config, system, data, int(state.step))
+        source, batches, shown = _data(config, system, data, int(state.step))
+        if 'data' in config:
+            say.line(f'{sources.describe(config, source)}; curves: tensorboard --logdir {workdir}')
         try:
             with stops_at_files(store):
                 _loop(config, program, state, batches, shown, store, say, stop, end, workdir, lock)
@@ -275,10 +278,8 @@ def _out_of_memory(error: Exception, config) -> UsageError | None:
 
 
 def _data(config, system: System, data: tuple | None, start: int):
-    """(this process's batches from `start` on, (global preview batch, labels))."""
+    """(source, this process's batches from `start` on, (global preview batch, labels))."""
     if data is None:
-        from t3d.data import sources
-
         source, transform = sources.make(config, config.data.split)
         shown = sources.preview(config, system.batch_spec)
     else:
@@ -290,7 +291,7 @@ def _data(config, system: System, data: tuple | None, start: int):
     )
     if shown is None:
         shown = (next(make()), None)
-    return make(process_index=jax.process_index(), process_count=jax.process_count(), start=start), shown
+    return source, make(process_index=jax.process_index(), process_count=jax.process_count(), start=start), shown
 
 
 def _loop(

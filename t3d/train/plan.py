@@ -13,6 +13,7 @@ from t3d.core.errors import UsageError
 from t3d.data import sources
 from t3d.metrics import flops
 from t3d.parallel import devices, sharding
+from t3d.train import checked
 
 
 def describe(config, *, compile_step: bool = True) -> str:
@@ -25,7 +26,8 @@ def describe(config, *, compile_step: bool = True) -> str:
     system = systems.make(config)
     abstract = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec)
     lines = [f'{name} = {_short(value)}' for name, value in configs.flatten(config).items()]
-    lines += ['', *counts(abstract.params)]
+    lines += ['', *counts(abstract.params), '', data(config, system)]
+    checked.check_best(config, system)
     if compile_step:
         lines.append('')
         try:
@@ -35,6 +37,17 @@ def describe(config, *, compile_step: bool = True) -> str:
         else:
             lines += compiled(config, system, abstract, mesh)
     return '\n'.join(lines)
+
+
+def data(config, system) -> str:
+    """The line about the data, one record of which is read as the training would."""
+    try:
+        source, transform = sources.make(config)
+        sources.preview(config, system.batch_spec)
+    except FileNotFoundError as error:
+        return f'data: not here: {error}'
+    checked.check_example(config, system, source, transform)
+    return sources.describe(config, source)
 
 
 def resolve(config):

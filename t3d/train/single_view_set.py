@@ -12,12 +12,6 @@ from t3d.data import images, single_view
 
 def run(args) -> str:
     """Writes the set that the flags (commands.data) describe; returns the line to print."""
-    least = {'size': 4, 'seed': 0, 'poses': 1, 'supersample': 1, 'variants': 0, 'limit': 2}
-    for name, low in least.items():
-        if getattr(args, name) is not None and getattr(args, name) < low:
-            raise UsageError(f'--{name} {getattr(args, name)}: wanted at least {low}.')
-    if not 0.0 <= args.background <= 1.0:
-        raise UsageError(f'--background {args.background}: wanted a grey from 0 (black) to 1 (white).')
     if pathlib.Path(args.out).is_file():  # better refused now than after rendering
         raise UsageError(f'{args.out} is there already: choose another name, or delete it first.')
     if args.name == 'eg3d' and not args.source:

@@ -1,0 +1,74 @@
+"""What all commands and launchers share: a parser whose errors are one sentence with a next step, and checks of values."""
+
+import argparse
+import difflib
+import pathlib
+import re
+import tempfile
+from collections.abc import Mapping
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that refuses with one line, status 2."""
+
+    def error(self, message: str):
+        message = re.sub(r"^argument (\S+): invalid (int|float) value: '(.*)'$", _number, message, flags=re.DOTALL)
+        if message.startswith('unrecognized arguments: '):
+            self.refuse(message.removeprefix('unrecognized arguments: ').split())
+        self.exit(2, f'error: {message}{"" if message.endswith(".") else "."} {self.help_line()}\n')
+
+    def help_line(self) -> str:
+        return f'`{self.prog} --help` lists what there is.'
+
+    def refuse(self, words: list[str], hint: str = ''):
+        """Ends with the nearest option for the first of `words`, none of which this parser knows."""
+        if not hint:
+            known = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(words[0].partition('=')[0], known, 1, 0.6)
+            hint = f' Did you mean {near[0]}?' if near else ''
+        self.exit(2, f'error: unrecognized arguments: {" ".join(words)}.{hint} {self.help_line()}\n')
+
+
+def _number(match) -> str:
+    name, kind, value = match.groups()
+    return f'{name} {value}: wanted a {"whole number" if kind == "int" else "number"}.'
+
+
+def held(args: argparse.Namespace, ranges: Mapping[str, object]) -> None:
+    """Sets each number of a command as its rule (t3d.core.rules) reads it; what was not given stays None.
+
+    Raises:
+      UsageError: a number is out of its range, with the flag and the nearest.
+    """
+    from t3d.core import rules
+
+    for name, rule in ranges.items():
+        value = getattr(args, name, None)
+        if value is not None:
+            setattr(args, name, rules.held(f'--{name.replace("_", "-")}', value, rule))
+
+
+def writable(path: str, flag: str = '--out', *, file: bool = False) -> None:
+    """Raises UsageError for a folder (or file) to write that cannot be made; makes nothing. Remote paths are taken on trust."""
+    from t3d.core.errors import UsageError
+
+    if not path.strip():
+        raise UsageError(f'{flag} is empty: give the {"file" if file else "folder"} to write.')
+    if '://' in path:
+        return
+    place = pathlib.Path(path)
+    try:
+        if file and place.is_dir():
+            raise UsageError(f'{flag} {path} is a folder: give the name of a file, for example {place / "result"}.')
+        parent = place.parent if file or not place.exists() else place
+        while not parent.exists():
+            parent = parent.parent
+        if not parent.is_dir():
+            raise UsageError(f'{flag} {path}: {parent} is a file, not a folder: choose another name.')
+        with tempfile.TemporaryFile(dir=parent):  # permissions, read-only disks and full ones alike
+            pass
+        longest = max(len(part.encode()) for part in place.parts)
+        if longest > 255:
+            raise UsageError(f'{flag} {path}: a name of {longest} bytes, wanted at most 255: choose a shorter one.')
+    except OSError as error:
+        raise UsageError(f'{flag} {path:.200} cannot be written: {error.strerror}. Choose another place.') from error

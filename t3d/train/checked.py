@@ -1,0 +1,49 @@
+"""What can be known to be wrong with a run before its folder is made: system, data, one example, the metric of the best."""
+
+import jax
+import numpy as np
+
+from t3d import systems
+from t3d.core.config import unknown
+from t3d.core.errors import UsageError
+from t3d.data import sources
+from t3d.parallel import devices
+
+
+def prepare(config):
+    """(system, data) of a resolved config, data as `loop.run` takes it.
+
+    Raises:
+      UsageError, FileNotFoundError: what is wrong, before anything is written.
+    """
+    system = systems.make(config)
+    source, transform = sources.make(config)
+    shown = sources.preview(config, system.batch_spec)
+    check_example(config, system, source, transform)
+    check_best(config, system)
+    return system, (source, transform, shown)
+
+
+def check_example(config, system, source, transform) -> None:
+    """Raises UsageError where a record cannot be made into an example of the system's batch."""
+    if len(source) == 0:
+        raise UsageError('the data source is empty: check data.split and data.name.')
+    example = transform(source[0], np.random.default_rng(0))
+    for name, spec in system.batch_spec.items():
+        found = np.shape(example[name]) if name in example else None
+        if found != spec.shape[1:]:
+            raise UsageError(
+                f'{name} of a record has shape {found}, {config.system} wants {spec.shape[1:]}: check data.size and data.views.'
+            )
+
+
+def check_best(config, system) -> None:
+    """Raises UsageError for a `checkpoint.best` that is no metric of the train step; every system has `loss`."""
+    best = config.checkpoint.get('best', '').lstrip('+')
+    if best in ('', 'loss'):
+        return
+    with jax.set_mesh(devices.make(config.mesh)):
+        state = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec)
+        _, metrics = jax.eval_shape(system.train_step, state, system.batch_spec, jax.random.key(0))
+    if best not in metrics:
+        raise UsageError(unknown(best, metrics, 'metric (checkpoint.best)'))
