@@ -54,7 +54,7 @@ def flags(command) -> None:
 def run(args) -> None:
     parsing.held(args, SINGLE_VIEW if args.action == 'single-view' else BUILD)
     if args.out is not None:
-        parsing.writable(args.out)
+        parsing.writable(args.out, file=args.out.lower().endswith('.zip'))
     if args.action == 'single-view':
         from t3d.train import single_view_set
 

@@ -137,8 +137,7 @@ class Furniture:
 
     def __init__(self, path: str, split: str, size: int, variants: int, seed: int, views: int, background: float):
         source = furniture_source.FurnitureSource(path or None, split, size=size, variants=variants)
-        self.folder = source.folder
-        self.images, self.texts, self.size, poses, lenses = [], [], size, [], []
+        self.folder, self.images, self.texts, self.size, poses, lenses = source.folder, [], [], size, [], []
         for index in range(len(source)):
             record = source[index]
             view = chosen_view(index, seed, views or len(record['image']))
