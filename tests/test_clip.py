@@ -175,8 +175,8 @@ def wrong_epsilon(monkeypatch, bad):
     """Gives the norm named `bad` Flax's default epsilon instead of CLIP's."""
     real = nn.LayerNorm
 
-    def norm(epsilon, name, dtype):
-        return real(1e-6 if name == bad else epsilon, dtype=dtype, name=name)
+    def norm(epsilon, name, **others):
+        return real(1e-6 if name == bad else epsilon, name=name, **others)
 
     monkeypatch.setattr(clip.nn, 'LayerNorm', norm)
 

@@ -51,7 +51,7 @@ def test_moments_of_pieces_are_those_of_the_whole():
     whole, pieces = fid.moments(features, batch=1000), fid.moments(features, batch=17)
     both = fid.merge(fid.moments(features[:333]), fid.moments(features[333:]))
     for found in (whole, pieces, both):
-        assert found.n == 1000 and found.outer.dtype == np.float64
+        assert found.n == 1000 and found.scatter.dtype == np.float64
         np.testing.assert_allclose(found.mean, features.astype(np.float64).mean(0), rtol=1e-12)
         np.testing.assert_allclose(found.covariance, np.cov(features.astype(np.float64), rowvar=False, ddof=0), rtol=1e-10)
 

@@ -38,43 +38,48 @@ class Extractor(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Running sums of features: `n`, their `total` [D] and `outer` products [D, D], float64."""
+    """Running statistics of features, float64: `n`, their `mean` [D], and `scatter` [D, D], the sum of (f - mean)(f - mean)^T.
+
+    Taken around the mean throughout: sums of plain products lose the digits of a covariance that is small beside the mean.
+    """
 
     n: int
-    total: np.ndarray
-    outer: np.ndarray
-
-    @property
-    def mean(self) -> np.ndarray:
-        """[D]."""
-        return self.total / self.n
+    mean: np.ndarray
+    scatter: np.ndarray
 
     @property
     def covariance(self) -> np.ndarray:
         """[D, D], divided by n, as StyleGAN's evaluation has it; pytorch-fid divides by n - 1."""
-        return self.outer / self.n - np.outer(self.mean, self.mean)
+        return self.scatter / self.n
 
 
 def no_moments(dim: int) -> Moments:
-    """The sums of nothing."""
+    """The statistics of nothing."""
     return Moments(0, np.zeros(dim), np.zeros((dim, dim)))
 
 
 def add(moments: Moments, features: np.ndarray) -> Moments:
-    """Sums that include features [B, D] too. Raises UsageError where they are not finite."""
+    """Statistics that include features [B, D] too. Raises UsageError where they are not finite."""
     features = np.asarray(features, np.float64)
     if not np.isfinite(features).all():
         raise UsageError('features hold NaN or infinity: look at the images and at the weights of the extractor.')
-    return merge(moments, Moments(len(features), features.sum(0), features.T @ features))
+    if not len(features):
+        return moments
+    mean = features.mean(0)
+    centred = features - mean
+    return merge(moments, Moments(len(features), mean, centred.T @ centred))
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Sums over both sets, for example of two devices."""
-    return Moments(a.n + b.n, a.total + b.total, a.outer + b.outer)
+    """Statistics of both sets, for example of two devices (Chan, Golub and LeVeque 1979)."""
+    n, between = a.n + b.n, b.mean - a.mean
+    if not a.n or not b.n:
+        return a if a.n else b
+    return Moments(n, a.mean + between * (b.n / n), a.scatter + b.scatter + np.outer(between, between) * (a.n * b.n / n))
 
 
 def moments(features: np.ndarray, batch: int = 1024) -> Moments:
-    """Sums over features [N, D], in pieces."""
+    """Statistics of features [N, D], in pieces."""
     found = no_moments(features.shape[1])
     for start in range(0, len(features), batch):
         found = add(found, features[start : start + batch])
@@ -105,14 +110,14 @@ def _root(covariance) -> np.ndarray:
 
 
 def frechet(a: Moments, b: Moments) -> float:
-    """Fréchet distance of two sets from their sums.
+    """Fréchet distance of two sets from their statistics.
 
     Raises:
       UsageError: fewer images than features, or sets of different size below FREE, where the bias decides.
     """
-    dim = len(a.total)
-    if dim != len(b.total):
-        raise UsageError(f'features of {dim} and of {len(b.total)} dimensions: take both from one extractor.')
+    dim = len(a.mean)
+    if dim != len(b.mean):
+        raise UsageError(f'features of {dim} and of {len(b.mean)} dimensions: take both from one extractor.')
     if min(a.n, b.n) <= dim:
         raise UsageError(
             f'a Fréchet distance of {a.n} and {b.n} images over {dim} features: the covariance is singular at or below {dim} '

@@ -60,14 +60,14 @@ class ImageTransformer(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], tokens: Float[Array, 'b n d']) -> Float[Array, 'b h w c']:
         batch, height, width, channels = x.shape
-        h = nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name='norm')(x)
+        h = nn.GroupNorm(self.groups, use_fast_variance=False, epsilon=1e-6, dtype=self.dtype, name='norm')(x)
         h = nn.Dense(channels, dtype=self.dtype, name='proj_in')(h.reshape(batch, height * width, channels))
 
         def attend(name):
             return MultiHeadAttention(self.heads, channels // self.heads, dtype=self.dtype, name=name)
 
         def norm(name, value):
-            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)(value)
+            return nn.LayerNorm(use_fast_variance=False, epsilon=1e-5, dtype=self.dtype, name=name)(value)
 
         h = h + attend('self_attention')(norm('norm_self', h))
         if self.cross:

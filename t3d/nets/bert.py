@@ -28,7 +28,7 @@ class Layer(nn.Module):
             return nn.Dense(features, dtype=self.dtype, name=name)(value)
 
         def norm(name, value):
-            return nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name=name)(value)
+            return nn.LayerNorm(use_fast_variance=False, epsilon=EPSILON, dtype=self.dtype, name=name)(value)
 
         q, k, v = (
             dense(name, width, x).reshape(batch, count, self.heads, width // self.heads) for name in ('query', 'key', 'value')
@@ -70,7 +70,7 @@ class Bert(nn.Module):
         positions = self.param('position_embedding', init, (self.length, self.width))
         segments = self.param('segment_embedding', init, (2, self.width))
         x = x + positions[:count] + segments[0]
-        x = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name='norm')(x)
+        x = nn.LayerNorm(use_fast_variance=False, epsilon=EPSILON, dtype=self.dtype, name='norm')(x)
         stack = nn.scan(
             Layer, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=nn.broadcast, length=self.layers
         )

@@ -61,7 +61,7 @@ class Layer(nn.Module):
         def dense(name, features, value):
             return nn.Dense(features, dtype=self.dtype, name=name)(value)
 
-        h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_1')(x)
+        h = nn.LayerNorm(use_fast_variance=False, epsilon=1e-5, dtype=self.dtype, name='norm_1')(x)
         keys = KeyDense(width, dtype=self.dtype, name='key')(h)
         q, k, v = (
             value.reshape(batch, count, self.heads, width // self.heads)
@@ -69,7 +69,7 @@ class Layer(nn.Module):
         )
         h = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal).reshape(batch, count, width)
         x = x + dense('out', width, h)
-        h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm_2')(x)
+        h = nn.LayerNorm(use_fast_variance=False, epsilon=1e-5, dtype=self.dtype, name='norm_2')(x)
         h = ACTIVATIONS[self.activation](dense('mlp_in', self.mlp_width, h))
         return x + dense('mlp_out', width, h), None
 
@@ -103,7 +103,7 @@ class TextTower(nn.Module):
         x = nn.Embed(self.vocabulary_size, self.width, embedding_init=init, name='token_embedding')(tokens)
         x = x + self.param('position_embedding', nn.initializers.normal(0.5 * self.embedding_scale), (self.length, self.width))
         x = stack(self.layers, self.heads, self.mlp_ratio * self.width, self.activation, self.dtype)(x.astype(self.dtype))
-        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='final_norm')(x)
+        return nn.LayerNorm(use_fast_variance=False, epsilon=1e-5, dtype=self.dtype, name='final_norm')(x)
 
 
 def stack(layers: int, heads: int, mlp_width: int, activation: str, dtype, causal: bool = True):

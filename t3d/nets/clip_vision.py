@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from t3d.core.typing import Array, Float
-from t3d.nets import clip
+from t3d.nets import clip, pil_resize
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of OpenAI's and OpenCLIP's training images, R G B in [0, 1]
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -74,9 +74,9 @@ class VisionTower(nn.Module):
         positions = self.param('position_embedding', normal(0.02), (1 + side * side, self.width))
         first = jnp.broadcast_to(first.astype(self.dtype), (batch, 1, self.width))
         x = jnp.concatenate([first, x], 1) + positions.astype(self.dtype)  # [B, 1 + N, width]
-        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='pre_norm')(x)
+        x = nn.LayerNorm(use_fast_variance=False, epsilon=1e-5, dtype=self.dtype, name='pre_norm')(x)
         x = clip.stack(self.layers, self.heads, self.mlp_width, self.activation, self.dtype, causal=False)(x)
-        pooled = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='post_norm')(x[:, 0])
+        pooled = nn.LayerNorm(use_fast_variance=False, epsilon=1e-5, dtype=self.dtype, name='post_norm')(x[:, 0])
         if self.projection:
             pooled = nn.Dense(self.projection, use_bias=False, dtype=self.dtype, name='projection')(pooled)
         return VisionOutput(hidden=x, pooled=pooled)
@@ -91,12 +91,15 @@ def grid(output: VisionOutput) -> Float[Array, 'b n c']:
 
 
 def prepare(images: Float[Array, 'b h w 3'], size: int = 224) -> Float[Array, 'b s s 3']:
-    """Images in [0, 1] as the tower reads them: bicubic, antialiased, shorter side to `size`; cropped; normalised."""
-    batch, height, width, _ = images.shape
+    """Images in [0, 1] as the tower reads them: shorter side to `size` as PIL resizes, middle cropped, normalised.
+
+    Images whose shorter side is `size` are not resized, and so not rounded to 8 bits either.
+    """
+    _, height, width, _ = images.shape
     if (height, width) != (size, size):
         short = min(height, width)
-        shape = (batch, height * size // short, width * size // short, 3)
-        images = jnp.clip(jax.image.resize(images, shape, 'bicubic', antialias=True), 0.0, 1.0)
-        top, left = (shape[1] - size) // 2, (shape[2] - size) // 2
+        height, width = height * size // short, width * size // short
+        images = pil_resize.bicubic(images, height, width)
+        top, left = (height - size) // 2, (width - size) // 2
         images = images[:, top : top + size, left : left + size]
     return (images - jnp.asarray(MEAN, images.dtype)) / jnp.asarray(STD, images.dtype)

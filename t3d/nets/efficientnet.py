@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from t3d.core.typing import Array, Float
+from t3d.nets import pil_resize
 
 SIZE = 224  # pixels a side that the released weights were trained at
 BLOCKS = (  # repeats, kernel, stride, expansion, channels: Table 1 of arXiv 1905.11946
@@ -97,15 +98,15 @@ def prepare(images: Float[Array, 'b h w 3'], size: int = SIZE) -> Float[Array, '
 
 
 def resize(images: Float[Array, 'b h w 3'], size: int) -> Float[Array, 'b s s 3']:
-    """Square images in [0, 1] at `size` pixels a side: bicubic, antialiased, clipped; as they are where they have that size."""
-    if images.shape[1:3] == (size, size):
-        return images
-    return jnp.clip(jax.image.resize(images, (images.shape[0], size, size, 3), 'bicubic', antialias=True), 0.0, 1.0)
+    """Square images in [0, 1] at `size` pixels a side, bicubic as PIL has it; as they are where they have that size."""
+    return pil_resize.bicubic(images, size, size)
 
 
 def _layers(module):
     """(convolution, batch norm) as the module's attributes want them; each is called with its name first."""
-    norm = functools.partial(nn.BatchNorm, use_running_average=True, epsilon=module.epsilon, dtype=module.dtype)
+    norm = functools.partial(
+        nn.BatchNorm, use_running_average=True, use_fast_variance=False, epsilon=module.epsilon, dtype=module.dtype
+    )
 
     def conv(name, channels, kernel, stride=1, groups=1):
         return nn.Conv(

@@ -20,10 +20,12 @@ class AdaptiveGroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], style: Float[Array, 'b s'] | None) -> Float[Array, 'b h w c']:
         if style is None:
-            return nn.GroupNorm(self.groups, epsilon=1e-5, dtype=self.dtype, name='norm')(x)
+            return nn.GroupNorm(self.groups, use_fast_variance=False, epsilon=1e-5, dtype=self.dtype, name='norm')(x)
         affine = nn.Dense(2 * x.shape[-1], dtype=self.dtype, name='affine')(style)
         scale, shift = jnp.split(affine[:, None, None, :], 2, axis=-1)
-        norm = nn.GroupNorm(self.groups, epsilon=1e-5, use_bias=False, use_scale=False, dtype=self.dtype, name='norm')
+        norm = nn.GroupNorm(
+            self.groups, use_fast_variance=False, epsilon=1e-5, use_bias=False, use_scale=False, dtype=self.dtype, name='norm'
+        )
         return norm(x) * (1.0 + scale) + shift
 
 

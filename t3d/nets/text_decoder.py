@@ -111,7 +111,7 @@ class TextDecoder(nn.Module):
                 channels, self.layers, groups, heads, self.cross_attention, self.remat, self.dtype, name=f'stage_{k}'
             )
             x = stage(x, style, tokens)
-        x = nn.silu(nn.GroupNorm(self.out_groups, epsilon=1e-5, dtype=self.dtype, name='norm_out')(x))
+        x = nn.silu(nn.GroupNorm(self.out_groups, use_fast_variance=False, epsilon=1e-5, dtype=self.dtype, name='norm_out')(x))
         return nn.Conv(self.out_channels, (3, 3), dtype=self.dtype, name='conv_out')(x)
 
     def style(self, tokens, noise):
