@@ -23,7 +23,7 @@ from t3d.checkpoint import convert_clip, ldm_names, torch_files
 from t3d.checkpoint.convert_clip import load_clip_text, load_clip_vision
 from t3d.checkpoint.convert_names import fit, refuse_non_finite, to_params, to_tensors
 from t3d.checkpoint.torch_files import BadWeights, Stored
-from t3d.core import tokens
+from t3d.core import prng, tokens
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
@@ -194,13 +194,13 @@ def unet_shapes(unet: UNet) -> PyTree:
     side = 2 ** (len(unet.block_out_channels) - 1)
     latents = jax.ShapeDtypeStruct((1, side, side, unet.in_channels), jnp.float32)
     text = jax.ShapeDtypeStruct((1, 2, unet.cross_attention_dim), jnp.float32)
-    return jax.eval_shape(unet.init, jax.random.key(0), latents, jax.ShapeDtypeStruct((1,), jnp.float32), text)['params']
+    return jax.eval_shape(unet.init, prng.key(0), latents, jax.ShapeDtypeStruct((1,), jnp.float32), text)['params']
 
 
 def vae_shapes(vae: VAE) -> PyTree:
     """The parameter tree of encoder and decoder as ShapeDtypeStructs; costs no memory."""
     images = jax.ShapeDtypeStruct((1, vae_factor(vae), vae_factor(vae), vae.in_channels), jnp.float32)
-    return jax.eval_shape(vae.init, jax.random.key(0), images)['params']
+    return jax.eval_shape(vae.init, prng.key(0), images)['params']
 
 
 def vae_factor(vae: VAE) -> int:

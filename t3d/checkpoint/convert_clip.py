@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d.checkpoint import torch_files
+from t3d.core import prng
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Float, PyTree
@@ -211,13 +212,13 @@ def vision_module(config: dict, projection: int, dtype=jnp.float32, where='confi
 def text_shapes(module: clip.TextTower) -> PyTree:
     """The parameter tree as ShapeDtypeStructs; costs no memory."""
     tokens = jax.ShapeDtypeStruct((1, module.length), jnp.int32)
-    return jax.eval_shape(module.init, jax.random.key(0), tokens)['params']
+    return jax.eval_shape(module.init, prng.key(0), tokens)['params']
 
 
 def vision_shapes(module: clip_vision.VisionTower) -> PyTree:
     """The parameter tree as ShapeDtypeStructs; costs no memory."""
     images = jax.ShapeDtypeStruct((1, module.image, module.image, 3), jnp.float32)
-    return jax.eval_shape(module.init, jax.random.key(0), images)['params']
+    return jax.eval_shape(module.init, prng.key(0), images)['params']
 
 
 # -------------------------------------------------------------------------------------------------------------- names

@@ -18,6 +18,7 @@ import numpy as np
 from t3d.checkpoint import torch_files, torch_pickle
 from t3d.checkpoint.convert_names import CONV, CONV_BACK, refuse_non_finite
 from t3d.checkpoint.torch_files import BadWeights
+from t3d.core import prng
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
@@ -120,7 +121,7 @@ def shapes(config) -> dict[str, jax.ShapeDtypeStruct]:
     }
     leaves = {}
     for place, net in nets.items():
-        made = jax.eval_shape(net.init, jax.random.key(0), *arguments[place])
+        made = jax.eval_shape(net.init, prng.key(0), *arguments[place])
         leaves |= {f'{place}/{name}': leaf for name, leaf in trees.flatten(made['params']).items()}
         leaves |= {f'buffers/backbone/{name}': leaf for name, leaf in trees.flatten(made.get('buffers', {})).items()}
     for layer, (inputs, outputs) in (('hidden', (g.plane_channels, g.hidden)), ('out', (g.hidden, 1 + g.features))):

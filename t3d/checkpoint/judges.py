@@ -23,6 +23,7 @@ import numpy as np
 
 from t3d.checkpoint import torch_files, torch_pickle
 from t3d.checkpoint.convert_clip import Place, to_ours
+from t3d.core import prng
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
@@ -203,7 +204,7 @@ def load_bert(path, module: bert.Bert) -> PyTree:
     arrays = {name: value for name, value in torch_files.read(path).items() if name not in BERT_UNUSED}
     tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     mask = jax.ShapeDtypeStruct((1, 8), jnp.bool_)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), tokens, mask)['params']
+    shapes = jax.eval_shape(module.init, prng.key(0), tokens, mask)['params']
     return to_ours(arrays, bert_names(module.layers), shapes, path)
 
 
@@ -231,7 +232,7 @@ def load_efficientnet(path, module: efficientnet.EfficientNetLite) -> PyTree:
 def efficientnet_variables(arrays: dict[str, np.ndarray], module: efficientnet.EfficientNetLite, where) -> PyTree:
     """The same from arrays by torch name."""
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+    shapes = jax.eval_shape(module.init, prng.key(0), images)
     kept = {name: value for name, value in arrays.items() if not name.endswith('num_batches_tracked')}
     names = {name: Place(_lite_path(name, where)) for name in kept}
     lacking = set(trees.flatten(shapes)) - {place.path for place in names.values()}

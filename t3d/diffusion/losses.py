@@ -55,9 +55,9 @@ def min_snr(schedule: Schedule, t, gamma: float = 5.0):
 def draw_t(key, batch: int, length: int, stratified: bool = False):
     """[B] int32 in [0, length): independent draws, or one of each of B equal strata in random order (lower variance)."""
     if not stratified:
-        return jax.random.randint(key, (batch,), 0, length)
+        return jax.random.randint(key, (batch,), 0, length, jnp.int32)
     key_shift, key_order = jax.random.split(key)
-    u = (jnp.arange(batch) + jax.random.uniform(key_shift, (batch,))) / batch
+    u = (jnp.arange(batch) + jax.random.uniform(key_shift, (batch,), jnp.float32)) / batch
     t = jnp.minimum((u * length).astype(jnp.int32), length - 1)
     return jax.random.permutation(key_order, t)
 

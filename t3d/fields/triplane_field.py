@@ -18,10 +18,12 @@ def init(key: Key, channels: int, *, hidden: int = 64, outputs: int = 32, equali
     """
     key_hidden, key_out = jax.random.split(key)
     gain = (lambda fan_in: 1.0) if equalised else (lambda fan_in: fan_in**-0.5)
-    return {
-        'hidden': {'kernel': jax.random.normal(key_hidden, (channels, hidden)) * gain(channels), 'bias': jnp.zeros(hidden)},
-        'out': {'kernel': jax.random.normal(key_out, (hidden, 1 + outputs)) * gain(hidden), 'bias': jnp.zeros(1 + outputs)},
-    }
+
+    def linear(key, width, count):
+        kernel = jax.random.normal(key, (width, count), jnp.float32) * gain(width)
+        return {'kernel': kernel, 'bias': jnp.zeros(count, jnp.float32)}
+
+    return {'hidden': linear(key_hidden, channels, hidden), 'out': linear(key_out, hidden, 1 + outputs)}
 
 
 LOG1P = (  # log(1 + e) / e on [0, 1]: Chebyshev fit of degree 8, error 2e-8 (tests/test_triplane_field.py makes it again)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.core.typing import Key, PyTree
 from t3d.fields import triplane_field
@@ -86,9 +87,14 @@ class Generator:
 
     # -------------------------------------------------------------------------------------------------------- z to planes
 
+    def latents(self, key: Key, count: int) -> jax.Array:
+        """New z [count, Z], standard normal."""
+        return jax.random.normal(key, (count, self.z_dim), jnp.float32)
+
     def z_of_seed(self, seeds: jax.Array) -> jax.Array:
         """z [B, Z] of seeds [B]: what a manifest of pairs stands for."""
-        return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), (self.z_dim,)))(seeds)
+        draw = lambda seed: jax.random.normal(prng.key(seed), (self.z_dim,), jnp.float32)
+        return jax.vmap(draw)(jnp.asarray(seeds, jnp.uint32))
 
     def map(self, params: PyTree, z: jax.Array, c: jax.Array | None = None) -> jax.Array:
         """w [B, W] of z [B, Z] and the conditioning label c [B, 25]; without one, the label of the orbit's front."""

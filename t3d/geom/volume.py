@@ -101,8 +101,8 @@ def draws(key: Key | None, shape: tuple, num_samples: int, num_importance: int, 
     if key is None or not jitter:
         return jnp.zeros(coarse_shape), jnp.broadcast_to((strata + 0.5) / max(num_importance, 1), fine_shape)
     key_coarse, key_fine = jax.random.split(key)
-    u_fine = (strata + jax.random.uniform(key_fine, fine_shape)) / max(num_importance, 1)
-    return jax.random.uniform(key_coarse, coarse_shape), u_fine
+    u_fine = (strata + jax.random.uniform(key_fine, fine_shape, jnp.float32)) / max(num_importance, 1)
+    return jax.random.uniform(key_coarse, coarse_shape, jnp.float32), u_fine
 
 
 def _query(field, rays, depths):

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from t3d.core import prng
 from t3d.core.typing import Array, Float, Key, PyTree
 from t3d.metrics import retrieval, scores
 
@@ -111,6 +112,17 @@ def _retrieval(similarity: np.ndarray, own: np.ndarray) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------------------------- head
 
 
+class Dropout(nn.Module):
+    """nn.Dropout's numbers, of float32 draws whatever JAX's settings are."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x):
+        keep = 1.0 - self.rate
+        return jnp.where(prng.coin(self.make_rng('dropout'), keep, x.shape), x / keep, 0.0)
+
+
 class ImageHead(nn.Module):
     """[pooled features, ConSE vector, colour histogram] to a correction of the ConSE vector: dropout, 512 GELU, dropout, D."""
 
@@ -119,9 +131,9 @@ class ImageHead(nn.Module):
     @nn.compact
     def __call__(self, pooled: Float[Array, 'b p'], vectors: Float[Array, 'b d'], colours: Float[Array, 'b c'], train: bool):
         x = jnp.concatenate([pooled, vectors, colours], -1)
-        x = nn.Dropout(0.2, deterministic=not train)(x)
+        x = Dropout(0.2)(x) if train else x
         x = nn.gelu(nn.Dense(self.hidden, name='in')(x))
-        x = nn.Dropout(0.3, deterministic=not train)(x)
+        x = Dropout(0.3)(x) if train else x
         return vectors + nn.Dense(vectors.shape[-1], name='out')(x)
 
 
@@ -194,8 +206,8 @@ def _loss(trained, pooled_scale, arrays, key, batch):
     pooled, vectors, colours, texts, captions = arrays
     image, text, log_scale = trained
     key_rows, key_captions, key_dropout = jax.random.split(key, 3)
-    rows = jax.random.randint(key_rows, (batch,), 0, len(pooled))
-    chosen = captions[rows, jax.random.randint(key_captions, (batch,), 0, captions.shape[1])]
+    rows = jax.random.randint(key_rows, (batch,), 0, len(pooled), jnp.int32)
+    chosen = captions[rows, jax.random.randint(key_captions, (batch,), 0, captions.shape[1], jnp.int32)]
     inputs = (pooled_scale * pooled[rows], vectors[rows], colours[rows], True)
     a = _unit(ImageHead().apply({'params': image}, *inputs, rngs={'dropout': key_dropout}))
     b = _unit(texts[chosen] @ text)

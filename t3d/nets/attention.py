@@ -84,7 +84,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        gain = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+        gain = self.param('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32)
         x32 = x.astype(jnp.float32)
         scale = jax.lax.rsqrt(jnp.maximum(jnp.mean(jnp.square(x32), -1, keepdims=True), 1e-24))
         return (x32 * scale * gain).astype(self.dtype)
@@ -110,7 +110,7 @@ class DistanceAttention(nn.Module):
             out = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(x)
             return out.reshape(batch, count, self.heads, head_dim)
 
-        null = self.param('null', nn.initializers.normal(1.0), (2, self.heads, head_dim))
+        null = self.param('null', nn.initializers.normal(1.0), (2, self.heads, head_dim), jnp.float32)
         query, value = project('query_key').astype(jnp.float32), project('value')
         null_key, null_value = jnp.broadcast_to(null[:, None, None], (2, batch, 1, self.heads, head_dim))
         key = jnp.concatenate([null_key, query], 1)  # [B, N + 1, heads, head_dim]

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.core import grids
+from t3d.core import grids, prng
 from t3d.core.typing import Array, Float, Key
 from t3d.nets import fir
 
@@ -151,17 +151,17 @@ def draw(key: Key, batch: int, size: int, p, operations: tuple[str, ...] = OPERA
     p = jnp.clip(jnp.asarray(p, jnp.float32), 0.0, 1.0)
 
     def on(name, chance=None):
-        coin = jax.random.uniform(next(keys), (batch,)) < (p if chance is None else chance)
+        coin = jax.random.uniform(next(keys), (batch,), jnp.float32) < (p if chance is None else chance)
         return coin & (name in operations)
 
     def uniform(most):
-        return jax.random.uniform(next(keys), (batch,), minval=-1.0, maxval=1.0) * most
+        return jax.random.uniform(next(keys), (batch,), jnp.float32, -1.0, 1.0) * most
 
     def normal(deviation):
-        return jax.random.normal(next(keys), (batch,)) * deviation
+        return jax.random.normal(next(keys), (batch,), jnp.float32) * deviation
 
-    flip = on('xflip') & jax.random.bernoulli(next(keys), 0.5, (batch,))
-    turns = jnp.where(on('rotate90'), jax.random.randint(next(keys), (batch,), 0, 4), 0)
+    flip = on('xflip') & prng.coin(next(keys), 0.5, (batch,))
+    turns = jnp.where(on('rotate90'), jax.random.randint(next(keys), (batch,), 0, 4, jnp.int32), 0)
     whole = jnp.stack([jnp.round(uniform(strengths.xint) * size) for _ in range(2)], -1).astype(jnp.int32)
     shift = jnp.where(on('xint')[:, None], whole, 0)
     warp, warped = _draw_warp(on, uniform, normal, p, size, strengths)
@@ -192,7 +192,7 @@ def _draw_colour(on, uniform, normal, keys, strengths):
     )
     brightness = jnp.where(is_bright, normal(strengths.brightness), 0.0)
     contrast = jnp.where(is_contrast, jnp.exp2(normal(strengths.contrast)), 1.0)
-    is_luma = is_luma & jax.random.bernoulli(next(keys), 0.5, is_luma.shape)
+    is_luma = is_luma & prng.coin(next(keys), 0.5, is_luma.shape)
     angle = jnp.where(is_hue, uniform(strengths.hue * math.pi), 0.0)
     factor = jnp.where(is_saturated, jnp.exp2(normal(strengths.saturation)), 1.0)
     flip = jnp.eye(3) - 2.0 * np.outer(LUMA, LUMA) * is_luma[:, None, None]

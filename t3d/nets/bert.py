@@ -67,8 +67,8 @@ class Bert(nn.Module):
             raise ValueError(f'{count} tokens given, this model has positions for {self.length}: cut the texts shorter.')
         init = nn.initializers.normal(0.02)
         x = nn.Embed(self.vocabulary_size, self.width, embedding_init=init, name='token_embedding')(tokens)
-        positions = self.param('position_embedding', init, (self.length, self.width))
-        segments = self.param('segment_embedding', init, (2, self.width))
+        positions = self.param('position_embedding', init, (self.length, self.width), jnp.float32)
+        segments = self.param('segment_embedding', init, (2, self.width), jnp.float32)
         x = x + positions[:count] + segments[0]
         x = nn.LayerNorm(use_fast_variance=False, epsilon=EPSILON, dtype=self.dtype, name='norm')(x)
         stack = nn.scan(

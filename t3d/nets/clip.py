@@ -39,8 +39,8 @@ class KeyDense(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        kernel = self.param('kernel', nn.linear.default_kernel_init, (x.shape[-1], self.features))
-        bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        kernel = self.param('kernel', nn.linear.default_kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         return x @ kernel + jax.lax.stop_gradient(bias)
 
@@ -101,7 +101,9 @@ class TextTower(nn.Module):
     def __call__(self, tokens: Int[Array, 'b n']) -> Float[Array, 'b n c']:
         init = nn.initializers.normal(self.embedding_scale)
         x = nn.Embed(self.vocabulary_size, self.width, embedding_init=init, name='token_embedding')(tokens)
-        x = x + self.param('position_embedding', nn.initializers.normal(0.5 * self.embedding_scale), (self.length, self.width))
+        x = x + self.param(
+            'position_embedding', nn.initializers.normal(0.5 * self.embedding_scale), (self.length, self.width), jnp.float32
+        )
         x = stack(self.layers, self.heads, self.mlp_ratio * self.width, self.activation, self.dtype)(x.astype(self.dtype))
         return nn.LayerNorm(use_fast_variance=False, epsilon=1e-5, dtype=self.dtype, name='final_norm')(x)
 

@@ -70,8 +70,8 @@ class VisionTower(nn.Module):
             name='patch_embedding',
         )(images).reshape(batch, side * side, self.width)
         normal = nn.initializers.normal
-        first = self.param('class_embedding', normal(self.width**-0.5), (self.width,))
-        positions = self.param('position_embedding', normal(0.02), (1 + side * side, self.width))
+        first = self.param('class_embedding', normal(self.width**-0.5), (self.width,), jnp.float32)
+        positions = self.param('position_embedding', normal(0.02), (1 + side * side, self.width), jnp.float32)
         first = jnp.broadcast_to(first.astype(self.dtype), (batch, 1, self.width))
         x = jnp.concatenate([first, x], 1) + positions.astype(self.dtype)  # [B, 1 + N, width]
         x = nn.LayerNorm(use_fast_variance=False, epsilon=1e-5, dtype=self.dtype, name='pre_norm')(x)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Float
 
@@ -91,8 +92,8 @@ class StoredNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
         ones, zeros, shape = nn.initializers.ones, nn.initializers.zeros, x.shape[-1:]
-        mean, variance = self.param('mean', zeros, shape), self.param('var', ones, shape)
-        scale, bias = self.param('scale', ones, shape), self.param('bias', zeros, shape)
+        mean, variance = self.param('mean', zeros, shape, jnp.float32), self.param('var', ones, shape, jnp.float32)
+        scale, bias = self.param('scale', ones, shape, jnp.float32), self.param('bias', zeros, shape, jnp.float32)
         return (x - mean) * (scale * jax.lax.rsqrt(variance + EPSILON)) + bias
 
 
@@ -247,4 +248,4 @@ def from_torch(weights: dict[str, np.ndarray]) -> dict:
 def abstract():
     """Shapes of the parameters: 21,785,568 learned ones and 34,432 stored means and variances."""
     images = jax.ShapeDtypeStruct((1, SMALLEST, SMALLEST, 3), jnp.float32)
-    return jax.eval_shape(Inception(size=None).init, jax.random.key(0), images)['params']
+    return jax.eval_shape(Inception(size=None).init, prng.key(0), images)['params']

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t3d.core import prng
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Float, PyTree
@@ -64,7 +65,7 @@ def from_torch(arrays: dict[str, np.ndarray], module: efficientnet.EfficientNetL
     """
     names = torch_names(module)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    wanted = trees.flatten(jax.eval_shape(module.init, jax.random.key(0), images))
+    wanted = trees.flatten(jax.eval_shape(module.init, prng.key(0), images))
     found = {}
     for name, value in arrays.items():
         if not name.endswith('.num_batches_tracked'):

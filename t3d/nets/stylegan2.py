@@ -60,8 +60,8 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b i']) -> Float[Array, 'b o']:
         scale = self.lr_multiplier
-        weight = self.param('weight', nn.initializers.normal(1.0 / scale), (x.shape[-1], self.features))
-        bias = self.param('bias', nn.initializers.constant(self.bias_init / scale), (self.features,))
+        weight = self.param('weight', nn.initializers.normal(1.0 / scale), (x.shape[-1], self.features), jnp.float32)
+        bias = self.param('bias', nn.initializers.constant(self.bias_init / scale), (self.features,), jnp.float32)
         x = x.astype(jnp.float32) @ (weight * (scale / np.sqrt(x.shape[-1]))) + bias * scale
         return leaky(x) if self.activate else x
 
@@ -155,18 +155,19 @@ class StyledConv(nn.Module):
     @nn.compact
     def __call__(self, x, w, noise='none', key=None):
         incoming = x.shape[-1]
-        weight = self.param('weight', nn.initializers.normal(1.0), (3, 3, incoming, self.channels))
-        strength = self.param('noise_strength', nn.initializers.zeros, ())
-        bias = self.param('bias', nn.initializers.zeros, (self.channels,))
+        weight = self.param('weight', nn.initializers.normal(1.0), (3, 3, incoming, self.channels), jnp.float32)
+        strength = self.param('noise_strength', nn.initializers.zeros, (), jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, (self.channels,), jnp.float32)
         styles = Linear(incoming, bias_init=1.0, name='affine')(w) if self.styled else None
         out = modulated_conv(x.astype(self.dtype), weight, styles, up=self.up)
         shift = bias
         if self.noise_size is not None and (noise == 'const' or self.is_initializing()):
             shape = (self.noise_size, self.noise_size)
-            const = self.variable('buffers', 'noise_const', lambda: jax.random.normal(self.make_rng('params'), shape))
+            draw = lambda: jax.random.normal(self.make_rng('params'), shape, jnp.float32)
+            const = self.variable('buffers', 'noise_const', draw)
             shift = shift + (const.value * strength)[..., None]
         elif self.noise_size is not None and noise == 'random':
-            shift = shift + strength * jax.random.normal(key, (*out.shape[:3], 1))
+            shift = shift + strength * jax.random.normal(key, (*out.shape[:3], 1), jnp.float32)
         return leaky(out + shift.astype(out.dtype), clamp=self.clamp)
 
 
@@ -181,8 +182,8 @@ class ToImage(nn.Module):
     @nn.compact
     def __call__(self, x, w):
         incoming = x.shape[-1]
-        weight = self.param('weight', nn.initializers.normal(1.0), (1, 1, incoming, self.channels))
-        bias = self.param('bias', nn.initializers.zeros, (self.channels,))
+        weight = self.param('weight', nn.initializers.normal(1.0), (1, 1, incoming, self.channels), jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, (self.channels,), jnp.float32)
         styles = Linear(incoming, bias_init=1.0, name='affine')(w) if self.styled else jnp.ones((1, incoming))
         out = modulated_conv(x.astype(self.dtype), weight, styles / np.sqrt(incoming), demodulate=False)
         out = out.astype(jnp.float32) + bias
@@ -204,7 +205,9 @@ class SynthesisBlock(nn.Module):
         options = {'noise_size': self.resolution, 'clamp': self.clamp, 'dtype': self.dtype}
         keys = (None, None) if key is None else jax.random.split(key)
         if x is None:
-            const = self.param('const', nn.initializers.normal(1.0), (self.resolution, self.resolution, self.channels))
+            const = self.param(
+                'const', nn.initializers.normal(1.0), (self.resolution, self.resolution, self.channels), jnp.float32
+            )
             x = jnp.broadcast_to(const, (ws.shape[0], *const.shape))
         else:
             x = StyledConv(self.channels, up=True, name='conv0', **options)(x, ws[:, 0], noise, keys[0])

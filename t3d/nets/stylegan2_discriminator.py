@@ -56,7 +56,9 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x):
         incoming = x.shape[-1]
-        weight = self.param('weight', nn.initializers.normal(1.0), (self.kernel, self.kernel, incoming, self.channels))
+        weight = self.param(
+            'weight', nn.initializers.normal(1.0), (self.kernel, self.kernel, incoming, self.channels), jnp.float32
+        )
         weight = (weight / np.sqrt(incoming * self.kernel**2)).astype(self.dtype)
         x = x.astype(self.dtype)
         if not self.down:
@@ -67,7 +69,7 @@ class Conv(nn.Module):
             x = fir.conv(fir.smooth(x, 2), weight, stride=2, padding='VALID')
         if not self.activate:
             return x * self.gain
-        bias = self.param('bias', nn.initializers.zeros, (self.channels,))
+        bias = self.param('bias', nn.initializers.zeros, (self.channels,), jnp.float32)
         clamp = None if self.clamp is None else self.clamp * self.gain
         return leaky(x + bias.astype(x.dtype), LRELU_GAIN * self.gain, clamp)
 

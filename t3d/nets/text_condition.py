@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.core import tokens
+from t3d.core import prng, tokens
 from t3d.core.errors import UsageError
 from t3d.core.rules import divides
 from t3d.core.typing import Array, Bool, Float, Int, Key, PyTree
@@ -72,4 +72,4 @@ class TextCondition:
 
     def drop(self, key: Key, ids: Int[Array, 'b n'], share: float) -> Int[Array, 'b n']:
         """The ids with that share of the rows emptied."""
-        return jnp.where(jax.random.bernoulli(key, share, (ids.shape[0], 1)), self.empty, ids)
+        return jnp.where(prng.coin(key, share, (ids.shape[0], 1)), self.empty, ids)

@@ -126,7 +126,7 @@ class TextDecoder(nn.Module):
         """The base map [B, base_size, base_size, base_channels]: predicted (token-to-plane) or learned."""
         side, channels = self.base_size, self.base_channels
         if not self.token_to_plane:
-            constant = self.param('base_constant', nn.initializers.normal(1.0), (side, side, channels))
+            constant = self.param('base_constant', nn.initializers.normal(1.0), (side, side, channels), jnp.float32)
             return jnp.broadcast_to(constant.astype(self.dtype), (tokens.shape[0], side, side, channels))
         x = TextMixer(self.mixer_width, self.mixer_heads, dtype=self.dtype, name='plane_mixer')(tokens)
         x = nn.Dense(side * side * channels, dtype=self.dtype, name='plane_text')(x)

@@ -180,7 +180,7 @@ def to_latents(vae: VAE, params: PyTree, images: jax.Array, key: Key | None = No
     """Latents at the scale of diffusion, from images in [-1, 1]: the mean, or a sample of the posterior if there is a key."""
     mean, logvar = vae.apply({'params': params}, images, method='encode')
     if key is not None:
-        mean = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+        mean = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, jnp.float32)
     return vae.scaling_factor * mean
 
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t3d.core import numerics, optim, replicas, tree
+from t3d.core import numerics, optim, prng, replicas, tree
 from t3d.core.errors import UsageError
 from t3d.core.system import Asset, System, TrainState
 from t3d.diffusion import guidance, losses, samplers, schedules
@@ -75,7 +75,7 @@ def make(config) -> System:
         return shown.transpose(0, 2, 1, 3, 4).reshape(shown.shape[0], shown.shape[2], -1, 3)
 
     def generate(params, prompts, key) -> list[Asset]:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(prompts)))
+        keys = prng.each(key, len(prompts))
         planes = model.draw(params, jnp.asarray(model.text.tokenize(list(prompts))), keys)
         camera = {name: float(config.render[name]) for name in ('radius', 'fov')}
         shown = (model.field_at, model.render_rays, model.bound, camera, model.picture)
@@ -164,7 +164,7 @@ class Model:
         clean = jnp.clip(self.normalise(frozen['stats'], planes), -limit, limit)
         condition = self.text.features(params['text'], self.text.drop(key_drop, ids, self.config.drop_text))
         t = losses.draw_t(key_t, clean.shape[0], self.schedule.length, stratified=True)
-        noise = jax.random.normal(key_noise, clean.shape)
+        noise = jax.random.normal(key_noise, clean.shape, jnp.float32)
         x = schedules.q_sample(self.schedule, clean, t, noise)
         output = self.predict(params, x, t, condition)
         each = losses.per_object(output, losses.target(self.schedule, clean, t, noise))
@@ -191,7 +191,7 @@ class Model:
 
     def random_labels(self, key, count: int):
         """Labels [B, 25] of cameras of the orbit: any azimuth, elevations of `aux.elevation` (low, high)."""
-        azimuth, height = jax.random.uniform(key, (2, count))
+        azimuth, height = jax.random.uniform(key, (2, count), jnp.float32)
         low, high = self.config.aux.elevation
         render = self.config.render
         views = cameras.orbit(2.0 * jnp.pi * azimuth, low + (high - low) * height, render.radius, render.fov)
@@ -211,7 +211,7 @@ class Model:
         return self.draw_planes(params, ids, keys, None if plain else jnp.float32(scale), steps)
 
     def _draw(self, params, ids, keys, scale, steps: int):
-        noise = jax.vmap(lambda key: jax.random.normal(key, self.shape))(keys)
+        noise = jax.vmap(lambda key: jax.random.normal(key, self.shape, jnp.float32))(keys)
         return self.denormalise(params['frozen']['stats'], self.sample_from(params, ids, noise, scale, steps))
 
     def sample_from(self, params, ids, noise, scale, steps: int):

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t3d.core import numerics, optim, replicas, tree
+from t3d.core import numerics, optim, prng, replicas, tree
 from t3d.core.errors import UsageError
 from t3d.core.system import Asset, System, TrainState
 from t3d.fields.triplane_generator import LABEL, Generator
@@ -66,8 +66,8 @@ def make(config) -> System:
     preview = lambda params, batch, key: model.sheet(params, key, min(config.preview.rows, config.batch), config.preview.views)
 
     def generate(params, prompts, key) -> list[Asset]:
-        draw = lambda place: jax.random.normal(jax.random.fold_in(key, place), (model.generator.z_dim,))
-        styles = model.generator.map(params['generator'], jax.vmap(draw)(jnp.arange(len(prompts))))
+        draw = jax.vmap(lambda key: jax.random.normal(key, (model.generator.z_dim,), jnp.float32))
+        styles = model.generator.map(params['generator'], draw(prng.each(key, len(prompts))))
         return [model.asset(params, prompt, w) for prompt, w in zip(prompts, styles, strict=True)]
 
     return System(init, model.train_step, preview, generate, SHARDING, batch_spec(config))
@@ -138,13 +138,13 @@ class Model:
         if not self.generator.label_dim:
             return None
         rolled = jnp.roll(label.reshape(-1, self.micro, LABEL), 1, axis=1).reshape(label.shape)
-        chosen = jax.random.bernoulli(key, swap, (label.shape[0], 1) if per_sample else ())
+        chosen = prng.coin(key, swap, (label.shape[0], 1) if per_sample else ())
         return jnp.where(chosen, rolled, label)
 
     def fake(self, params, buffers, label, key, now: Moment, size: int):
         """(image [B, S, S, 3], raw [B, s, s, 3], w [B, W], opacity [B, s, s]) of new latents seen from `label`."""
         key_z, key_swap, key_noise, key_march = jax.random.split(key, 4)
-        z = jax.random.normal(key_z, (label.shape[0], self.generator.z_dim))
+        z = self.generator.latents(key_z, label.shape[0])
         w = self.generator.map(params, z, self.conditioning(key_swap, label, now.swap))
         ws = jnp.broadcast_to(w[:, None], (w.shape[0], self.generator.num_ws, w.shape[1]))
         planes = self.generator.planes(params, buffers, ws, 'random', key_noise)
@@ -168,7 +168,7 @@ class Model:
     def noisy_label(self, key, label):
         """The label plus `label_noise` standard deviations of the batch, against learning poses by heart."""
         noise = self.config.discriminator.label_noise
-        return label + noise * jnp.std(label, 0) * jax.random.normal(key, label.shape) if noise else label
+        return label + noise * jnp.std(label, 0) * jax.random.normal(key, label.shape, jnp.float32) if noise else label
 
     def seen(self, params, image, raw, label):
         """Logits [B] of exactly these inputs."""
@@ -189,12 +189,12 @@ class Model:
         """Neighbouring points should have nearly the same raw density."""
         key_z, key_swap, key_noise, key_points, key_near = jax.random.split(key, 5)
         label = batch['fake_labels'][:, 1]
-        z = jax.random.normal(key_z, (label.shape[0], self.generator.z_dim))
+        z = self.generator.latents(key_z, label.shape[0])
         w = self.generator.map(params, z, self.conditioning(key_swap, label, now.swap, per_sample=False))
         ws = jnp.broadcast_to(w[:, None], (w.shape[0], self.generator.num_ws, w.shape[1]))
         planes = self.generator.planes(params, fixed['buffers'], ws, 'random', key_noise)
-        points = jax.random.uniform(key_points, (label.shape[0], DENSITY_POINTS, 3), minval=-1.0)
-        near = points + DENSITY_REACH * jax.random.normal(key_near, points.shape)
+        points = jax.random.uniform(key_points, (label.shape[0], DENSITY_POINTS, 3), jnp.float32, -1.0)
+        near = points + DENSITY_REACH * jax.random.normal(key_near, points.shape, jnp.float32)
         raw, _ = self.generator.field(params, planes)(jnp.concatenate([points, near], 1))
         difference = jnp.mean(jnp.abs(raw[:, :DENSITY_POINTS] - raw[:, DENSITY_POINTS:]))
         return DENSITY_WEIGHT * self.config.density.weight * self.config.density.every * difference, difference
@@ -295,7 +295,7 @@ class Model:
         render = self.config.render
         around = cameras.turntable(views, elevation=self.config.preview.elevation, radius=render.radius, fov=render.fov)
         labels = cameras.to_eg3d(around)
-        ws = self.generator.ws(params['generator'], params['buffers'], jax.random.normal(key, (rows, self.generator.z_dim)))
+        ws = self.generator.ws(params['generator'], params['buffers'], self.generator.latents(key, rows))
         panel = lambda styles: self.generator.panel(params['generator'], params['buffers'], styles, labels)
         shown = numerics.to_unit(jax.lax.map(panel, ws))
         return shown.transpose(0, 2, 1, 3, 4).reshape(rows, shown.shape[2], -1, 3)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from t3d.core import optim, replicas, tokens, tree
+from t3d.core import optim, prng, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.system import Picture, System, TrainState
 from t3d.diffusion import guidance, losses, samplers, schedules
@@ -62,11 +62,11 @@ def make(config) -> System:
     @jax.jit
     def draw(params, ids, keys):
         """One image for each key, the same whatever the others are."""
-        noise = jax.vmap(lambda key: jax.random.normal(key, model.shape))(keys)
+        noise = jax.vmap(lambda key: jax.random.normal(key, model.shape, jnp.float32))(keys)
         return model.sample_from(params, ids, noise, steps=config.sample.steps, scale=config.sample.guidance)
 
     def generate(params, prompts, key) -> list[Picture]:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(prompts)))
+        keys = prng.each(key, len(prompts))
         images = draw(params, jnp.asarray(tokenize(list(prompts))), keys)
         return [Picture(prompt, image) for prompt, image in zip(prompts, images, strict=True)]
 
@@ -135,7 +135,7 @@ class Denoiser:
         key_drop, key_noise = jax.random.split(key)
         rgba = batch['image'][:, 0].astype(jnp.float32) / 255.0
         clean = 2.0 * (rgba[..., :3] * rgba[..., 3:] + self.background * (1.0 - rgba[..., 3:])) - 1.0
-        dropped = jax.random.bernoulli(key_drop, self.drop_text, (clean.shape[0], 1))
+        dropped = prng.coin(key_drop, self.drop_text, (clean.shape[0], 1))
         features = self.features(params, jnp.where(dropped, self.empty, batch['tokens']))
         found = losses.denoising(
             lambda x, t: self.predict(params, x, t, features), self.schedule, clean, key_noise, gamma=self.min_snr or None
@@ -144,7 +144,8 @@ class Denoiser:
 
     def sample(self, params, ids, key, *, steps: int, scale: float):
         """Images [B, S, S, 3] in [0, 1] of token ids [B, N], by DDIM."""
-        return self.sample_from(params, ids, jax.random.normal(key, (ids.shape[0], *self.shape)), steps=steps, scale=scale)
+        noise = jax.random.normal(key, (ids.shape[0], *self.shape), jnp.float32)
+        return self.sample_from(params, ids, noise, steps=steps, scale=scale)
 
     def sample_from(self, params, ids, noise, *, steps: int, scale: float):
         """`sample` from given noise [B, S, S, 3]."""

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
 
-from t3d.core import numerics, optim, replicas, tokens, tree
+from t3d.core import numerics, optim, prng, replicas, tokens, tree
 from t3d.core.system import Asset, System, TrainState
 from t3d.fields import triplane_field
 from t3d.geom import cameras, triplanes, volume
@@ -88,7 +88,7 @@ def make(config) -> System:
 
     def generate(params, prompts, key) -> list[Asset]:
         ids = tokenize(list(prompts))
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(prompts)))
+        keys = prng.each(key, len(prompts))
         scenes = generate_scenes(params, jnp.asarray(ids), keys)
         camera = {'radius': config.render.radius, 'fov': config.render.fov}
         each = [jax.tree.map(lambda leaf, k=k: leaf[k], scenes) for k in range(len(prompts))]
@@ -174,7 +174,7 @@ class Modules:
         return optim.piecewise(step, ((0, self.field.alpha), (self.steps // 2, 1.0)))
 
     def noise(self, key, batch: int):
-        return self.noise_scale * jax.random.normal(key, (batch, self.decoder.style_width))
+        return self.noise_scale * jax.random.normal(key, (batch, self.decoder.style_width), jnp.float32)
 
     def scene(self, params, ids, key):
         """Planes [B, 3, R, R, C] and the point MLP for token ids [B, N], with fresh noise."""
@@ -272,7 +272,7 @@ def draw_pixels(key, alpha, count: int, foreground: float):
     near = jax.lax.reduce_window(solid, 0.0, jax.lax.max, (1, 1, 5, 5), (1, 1, 1, 1), 'SAME').reshape(batch, views, -1)
     share = near / jnp.maximum(jnp.sum(near, -1, keepdims=True), 1.0)
     cdf = jnp.cumsum(foreground * share + (1.0 - foreground) / (height * width), -1)
-    u = (jnp.arange(count) + jax.random.uniform(key, (batch, views, count))) / count * cdf[..., -1:]
+    u = (jnp.arange(count) + jax.random.uniform(key, (batch, views, count), jnp.float32)) / count * cdf[..., -1:]
     found = jax.vmap(jax.vmap(lambda row, at: jnp.searchsorted(row, at, side='right', method='compare_all')))(cdf, u)
     return jnp.minimum(found, height * width - 1)
 
@@ -296,7 +296,7 @@ def photometric(config):
         scene = modules.scene(params, batch['tokens'], key_noise)
         flat = jax.tree.map(lambda leaf: leaf.reshape(batch_size, -1, 3), rays)
         out = modules.render_rays(scene, flat, key_jitter, config.render.samples)
-        background = jax.random.uniform(key_background, (batch_size, views, 1, 3))
+        background = jax.random.uniform(key_background, (batch_size, views, 1, 3), jnp.float32)
         shape = (batch_size, views, config.loss.rays)
         opacity = out.opacity.reshape(shape)
         colour = out.features.reshape(*shape, 3) + background * (1.0 - opacity[..., None])

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t3d.core import optim, replicas, tree
+from t3d.core import optim, prng, replicas, tree
 from t3d.core.errors import UsageError
 from t3d.core.system import Asset, System, TrainState
 from t3d.diffusion import guidance, losses, samplers, schedules
@@ -67,7 +67,7 @@ def make(config) -> System:
         return shown.transpose(0, 2, 1, 3, 4).reshape(shown.shape[0], shown.shape[2], -1, 3)
 
     def generate(params, prompts, key) -> list[Asset]:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(prompts)))
+        keys = prng.each(key, len(prompts))
         planes = model.draw(params, jnp.asarray(model.text.tokenize(list(prompts))), keys)
         camera = {name: float(config.render[name]) for name in ('radius', 'fov')}
         make_asset = functools.partial(Asset, field=model.field_at, render=model.render_rays, bound=model.bound, camera=camera)
@@ -154,7 +154,7 @@ class Model:
         count = clean.shape[0]
         condition = self.text.features(params['text'], self.text.drop(key_drop, batch['tokens'], self.config.drop_text))
         t = losses.draw_t(key_t, count, self.schedule.length, stratified=True)
-        x = schedules.q_sample(self.schedule, clean, t, jax.random.normal(key_noise, clean.shape))
+        x = schedules.q_sample(self.schedule, clean, t, jax.random.normal(key_noise, clean.shape, jnp.float32))
         planes = self.planes(params, x, t, condition, batch['label'])
         index = draw_pixels(key_pixels, count, self.size, self.config.loss.stride)
         uv = (jnp.stack([index % self.size, index // self.size], -1) + 0.5) / self.size
@@ -180,7 +180,7 @@ class Model:
         return self.draw_planes(params, ids, keys, None if plain else jnp.float32(scale), steps)
 
     def _draw_planes(self, params, ids, keys, scale, steps: int):
-        noise = jax.vmap(lambda key: jax.random.normal(key, (self.size, self.size, 3)))(keys)
+        noise = jax.vmap(lambda key: jax.random.normal(key, (self.size, self.size, 3), jnp.float32))(keys)
         return self.sample_from(params, ids, noise, scale, steps)[1]
 
     def sample_from(self, params, ids, noise, scale, steps: int):
@@ -234,7 +234,7 @@ def draw_pixels(key, batch: int, size: int, stride: int):
     """Indices [B, (S / s)^2] of pixels of an S x S picture: one of each s x s, drawn evenly and independently."""
     side = size // stride
     corner = jnp.arange(side) * stride
-    row, column = jax.random.randint(key, (2, batch, side, side), 0, stride)
+    row, column = jax.random.randint(key, (2, batch, side, side), 0, stride, jnp.int32)
     return ((corner[:, None] + row) * size + corner + column).reshape(batch, -1)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d.checkpoint import judges, weights
+from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.data import captions, furniture_source
 from t3d.metrics import align, scores
@@ -196,7 +197,7 @@ def train(
         return examine(sources[split], encode_images, limit=most)
 
     learned = read('train', limit)
-    head = fit(learned, encode_texts, jax.random.key(seed), steps=steps)
+    head = fit(learned, encode_texts, prng.key(seed), steps=steps)
     held_out, figures = merge(read('val', unseen), read('test', unseen)), {}
     for which, given in (('conse', None), ('head', head)):
         for report in judge(given, held_out, encode_texts):

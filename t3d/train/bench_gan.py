@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from t3d.core import tree
+from t3d.core import prng, tree
 from t3d.geom import cameras
 from t3d.metrics import flops
 from t3d.train import bench, memory
@@ -133,18 +133,18 @@ def measure(config, peer, repeats: int, echo=lambda line: None) -> dict:
     from t3d.systems import ganfusion_gan
 
     model, given = ganfusion_gan.Model(config), batch(config)
-    params = jax.jit(model.init)(jax.random.key(0))
+    params = jax.jit(model.init)(prng.key(0))
     opt_state = {name: model.optimizers[name].init(params[name]) for name in model.optimizers}
     loaded = peer.ask({'shape': peer_shape(config)}) if peer else {}
     rows = {}
     for name, function in phases(model, config.render.size).items():
-        args = (params, opt_state, given, jax.random.key(1))
+        args = (params, opt_state, given, prng.key(1))
         rows[name] = _phase(name, jax.jit(function), args, peer, repeats, config.batch)
         echo(_line(name, rows[name], config.batch))
     rows['iteration'] = _iteration(rows, {'density': config.density.every, 'r1': config.r1.every})
     echo(_line('iteration', rows['iteration'], config.batch))
-    state = jax.eval_shape(ganfusion_gan.make(config).init, jax.random.key(0), given)
-    whole = bench.compiled(model.train_step, state, given, jax.random.key(0))
+    state = jax.eval_shape(ganfusion_gan.make(config).init, prng.key(0), given)
+    whole = bench.compiled(model.train_step, state, given, prng.key(0))
     count = {name: tree.count(params[name]) for name in ('generator', 'discriminator')}
     return {
         'phases': rows,
@@ -197,7 +197,7 @@ def counted(config) -> str:
     from t3d.systems import ganfusion_gan
 
     model = ganfusion_gan.Model(config)
-    given, key = ganfusion_gan.make(config).batch_spec, jax.eval_shape(lambda: jax.random.key(0))
+    given, key = ganfusion_gan.make(config).batch_spec, jax.eval_shape(lambda: prng.key(0))
     params = jax.eval_shape(model.init, key)
     opt_state = {name: jax.eval_shape(model.optimizers[name].init, params[name]) for name in model.optimizers}
     every = {'density': config.density.every, 'r1': config.r1.every}

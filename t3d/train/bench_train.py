@@ -8,6 +8,8 @@ import time
 import jax
 import numpy as np
 
+from t3d.core import prng
+
 
 def flags() -> argparse.ArgumentParser:
     """Of `t3d bench train`."""
@@ -57,7 +59,7 @@ def measure(config, repeats: int, steps: int) -> dict:
         state, metrics = program(loop.fresh(config, system, target), next(given))
         jax.block_until_ready(metrics)
         first_seconds = time.perf_counter() - began
-        plain = jax.eval_shape(lambda: state), system.batch_spec, jax.random.key(0)
+        plain = jax.eval_shape(lambda: state), system.batch_spec, prng.key(0)
         model_flops = flops.count(system.train_step, *plain)
         times, waits = [], []
         for _ in range(repeats + 1):  # the first does not count

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d.checkpoint import convert_names
-from t3d.core import tree
+from t3d.core import prng, tree
 from t3d.core.typing import PyTree
 from t3d.metrics import flops
 from t3d.nets.unet import UNet
@@ -119,7 +119,7 @@ def measure(shape: dict, dtype: str, peer, repeats: int, exact: bool) -> dict:
     peer_is = peer.ask(request)['is'] if peer else None
     kind = jnp.dtype(dtype)
     unet, arguments = UNet.from_config(shape['config'], dtype=kind), inputs(shape)
-    params = weights(jax.eval_shape(lambda: unet.init(jax.random.key(0), *arguments))['params'], kind)
+    params = weights(jax.eval_shape(lambda: unet.init(prng.key(0), *arguments))['params'], kind)
     with jax.default_matmul_precision('highest' if exact else None):
         program = bench.compiled(unet.apply, {'params': params}, *arguments)
     difference, peer_peaks = None, []

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from t3d.core import prng
 from t3d.fields import triplane_field
 from t3d.geom import cameras, triplanes, volume
 
@@ -40,9 +41,9 @@ def render_workload(shape: dict) -> Workload:
     batch = shape['batch'] // devices  # of one device
     rays = rays_of({**shape, 'batch': batch})
     params = triplane_field.init(
-        jax.random.key(0), shape['channels'], hidden=CAMERA['hidden'], outputs=shape['outputs'], equalised=False
+        prng.key(0), shape['channels'], hidden=CAMERA['hidden'], outputs=shape['outputs'], equalised=False
     )
-    planes = jax.random.normal(jax.random.key(1), (shape['batch'], 3, shape['size'], shape['size'], shape['channels']))
+    planes = jax.random.normal(prng.key(1), (shape['batch'], 3, shape['size'], shape['size'], shape['channels']), jnp.float32)
 
     def forward(params, planes, key):
         field = triplane_field.make(params, planes, bound=CAMERA['bound'], equalised=False)
@@ -74,7 +75,7 @@ def render_workload(shape: dict) -> Workload:
 
     points = shape['batch'] * shape['image'] ** 2 * (shape['coarse'] + shape['fine'])
     flops = 2.0 * points * CAMERA['hidden'] * (shape['channels'] + 1 + shape['outputs'])
-    args = (params, planes, jax.random.key(2))
+    args = (params, planes, prng.key(2))
     if devices > 1:
         mesh = jax.make_mesh((devices,), ('data',))
         args = _place(args, mesh)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from t3d import systems
+from t3d.core import prng
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
 from t3d.data import sources
@@ -43,7 +44,7 @@ def check_best(config, system) -> None:
     if best in ('', 'loss'):
         return
     with jax.set_mesh(devices.make(config.mesh)):
-        state = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec)
-        _, metrics = jax.eval_shape(system.train_step, state, system.batch_spec, jax.random.key(0))
+        state = jax.eval_shape(system.init, prng.key(0), system.batch_spec)
+        _, metrics = jax.eval_shape(system.train_step, state, system.batch_spec, prng.key(0))
     if best not in metrics:
         raise UsageError(unknown(best, metrics, 'metric (checkpoint.best)'))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.data import oracle, shapes, sources, toy
 from t3d.geom import cameras
@@ -44,7 +45,7 @@ def render_views(
         some = prompts[start : start + batch]
         some = some + [some[-1]] * (batch - len(some))  # one shape, one compilation
         assets = loaded.system.generate(
-            loaded.params if params is None else params, some, jax.random.fold_in(jax.random.key(seed), start)
+            loaded.params if params is None else params, some, jax.random.fold_in(prng.key(seed), start)
         )
         draw = draw or _renderer(assets[0].render, size)
         for k, asset in enumerate(assets[: len(prompts) - start]):
@@ -194,7 +195,7 @@ def views_of_objects(
     config = loaded.config
     prompts, held_out, shared = object_views(config, limit=limit, split=split)
     log(f'rendering {len(prompts)} objects x {held_out[1].shape[1]} held-out and {len(SHARED)} shared views')
-    untrained = loaded.system.init(jax.random.key(1), _zeros(loaded.system.batch_spec)).params
+    untrained = loaded.system.init(prng.key(1), _zeros(loaded.system.batch_spec)).params
     scores = _object_scores(loaded, prompts, held_out, shared, None, log)
     control = _object_scores(loaded, prompts, held_out, shared, untrained, log)
     scores.update({f'control/{name}_untrained': value for name, value in control.items() if 'shuffled' not in name})

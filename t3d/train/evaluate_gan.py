@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d.core import config as configs
-from t3d.core import numerics
+from t3d.core import numerics, prng
 from t3d.core.errors import UsageError
 from t3d.data import oracle, shapes, single_view, toy
 from t3d.geom import cameras
@@ -94,7 +94,7 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, samples: int | None = Non
     seeds = FIRST + np.arange(count)
     log(f'drawing {count} pictures of the generator and as many of the untrained one')
     shown = studio.images(studio.styles(seeds), labels)
-    params, buffers = jax.jit(studio.generator.init)(jax.random.key(config.seed))
+    params, buffers = jax.jit(studio.generator.init)(prng.key(config.seed))
     fresh = studio.with_weights({'generator': params, 'buffers': buffers})
     scores = distances(shown, true, others, fresh.images(fresh.styles(seeds), labels))
     if config.generator.sr_style == 'w':

@@ -4,6 +4,7 @@ import numpy as np
 
 from t3d import systems
 from t3d.core import config as configs
+from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.data import oracle, shapes, toy
 from t3d.metrics.scores import attribute_shares
@@ -58,7 +59,7 @@ def draw(loaded: inference.Loaded, prompts: list[str], samples: int, *, batch: i
     found = []
     for start in range(0, len(wanted), batch):
         some = wanted[start : start + batch]
-        key = jax.random.fold_in(jax.random.key(seed), start)
+        key = jax.random.fold_in(prng.key(seed), start)
         filled = some + [some[-1]] * (batch - len(some))  # one shape, one compilation
         pictures = loaded.system.generate(loaded.params, filled, key)
         found += [np.asarray(picture.image) for picture in pictures[: len(some)]]

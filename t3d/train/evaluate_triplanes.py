@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d.core import config as configs
-from t3d.core import numerics, tokens
+from t3d.core import numerics, prng, tokens
 from t3d.core.errors import UsageError
 from t3d.data import shapes, single_view, triplanes
 from t3d.geom import cameras
@@ -59,7 +59,7 @@ class Painter:
     def _planes(self, ids: np.ndarray, start: int, seed: int, scale: float | None) -> tuple[np.ndarray, jax.Array]:
         """(places in `ids` [batch], the last repeated to fill up; their planes) of the batch from `start` on."""
         index = np.minimum(np.arange(start, start + self.batch), len(ids) - 1)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(index))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(prng.key(seed), jnp.asarray(index))
         return index, self.model.draw(self.params, jnp.asarray(ids[index]), keys, scale)
 
 

@@ -11,6 +11,7 @@ import jax
 from etils import epath
 
 from t3d import systems
+from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.core.system import Asset, System
 from t3d.core.typing import PyTree
@@ -66,7 +67,7 @@ def load(folder: str | os.PathLike | None = None, system: str | None = None) -> 
     except json.JSONDecodeError as error:
         raise UsageError(f'{folder / weights.CONFIG} is damaged ({error}): copy it again.') from error
     built = systems.make(config)
-    state = jax.eval_shape(built.init, jax.random.key(0), built.batch_spec)
+    state = jax.eval_shape(built.init, prng.key(0), built.batch_spec)
     wanted = state.ema if jax.tree.leaves(state.ema) else state.params  # a GAN's average has no discriminator
     params = weights.check(params, wanted, f'the weights in {folder}')  # half precision on disk is float32 here
     return Loaded(config, built, jax.tree.map(jax.numpy.asarray, params), folder.resolve().name, step, folder)
@@ -149,7 +150,7 @@ def generate(loaded: Loaded, prompts: list[str], seeds: list[int]) -> list[tuple
     found = []
     for seed in seeds:
         for prompt in prompts:
-            found += [(seed, asset) for asset in loaded.system.generate(loaded.params, [prompt], jax.random.key(seed))]
+            found += [(seed, asset) for asset in loaded.system.generate(loaded.params, [prompt], prng.key(seed))]
     return found
 
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from t3d.checkpoint import store as stores
 from t3d.checkpoint import weights
 from t3d.core import config as configs
-from t3d.core import errors
+from t3d.core import errors, prng
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.system import System, TrainState
@@ -188,7 +188,7 @@ def _init(config, system: System):
     """seed -> state."""
 
     def init(seed):
-        key = jax.random.fold_in(jax.random.key(seed), KEY_INIT)
+        key = jax.random.fold_in(prng.key(seed), KEY_INIT)
         return system.init(key, {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()})
 
     return init

@@ -8,7 +8,7 @@ import jax
 
 from t3d import systems
 from t3d.core import config as configs
-from t3d.core import tree
+from t3d.core import prng, tree
 from t3d.core.errors import UsageError
 from t3d.data import sources
 from t3d.metrics import flops
@@ -24,7 +24,7 @@ def describe(config, *, compile_step: bool = True) -> str:
     larger than an accelerator's.
     """
     system = systems.make(config)
-    abstract = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec)
+    abstract = jax.eval_shape(system.init, prng.key(0), system.batch_spec)
     lines = [f'{name} = {_short(value)}' for name, value in configs.flatten(config).items()]
     lines += ['', *counts(abstract.params), '', data(config, system)]
     checked.check_best(config, system)
@@ -85,7 +85,7 @@ def compiled(config, system, abstract, mesh) -> list[str]:
     placed = sharding.shardings(abstract, system.sharding, mesh, config.fsdp_floor)
     state = sharding.abstract_with(abstract, placed)
     batch = sharding.abstract_batch(system.batch_spec, mesh)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: prng.key(0))
     with jax.set_mesh(mesh):
         work = flops.count(system.train_step, abstract, system.batch_spec, key)  # of its dearest branches
         began = time.perf_counter()

@@ -4,9 +4,11 @@ import concurrent.futures
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from t3d.core import prng
 from t3d.core.system import System, TrainState
 from t3d.parallel import sharding
 from t3d.train import log as logs
@@ -38,14 +40,15 @@ class Program:
         placed = jax.tree.map(lambda leaf: leaf.sharding, target)
         structure = jax.tree.structure(target)
 
-        def of_leaves(leaves, batch, key):
+        def of_leaves(leaves, batch, data):
             state = jax.tree.unflatten(structure, leaves)
-            state, metrics = system.train_step(state, batch, jax.random.fold_in(key, state.step))
+            state, metrics = system.train_step(state, batch, jax.random.fold_in(prng.of_data(data), state.step))
             return jax.tree.leaves(state), metrics
 
         def train_step(state, batch, key):
-            function = keep('train_step', of_leaves, jax.tree.leaves(target), *self._arguments[1:])
-            leaves, metrics = function(jax.tree.leaves(state), batch, key)
+            words = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=replicated)  # jax.export knows no keys but JAX's own
+            function = keep('train_step', of_leaves, jax.tree.leaves(target), self._arguments[1], words)
+            leaves, metrics = function(jax.tree.leaves(state), batch, jax.random.key_data(key))
             return jax.tree.unflatten(structure, leaves), metrics
 
         self.step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, replicated))
@@ -98,5 +101,5 @@ class Program:
 
 
 def _keys(seed):
-    key = jax.random.key(seed)
+    key = prng.key(seed)
     return key, jax.random.fold_in(key, KEY_PREVIEW)

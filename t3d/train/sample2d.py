@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d import __version__
+from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Float, Key, PyTree
 from t3d.diffusion import guidance, samplers
@@ -97,9 +98,9 @@ def sample(model: Model, prompts: list[str], settings: Settings, noise=None) -> 
     """
     settings = completed(model, settings)
     ids, empty = model.tokenize(prompts), model.tokenize([settings.negative])
-    key_noise, key_steps = jax.random.split(jax.random.key(settings.seed))
+    key_noise, key_steps = jax.random.split(prng.key(settings.seed))
     shape = (len(prompts), *model.shape(settings.size or model.native))
-    noise = jax.random.normal(key_noise, shape) if noise is None else jnp.asarray(noise, jnp.float32)
+    noise = jax.random.normal(key_noise, shape, jnp.float32) if noise is None else jnp.asarray(noise, jnp.float32)
     if noise.shape != shape:
         raise UsageError(f'noise of shape {noise.shape}: wanted {shape} for {len(prompts)} prompts.')
     features = _encode(model.encode, model.params, np.concatenate([ids, empty]))
