@@ -10,17 +10,10 @@ import damaged_zips
 import numpy as np
 import PIL.Image
 import pytest
+from small_images import FRONTAL, grey, label
 
 from t3d.core.errors import UsageError
 from t3d.data import archives, images, single_view
-
-FRONTAL = [1, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 2.7, 0, 0, 0, 1, 4.2647, 0, 0.5, 0, 4.2647, 0.5, 0, 0, 1]  # of EG3D's FFHQ
-
-
-def label(angle: float) -> list[float]:
-    """The frontal camera carried around the y axis."""
-    turn = np.array([[np.cos(angle), 0, np.sin(angle), 0], [0, 1, 0, 0], [-np.sin(angle), 0, np.cos(angle), 0], [0, 0, 0, 1]])
-    return [*(turn @ np.reshape(FRONTAL[:16], (4, 4))).ravel().tolist(), *FRONTAL[16:]]
 
 
 def records(count: int, size: int = 4, channels: int = 3) -> list[dict]:
@@ -37,10 +30,6 @@ def save(folder, named: dict, labels='each', suffix_options=None) -> None:
     if isinstance(labels, str):
         labels = [[name, label(0.1 * k)] for k, name in enumerate(sorted(named))]
     (folder / 'dataset.json').write_text(json.dumps({'labels': labels}))
-
-
-def grey(size=4, value=9):
-    return np.full((size, size, 3), value, np.uint8)
 
 
 @pytest.mark.parametrize('name', ['set.zip', 'deep/set'])

@@ -112,8 +112,6 @@ def test_json_of_every_encoding_is_read(encoding):
         (b'{"a": 1,}', 'is no JSON'),
         (b'{"a": 1}\0', 'is no JSON'),
         ('{"a": "ü"}'.encode('latin-1'), 'line 1: the byte fc after \'{"a": "\' '),
-        (b'{"a": NaN}', 'holds NaN, which is no number'),
-        (b'[-Infinity]', 'holds -Infinity'),
         (b'{"a": 1, "b": {"c": 1, "c": 2}}', "has the key 'c' twice"),
         (rb'{"a": "\ud83d"}', 'half of a surrogate pair'),
         (rb'{"\udc00": 1}', 'half of a surrogate pair'),

@@ -11,14 +11,14 @@ _SURROGATE = re.compile('[\ud800-\udfff]')
 
 
 def loads(data: bytes, where: str):
-    """The value of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
+    """The value of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark; NaN passes, as Python writes it.
 
     Args:
       where: what the file is called in messages.
     Raises:
-      UsageError: no JSON, another encoding, NaN, a key given twice, half a surrogate pair, nesting beyond reason.
+      UsageError: no JSON, another encoding, a key given twice, half a surrogate pair, nesting beyond reason.
     """
-    written = text.strict(data, where, json.detect_encoding(data).removesuffix('-sig'))
+    written = text.strict(data, f'{where} is no JSON', json.detect_encoding(data).removesuffix('-sig'))
 
     def pairs(items: list[tuple]) -> dict:
         table = dict(items)
@@ -27,11 +27,8 @@ def loads(data: bytes, where: str):
             raise UsageError(f'{where} has the key {counts.most_common(1)[0][0]!r} twice in one place: keep one of them.')
         return table
 
-    def constant(name: str):
-        raise UsageError(f'{where} holds {name}, which is no number of JSON: wanted finite numbers.')
-
     try:
-        value = json.loads(written, object_pairs_hook=pairs, parse_constant=constant)
+        value = json.loads(written, object_pairs_hook=pairs)
     except UsageError:
         raise
     except ValueError as error:

@@ -15,16 +15,17 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from t3d.core import strict_json
 from t3d.core.errors import UsageError
-from t3d.data import archives
+from t3d.data import archives, image_index
+from t3d.data.camera_labels import LABEL, check_labels, check_varied
+
+__all__ = ['INDEX', 'LABEL', 'SUFFIXES', 'ImageSet', 'check_labels', 'check_varied', 'png', 'upright', 'write']
 
 INDEX = 'dataset.json'
 SHOWN = 5  # damaged images that are named
 SUFFIXES = ('.png', '.jpg', '.jpeg')
-LABEL = 25  # numbers
-ORTHONORMAL = 1e-3  # largest |R^T R - 1| that files with rounded numbers may have
-CENTRE = 0.05  # largest distance of the principal point from 0.5
-SPREAD = 0.01  # labels no further apart, of rotation and of position / distance, count as one pose
+ORIENTATION = 0x0112  # the tag of EXIF: how a camera was held; 1 is upright
 
 
 class ImageSet:
@@ -57,9 +58,10 @@ class ImageSet:
         if not self.names:
             raise UsageError(f'{self.path} has no {", ".join(SUFFIXES)} files: give the folder or zip that holds {INDEX}.')
         index = self._index(files, labelled)
-        self.labels = read_labels(index.get('labels'), self.names, f'{self.path}: {INDEX}') if labelled else None
-        self.captions = _captions(index.get('captions') or {}, f'{self.path}: {INDEX}')
-        self.attributes = index.get('attributes') or {}
+        where = f'{self.path}: {INDEX}'
+        self.labels = image_index.read_labels(index.get('labels'), self.names, where) if labelled else None
+        self.captions = image_index.read_captions(index.get('captions'), self.names, where)
+        self.attributes = image_index.read_attributes(index.get('attributes'), self.names, where)
         self.size = self._one_size()
 
     def __len__(self) -> int:
@@ -74,7 +76,8 @@ class ImageSet:
 
         name = self.names[index]
         try:
-            with Image.open(io.BytesIO(self._archive.read(name))) as picture:
+            with Image.open(io.BytesIO(self._archive.read(name))) as opened:
+                picture = upright(opened)
                 if picture.mode[0] in 'IF':
                     raise UsageError(f'{self.path}: {name} has pixels of kind {picture.mode}: wanted 8 bits a channel.')
                 alpha = 'A' in picture.mode or 'transparency' in picture.info
@@ -101,10 +104,7 @@ class ImageSet:
                 f'{self.path} has no {INDEX}, so its images have no camera labels.{hint} Prepare it as for EG3D, or set '
                 "data.mode='pose-distribution' for photos without poses."
             )
-        try:
-            index = json.loads(self._archive.read(INDEX))
-        except ValueError as error:
-            raise UsageError(f'{self.path}: {INDEX} is no JSON ({error}).') from error
+        index = strict_json.loads(self._archive.read(INDEX), f'{self.path}: {INDEX}')
         if not isinstance(index, dict):
             raise UsageError(
                 f'{self.path}: {INDEX} holds a {type(index).__name__}: wanted {{"labels": [[file, numbers], ...]}}.'
@@ -143,7 +143,10 @@ class ImageSet:
 
         try:
             with self._archive.open(name) as file, Image.open(file) as picture:
-                return picture.size
+                square = (
+                    picture.size[0] == picture.size[1]
+                )  # which turning does not change; the EXIF of a PNG lies behind its pixels
+                return picture.size if square else upright(picture).size
         except UsageError:
             raise
         except Exception as error:
@@ -157,119 +160,20 @@ def _reason(error: Exception) -> str:
     return re.sub(' <.*>', '', str(error)) or type(error).__name__
 
 
-def _captions(found, where: str) -> dict[str, tuple[str, ...]]:
-    good = isinstance(found, dict) and all(
-        isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in found.values()
-    )
-    if not good:
-        raise UsageError(f'{where}: captions are not {{file: [text, ...]}}.')
-    return {name: tuple(texts) for name, texts in found.items()}
+def upright(picture):
+    """A PIL image as it is meant to be seen: turned and mirrored as its EXIF says, if it says so legibly."""
+    from PIL import ImageOps
+
+    try:
+        turned = picture.getexif().get(ORIENTATION) in range(2, 9)
+    except Exception:  # EXIF that is no EXIF: viewers show such a picture as it is
+        return picture
+    return ImageOps.exif_transpose(picture) if turned else picture
 
 
 def _is_image(name: str) -> bool:
     hidden = any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
     return name.lower().endswith(SUFFIXES) and not hidden
-
-
-# -------------------------------------------------------------------------------------------------------------- labels
-
-
-def read_labels(entries, names: list[str], where: str) -> np.ndarray:
-    """float32 [N, 25] in the order of `names` from [[file, numbers], ...]; every file once, every label a camera."""
-    if entries is None:
-        raise UsageError(
-            f'{where} has no labels (null): each image needs 25 camera numbers. Prepare it as for EG3D, or set '
-            "data.mode='pose-distribution' for photos without poses."
-        )
-    if not isinstance(entries, list):
-        raise UsageError(f'{where}: labels is a {type(entries).__name__}: wanted [[file, {LABEL} numbers], ...].')
-    table = {}
-    for number, entry in enumerate(entries):
-        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
-            raise UsageError(f'{where}, entry {number}: wanted [file, 25 numbers], got {str(entry)[:60]}.')
-        name = entry[0].replace('\\', '/')
-        if name in table:
-            raise UsageError(f'{where}, entry {number}: {name} has a label already.')
-        table[name] = _numbers(entry[1], f'{where}, entry {number} ({name})')
-    known = set(names)
-    absent = [name for name in table if name not in known]
-    if absent:
-        raise UsageError(
-            f'{where} has labels of {len(absent)} files that are not there, first {absent[0]}: remove the entries.'
-        )
-    missing = [name for name in names if name not in table]
-    if missing:
-        raise UsageError(f'{where} has no label for {len(missing)} files, first {missing[0]}: add the entries.')
-    labels = np.stack([table[name] for name in names])
-    check_labels(labels, names, where)
-    return labels.astype(np.float32)
-
-
-def _numbers(values, where: str) -> np.ndarray:
-    if not isinstance(values, list) or len(values) != LABEL:
-        count = len(values) if isinstance(values, list) else 'no'
-        raise UsageError(f'{where}: {count} numbers, wanted {LABEL}: 16 of world_from_cam, then 9 of the intrinsics.')
-    try:
-        array = np.array(values, np.float64)
-    except (TypeError, ValueError, OverflowError):
-        array = np.full(LABEL, np.nan)
-    if array.shape != (LABEL,) or not np.isfinite(array).all():
-        raise UsageError(f'{where}: not {LABEL} finite numbers: {str(values)[:80]}.')
-    return array
-
-
-def check_labels(labels: np.ndarray, names: list[str], where: str) -> None:
-    """Raises UsageError at the first of labels [N, 25] that is no camera looking through the middle of its image."""
-    pose, lens = labels[:, :16].reshape(-1, 4, 4), labels[:, 16:].reshape(-1, 3, 3)
-    rotation = pose[:, :3, :3]
-    off = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max((1, 2))
-    determinant = np.linalg.det(rotation)
-    last_rows = np.abs(pose[:, 3] - [0, 0, 0, 1]).max(1) + np.abs(lens[:, 2] - [0, 0, 1]).max(1)
-    centre = np.abs(lens[:, :2, 2] - 0.5).max(1)
-    focal = np.minimum(lens[:, 0, 0], lens[:, 1, 1])
-    for wrong, say in (
-        (
-            last_rows > 1e-4,
-            lambda k: (
-                f'the last rows are {pose[k, 3].tolist()} and {lens[k, 2].tolist()}, wanted [0, 0, 0, 1] and [0, 0, 1]: is '
-                'the label row-major, pose before intrinsics?'
-            ),
-        ),
-        (
-            off > ORTHONORMAL,
-            lambda k: f'the rotation is not orthonormal: |R^T R - 1| is {off[k]:.3g}. Remove scale and shear from the pose.',
-        ),
-        (
-            determinant < 0.0,
-            lambda k: (
-                f'the rotation has determinant {determinant[k]:.3f}, wanted 1: a mirrored frame. From OpenGL or Blender negate '
-                'two columns (y and z), not one.'
-            ),
-        ),
-        (
-            centre > CENTRE,
-            lambda k: (
-                f'the principal point is ({lens[k, 0, 2]:.4g}, {lens[k, 1, 2]:.4g}), wanted about 0.5: divide the intrinsics '
-                'by the image size.'
-            ),
-        ),
-        (focal <= 0.0, lambda k: f'the focal lengths are {lens[k, 0, 0]:.4g} and {lens[k, 1, 1]:.4g}, wanted positive.'),
-    ):
-        if wrong.any():
-            first = int(np.argmax(wrong))
-            raise UsageError(f'{where}, label of {names[first]}: {say(first)} ({int(wrong.sum())} of {len(labels)} labels.)')
-
-
-def check_varied(labels: np.ndarray, where: str) -> None:
-    """Raises UsageError if labels [N, 25] are all of one pose: nothing then tells a shape from a painted board."""
-    distance = max(float(np.linalg.norm(labels[0, [3, 7, 11]])), 1e-6)
-    scale = np.ones(16, np.float32)
-    scale[[3, 7, 11]] = distance
-    if (np.abs(labels[:, :16] - labels[0, :16]) / scale).max() <= SPREAD:
-        raise UsageError(
-            f'{where}: all {len(labels)} labels are of one pose. A set seen from one side alone (single-view frontal) is '
-            'refused: its geometry degenerates to a billboard. Give images with different camera poses, or their true poses.'
-        )
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
