@@ -78,7 +78,7 @@ def test_every_name_of_the_real_unets_both_ways(layout, single_file):
     assert len(ours) == 686 == len(set(there.values()))
     found, origin = ldm_names.unet_from_ldm({key: key for key in [*there.values(), *CAMERA]})  # MVDream's 690
     assert len(found) == 690 and {found[name]: name for name in ours} == {key: name for name, key in there.items()}
-    assert origin == found and ldm_names.unet_layers(there.values()) == 2
+    assert origin == found and ldm_names.unet_layers(there.values()) == (2, 2, 2, 2)
     for key, name in KNOWN.items():
         assert found[name] == key
     with torch.device('meta'):

@@ -176,17 +176,28 @@ def save_vae(folder, params: PyTree, config: Mapping | VAE) -> None:
 
 
 def save_ldm(path, *, unet: PyTree = None, vae: PyTree = None) -> None:
-    """Writes UNet and autoencoder parameters as one .safetensors file in ldm names, which most image tools read."""
+    """Writes UNet and autoencoder parameters as one .safetensors file in ldm names, which most image tools read.
+
+    Raises: BadWeights for a tensor that these names have no place for; nothing is written then.
+    """
     tensors = {}
     if unet is not None:
-        own = to_tensors(unet)
-        names = ldm_names.unet_to_ldm(own)
-        tensors |= {ldm_names.PREFIXES['unet'][0] + names[key]: value for key, value in own.items()}
+        tensors |= _in_ldm_names(to_tensors(unet), 'unet', ldm_names.unet_to_ldm)
     if vae is not None:
-        own = to_tensors(vae, conv=(r'attentions\.0\.to_',))
-        names = ldm_names.vae_to_ldm(own)
-        tensors |= {ldm_names.PREFIXES['vae'][0] + names[key]: value for key, value in own.items()}
+        tensors |= _in_ldm_names(to_tensors(vae, conv=(r'attentions\.0\.to_',)), 'vae', ldm_names.vae_to_ldm)
     torch_files.write(path, tensors)
+
+
+def _in_ldm_names(tensors: dict, part: str, rename) -> dict:
+    try:
+        names = rename(tensors)
+    except KeyError as error:
+        raise BadWeights(
+            f'single-file checkpoints have no name for {error.args[0]} of a {part}: save_{part} writes it.'
+        ) from error
+    if len(set(names.values())) != len(tensors):
+        raise BadWeights(f'two tensors of the {part} would get one name in a single-file checkpoint: use save_{part}.')
+    return {ldm_names.PREFIXES[part][0] + names[key]: value for key, value in tensors.items()}
 
 
 def unet_shapes(unet: UNet) -> PyTree:
@@ -231,7 +242,7 @@ def _config(folder, config, part: str) -> dict:
 
 def _stored(folder, part: str, variant, average: bool) -> Stored:
     stored = torch_files.open_stored(folder, variant=variant)
-    if ldm_names.is_ldm(stored.tensors):
+    if ldm_names.is_ldm(stored.tensors) or ldm_names.part_alone(stored.tensors):
         return ldm_names.component(stored, part, average=average)
     if average:
         raise BadWeights(f'{folder} is no ldm checkpoint: only those hold a moving average beside the weights.')

@@ -1,7 +1,8 @@
 """Names of single-file checkpoints (the latent-diffusion layout of MVDream, SPAD, Zero-1-to-3) <-> diffusers' names.
 
 Such a file holds a UNet, an autoencoder and a text encoder under prefixes, and perhaps moving averages of the UNet whose
-names have lost their dots. How many layers a level has and how many levels there are is read from the names themselves.
+names have lost their dots. How many layers each level has and how many levels there are is read from the names themselves.
+An autoencoder or a UNet is also published alone, in the same names without prefix.
 """
 
 import re
@@ -15,6 +16,10 @@ PREFIXES = {
     'unet': ('model.diffusion_model.',),
     'vae': ('first_stage_model.',),
     'text': ('cond_stage_model.transformer.', 'cond_stage_model.model.'),  # transformers' CLIP, OpenCLIP
+}
+ALONE = {  # beginnings of names that only such a part has, where it comes without its prefix
+    'unet': re.compile(r'(input_blocks|middle_block|output_blocks)\.\d'),
+    'vae': re.compile(r'(encoder|decoder)\.(down\.\d|up\.\d|mid\.)'),
 }
 AVERAGE = 'model_ema.diffusion_model'
 # Not weights of the net: training state, the autoencoder's losses, noise tables, moving averages of other parts.
@@ -64,8 +69,14 @@ def is_ldm(keys: Iterable[str]) -> bool:
     return any(key.startswith(heads) for key in keys for heads in PREFIXES.values())
 
 
+def part_alone(keys: Iterable[str]) -> str | None:
+    """'unet' or 'vae' for the names of one part without prefix, as autoencoders are often published; else None."""
+    keys = list(keys)
+    return next((part for part, pattern in ALONE.items() if any(pattern.match(key) for key in keys)), None)
+
+
 def component(stored: Stored, part: str, *, average: bool = False) -> Stored:
-    """One part of a single-file checkpoint under diffusers' (text: transformers') names.
+    """One part of a single-file checkpoint, or a file of that part alone, under diffusers' (text: transformers') names.
 
     Args:
       part: 'unet', 'vae' or 'text'.
@@ -93,15 +104,16 @@ def unet_from_ldm(tensors: dict) -> tuple[dict, dict[str, str]]:
     return {name: tensors[key] for name, key in origin.items()}, origin
 
 
-def unet_layers(keys: Iterable[str]) -> int:
-    """ResNets in each level, from the place of the first down-sampler."""
-    places = [int(match[1]) for key in keys if (match := re.match(r'input_blocks\.(\d+)\.0\.op\.', key))]
-    blocks = [int(match[1]) for key in keys if (match := re.match(r'input_blocks\.(\d+)\.', key))]
-    return min(places) - 1 if places else max(blocks, default=2)
+def unet_layers(keys: Iterable[str]) -> tuple[int, ...]:
+    """ResNets of each level, from the places of the down-samplers, one of which ends every level but the last."""
+    matches = [match for key in keys if (match := re.match(r'input_blocks\.(\d+)\.(0\.op\.)?', key))]
+    downs = sorted({int(match[1]) for match in matches if match[2]})
+    ends = [*downs, 1 + max((int(match[1]) for match in matches), default=0)]
+    return tuple(end - start - 1 for start, end in zip([0, *downs], ends))
 
 
-def unet_name(key: str, layers: int = 2) -> str:
-    """diffusers' name of a UNet tensor. `input_blocks.i` counts (layers + 1) a level down, `output_blocks.i` likewise up."""
+def unet_name(key: str, layers: tuple[int, ...] = (2, 2, 2, 2)) -> str:
+    """diffusers' name of a UNet tensor. `input_blocks.i` counts layers[k] + 1 for level k down, `output_blocks.i` upwards."""
     for head, name in OUTER:
         if key.startswith(head):
             rest = key.removeprefix(head)
@@ -110,7 +122,11 @@ def unet_name(key: str, layers: int = 2) -> str:
     if not match:
         raise KeyError(key)
     side, place, inner, rest = match[1], int(match[2]), int(match[3]), match[4]
-    block, layer = divmod(place - (side == 'input'), layers + 1)
+    starts = _starts(layers, side == 'input')
+    block = max((k for k, start in enumerate(starts) if start <= place), default=len(layers))
+    if block == len(layers):
+        raise KeyError(key)
+    layer = place - starts[block]
     level = f'{"down" if side == "input" else "up"}_blocks.{block}'
     if rest.startswith('op.'):
         return f'{level}.downsamplers.0.conv.{rest.removeprefix("op.")}'
@@ -119,15 +135,24 @@ def unet_name(key: str, layers: int = 2) -> str:
     return f'{level}.attentions.{layer}.{rest}' if inner else f'{level}.resnets.{layer}.{_replace(rest, RESNET)}'
 
 
+def _starts(layers: tuple[int, ...], down: bool) -> list[int]:
+    """The first `input_blocks` (down) or `output_blocks` of each block, and the place after the last."""
+    counts = [count + 1 for count in (layers if down else reversed(layers))]
+    return [down + sum(counts[:k]) for k in range(len(counts) + 1)]
+
+
 def unet_to_ldm(keys: Iterable[str]) -> dict[str, str]:
-    """ldm name of every diffusers' name of a whole UNet, without prefix; the inverse of `unet_name`."""
-    keys = list(keys)
-    layers = 1 + max(int(match[1]) for key in keys if (match := re.match(r'down_blocks\.0\.resnets\.(\d+)\.', key)))
+    """ldm name of every diffusers' name of a whole UNet, without prefix; the inverse of `unet_name`; KeyError if there is none."""
+    keys, levels = list(keys), {}
+    for key in keys:
+        if match := re.match(r'down_blocks\.(\d+)\.resnets\.(\d+)\.', key):
+            levels[int(match[1])] = max(levels.get(int(match[1]), 0), int(match[2]) + 1)
+    layers = tuple(levels[k] for k in sorted(levels))
     attention = {key.partition('.attentions.')[0] for key in keys if '.attentions.' in key}
     return {key: _unet_to_ldm(key, layers, attention) for key in keys}
 
 
-def _unet_to_ldm(key: str, layers: int, attention: set[str]) -> str:
+def _unet_to_ldm(key: str, layers: tuple[int, ...], attention: set[str]) -> str:
     for name, head in OUTER:
         if key.startswith(head):
             rest = key.removeprefix(head)
@@ -136,11 +161,14 @@ def _unet_to_ldm(key: str, layers: int, attention: set[str]) -> str:
     if not match:
         raise KeyError(key)
     side, block, kind, layer, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
-    first = (layers + 1) * block + (side == 'down')
+    starts = _starts(layers, side == 'down')
+    if block >= len(layers) or kind in ('resnets', 'attentions') and starts[block] + layer >= starts[block + 1]:
+        raise KeyError(key)
+    first, last = starts[block], starts[block + 1] - 1
     if kind == 'downsamplers':
-        return f'input_blocks.{first + layers}.0.op.{rest.removeprefix("conv.")}'
+        return f'input_blocks.{last}.0.op.{rest.removeprefix("conv.")}'
     if kind == 'upsamplers':
-        return f'output_blocks.{first + layers}.{2 if f"up_blocks.{block}" in attention else 1}.{rest}'
+        return f'output_blocks.{last}.{2 if f"up_blocks.{block}" in attention else 1}.{rest}'
     level = f'{"in" if side == "down" else "out"}put_blocks.{first + layer}'
     return f'{level}.1.{rest}' if kind == 'attentions' else f'{level}.0.{_replace(rest, RESNET, back=True)}'
 
@@ -225,7 +253,7 @@ def _plain_names(stored: Stored, part: str) -> dict[str, str]:
         names = {key.removeprefix(prefix): key for key in stored.tensors if key.startswith(prefix)}
         if names:
             return names
-    return {}
+    return {key: key for key in stored.tensors} if part_alone(stored.tensors) == part else {}
 
 
 def _average_names(stored: Stored) -> dict[str, str]:

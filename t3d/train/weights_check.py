@@ -127,6 +127,9 @@ def _single_file(path: pathlib.Path, beside: pathlib.Path | None) -> list[Part]:
     """What a .safetensors file holds and, with a folder that has its settings, whether every part of it fits."""
     stored = torch_files.open_stored(path)
     lines, bad = _files(stored), _not_finite(stored)
+    alone = ldm_names.part_alone(stored.tensors)
+    if not ldm_names.is_ldm(stored.tensors) and alone:
+        return _alone(path, alone, lines + bad, beside)
     if not ldm_names.is_ldm(stored.tensors):
         lines += [_count(stored), 'names of no whole model: give the folder that holds the file and its config.json']
         return [Part(path.name, False, lines + bad)]
@@ -149,6 +152,21 @@ def _single_file(path: pathlib.Path, beside: pathlib.Path | None) -> list[Part]:
         parts.append(_guarded(name, lambda name=name, part=part, folder=folder: _part(path, name, part, folder)))
     parts += [_guarded('scheduler', lambda: _schedule(beside)), _guarded('tokenizer', lambda: _tokenizer(beside))]
     return parts + ([_guarded('together', lambda: _together(beside))] if all(part.good for part in parts) else [])
+
+
+def _alone(path: pathlib.Path, name: str, lines: list[str], beside: pathlib.Path | None) -> list[Part]:
+    """A UNet or an autoencoder in ldm names without prefix."""
+    stored = torch_files.open_stored(path)
+    part = ldm_names.component(stored, name)
+    lines = [
+        *lines,
+        f'{name} alone, {_count(part)}, under diffusers names',
+        f'in Python: convert.load_{name}(file, config=DIR)',
+    ]
+    good = not _not_finite(stored)
+    if beside is None:
+        return [Part(path.name, good, [*lines, 'settings are not in such a file: give --config DIR, a folder that has them'])]
+    return [Part(path.name, good, lines), _guarded(name, lambda: _part(path, name, part, beside / name))]
 
 
 def _part(path, name: str, stored: Stored, folder: pathlib.Path) -> Part:
