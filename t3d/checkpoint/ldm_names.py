@@ -142,7 +142,7 @@ def _starts(layers: tuple[int, ...], down: bool) -> list[int]:
 
 
 def unet_to_ldm(keys: Iterable[str]) -> dict[str, str]:
-    """ldm name of every diffusers' name of a whole UNet, without prefix; the inverse of `unet_name`; KeyError if there is none."""
+    """ldm name of every diffusers' name of a whole UNet, without prefix; the inverse of `unet_name`. May raise KeyError."""
     keys, levels = list(keys), {}
     for key in keys:
         if match := re.match(r'down_blocks\.(\d+)\.resnets\.(\d+)\.', key):
