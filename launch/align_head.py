@@ -4,15 +4,21 @@ Build the data first: `t3d data build furniture --source PATH --variants 7`. Use
 `t3d eval RUN --metrics align --align-head DIR`.
 """
 
-import argparse
-
-from t3d.core.errors import UsageError
+from t3d.commands import parsing
+from t3d.core.rules import Whole
 from t3d.parallel import devices
 from t3d.train import align_head
 
+RANGES = {
+    'limit': Whole(1, 2**31 - 1, 'examples to learn from'),
+    'unseen': Whole(1, 2**31 - 1, 'examples of val and of test'),
+    'steps': Whole(1, 2**31 - 1, 'of training'),
+    'seed': Whole(0, 2**32 - 1, 'of the training'),
+}
+
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog='python -m launch.align_head', description=__doc__)
+    parser = parsing.Parser(prog='python -m launch.align_head', description=__doc__)
     parser.add_argument('--out', required=True, help='the weights folder to write')
     parser.add_argument('--data', help='folder of built furniture (default: $T3D_DATA or ~/.cache/t3d/data)')
     parser.add_argument('--limit', type=int, help='at most this many examples to learn from')
@@ -21,10 +27,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args(argv)
     devices.compilation_cache()
-    try:
+    with parsing.refusing(parser):
+        parsing.held(args, RANGES)
+        parsing.writable(args.out)
         align_head.train(args.out, args.data, seed=args.seed, limit=args.limit, unseen=args.unseen, steps=args.steps)
-    except (UsageError, FileNotFoundError) as wrong:
-        parser.exit(2, f'error: {wrong}\n')
 
 
 if __name__ == '__main__':

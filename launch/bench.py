@@ -2,7 +2,7 @@
 
 import sys
 
-from t3d.train import bench
+from t3d import cli
 
 if __name__ == '__main__':
-    sys.exit(bench.main(sys.argv[1:]))
+    sys.exit(cli.main(['bench', *sys.argv[1:]]))

@@ -4,29 +4,29 @@ A panel for each name of metrics.jsonl; TensorBoard shows the same (`tensorboard
 begin alike.
 """
 
-import argparse
 import pathlib
 
-from t3d.core.errors import UsageError
+from t3d.commands import parsing
+from t3d.core.rules import Whole
 from t3d.train import plots
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog='python -m launch.curves', description=__doc__)
+    parser = parsing.Parser(prog='python -m launch.curves', description=__doc__)
     parser.add_argument('run', help='run folder')
     parser.add_argument('names', nargs='*', help='of the log (default: all but perf/*)')
     parser.add_argument('--smooth', type=int, default=15, help='logged points that the running mean spans (default: 15)')
     parser.add_argument('--title', help='(default: the name of the folder)')
     parser.add_argument('--out', default='curves.png')
     args = parser.parse_args(argv)
-    try:
+    with parsing.refusing(parser):
+        parsing.held(args, {'smooth': Whole(1, 10**6, 'logged points')})
+        parsing.picture(args.out)
         series = plots.chosen(plots.history(args.run), args.names)
-    except (UsageError, FileNotFoundError) as wrong:
-        parser.exit(2, f'error: {wrong}\n')
     from PIL import Image
 
     title = args.title or pathlib.Path(args.run).resolve().name
-    Image.fromarray(plots.histories(series, title, smooth=max(1, args.smooth))).save(args.out, optimize=True)
+    Image.fromarray(plots.histories(series, title, smooth=args.smooth)).save(args.out, optimize=True)
     print(f'{len(series)} curves in {args.out}')
 
 

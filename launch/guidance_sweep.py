@@ -4,31 +4,36 @@ Beside the plot of what is right, its figures as .json; for systems that make 3D
 few samples), with what the stage-1 generator reaches.
 """
 
-import argparse
 import json
 import pathlib
 
-from t3d.core.errors import UsageError
+from t3d.commands import parsing
+from t3d.core.rules import Real, Several, Whole
 from t3d.parallel import devices
 from t3d.train import evaluate_pictures, evaluate_triplanes, inference, plots, preview
 
+RANGES = {
+    'scales': Several(Real(0.0, 1e3), 1, 100, 'scales of guidance'),
+    'samples': Whole(1, 2**20, 'of each caption'),
+}
+
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog='python -m launch.guidance_sweep', description=__doc__)
+    parser = parsing.Parser(prog='python -m launch.guidance_sweep', description=__doc__)
     parser.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
     parser.add_argument('--scales', type=float, nargs='+', help='default: 1 2 3 5 7.5, of pictures 0 1 2 3 5 8')
     parser.add_argument('--samples', type=int, help='of each caption (default: 4, of pictures 16)')
     parser.add_argument('--out', default='sweep.png', help='the plot; the figures go beside it as .json')
     args = parser.parse_args(argv)
     devices.compilation_cache()
-    try:
+    with parsing.refusing(parser):
+        parsing.held(args, RANGES)
+        parsing.picture(args.out)
         loaded = inference.load(args.run)
         objects = loaded.config.system in evaluate_triplanes.SYSTEMS
         scales = args.scales or (evaluate_triplanes.SCALES if objects else (0.0, 1.0, 2.0, 3.0, 5.0, 8.0))
         samples = args.samples or (4 if objects else 16)
         rows = (evaluate_triplanes if objects else evaluate_pictures).sweep(loaded, scales, print, samples=samples)
-    except (UsageError, FileNotFoundError) as wrong:
-        parser.exit(2, f'error: {wrong}\n')
     out = pathlib.Path(args.out)
     out.with_suffix('.json').write_text(json.dumps(rows, indent=1))
     what = f'{loaded.name}, step {loaded.step}'

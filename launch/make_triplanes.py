@@ -3,15 +3,22 @@
 The same command again goes on where it stopped; a larger --pairs adds to the folder.
 """
 
-import argparse
-
-from t3d.core.errors import UsageError
+from t3d.commands import parsing
+from t3d.core.rules import Real, Whole
 from t3d.parallel import devices
 from t3d.train import captioners, make_triplanes
 
+RANGES = {
+    'pairs': Whole(1, 2**32, 'pairs in all'),
+    'psi': Real(-2.0, 2.0, 'truncation; 1: none'),
+    'views': Whole(1, 256, 'pictures of each object'),
+    'batch': Whole(1, 2**16, 'objects at a time'),
+    'seed0': Whole(0, 2**32 - 1, 'the first seed'),
+}
+
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog='python -m launch.make_triplanes', description=__doc__)
+    parser = parsing.Parser(prog='python -m launch.make_triplanes', description=__doc__)
     parser.add_argument('--run', required=True, help='run folder or weights folder of ganfusion_gan')
     parser.add_argument('--out', required=True, help='the folder to write, or to go on with')
     parser.add_argument('--pairs', type=int, default=1000, help='in all (default: 1000)')
@@ -25,11 +32,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     devices.compilation_cache()
     names = ('pairs', 'captioner', 'template', 'psi', 'views', 'batch', 'seed0')
-    given = {name: getattr(args, name) for name in names}
-    try:
+    with parsing.refusing(parser):
+        parsing.held(args, RANGES)
+        parsing.writable(args.out)
+        given = {name: getattr(args, name) for name in names}
         out = make_triplanes.run(args.run, args.out, weights=args.captioner_weights, **given)
-    except (UsageError, FileNotFoundError) as wrong:
-        parser.exit(2, f'error: {wrong}\n')
     print(f'wrote {out}: set data.path={out} of configs/ganfusion_diffusion.py')
 
 

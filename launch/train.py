@@ -7,7 +7,7 @@ MPI, Kubernetes are recognised), or with `--coordinator HOST:PORT --num-processe
 import os
 import sys
 
-from t3d.commands import parsing
+from t3d.commands import parsing, train
 from t3d.core import config as configs
 from t3d.core import errors
 from t3d.core.rules import Whole
@@ -31,7 +31,9 @@ def main(argv=None) -> int:
     parser.add_argument('--num-processes', type=int)
     parser.add_argument('--process-id', type=int)
     overrides, argv = split(sys.argv[1:] if argv is None else argv)
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    if rest:
+        parser.refuse(rest, train.meant(rest, 'as --config.'))
     speaks, joining = True, False  # until the processes have met, each speaks for itself
     try:
         parsing.held(args, RANGES)

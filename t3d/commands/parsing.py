@@ -1,11 +1,14 @@
 """What all commands and launchers share: a parser whose errors are one sentence with a next step, and checks of values."""
 
 import argparse
+import contextlib
 import difflib
 import pathlib
 import re
 import tempfile
 from collections.abc import Mapping
+
+PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,6 +30,20 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(words[0].partition('=')[0], known, 1, 0.6)
             hint = f' Did you mean {near[0]}?' if near else ''
         self.exit(2, f'error: unrecognized arguments: {" ".join(words)}.{hint} {self.help_line()}\n')
+
+
+@contextlib.contextmanager
+def refusing(parser: argparse.ArgumentParser):
+    """Ends a launcher with status 2 and one line for wrong input that the body meets; faults of the program pass."""
+    from t3d.core import errors
+
+    try:
+        yield
+    except Exception as error:
+        text = errors.line(error)
+        if text is None:
+            raise
+        parser.exit(2, f'error: {text}\n')
 
 
 def _number(match) -> str:
@@ -72,3 +89,14 @@ def writable(path: str, flag: str = '--out', *, file: bool = False) -> None:
             raise UsageError(f'{flag} {path}: a name of {longest} bytes, wanted at most 255: choose a shorter one.')
     except OSError as error:
         raise UsageError(f'{flag} {path:.200} cannot be written: {error.strerror}. Choose another place.') from error
+
+
+def picture(path: str, flag: str = '--out') -> None:
+    """Raises UsageError for a picture to write whose place or format cannot be."""
+    from t3d.core.errors import UsageError
+
+    writable(path, flag, file=True)
+    ending = pathlib.Path(path).suffix.lower()
+    if ending not in PICTURES:
+        near = pathlib.Path(path).with_suffix('.png')
+        raise UsageError(f'{flag} {path}: wanted a name that ends in {", ".join(PICTURES)}. Nearest: {flag} {near}.')

@@ -42,10 +42,10 @@ def run(args) -> int:
     return 0
 
 
-def meant(given: list[str]) -> str:
+def meant(given: list[str], written: str = 'without dashes: ') -> str:
     """What to write in place of an option that `t3d train` does not have; '' where nothing is near.
 
-    Config keys are written as key=value; people bring them as --key value.
+    Config keys are written as key=value (`written` says how); people bring them as --key value.
     """
     from t3d.core import limits, words
 
@@ -59,4 +59,4 @@ def meant(given: list[str]) -> str:
     if key is None:
         return ''
     key = next((whole for whole in limits.LIMITS if whole == key or whole.endswith(f'.{key}')), key)
-    return f' Config keys are written without dashes: {key}={value or "VALUE"}.'
+    return f' Config keys are written {written}{key}={value or "VALUE"}.'

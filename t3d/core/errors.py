@@ -28,5 +28,7 @@ def line(error: Exception) -> str | None:
     """What commands print of an error; None for a fault of the program, whose traceback is wanted."""
     if isinstance(error, OSError) and error.strerror and not isinstance(error, UsageError):
         return f'{error.strerror}: {error.filename}' if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return f'out of memory{f": {error}" if str(error) else ""}. Set a smaller batch, data.size, export.grid or --grid.'
     missing = isinstance(error, RuntimeError) and 'initialize backend' in str(error)  # JAX_PLATFORMS asks for what is not here
     return str(error) if missing or isinstance(error, UsageError | OSError | ModuleNotFoundError) else None

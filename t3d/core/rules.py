@@ -3,6 +3,7 @@
 `t3d.core.limits` has the table of rules for the keys of configs; the flags of commands are held to the same kinds.
 """
 
+import argparse
 import dataclasses
 import difflib
 import math
@@ -230,6 +231,18 @@ def held(name: str, value, rule, hint: str = ''):
     near = rule.nearest(value)
     last = f' Nearest: {name}{equals}{near}.' if near is not None else f' {hint}' if hint else ''
     raise UsageError(f'{name}{equals}{value!r}: wanted {rule.wanted}{what}.{last}')
+
+
+def argument(rule: Whole):
+    """The `type` of an argparse argument that is held to a rule of whole numbers."""
+
+    def read(text: str) -> int:
+        try:
+            return rule.accept(int(text))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f'{text}: wanted {rule.wanted}.') from None
+
+    return read
 
 
 def divides(name: str, part: int, of: str, whole: int) -> None:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t3d.core import rules
 from t3d.train import bench_workload, memory
 
 PEER = pathlib.Path(__file__).resolve().parents[2] / 'tests' / 'peers' / 'torch_renderer.py'
@@ -207,11 +208,14 @@ def _mib(value: float | None) -> str:
     return '-' if value is None else f'{value:.0f}'
 
 
+COUNT = rules.argument(rules.Whole(1, 10**6))
+
+
 def flags() -> argparse.ArgumentParser:
     """Of `t3d bench render`; the other benchmarks have theirs under the same name."""
     parser = argparse.ArgumentParser(prog='t3d bench render', description=render_bench.__doc__)
     parser.add_argument('--sizes', default='tiny,64,128', help=f'some of {",".join(bench_workload.SHAPES)}')
-    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--repeats', type=COUNT, default=7)
     parser.add_argument('--no-peer', action='store_true', help='without the PyTorch renderer')
     parser.add_argument('--json', help='also write the figures to this file')
     return parser

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from t3d.core import prng, tree
+from t3d.core import prng, rules, tree
 from t3d.geom import cameras
 from t3d.metrics import flops
 from t3d.train import bench, memory
@@ -219,6 +219,9 @@ def _line(name: str, row: dict, images: int) -> str:
     return '| ' + ' | '.join(map(str, cells)) + ' |'
 
 
+COUNT = rules.argument(rules.Whole(1, 10**6))
+
+
 def flags() -> argparse.ArgumentParser:
     """Of `t3d bench gan`."""
     parser = argparse.ArgumentParser(
@@ -226,7 +229,7 @@ def flags() -> argparse.ArgumentParser:
     )
     parser.add_argument('--config', default=CONFIG)
     parser.add_argument('--size', choices=sorted(SIZES), help='overrides of SIZES on top of the config')
-    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--repeats', type=COUNT, default=7)
     parser.add_argument('--no-peer', action='store_true', help='without PyTorch')
     parser.add_argument('--count', action='store_true', help='only the FLOPs of an image, by phase; nothing is run')
     parser.add_argument('--json', help='also write the figures to this file')

@@ -15,16 +15,18 @@ import time
 
 import jax
 
-from t3d.core import errors
+from t3d.core import errors, rules
 
 ALONE, WHOLE = 'the step alone', 'from nothing'
+
+COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
 def flags() -> argparse.ArgumentParser:
     """Of `t3d bench start`."""
     parser = argparse.ArgumentParser(prog='t3d bench start')
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
-    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--repeats', type=COUNT, default=7)
     parser.add_argument('--json', help='also write the result here')
     parser.add_argument('overrides', nargs='*', metavar='key=value')
     return parser

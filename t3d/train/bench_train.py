@@ -8,15 +8,17 @@ import time
 import jax
 import numpy as np
 
-from t3d.core import prng
+from t3d.core import prng, rules
+
+COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
 def flags() -> argparse.ArgumentParser:
     """Of `t3d bench train`."""
     parser = argparse.ArgumentParser(prog='t3d bench train')
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
-    parser.add_argument('--repeats', type=int, default=15)
-    parser.add_argument('--steps', type=int, default=5, help='steps in each repeat')
+    parser.add_argument('--repeats', type=COUNT, default=15)
+    parser.add_argument('--steps', type=COUNT, default=5, help='steps in each repeat')
     parser.add_argument('--json', help='also write the result here')
     parser.add_argument('overrides', nargs='*', metavar='key=value')
     return parser
