@@ -14,6 +14,7 @@ def flags(command) -> None:
     command.add_argument('--align-head', metavar='DIR', help='of python -m launch.align_head, for align (default: no training)')
     command.add_argument('--limit', type=int, help='at most this many objects or scenes')
     command.add_argument('--split', help='of a built data set: train (default), val, test, test_combo')
+    command.add_argument('--data', metavar='DIR', help="the data set, where the run's own data.path is not here")
     command.add_argument('--json', help='also write the scores here')
 
 
@@ -28,7 +29,7 @@ def run(args) -> None:
         parsing.writable(args.json, '--json', file=True)
     devices.compilation_cache()
     names = scores.check([name.strip() for name in args.metrics.split(',')]) if args.metrics else []
-    loaded, which = inference.load(args.run), {'limit': args.limit, 'split': args.split}
+    loaded, which = inference.with_data(inference.load(args.run), args.data), {'limit': args.limit, 'split': args.split}
     if names:
         weights = {name: getattr(args, name) for name in ('inception_weights', 'clip_weights', 'align_head')}
         found = scores.evaluate(loaded, names, print, **weights, **which)

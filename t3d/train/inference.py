@@ -11,6 +11,7 @@ import jax
 from etils import epath
 
 from t3d import systems
+from t3d.core import config as configs
 from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.core.system import Asset, System
@@ -75,7 +76,6 @@ def load(folder: str | os.PathLike | None = None, system: str | None = None) -> 
 
 def _from_run(folder):
     from t3d.checkpoint import store, weights
-    from t3d.core import config as configs
 
     config = configs.from_json((folder / weights.CONFIG).read_text())
     reader = store.Store(folder / 'checkpoints', read_only=True)
@@ -123,6 +123,29 @@ def _system_of(folder: pathlib.Path) -> str:
     return json.loads((folder / 'config.json').read_text())['system']
 
 
+def with_data(loaded: Loaded, path: str | None = None) -> Loaded:
+    """The same model with the data set that it is to be scored on: `path`, else the one its config names.
+
+    A relative `data.path` is looked for in the working directory, then in the folders above the run.
+
+    Raises:
+      UsageError: there is nothing at that path.
+    """
+    own = loaded.config.data.get('path', '')
+    given = path or own
+    if not given or '://' in given:
+        return loaded
+    above = pathlib.Path(loaded.folder).resolve().parents if loaded.folder is not None and not path else ()
+    places = [pathlib.Path(given).expanduser(), *(folder / given for folder in above)]
+    place = next((place for place in places if place.exists()), None)
+    if place is None and path:
+        raise UsageError(f'--data {path} does not exist: give the folder or zip of the data set.')
+    if place is None:
+        raise UsageError(f'data.path={own!r} of {loaded.name} is neither here nor above its folder: give it with --data DIR.')
+    tree = loaded.config.to_dict()
+    return loaded._replace(config=configs.from_dict({**tree, 'data': {**tree['data'], 'path': str(place)}}))
+
+
 def check_prompts(config, prompts: list[str]) -> None:
     """Raises UsageError for a prompt that is empty, too long, or has words the model of a config cannot read.
 
@@ -160,7 +183,6 @@ def save_weights(loaded: Loaded, folder: str | os.PathLike, dtype=None) -> None:
     What a run says of itself goes along where it is there: `scores.json`, `metrics.jsonl`, `environment.json`.
     """
     from t3d.checkpoint import weights
-    from t3d.core import config as configs
 
     weights.save(folder, loaded.params, configs.from_dict({**loaded.config.to_dict(), 'steps': loaded.step}), dtype)
     for name in ALONG if loaded.folder is not None else ():
