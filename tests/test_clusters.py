@@ -6,6 +6,8 @@ those that `jax.distributed` would choose.
 """
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from t3d.core.errors import UsageError
 from t3d.parallel import clusters
@@ -286,3 +288,28 @@ def test_first_host_of_a_node_list(nodes, first):
 def test_counts_of_each_node():
     assert [clusters.per_node('4(x2),1', n) for n in range(3)] == [4, 4, 1]
     assert clusters.per_node('8', 0) == 8
+
+
+NAMES = sorted({name for environment, *_ in READ.values() for name in environment if name != 'present'})
+VALUES = st.sampled_from(
+    ['', '0', '1', '2', '8', '-1', '0,1', EIGHT, MIG, 'n1', 'n[1-2', '2(x2),1', '(x)', 'a100:8', ':', HNP, '99999999999']
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sampled_from([environment for environment, *_ in READ.values()]),
+    st.dictionaries(st.sampled_from(NAMES), st.none() | VALUES | st.text(max_size=12), max_size=4),
+    st.integers(0, 9),
+    st.booleans(),
+)
+def test_any_environment_is_read_or_refused(environment, changes, present, tpu):
+    environment = {name: value for name, value in (environment | changes).items() if value is not None and name != 'present'}
+    try:
+        cluster = clusters.read(environment, present=present, tpu=tpu, kubernetes=present > 4)
+    except UsageError as error:
+        assert len(str(error).splitlines()) == 1
+        return
+    if None not in (cluster.address, cluster.num_processes, cluster.process_id):
+        assert 0 <= cluster.process_id < cluster.num_processes
+    assert cluster.local_device_ids is None or len(set(cluster.local_device_ids)) == len(cluster.local_device_ids) > 0

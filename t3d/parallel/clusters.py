@@ -131,10 +131,9 @@ def per_node(counts: str, index: int) -> int:
 
 def _torchrun(environment: Mapping[str, str]) -> Task | None:
     """torchrun starts its workers inside whatever started torchrun, so it is asked first."""
-    if 'TORCHELASTIC_RUN_ID' not in environment:
-        return None
+    task = _torch_variables(environment) if 'TORCHELASTIC_RUN_ID' in environment else None
     # torchrun itself listens at MASTER_PORT.
-    return dataclasses.replace(_torch_variables(environment), launcher='torchrun', port=_port(environment, 'MASTER_PORT') + 1)
+    return task and dataclasses.replace(task, launcher='torchrun', port=task.port + 1)
 
 
 def _open_mpi(environment: Mapping[str, str]) -> Task | None:

@@ -22,7 +22,7 @@ def share(
 
     Raises UsageError where GPUs of the job would stay idle, or several processes would drive one.
     """
-    where = f'{launcher or "this machine"}{f" on {node}" if node else ""}'
+    where = f'{launcher or "this machine"}{f" on {_printed(node)}" if node else ""}'
     if environment.get('JAX_LOCAL_DEVICE_IDS', '').strip():
         ids = _chosen(environment['JAX_LOCAL_DEVICE_IDS'])
         return ids, len(ids), ''
@@ -30,8 +30,12 @@ def share(
     total = allotted(environment)
     if environment.get('JAX_PLATFORMS', '').lower().split(',')[0].strip() == 'cpu':
         unused = total or len(seen or ())
-        return None, None, f'JAX_PLATFORMS={environment["JAX_PLATFORMS"]}: {named(unused)} of {where} idle.' if unused else ''
-    shown = f'{name}={environment[name]}' if name else ''
+        return (
+            None,
+            None,
+            f'JAX_PLATFORMS={_printed(environment["JAX_PLATFORMS"])}: {named(unused)} of {where} idle.' if unused else '',
+        )
+    shown = f'{name}={_printed(environment[name])}' if name else ''
     count = len(seen) if seen is not None else present if total is None else total
     if seen and count > 1 and any(item.startswith('MIG-') for item in seen):
         raise UsageError(
@@ -88,6 +92,10 @@ def allotted(environment: Mapping[str, str]) -> int | None:
 def named(count: int) -> str:
     """'1 GPU', '8 GPUs'."""
     return f'{count} GPU' if count == 1 else f'{count} GPUs'
+
+
+def _printed(text: str) -> str:
+    return text if text.isprintable() else repr(text)
 
 
 def _sum(text: str) -> int | None:
