@@ -78,8 +78,8 @@ def read(
     num_processes = _number(environment, 'JAX_NUM_PROCESSES') if num_processes is None else num_processes
     process_id = _number(environment, 'JAX_PROCESS_ID') if process_id is None else process_id
     given = (address, num_processes, process_id)
+    _check(*given)
     if tpu:
-        _check(*given)
         return Cluster('TPU', *given)
     task = None
     try:
@@ -101,6 +101,11 @@ def read(
     size = task.size if num_processes is None else num_processes
     rank = task.rank if process_id is None else process_id
     _check(address, size, rank, task.launcher)
+    if task.local_rank >= task.local_size:
+        raise UsageError(
+            f'{task.launcher}: local process {task.local_rank} of {task.local_size} on this machine: the ids go from 0 to the '
+            f'count - 1; start each process by its launcher, or {BY_HAND}.'
+        )
     ids, count, note = gpus.share(environment, task.local_rank, task.local_size, present, task.launcher, task.node)
     return Cluster(task.launcher, address, size, rank, ids, count, tuple(filter(None, (task.note, note))))
 
@@ -198,9 +203,6 @@ def _torch_variables(environment: Mapping[str, str]) -> Task | None:
         raise UsageError(f'RANK and WORLD_SIZE are set, and {" and ".join(lacking)} not: set them, or {BY_HAND}.')
     size, rank = (_needed(environment, name, 'PyTorch') for name in names[:2])
     local_size, local_rank = _number(environment, 'LOCAL_WORLD_SIZE') or 1, _number(environment, 'LOCAL_RANK') or 0
-    if local_rank >= local_size:
-        given = environment.get('LOCAL_WORLD_SIZE', 'not set')
-        raise UsageError(f'LOCAL_RANK={local_rank} and LOCAL_WORLD_SIZE={given}: set both; the ranks end at the size - 1.')
     host = environment['MASTER_ADDR']
     return Task('MASTER_ADDR, RANK and WORLD_SIZE', size, rank, local_size, local_rank, host, _port(environment, 'MASTER_PORT'))
 

@@ -158,6 +158,18 @@ def check_equal() -> None:
         )
 
 
+def wait_for_all(what: str, seconds: int = 3600) -> None:
+    """Waits until every process has come here; each name once in a run.
+
+    Only process 0 fills JAX's cache of compiled programs, and processors do not find its entries in the others: these compile
+    again, and the first collective of processors waits for them half a minute only.
+    """
+    if jax.process_count() > 1:
+        from orbax.checkpoint import multihost
+
+        multihost.sync_global_processes(what, timeout=seconds, processes=set(range(jax.process_count())))
+
+
 def compilation_cache(folder: str = '~/.cache/t3d/jax') -> None:
     """Keeps compiled programs between runs; JAX_COMPILATION_CACHE_DIR names another folder."""
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from t3d.core import prng
 from t3d.core.system import System, TrainState
-from t3d.parallel import sharding
+from t3d.parallel import devices, sharding
 from t3d.train import log as logs
 from t3d.train import traced
 
@@ -87,6 +87,7 @@ class Program:
             why = f'{type(failure).__name__}: {str(failure).partition(chr(10))[0]}'
             self._say.line(f'compiling train_step again, after {why}')
         seconds = 0.0 if failure is not None else self._ahead.result()
+        devices.wait_for_all('t3d_train_step_is_compiled')
         began = time.perf_counter()
         result = self.step(state, batch, self.key)
         seconds += time.perf_counter() - began
