@@ -1,5 +1,6 @@
 """What a result depends on beside its config: versions, commit, devices."""
 
+import difflib
 import importlib.metadata
 import pathlib
 import platform
@@ -10,6 +11,15 @@ import jax
 import t3d
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
+BACKENDS = ('jax-cuda13-plugin', 'jax-cuda12-plugin', 'jax-rocm7-plugin', 'jax-rocm60-plugin', 'libtpu')  # beside the CPU's
+CUDA = 'Give it a GPU that nvidia-smi shows and `pip install "t3d[cuda]"`'
+INSTALL = {  # platform -> what lets JAX use it
+    'cpu': '',
+    'cuda': CUDA,
+    'gpu': CUDA,
+    'rocm': "Install the plugin that JAX's installation page names for AMD",
+    'tpu': 'On a TPU host `pip install "t3d[tpu]"`',
+}
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain')
 
 
@@ -35,6 +45,30 @@ def versions(names=PACKAGES) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def unavailable() -> str | None:
+    """Why JAX finds none of the platforms that it is told to use; None where it finds one."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # an empty AssertionError for cuda where there is no GPU
+        return str(error).partition('\n')[0].partition(" (set JAX_PLATFORMS=''")[0].rstrip('.') or 'there is no such device'
+    return None
+
+
+def platform_refused(asked: str, reason: str) -> str:
+    """The sentence for JAX_PLATFORMS=`asked` where JAX finds none of these: what is installed, and what to do."""
+    found = [f'{name} {version}' for name, version in versions(('jax', *BACKENDS)).items()]
+    installed = ', '.join(found) + ('' if len(found) > 1 else ', for the CPU alone')
+    first = asked.split(',')[0].strip().lower()
+    near = difflib.get_close_matches(first, INSTALL, 1)
+    hint = f'Did you mean {near[0]!r}? ' if first not in INSTALL and near else ''
+    first = near[0] if near else first
+    get = f'{INSTALL[first]}, or ' if INSTALL.get(first) else '' if first in INSTALL else f'Known are {", ".join(INSTALL)}: '
+    return (
+        f'JAX_PLATFORMS={asked}: JAX cannot use it here ({reason}; installed: {installed}). {hint}{get}unset JAX_PLATFORMS '
+        'to take what there is.'
+    )
 
 
 def summary() -> dict[str, str]:

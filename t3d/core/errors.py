@@ -1,5 +1,7 @@
 """The errors that commands print alone: the message is all the user needs."""
 
+import os
+
 
 class UsageError(ValueError):
     """Something given is wrong. The message says what was given, what is wanted and what to do; commands print it alone."""
@@ -30,5 +32,11 @@ def line(error: Exception) -> str | None:
         return f'{error.strerror}: {error.filename}' if error.filename else error.strerror
     if isinstance(error, MemoryError):
         return f'out of memory{f": {error}" if str(error) else ""}. Set a smaller batch, data.size, export.grid or --grid.'
-    missing = isinstance(error, RuntimeError) and 'initialize backend' in str(error)  # JAX_PLATFORMS asks for what is not here
-    return str(error) if missing or isinstance(error, UsageError | OSError | ModuleNotFoundError) else None
+    if isinstance(error, UsageError | OSError | ModuleNotFoundError):
+        return str(error)
+    if isinstance(error, RuntimeError | AssertionError) and (asked := os.environ.get('JAX_PLATFORMS')):
+        from t3d.core import environment  # JAX's own error may be an empty AssertionError
+
+        if (reason := environment.unavailable()) is not None:
+            return environment.platform_refused(asked, reason)
+    return str(error) if isinstance(error, RuntimeError) and 'initialize backend' in str(error) else None

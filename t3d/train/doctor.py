@@ -7,6 +7,7 @@ import platform
 import shutil
 
 from t3d import __version__
+from t3d.core import errors
 
 EXTRAS = {
     'embreex': ('data', 'building the furniture data set'),
@@ -36,7 +37,7 @@ def _try(name: str, part) -> list[str]:
     try:
         return part()
     except Exception as error:
-        return [f'{name}: FAILED, {type(error).__name__}: {error}']
+        return [f'{name}: FAILED, {type(error).__name__}: {str(error) or errors.line(error)}']
 
 
 def _version(name: str) -> str | None:
