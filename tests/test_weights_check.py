@@ -136,7 +136,7 @@ def test_missing_parts_pickles_and_other_classes(copy, capsys):
 
 def test_a_tokenizer_of_another_model(copy, capsys):
     small_pipeline.text(vocab_size=20).save_pretrained(copy / 'text_encoder')
-    assert 'beyond the 20 words of text_encoder/' in said(copy, capsys, 2)
+    assert 'ids, the text encoder 20 rows' in said(copy, capsys, 2)
 
 
 def test_nothing_to_check(tmp_path, capsys):

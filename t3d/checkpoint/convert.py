@@ -153,7 +153,7 @@ def load_pipeline(
     refuse_mismatch(folder, text, unet, vae)
     size = torch_files.read_config(folder / 'unet').get('sample_size')
     native = size * vae_factor(vae) if isinstance(size, int) else None
-    tokenize = tokens.load_clip(str(folder / 'tokenizer'), text.length)
+    tokenize = tokens.load_clip(str(folder / 'tokenizer'), text.length, text.vocabulary_size)
     text_params = jax.device_put(trees.cast(text_params, param_dtype))
     params = {'text': text_params, 'unet': unet_params, 'vae': vae_params}
     return Pipeline(tokenize, text, unet, vae, params, schedule, native)

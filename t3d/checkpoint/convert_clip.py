@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.checkpoint import torch_files
+from t3d.checkpoint import clip_configs, torch_files
 from t3d.core import prng
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
@@ -47,27 +47,6 @@ VISION = {
 }
 PROJECTION = {'text': 'text_projection.weight', 'vision': 'visual_projection.weight'}
 IGNORED = ('position_ids', 'logit_scale')  # ends of names: counted positions, and a temperature that only training needs
-BOTH = dict(num_hidden_layers=12, hidden_act='quick_gelu', layer_norm_eps=1e-5)
-DEFAULTS = {  # what transformers' CLIPTextConfig and CLIPVisionConfig leave out of config.json when it has these values
-    'text': dict(
-        vocab_size=49408,
-        max_position_embeddings=77,
-        hidden_size=512,
-        intermediate_size=2048,
-        num_attention_heads=8,
-        eos_token_id=49407,
-        **BOTH,
-    ),
-    'vision': dict(
-        image_size=224,
-        patch_size=32,
-        num_channels=3,
-        hidden_size=768,
-        intermediate_size=3072,
-        num_attention_heads=12,
-        **BOTH,
-    ),
-}
 
 
 class Clip(NamedTuple):
@@ -108,7 +87,7 @@ def load_text_projection(folder, *, variant: str | None = None) -> tuple[Float[A
             f'{folder} has no {PROJECTION["text"]}: it is a text tower alone, whose vectors no image can be compared with. '
             'Give a folder of CLIPModel or CLIPTextModelWithProjection.'
         )
-    return _float32(arrays[PROJECTION['text']]).T, _end(config)
+    return _float32(arrays[PROJECTION['text']]).T, clip_configs.end_mark(config)
 
 
 def load_clip_vision(folder, *, variant: str | None = None, dtype=jnp.float32) -> tuple[clip_vision.VisionTower, PyTree]:
@@ -175,7 +154,7 @@ def save_clip_vision(folder, module: clip_vision.VisionTower, params: PyTree) ->
 
 def text_module(config: dict, dtype=jnp.float32, where='config.json') -> clip.TextTower:
     """The tower that a CLIPTextConfig describes."""
-    config = _complete(config, 'text', where)
+    config = clip_configs.complete(config, 'text', where)
     width, inner = config['hidden_size'], config['intermediate_size']
     if inner % width:
         raise UsageError(f'{where}: intermediate_size {inner} is no multiple of hidden_size {width}, as every released one is.')
@@ -193,7 +172,7 @@ def text_module(config: dict, dtype=jnp.float32, where='config.json') -> clip.Te
 
 def vision_module(config: dict, projection: int, dtype=jnp.float32, where='config.json') -> clip_vision.VisionTower:
     """The tower that a CLIPVisionConfig describes; `projection` = 0 for none."""
-    config = _complete(config, 'vision', where)
+    config = clip_configs.complete(config, 'vision', where)
     if config['num_channels'] != 3:
         raise UsageError(f'{where}: num_channels {config["num_channels"]}, this tower reads 3 (R G B).')
     return clip_vision.VisionTower(
@@ -317,26 +296,6 @@ def _open(folder, tower: str, variant: str | None) -> tuple[dict, dict[str, np.n
             raise UsageError(f'{stored.sources[name]}: {name} holds numbers that are not finite: copy or download it again.')
         arrays[name.removeprefix(prefix)] = value
     return config, arrays
-
-
-def _complete(config: dict, tower: str, where) -> dict:
-    """With defaults filled in, checked for what our towers fix."""
-    config = DEFAULTS[tower] | config
-    if config['hidden_act'] not in clip.ACTIVATIONS:
-        known = ', '.join(clip.ACTIVATIONS)
-        raise UsageError(f'{where}: hidden_act {config["hidden_act"]!r} is unknown: choose one of {known}.')
-    if config['layer_norm_eps'] != 1e-5:
-        raise UsageError(f'{where}: layer_norm_eps {config["layer_norm_eps"]}, but every CLIP has 1e-5.')
-    width, heads = config['hidden_size'], config['num_attention_heads']
-    if width % heads:
-        raise UsageError(f'{where}: hidden_size {width} in {heads} heads does not divide.')
-    return config
-
-
-def _end(config: dict) -> int | None:
-    """eos_token_id; configs from before transformers 4.31 say 2, which is wrong, and mean the highest id."""
-    end = (DEFAULTS['text'] | config)['eos_token_id']
-    return None if end == 2 else end
 
 
 def _float32(value: np.ndarray) -> np.ndarray:

@@ -6,6 +6,9 @@ marks included, padded with the end mark as CLIP does.
 """
 
 import difflib
+import json
+import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -83,8 +86,52 @@ def quoted(text: str) -> str:
     return text if len(text) <= SHOWN else f'{text[:SHOWN]}... ({len(text)} characters)'
 
 
-def load_clip(folder: str, length: int = 77):
-    """A callable like WordTokenizer from a local folder with `vocab.json` and `merges.txt` or `tokenizer.json`."""
+class ClipTokenizer(NamedTuple):
+    """CLIP's own vocabulary, called as WordTokenizer is.
+
+    Attributes:
+      read: transformers' tokenizer.
+      folder: where it came from.
+      length: number of tokens of every encoded prompt, marks included.
+    """
+
+    read: Callable
+    folder: str
+    length: int
+
+    @property
+    def end(self) -> int:
+        """The id of its end mark; not always the last one: added words come behind it."""
+        return self.read.eos_token_id
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The largest id and one, added words included."""
+        return 1 + max(self.read.get_vocab().values())
+
+    def __call__(self, prompts: list[str]) -> np.ndarray:
+        """int32 [len(prompts), length]. Raises UsageError for a prompt that is too long or has characters it lacks."""
+        for prompt in prompts:
+            pieces = self.read.tokenize(prompt)
+            marks = [piece for piece in pieces if piece in self.read.all_special_tokens]
+            if marks:  # the end mark also stands for what the vocabulary lacks: the text would end there
+                raise UsageError(
+                    f'the tokenizer in {self.folder} reads {len(marks)} pieces of "{quoted(prompt)}" as the mark {marks[0]}: '
+                    'its vocabulary lacks the characters, or the prompt holds the mark itself. Write it otherwise.'
+                )
+            refuse_long(prompt, pieces, self.length - 2)
+        return np.asarray(self.read(prompts, padding='max_length', max_length=self.length)['input_ids'], np.int32)
+
+
+def load_clip(folder: str, length: int = 77, rows: int | None = None) -> ClipTokenizer:
+    """The tokenizer of a local folder with `vocab.json` and `merges.txt` or `tokenizer.json`.
+
+    Args:
+      rows: of the text encoder's embedding; None: not compared.
+    Raises:
+      FileNotFoundError: there is none.
+      UsageError: it cannot be read, is no CLIP's, or has ids beyond `rows`.
+    """
     import os
 
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
@@ -93,21 +140,28 @@ def load_clip(folder: str, length: int = 77):
         raise FileNotFoundError(f'no tokenizer in {folder}: wanted tokenizer.json, or vocab.json with merges.txt')
     from transformers import CLIPTokenizer
 
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-
-    def encode(prompts: list[str]) -> np.ndarray:
-        for prompt in prompts:
-            pieces = tokenizer.tokenize(prompt)
-            marks = [piece for piece in pieces if piece in tokenizer.all_special_tokens]
-            if marks:  # the end mark also stands for what the vocabulary lacks: the text would end there
-                raise UsageError(
-                    f'the tokenizer in {folder} reads {len(marks)} pieces of "{quoted(prompt)}" as the mark {marks[0]}: its '
-                    'vocabulary lacks the characters, or the prompt holds the mark itself. Write it otherwise.'
-                )
-            refuse_long(prompt, pieces, length - 2)
-        return np.asarray(tokenizer(prompts, padding='max_length', max_length=length)['input_ids'], np.int32)
-
-    return encode
+    try:
+        kind = json.loads(pathlib.Path(folder, 'tokenizer_config.json').read_text(encoding='utf-8')).get('tokenizer_class')
+    except FileNotFoundError:
+        kind = None
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f'{folder}/tokenizer_config.json is damaged ({error}): copy it again.') from error
+    if kind not in (None, 'CLIPTokenizer', 'CLIPTokenizerFast'):
+        raise UsageError(
+            f'{folder} holds a {kind}: t3d reads CLIPTokenizer. Take the tokenizer/ that came with the text encoder.'
+        )
+    try:
+        tokenizer = ClipTokenizer(CLIPTokenizer.from_pretrained(folder, local_files_only=True), str(folder), length)
+    except Exception as error:  # of many kinds: JSON, missing keys, merges that do not fit
+        raise UsageError(f'the tokenizer in {folder} cannot be read ({quoted(str(error))}): copy it again.') from error
+    if rows is not None and tokenizer.vocabulary_size > rows:
+        beyond = [word for word, k in sorted(tokenizer.read.get_vocab().items(), key=lambda pair: pair[1]) if k >= rows]
+        raise UsageError(
+            f'the tokenizer in {folder} has {tokenizer.vocabulary_size} ids, the text encoder {rows} rows: '
+            f'{", ".join(map(repr, beyond[:3]))}{", ..." if len(beyond) > 3 else ""} would be read as nothing it learned. '
+            'Take the text encoder that was saved with this tokenizer, or the tokenizer without added words.'
+        )
+    return tokenizer
 
 
 def make(text: dict):
@@ -117,7 +171,7 @@ def make(text: dict):
       UsageError: a word of the vocabulary that no prompt can hold, because texts are read in another form or cut there.
     """
     if text.get('folder'):
-        return load_clip(text['folder'], text['length'])
+        return load_clip(text['folder'], text['length'], text.get('vocabulary_size') or None)
     for word in text['words']:
         if split_words(word) != [word]:
             raise UsageError(

@@ -147,6 +147,8 @@ class UNet(nn.Module):
             for kind in kinds:
                 if kind not in wanted:
                     raise UsageError(f'{name} has {kind!r}: t3d implements {" and ".join(wanted)}.')
+        configs.refuse_zero(self, 'in_channels', 'out_channels', 'layers_per_block', 'attention_head_dim', 'norm_num_groups')
+        configs.refuse_lists(self, 'in_channels', 'out_channels', 'cross_attention_dim', 'norm_num_groups', 'norm_eps')
         for name in ('layers_per_block', 'attention_head_dim', 'remat'):
             if isinstance(getattr(self, name), tuple) and len(getattr(self, name)) != levels:
                 raise UsageError(f'{name}={getattr(self, name)}: give one value, or {levels}, one for each level.')

@@ -138,6 +138,8 @@ class VAE(nn.Module):
     def check(self) -> None:
         """Raises UsageError if the attributes do not fit each other."""
         levels = len(self.block_out_channels)
+        configs.refuse_zero(self, 'in_channels', 'out_channels', 'latent_channels', 'layers_per_block', 'norm_num_groups')
+        configs.refuse_lists(self, 'in_channels', 'latent_channels', 'layers_per_block', 'norm_num_groups', 'scaling_factor')
         for name, kind in (('down_block_types', 'DownEncoderBlock2D'), ('up_block_types', 'UpDecoderBlock2D')):
             if getattr(self, name) != (kind,) * levels:
                 raise UsageError(f'{name}={getattr(self, name)}: t3d implements {levels} times {kind!r}, one for each level.')

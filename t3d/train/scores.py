@@ -302,13 +302,13 @@ def _clip(folder) -> Callable[[Pictures], list[reports.Report]]:
     from t3d.metrics import clip_score
 
     towers = convert_clip.load_clip(folder)
-    tokenize = tokens.load_clip(str(folder), towers.text.length)
+    tokenize = tokens.load_clip(str(folder), towers.text.length, towers.text.vocabulary_size)
 
     def judge(found: Pictures) -> list[reports.Report]:
         prompts, own = _different(found.prompts)
         images = clip_score.image_vectors(towers.vision, towers.vision_params, found.shown)
         texts = clip_score.text_vectors(
-            towers.text, towers.text_params, tokenize(prompts), towers.text_projection, end=towers.end
+            towers.text, towers.text_params, tokenize(prompts), towers.text_projection, end=tokenize.end
         )
         return [clip_score.evaluate(images, texts, own, extractor=f'CLIP {pathlib.Path(folder).resolve().name}')]
 

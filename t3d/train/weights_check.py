@@ -215,11 +215,10 @@ def _tokenizer(folder: pathlib.Path) -> Part:
 
     text = torch_files.read_config(folder / 'text_encoder')
     text = convert_clip.text_module(text, where=folder / 'text_encoder')
-    ids = tokens.load_clip(str(folder / 'tokenizer'), text.length)(['a red cube'])[0]
+    tokenize = tokens.load_clip(str(folder / 'tokenizer'), text.length, text.vocabulary_size)
+    ids = tokenize(['a red cube'])[0]
     lines = [f'"a red cube" is {ids[:6].tolist()}..., {len(ids)} ids, padded with {ids[-1]}']
-    if ids.max() >= text.vocabulary_size:
-        lines.append(f'id {ids.max()} is beyond the {text.vocabulary_size} words of text_encoder/: parts of two models')
-    return Part('tokenizer', ids.max() < text.vocabulary_size, lines)
+    return Part('tokenizer', True, [*lines, f'{tokenize.vocabulary_size} ids, the end mark is {tokenize.end}'])
 
 
 def _together(folder: pathlib.Path) -> Part:
