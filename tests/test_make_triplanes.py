@@ -1,6 +1,7 @@
 """Captioned triplanes: what is written is what the generator makes, however often it was interrupted."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -152,6 +153,22 @@ def test_folders_of_others_are_refused(made, tmp_path):
         run(tmp_path / 'mine')
     with pytest.raises(UsageError, match='at least 1'):
         run(tmp_path / 'none', pairs=0)
+
+
+def test_a_set_of_other_draws_is_not_gone_on_with(made, tmp_path):
+    out = tmp_path / 'pairs'
+    shutil.copytree(made, out)
+    there = triplanes.read_manifest(out)
+    assert there['z'] == triplanes.beginning(there['seed0'])
+    kept = {**there, 'z': {'seed': there['seed0'], 'begins': [0.5] * 8}}
+    (out / triplanes.MANIFEST).write_text(json.dumps(kept))
+    with pytest.raises(UsageError, match=f'the z of seed {there["seed0"]} began with 0.5000, 0.5000, 0.5000 when its pairs'):
+        run(out, pairs=12)
+    assert json.loads((out / triplanes.MANIFEST).read_text()) == kept
+    (out / triplanes.MANIFEST).write_text(json.dumps({name: value for name, value in there.items() if name != 'z'}))
+    run(out, pairs=11)  # of a set from before there was one
+    after = triplanes.read_manifest(out)
+    assert after['pairs'] == 11 and after['z'] is None
 
 
 def test_other_systems_make_no_triplanes(tmp_path, monkeypatch):

@@ -4,13 +4,14 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_triplanes
 
 from t3d.checkpoint import weights
 from t3d.core import config as configs
-from t3d.core import tokens, tree
+from t3d.core import prng, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.data import pipeline, shapes, sources, triplanes
 
@@ -192,6 +193,66 @@ def test_a_manifest_of_another_generator_is_refused(folder, tmp_path):
     weights.save(out / 'frozen', {**jax.device_get(other.params), 'stats': stats}, other.config)
     with pytest.raises(UsageError, match='is not the one its pairs were made with .*the captions are of other objects'):
         sources.resolve(config(out))
+
+
+BEGINS = [1.622642, 2.025265, -0.433594, -0.078617, 0.176091, -0.972089, -0.495299, 0.494379]  # of seed 0
+
+
+def test_a_z_is_the_same_for_good():
+    """Captions were written for these numbers."""
+    found = triplanes.beginning(0)
+    assert found['seed'] == 0
+    np.testing.assert_allclose(found['begins'], BEGINS, atol=2e-6)
+    whole = np.asarray(prng.normals(np.array([3, 0], np.uint32), 64))
+    np.testing.assert_allclose(whole[1, :8], BEGINS, atol=2e-6)
+    wanted = jax.random.normal(jax.random.key(3, impl='threefry2x32'), (64,), jnp.float32)
+    np.testing.assert_array_equal(whole[0], wanted)
+
+
+def test_pairs_of_other_draws_are_refused(folder, tmp_path, capsys):
+    out = tmp_path / 'copy'
+    shutil.copytree(folder, out)
+    write_manifest(out, z=triplanes.beginning(17))
+    assert len(triplanes.Pairs(out)) == len(PAIRS) and not capsys.readouterr().err
+    kept = {'seed': 17, 'begins': [round(value + 2e-5, 6) for value in triplanes.beginning(17)['begins']]}
+    write_manifest(out, z=kept)
+    assert triplanes.check(out)['z'] == kept  # another device's rounding
+    for seed, begins in (
+        (17, triplanes.beginning(18)['begins']),
+        (17, [0.0] * 8),
+        (18, kept['begins']),
+        (17, [float('nan')] * 8),
+    ):
+        write_manifest(out, z={'seed': seed, 'begins': begins})
+        wanted = (
+            rf'the z of seed {seed} began with .* and begins with .* here: the captions are of other objects\. Make it with'
+        )
+        with pytest.raises(UsageError, match=wanted):
+            triplanes.Pairs(out)
+    for damaged in (3, {}, {'seed': 'x', 'begins': []}, {'seed': -1, 'begins': [0.0] * 8}, {'seed': 2**32, 'begins': None}):
+        write_manifest(out, z=damaged)
+        with pytest.raises(UsageError, match='manifest.json is damaged|seed .*: wanted 0 to|began with'):
+            triplanes.Pairs(out)
+
+
+def test_sets_from_before_the_fingerprint_are_read_and_a_line_says_so(folder, tmp_path, capsys):
+    out = tmp_path / 'old'
+    shutil.copytree(folder, out)
+    write_manifest(out)
+    for _ in range(2):
+        assert len(triplanes.Pairs(out)) == len(PAIRS)
+    said = capsys.readouterr().err
+    assert said.count('was made before sets kept how a z begins') == 1 and said.startswith('note: ')
+
+
+@pytest.mark.parametrize('seed', [-1, 2**32, 1e300, None, 'x'])
+def test_seeds_that_are_none(folder, tmp_path, seed):
+    out = tmp_path / 'copy'
+    shutil.copytree(folder, out)
+    (out / 'manifest.jsonl').write_text(json.dumps({'seed': seed, 'caption': 'a red cube'}) + '\n')
+    write_manifest(out, pairs=1)
+    with pytest.raises(UsageError, match='line 1 is no pair'):
+        triplanes.Pairs(out)
 
 
 def test_a_fingerprint_sees_every_bit_and_no_statistics():

@@ -93,6 +93,12 @@ def each(key: Key, count: int) -> Key:
     return jax.vmap(functools.partial(jax.random.fold_in, settled(key)))(jnp.arange(count, dtype=jnp.uint32))
 
 
+def normals(seeds, width: int) -> jax.Array:
+    """[B, width] float32, standard normal: row k is of seeds[k] alone, and begins alike at any width."""
+    draw = lambda seed: jax.random.normal(key(seed), (width,), jnp.float32)
+    return jax.vmap(draw)(jnp.asarray(seeds, jnp.uint32))
+
+
 def coin(key: Key, share, shape) -> jax.Array:
     """Booleans of `shape`, True with probability `share`, a number or an array that broadcasts."""
     return jax.random.bernoulli(key, jnp.asarray(share, jnp.float32), shape)

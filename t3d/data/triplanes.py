@@ -2,7 +2,8 @@
 
 A triplane is stored as the seed it is made from again by the frozen generator (1.26 TB of planes in a text file of 10 MB):
 
-    manifest.json    generator_sha256, psi, pairs, seed0, captioner, triplanes {plane_axes, resolution, ...}, format_version
+    manifest.json    generator_sha256, psi, pairs, seed0, z (how that seed's begins), captioner, format_version,
+                     triplanes {plane_axes, resolution, ...}
     manifest.jsonl   {"seed": 17, "caption": "a red cube", "slots": {...}} in each line
     frozen/          the generator as a weights folder {generator, buffers, stats}, with the config of its run
 
@@ -14,16 +15,18 @@ import functools
 import hashlib
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from t3d.core import config as configs
-from t3d.core import tokens
+from t3d.core import prng, tokens
 from t3d.core.errors import UsageError
 from t3d.data import shapes
 
 FORMAT = 1
+Z_KEPT, Z_TOLERANCE = 8, 1e-4  # numbers of the z that a manifest keeps; a normal number's rounding differs between devices
 MANIFEST, LINES, FROZEN = 'manifest.json', 'manifest.jsonl', 'frozen'
 MEANING = {  # what a triplane's numbers mean: name -> key of a config
     'plane_axes': 'render.plane_axes',
@@ -97,6 +100,8 @@ class Pairs:
         try:
             record = json.loads(line)
             seed, caption = int(record['seed']), str(record['caption'])
+            if not 0 <= seed < 2**32:
+                raise ValueError(f'seed {seed} is not from 0 to 2^32 - 1')
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f'{self.folder / LINES}, line {number + 1} is no pair ({error!r}): {line[:80]!r}.') from error
         return {'seed': np.uint32(seed), 'caption': caption, 'captions': (caption,), 'slots': record.get('slots', {})}
@@ -113,8 +118,45 @@ class Pairs:
         return f'Pairs({str(self.folder)!r}, {len(self)})'
 
 
+def beginning(seed: int) -> dict:
+    """The fingerprint of the draws: a seed and how its z begins, as a manifest keeps them under 'z'."""
+    return {'seed': int(seed), 'begins': [round(float(value), 6) for value in prng.normals([seed], Z_KEPT)[0]]}
+
+
+def check_draws(folder, manifest: dict) -> None:
+    """Raises UsageError where seeds stand for other objects here than where the pairs were made.
+
+    Sets from before there was a fingerprint are read all the same, and a line says so: their z cannot be compared.
+    """
+    kept = manifest.get('z')
+    if kept is None:
+        _say_unchecked(str(folder))
+        return
+    try:
+        there, ours = np.asarray(kept['begins'], np.float64), beginning(kept['seed'])
+        same = there.shape == (Z_KEPT,) and np.abs(there - ours['begins']).max() < Z_TOLERANCE
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise UsageError(f"{folder}: 'z' in {MANIFEST} is damaged ({error!r}): copy the folder again.") from error
+    if not same:
+        first = lambda values: ', '.join(f'{value:.4f}' for value in values[:3])
+        raise UsageError(
+            f'{folder}: the z of seed {kept["seed"]} began with {first(there)} when its pairs were made, and begins with '
+            f'{first(ours["begins"])} here: the captions are of other objects. {AGAIN.format(folder="ANOTHER").capitalize()}.'
+        )
+
+
+@functools.cache
+def _say_unchecked(folder: str) -> None:
+    """Once for each folder."""
+    print(
+        f'note: {folder} was made before sets kept how a z begins: its seeds are drawn as JAX does by default, and whether its '
+        'captions are of these objects cannot be compared.',
+        file=sys.stderr,
+    )
+
+
 def check(folder) -> dict:
-    """The manifest of a folder whose frozen generator is the one that the pairs were made with."""
+    """The manifest of a folder whose frozen generator and draws are the ones that the pairs were made with."""
     folder = pathlib.Path(folder).expanduser()
     manifest = read_manifest(folder)
     missing = [
@@ -131,6 +173,7 @@ def check(folder) -> dict:
             f'{folder}: the generator in {FROZEN}/ (SHA-256 {found[:12]}) is not the one its pairs were made with '
             f'({manifest["generator_sha256"][:12]}): the captions are of other objects. Copy the folder again, or make it anew.'
         )
+    check_draws(folder, manifest)
     return manifest
 
 

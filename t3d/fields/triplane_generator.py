@@ -93,8 +93,7 @@ class Generator:
 
     def z_of_seed(self, seeds: jax.Array) -> jax.Array:
         """z [B, Z] of seeds [B]: what a manifest of pairs stands for."""
-        draw = lambda seed: jax.random.normal(prng.key(seed), (self.z_dim,), jnp.float32)
-        return jax.vmap(draw)(jnp.asarray(seeds, jnp.uint32))
+        return prng.normals(seeds, self.z_dim)
 
     def map(self, params: PyTree, z: jax.Array, c: jax.Array | None = None) -> jax.Array:
         """w [B, W] of z [B, Z] and the conditioning label c [B, 25]; without one, the label of the orbit's front."""

@@ -105,6 +105,7 @@ def run(
         'generator': f'{loaded.name}, step {loaded.step}',
         'psi': float(psi),
         'seed0': seed0,
+        'z': triplanes.beginning(seed0),
         'views': views,
         'captioner': speaker.name,
         'triplanes': triplanes.meaning(loaded.config),
@@ -217,6 +218,8 @@ class Folder:
             raise UsageError(
                 f'{out} has {there["pairs"]} pairs of another generator: {theirs}, not {ours}. Choose another --out.'
             )
+        triplanes.check_draws(out, there)
+        head = self.head = {**head, 'z': there.get('z')}  # equal but for rounding; None for a set from before there was one
         wrong = [
             f'{name} {there.get(name)!r} there, {value!r} given' for name, value in head.items() if there.get(name) != value
         ]
