@@ -296,7 +296,7 @@ def test_ladder_renders_at_the_resolution_of_its_rung():
 
 
 def test_wrong_sizes_are_refused():
-    with pytest.raises(UsageError, match='the upsampler makes images of 16 pixels .* data.size=32'):
+    with pytest.raises(UsageError, match='generator.sr makes images of 16 pixels, data.size=32'):
         ganfusion_gan.make(config('data.size=32'))
     with pytest.raises(UsageError, match='whole micro-batches'):
         ganfusion_gan.make(config('batch=7'))

@@ -7,9 +7,11 @@ import re
 import pytest
 from small_cli import TINY, alone, refusal  # noqa: F401
 
+from t3d import systems
 from t3d.core import config as configs
 from t3d.core import limits
 from t3d.core.errors import UsageError
+from t3d.data import sources
 from t3d.export import meshes
 from t3d.geom import triplanes
 from t3d.nets import clip
@@ -169,6 +171,53 @@ def test_a_key_is_found_by_meaning_and_by_spelling(word, wanted):
     with pytest.raises(UsageError) as error:
         configs.load(TINY, [f'{word}=1'])
     assert wanted in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'spec, overrides, wanted',
+    [
+        ('instant3d', ('decoder.heads=(5,4,0)',), 'decoder.heads[0]=5 does not divide decoder.channels[0]=96. Nearest'),
+        ('instant3d', ('decoder.groups=(8,64,8)',), 'decoder.groups[1]=64 does not divide decoder.channels[0]=96'),
+        ('instant3d', ('decoder.channels=(96,64)',), 'decoder.heads=(6, 4, 0) has 3 values, decoder.channels=(96, 64) has 2'),
+        ('instant3d', ('decoder.mid_heads=7',), 'decoder.mid_heads=7 does not divide decoder.channels[0]=96'),
+        ('instant3d', ('decoder.mixer_heads=3',), 'Nearest: decoder.mixer_heads=2.'),
+        ('instant3d', ('decoder.out_channels=49',), 'decoder.out_channels=49: wanted a multiple of 3'),
+        ('instant3d', ('decoder.out_groups=5',), 'does not divide decoder.channels[2]=32'),
+        ('instant3d', ('text.heads=3',), 'text.heads=3 does not divide text.width=64. Nearest: text.heads=2.'),
+        ('image_diffusion', ('text.folder=x',), "text.folder='x' with text.vocabulary_size=0: give the number of tokens"),
+        ('image_diffusion', ('text.width=128',), 'set unet.cross_attention_dim=128'),
+        ('image_diffusion', ('patch=5',), 'patch=5 does not divide data.size=32: set data.size=30'),
+        ('image_diffusion', ('unet.norm_num_groups=7',), 'block_out_channels has 64: wanted an even multiple of'),
+        ('image_diffusion', ('unet.attention_levels=(True,)',), 'has 1 entries: the 2 levels of block_out_channels want 2'),
+        ('image_diffusion', ('unet.attention_head_dim=(4,4,4)',), 'give one value, or 2, one for each level'),
+        ('renderdiffusion', ('text.heads=5',), 'text.heads=5 does not divide text.width=64'),
+        ('renderdiffusion', ('loss.stride=3',), 'loss.stride=3 does not divide data.size=64'),
+        ('ganfusion_diffusion', ('text.width=32',), 'set unet.cross_attention_dim=32'),
+        (
+            'ganfusion_gan',
+            ('data.size=48',),
+            'data.size=48: the discriminator wants a power of two from 8. Nearest: data.size=64.',
+        ),
+        ('ganfusion_gan', ('data.size=4',), 'Nearest: data.size=8.'),
+        ('ganfusion_gan', ('data.size=32',), 'generator.sr makes images of 64 pixels, data.size=32: give them the same size'),
+        ('ganfusion_gan', ('render.limits=fixed',), 'give render.near < render.far'),
+        ('ganfusion_gan', ('ladder=((0,0),)',), 'wanted (images shown, neural resolution) pairs that rise from 0 images'),
+        ('ganfusion_gan', ('micro_batch=3',), 'the batch must fall into whole micro-batches'),
+    ],
+)
+def test_numbers_that_do_not_fit_each_other_are_named_when_the_system_is_made(spec, overrides, wanted):
+    config = configs.load(f'{spec}:tiny', overrides)
+    if 'text' in config:
+        with config.unlocked():
+            config.text.words = ('red', 'cube')
+    with pytest.raises(UsageError) as error:
+        systems.make(config)
+    assert wanted in str(error.value)
+
+
+def test_a_single_view_set_has_one_view():
+    with pytest.raises(UsageError, match='data.views=99: a single-view set has one picture of each record. Set data.views=1.'):
+        sources.make(configs.load('ganfusion_gan:tiny', ['data.views=99']))
 
 
 FAULTS = {  # what stands in a config file, and what is said of it

@@ -29,6 +29,8 @@ def make(config, split: str | None = None) -> tuple[object, Callable]:
     if data.get('kind') == 'single_view':
         from t3d.data import single_view
 
+        if data.get('views', 1) != 1:
+            raise UsageError(f'data.views={data.views}: a single-view set has one picture of each record. Set data.views=1.')
         return single_view.make(config, split)
     if data.name == 'triplanes':
         from t3d.data import triplanes

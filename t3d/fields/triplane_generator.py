@@ -212,6 +212,11 @@ def check(config) -> None:
     ):
         if value not in choices:
             raise UsageError(f'{name}={value!r}: choose one of {", ".join(choices)}.')
+    if render.limits == 'fixed' and not render.near < render.far:
+        raise UsageError(
+            f"render.near={render.near}, render.far={render.far}: with render.limits='fixed' rays are sampled between them: "
+            "give render.near < render.far, or render.limits='box'."
+        )
     if net.features < 3 or net.plane_resolution & (net.plane_resolution - 1) or net.plane_resolution < 4:
         raise UsageError(
             f'generator.features={net.features}, generator.plane_resolution={net.plane_resolution}: wanted at least 3 features '

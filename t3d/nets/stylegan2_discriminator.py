@@ -1,6 +1,7 @@
 """EG3D's dual discriminator (arXiv 2112.07945, Sec. 4.3): the image and the raw render, six channels, seen by StyleGAN2's
 residual discriminator with the camera label projected on its output. Parameter paths follow EG3D's names, dots as slashes."""
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -108,6 +109,13 @@ class Epilogue(nn.Module):
         x = Conv(channels, clamp=self.clamp, name='conv')(x)
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, the order of released weights
         return Linear(self.features, name='out')(Linear(channels, activate=True, name='fc')(x))
+
+
+def check(name: str, size: int) -> None:
+    """Raises UsageError where `Discriminator` cannot halve images of `size` pixels (the value of the key `name`) down to 4."""
+    if size < 8 or size & (size - 1):
+        near = max(8, 2 ** round(math.log2(size)))
+        raise UsageError(f'{name}={size}: the discriminator wants a power of two from 8. Nearest: {name}={near}.')
 
 
 class Discriminator(nn.Module):

@@ -341,10 +341,10 @@ def check(config) -> None:
     if config.data.get('mode') == 'pose-distribution' and (config.discriminator.pose or config.generator.pose_conditioning):
         wanted = 'discriminator.pose=False and generator.pose_conditioning=False'
         raise UsageError(f"data.mode='pose-distribution': these pictures have no labels to show to a network: set {wanted}.")
-    wanted = config.generator.sr.input_size * 2 ** sum(config.generator.sr.ups)
-    if wanted != config.data.size:
-        made = f'the upsampler makes images of {wanted} pixels (generator.sr)'
-        raise UsageError(f'{made}, the data have data.size={config.data.size}: give them the same size.')
+    discriminators.check('data.size', config.data.size)
+    made = config.generator.sr.input_size * 2 ** sum(config.generator.sr.ups)
+    if made != config.data.size:
+        raise UsageError(f'generator.sr makes images of {made} pixels, data.size={config.data.size}: give them the same size.')
     starts = [images for images, _ in config.ladder]
-    if starts and (starts[0] or starts != sorted(set(starts))):
+    if starts and (starts[0] or starts != sorted(set(starts)) or not all(size for _, size in config.ladder)):
         raise UsageError(f'ladder={config.ladder}: wanted (images shown, neural resolution) pairs that rise from 0 images.')

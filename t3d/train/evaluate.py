@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.core import prng
+from t3d.core import prng, rules
 from t3d.core.errors import UsageError
 from t3d.data import oracle, shapes, sources, toy
 from t3d.geom import cameras
@@ -92,6 +92,8 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
             return evaluate_pictures.evaluate(loaded, log, samples=limit)
         judge = evaluate_gan if loaded.config.system == evaluate_gan.SYSTEM else evaluate_triplanes
         return judge.evaluate(loaded, log, samples=limit)
+    if limit is not None:
+        rules.held('--limit', limit, rules.Whole(2, 2**31 - 1, 'objects or scenes; a control needs another one of each'))
     if loaded.config.data.name == 'toy':
         if split is not None:
             raise UsageError(f'split {split!r}: toy is scored on held-out and on seen captions at once: leave it out.')
@@ -164,10 +166,10 @@ def relations(loaded: Loaded, log=lambda line: None, *, limit: int | None = None
     azimuth, elevation = AZIMUTH[:4], ELEVATION[:4]
     judge = oracle.Oracle(shapes.pairs('all'), azimuth, elevation, size, background, loaded.config.data.supersample)
     views = cameras.Cameras(*toy.camera_arrays(azimuth, elevation, shapes.RADIUS, shapes.FOV))
-    scores = {}
+    scores, most = {}, 256 if limit is None else limit
     for split in ('test', 'train'):
         scenes = shapes.pairs(split)
-        scenes = [scenes[place] for place in np.sort(np.random.default_rng(0).permutation(len(scenes))[: limit or 256])]
+        scenes = [scenes[place] for place in np.sort(np.random.default_rng(0).permutation(len(scenes))[:most])]
         log(f'oracle: {len(scenes)} {split} scenes')
         prompts = [scene.captions[0] for scene in scenes]
         renders = render_views(loaded, prompts, views, size, progress=progress(log, f'{split} scenes'))
