@@ -27,7 +27,7 @@ class Panel:
 
     def __init__(self, client, loaded, shown: pictures.Shown, rows: int):
         self.client, self.loaded, self.shown = client, loaded, shown
-        self.refused, self.mesh, self.node = '', None, None  # message; GLB of `shown`; its node in the scene
+        self.refused, self.mesh = '', None  # message; mesh of `shown`, made when it is wanted
         self.edited = self.entered = False  # since the last step
         self.due, self.moved = None, -STILL  # times: of generating, of the camera's last move
         self.lens = self.drawn = None
@@ -97,49 +97,36 @@ class Panel:
         moving = now - self.moved < STILL
         rows = min(DRAFT, int(self.rows.value)) if moving else int(self.rows.value)
         mode = 'colour' if self.refused else self.mode.value
-        state = (id(self.shown), self.refused, mode, *(() if mode == 'mesh' else (rows, lens)))
+        state = (id(self.shown), self.refused, mode, rows, lens)
         if state == self.drawn:
             return
         self.drawn = state  # before the work: what fails once is not tried for ever
-        if mode == 'mesh':
-            self._show_mesh()
-            return
-        self._hide_mesh()
-        image = pictures.draw(self.shown, mode, matrix, lens[1], (rows, max(1, round(rows * lens[2]))))
+        image = self._picture(mode, rows)
         image = pictures.greyed(image) if self.refused else image
         self.client.scene.set_background_image(image, format='jpeg' if moving else 'png')
 
-    def _show_mesh(self) -> None:
-        data = self._glb()  # the last picture stays until the mesh is there
-        self._hide_mesh()
-        self.client.scene.set_background_image(np.full((2, 2, 3), 255, np.uint8), format='png')
-        self.node = self.client.scene.add_glb('/mesh', data)
+    def _picture(self, mode: str, rows: int) -> np.ndarray:
+        camera = self.client.camera
+        matrix, shape = cameras.from_viser(camera.wxyz, camera.position), (rows, max(1, round(rows * float(camera.aspect))))
+        mesh = self._mesh() if mode == 'mesh' else None
+        return pictures.draw(self.shown, mode, matrix, float(camera.fov), shape, mesh)
 
-    def _hide_mesh(self) -> None:
-        if self.node is not None:
-            self.node.remove()
-            self.node = None
-
-    def _glb(self) -> bytes:
+    def _mesh(self):
         if self.mesh is None:
             self.note.content = '<p style="padding:0 0.8em">making the mesh ...</p>'
-            self.mesh = pictures.glb(self.loaded, self.shown)
+            self.mesh = pictures.build_mesh(self.loaded, self.shown)
             self.say()
         return self.mesh
 
     def _send(self, kind: str) -> None:
-        """Downloads the mesh, or what is seen: of a mesh the browser's own picture, of a generated picture its pixels."""
-        camera, rows, name = self.client.camera, int(self.rows.value), publish.name_of(self.shown.prompt, self.shown.seed)
-        shape = (rows, max(1, round(rows * float(camera.aspect))))
+        """Downloads the mesh, or what is seen; of a generated picture its own pixels."""
         if kind == 'glb':
-            data = self._glb()
+            data = pictures.glb(self._mesh())
         elif self.shown.densities is None:
             data = pictures.png(pictures.to_bytes(self.shown.made.image))
-        elif self.mode.value == 'mesh':
-            data = pictures.png(self.client.get_render(*shape, transport_format='png', timeout=20.0))
         else:
-            matrix = cameras.from_viser(camera.wxyz, camera.position)
-            data = pictures.png(pictures.draw(self.shown, self.mode.value, matrix, float(camera.fov), shape))
+            data = pictures.png(self._picture(self.mode.value, int(self.rows.value)))
+        name = publish.name_of(self.shown.prompt, self.shown.seed)
         self.client.send_file_download(f'{name}.{kind}', data, save_immediately=True)
 
 

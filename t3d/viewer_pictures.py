@@ -40,24 +40,27 @@ def make(loaded, prompt: str, seed: int = 0) -> Shown:
     return Shown(prompt, seed, made, densities, video.inward_gradient(densities, made.bound))
 
 
-def draw(shown: Shown, mode: str, world_from_cam, fov: float, shape: tuple[int, int]) -> np.ndarray:
+def draw(shown: Shown, mode: str, world_from_cam, fov: float, shape: tuple[int, int], mesh=None) -> np.ndarray:
     """uint8 [H, W, 3].
 
     Args:
-      mode: of MODES; 'mesh' is drawn by the browser, and here as 'colour'. A picture has its colours only.
+      mode: of MODES. A picture has its colours only.
       world_from_cam: 4x4, OpenCV axes.
       fov: vertical, radians.
       shape: (height, width) in pixels, which are square.
+      mesh: of `build_mesh`, for 'mesh': drawn unlit, as the lighting is in its colours.
     """
     import jax
 
-    from t3d.export import video
+    from t3d.export import assets, video
     from t3d.geom import cameras
 
     if shown.densities is None:
         return fit(to_bytes(shown.made.image), shape)
     lens = np.array(cameras.intrinsics_from_fov(fov))
     lens[0, 0] *= shape[0] / shape[1]
+    if mode == 'mesh':
+        return assets.draw_mesh(mesh, world_from_cam, lens, shape)
     views = jax.tree.map(lambda leaf: np.float32(leaf)[None], cameras.Cameras(world_from_cam, lens))
     frames = video.render_views(shown.made, views, shape, grid=shown.densities)
     normals = np.zeros_like(frames.rgb)
@@ -96,23 +99,31 @@ def greyed(image: np.ndarray) -> np.ndarray:
     return np.repeat((175 + grey[..., None] * 0.3).astype(np.uint8), 3, -1)
 
 
-def glb(loaded, shown: Shown) -> bytes:
-    """The mesh as `t3d export` writes it: grid, faces and texture of the model's config."""
-    from t3d.export import assets
-    from t3d.train import publish
+def build_mesh(loaded, shown: Shown, log=print):
+    """The `meshes.Mesh` that `t3d export` writes: grid, faces and texture of the model's config."""
+    from t3d.export import assets, texture
+    from t3d.geom import meshing
+
+    asset, options = shown.made, loaded.config.export
+    densities = meshing.density_grid(asset.field, asset.scene, asset.bound, options.grid)
+    mesh, _ = assets.extract(asset, densities, faces=options.faces, log=log)
+    return (
+        texture.bake(asset, mesh, options.texture, step=2.0 * asset.bound / options.grid, log=log) if options.texture else mesh
+    )
+
+
+def glb(mesh) -> bytes:
+    """The mesh as a GLB file."""
+    from t3d.export import meshes
 
     with tempfile.TemporaryDirectory() as folder:
-        options = {**publish.options('export', loaded, {}), 'formats': ('glb',)}
-        return pathlib.Path(assets.write_meshes(shown.made, folder, **options)['glb']).read_bytes()
+        return meshes.write(mesh, pathlib.Path(folder, 'mesh.glb')).read_bytes()
 
 
 def png(image: np.ndarray) -> bytes:
-    """uint8 [H, W, 3], or [H, W, 4] over white, as a PNG file."""
+    """uint8 [H, W, 3] as a PNG file."""
     from PIL import Image
 
-    picture = Image.fromarray(image)
-    if picture.mode == 'RGBA':
-        picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')
     file = io.BytesIO()
-    picture.save(file, 'png')
+    Image.fromarray(image).save(file, 'png')
     return file.getvalue()

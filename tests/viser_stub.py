@@ -72,15 +72,11 @@ class Gui:
 
 class Scene:
     def __init__(self):
-        self.pictures, self.glbs = [], {}
+        self.pictures = []
 
     def set_background_image(self, image, format='auto'):
         assert image.dtype.name == 'uint8' and image.ndim == 3 and image.shape[2] == 3 and format in ('auto', 'png', 'jpeg')
         self.pictures.append(image)
-
-    def add_glb(self, name, glb_data):
-        self.glbs[name] = glb_data
-        return types.SimpleNamespace(remove=lambda: self.glbs.pop(name))
 
 
 class Client:
@@ -95,11 +91,6 @@ class Client:
 
     def send_file_download(self, filename, content, chunk_size=2**20, save_immediately=False):
         self.files[filename] = content
-
-    def get_render(self, height, width, *, transport_format='jpeg', timeout=None):
-        import numpy as np
-
-        return np.zeros((height, width, 4 if transport_format == 'png' else 3), np.uint8)
 
 
 class Server:

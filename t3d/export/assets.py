@@ -18,6 +18,7 @@ from t3d.geom import cameras, meshing
 
 SHEET_VIEWS = (('front', 0.0, None), ('right', 90.0, None), ('back', 180.0, None), ('left', 270.0, None), ('top', 0.0, 75.0))
 
+NEAREST = 1e-3  # scene units: what is nearer to the camera, or behind it, is not drawn
 NEEDLESS = 3  # marching cubes makes this many times the faces the shape needs: at a third the surface moves by 1/100 cell
 
 
@@ -255,23 +256,29 @@ def write_sheet(asset: Asset, mesh: meshes.Mesh, densities, path: pathlib.Path, 
     return path
 
 
-def draw_mesh(mesh: meshes.Mesh, world_from_cam, intrinsics, size: int) -> np.ndarray:
-    """uint8 [size, size, 3]: the mesh's own colours (texture or vertices), unlit, over white; a z-buffer in numpy."""
-    wide = 2 * size  # drawn at twice the size and averaged, against stairs at the outline
+def draw_mesh(mesh: meshes.Mesh, world_from_cam, intrinsics, size: int | tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3]: the mesh's own colours (texture or vertices), unlit, over white; a z-buffer in numpy.
+
+    Faces that reach behind the camera are left out. `size` is that of `video.render_views`.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    shape = 2 * height, 2 * width  # drawn at twice the size and averaged, against stairs at the outline
     local = (mesh.vertices - world_from_cam[:3, 3]) @ world_from_cam[:3, :3]
+    faces = mesh.faces[np.all(local[mesh.faces, 2] > NEAREST, axis=-1)]
     uv = local @ intrinsics.T
-    pixel, face, weights = textures.rasterize(uv[:, :2] / uv[:, 2:] * wide, mesh.faces, (wide, wide), depth=local[:, 2])
-    weights = weights / local[mesh.faces[face], 2]  # perspective: interpolate attribute / z
+    places = uv[:, :2] / np.where(uv[:, 2:] > NEAREST, uv[:, 2:], 1.0) * shape[::-1]
+    pixel, face, weights = textures.rasterize(places, faces, shape, depth=local[:, 2])
+    weights = weights / local[faces[face], 2]  # perspective: interpolate attribute / z
     weights /= weights.sum(-1, keepdims=True)
-    image = np.full((wide * wide, 3), 255, np.uint8)
+    image = np.full((shape[0] * shape[1], 3), 255, np.uint8)
     if mesh.texture is not None:
-        st = np.einsum('kf,kfc->kc', weights, mesh.uv[mesh.faces[face]])
+        st = np.einsum('kf,kfc->kc', weights, mesh.uv[faces[face]])
         side = np.array(mesh.texture.shape[1::-1])
         at = np.clip((st * [1, -1] + [0, 1]) * side, 0, side - 1).astype(int)
         image[pixel] = mesh.texture[at[:, 1], at[:, 0]]
     elif mesh.colors is not None:
-        image[pixel] = np.round(np.einsum('kf,kfc->kc', weights, mesh.colors[mesh.faces[face]].astype(float)))
-    return np.round(image.reshape(size, 2, size, 2, 3).mean((1, 3))).astype(np.uint8)
+        image[pixel] = np.round(np.einsum('kf,kfc->kc', weights, mesh.colors[faces[face]].astype(float)))
+    return np.round(image.reshape(height, 2, width, 2, 3).mean((1, 3))).astype(np.uint8)
 
 
 # ------------------------------------------------------------------------------------------------------------- odds, ends

@@ -1,0 +1,56 @@
+"""`python -m launch.seed_spread RUN "a red cube" "a blue cone" --seeds 4`: how much a seed changes an object, beside a prompt.
+
+Four views of each object over white; the PSNR between the same views of two objects, over all pairs of seeds of a prompt and
+over all pairs of prompts of a seed. A high PSNR is little change.
+"""
+
+import argparse
+import itertools
+
+import numpy as np
+
+from t3d.core.errors import UsageError
+from t3d.core.system import Picture
+from t3d.parallel import devices
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog='python -m launch.seed_spread', description=__doc__)
+    parser.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
+    parser.add_argument('prompt', nargs='+', help='two or more, in quotes')
+    parser.add_argument('--seeds', type=int, default=4, help='how many, two at least (default: 4)')
+    parser.add_argument('--size', type=int, default=64, help='pixels of a view (default: 64)')
+    args = parser.parse_args(argv)
+    devices.compilation_cache()
+    try:
+        if len(set(args.prompt)) < 2 or args.seeds < 2:
+            raise UsageError(f'{len(set(args.prompt))} prompts, {args.seeds} seeds: pairs want two of each.')
+        pictures = views(args.run, list(dict.fromkeys(args.prompt)), args.seeds, args.size)
+    except (UsageError, FileNotFoundError) as wrong:
+        parser.exit(2, f'error: {wrong}\n')
+    for name, (mean, low, count) in {'seeds': spread(pictures), 'prompts': spread(pictures.swapaxes(0, 1))}.items():
+        print(f'other {name}: PSNR {mean:.1f} dB (mean of {count} pairs of objects, lowest {low:.1f})')
+
+
+def views(run, prompts: list[str], seeds: int, size: int) -> np.ndarray:
+    """float [P, S, pixels, 3] in [0, 1]: what four cameras around the object of each prompt and seed see, or the picture."""
+    from t3d.export import video
+    from t3d.train import inference
+
+    loaded, rows = inference.load(run), {}
+    for seed, made in inference.generate(loaded, prompts, list(range(seeds))):
+        image = made.image if isinstance(made, Picture) else video.render_views(made, video.orbit(made, 4), size).rgb
+        rows[made.prompt, seed] = np.asarray(image, np.float64).reshape(-1, 3)
+    return np.stack([[rows[prompt, seed] for seed in range(seeds)] for prompt in prompts])
+
+
+def spread(pictures: np.ndarray) -> tuple[float, float, int]:
+    """(mean, lowest, number) of the PSNR in dB over the pairs along the second axis of [A, B, pixels, 3]."""
+    found = []
+    for row in pictures:
+        found += [-10.0 * np.log10(max(np.mean((a - b) ** 2), 1e-10)) for a, b in itertools.combinations(row, 2)]
+    return float(np.mean(found)), float(np.min(found)), len(found)
+
+
+if __name__ == '__main__':
+    main()
