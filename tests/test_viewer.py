@@ -234,7 +234,8 @@ def test_the_link_is_the_port_that_is_listened_on(monkeypatch, capsys):
         return servers[0]
 
     monkeypatch.setitem(sys.modules, 'viser', types.SimpleNamespace(ViserServer=start))
-    monkeypatch.setattr(inference, 'load', lambda folder: small_run.loaded())
+    loaded = small_run.loaded()
+    monkeypatch.setattr(inference, 'load', lambda folder: loaded)
     monkeypatch.setattr(viewer.socket, 'gethostname', lambda: 'node7')
     viewer.serve('x', 'a red cube', size=16, stop=lambda: next(rounds, None) is None)
     lines = capsys.readouterr().out.splitlines()
