@@ -1,7 +1,6 @@
 """`t3d`: the command line. Each command parses its words and makes one call; nothing heavy is imported before that."""
 
 import argparse
-import difflib
 import os
 import sys
 from collections.abc import Callable
@@ -90,6 +89,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def _unknown_command(word: str) -> str:
     if ' ' in word:
         return f'unknown command {word!r}: to make it, `t3d generate "{word}"`.'
+    import difflib
+
     near = difflib.get_close_matches(word, COMMANDS, 1) or [field.command(word)]
     hint = f' Did you mean {near[0]!r}?' if near[0] else ''
     return f'unknown command {word!r}.{hint} Commands: {", ".join(COMMANDS)}.'

@@ -2,10 +2,8 @@
 
 import argparse
 import contextlib
-import difflib
 import pathlib
 import re
-import tempfile
 from collections.abc import Mapping
 
 PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
@@ -26,6 +24,8 @@ class Parser(argparse.ArgumentParser):
     def refuse(self, words: list[str], hint: str = ''):
         """Ends with the nearest option for the first of `words`, none of which this parser knows."""
         if not hint:
+            import difflib
+
             known = [option for action in self._actions for option in action.option_strings]
             near = difflib.get_close_matches(words[0].partition('=')[0], known, 1, 0.6)
             hint = f' Did you mean {near[0]}?' if near else ''
@@ -67,6 +67,8 @@ def held(args: argparse.Namespace, ranges: Mapping[str, object]) -> None:
 
 def writable(path: str, flag: str = '--out', *, file: bool = False) -> None:
     """Raises UsageError for a folder (or file) to write that cannot be made; makes nothing. Remote paths are taken on trust."""
+    import tempfile
+
     from t3d.core.errors import UsageError
 
     if not path.strip():

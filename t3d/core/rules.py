@@ -3,12 +3,10 @@
 `t3d.core.limits` has the table of rules for the keys of configs; the flags of commands are held to the same kinds.
 """
 
-import argparse
-import dataclasses
-import difflib
 import math
 import numbers
 import os
+from typing import NamedTuple
 
 from t3d.core.errors import UsageError
 
@@ -17,8 +15,7 @@ class Refused(ValueError):
     """A rule does not allow a value."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Whole:
+class Whole(NamedTuple):
     """An integer from `low` to `high`, or one of `also`; a float or a numpy scalar that is whole is read as an int."""
 
     low: int
@@ -44,8 +41,7 @@ class Whole:
         return min(max(value, self.low), self.high) if math.isinf(value) else round(min(max(value, self.low), self.high))
 
 
-@dataclasses.dataclass(frozen=True)
-class Real:
+class Real(NamedTuple):
     """A finite float from `low` to `high`; `above` and `below` leave out the ends."""
 
     low: float
@@ -75,8 +71,7 @@ class Real:
         return float(min(max(value, self.low), self.high))
 
 
-@dataclasses.dataclass(frozen=True)
-class Flag:
+class Flag(NamedTuple):
     """True or False."""
 
     what: str = ''
@@ -91,8 +86,7 @@ class Flag:
         return {0: False, 1: True}.get(value) if isinstance(value, numbers.Real) else None
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """A string, or a path; what it names is looked for where it is used."""
 
     what: str = ''
@@ -107,8 +101,7 @@ class Text:
         return None
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """One of a few words; `meant` has other names that people use for them."""
 
     choices: tuple[str, ...]
@@ -125,13 +118,14 @@ class Choice:
         return 'one of ' + ', '.join(map(repr, self.choices))
 
     def nearest(self, value):
+        import difflib  # late, as everything that `t3d --help` does without
+
         word = str(value).lower()
         near = difflib.get_close_matches(word, self.choices, 1, 0.5)
         return dict(self.meant).get(word) or (near[0] if near else None)
 
 
-@dataclasses.dataclass(frozen=True)
-class Several:
+class Several(NamedTuple):
     """A tuple of `least` to `most` values of one rule; `rising`: each above the one before."""
 
     each: object
@@ -171,8 +165,7 @@ class Several:
             return None
 
 
-@dataclasses.dataclass(frozen=True)
-class Either:
+class Either(NamedTuple):
     """What one of several rules allows."""
 
     rules: tuple
@@ -194,8 +187,7 @@ class Either:
         return self.rules[0].nearest(value)
 
 
-@dataclasses.dataclass(frozen=True)
-class Plain:
+class Plain(NamedTuple):
     """Anything that JSON can hold, numbers finite: the keys of a system that is not t3d's own."""
 
     what: str = ''
@@ -240,6 +232,8 @@ def argument(rule: Whole):
         try:
             return rule.accept(int(text))
         except ValueError:
+            import argparse
+
             raise argparse.ArgumentTypeError(f'{text}: wanted {rule.wanted}.') from None
 
     return read
