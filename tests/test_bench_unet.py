@@ -54,6 +54,50 @@ def test_the_check_compares_with_diffusers(monkeypatch, capsys, dtype):
     assert 'tiny: differs by more than' in capsys.readouterr().out
 
 
+def test_what_the_check_allows_depends_on_what_is_run():
+    """As the tests run: 1e-5. As users run on accelerators: what TF32 and bfloat16 products leave."""
+    allowed = bench_unet.tolerance
+    assert [allowed('float32', 'highest', backend) for backend in ('cpu', 'gpu', 'tpu')] == [1e-5] * 3
+    assert [allowed('float32', 'default', backend) for backend in ('cpu', 'gpu', 'tpu')] == [1e-5, 1e-2, 5e-2]
+    assert allowed('bfloat16', 'default', 'cpu') == allowed('bfloat16', 'highest', 'gpu') == 5e-2
+
+
+@pytest.mark.parametrize(
+    ('words', 'ours', 'theirs'),
+    [
+        ([], 'default', False),
+        (['--check'], 'highest', True),
+        (['--check', '--precision', 'default'], 'default', True),
+        (['--precision', 'highest'], 'highest', False),
+    ],
+)
+def test_precision_is_ours_and_the_peer_of_a_check_is_exact(monkeypatch, capsys, words, ours, theirs):
+    seen = {}
+
+    class Peer:
+        def ask(self, request):
+            seen.setdefault('exact', request.get('exact'))
+            return {'is': 'a stand-in', 'ms': 1.0, 'peak_mib': 1.0}
+
+        def close(self):
+            pass
+
+    def compiled(function, *arguments):
+        seen['precision'] = jax.config.jax_default_matmul_precision
+        return bench.Compiled(lambda *given: np.zeros(1), 1.0, 0)
+
+    time = bench.Timing(1.0, 1.0, 1.0)
+    monkeypatch.setattr(bench_unet, 'SIZES', {'tiny': SHAPE})
+    monkeypatch.setattr(bench, 'start_peer', lambda *given, **others: (Peer(), None))
+    monkeypatch.setattr(bench, 'compiled', compiled)
+    monkeypatch.setattr(bench, 'take_turns', lambda own, others, repeats: (time, others[0]() and time))
+    monkeypatch.setattr(bench_unet, '_difference', lambda *given: (0.0, 0.0))
+    monkeypatch.setattr(bench_unet, 'peak_mib', lambda: 1.0)
+    assert bench.main(['unet', *words]) == 0
+    assert (seen['precision'] == 'highest', seen['exact']) == (ours == 'highest', theirs)
+    assert ('at highest precision' if ours == 'highest' else 'at default precision') in capsys.readouterr().out or not theirs
+
+
 def test_wrong_requests_are_named(capsys):
     for request, message in ((['--sizes', 'sd3'], "unknown size 'sd3'"), (['--check', '--no-peer'], 'leave --no-peer out')):
         with pytest.raises(SystemExit):

@@ -105,6 +105,20 @@ def test_what_diffusers_writes_as_its_config_is_read(either):
     assert len(written) > 40 and UNet.from_config(written) == either.ours
 
 
+FOUR = {**LARGER, 'block_out_channels': [8, 16, 24, 32], 'layers_per_block': 1, 'norm_num_groups': 4, 'cross_attention_dim': 12}
+
+
+@pytest.mark.parametrize('size', [(5, 7), (16, 9)])
+def test_four_narrow_levels_on_odd_and_oblong_maps_equal_diffusers(four, size):
+    """Every kind of block, layers rounded up on the way down and cut on the way up, in seconds."""
+    np.testing.assert_allclose(*four.run(*four.inputs(size=size)), atol=2e-5)
+
+
+@pytest.fixture(scope='module')
+def four():
+    return Pair({**FOUR, 'attention_head_dim': [2, 4, 4, 8], 'use_linear_projection': True})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('style', STYLES)
 def test_four_levels_equal_diffusers(style):
