@@ -99,7 +99,7 @@ def read_config(folder, name: str = 'config.json') -> dict:
         raise BadWeights(f'no {name} in {folder}. {_what_is_there(pathlib.Path(folder))}')
     try:
         config = json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadWeights(f'{path} is damaged ({error}): copy it again.') from error
     if not isinstance(config, dict):
         raise BadWeights(f'{path} holds a {type(config).__name__}: wanted an object of settings.')
@@ -194,7 +194,7 @@ def _header(path: pathlib.Path, data: np.ndarray) -> tuple[int, dict]:
         raise BadWeights(f'{path} is not a whole safetensors file ({len(data)} bytes): copy or download it again.{hint}')
     try:
         header = json.loads(bytes(data[8 : 8 + size]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadWeights(f'{path} is damaged (its header: {error}): copy or download it again.') from error
     if not isinstance(header, dict):
         raise BadWeights(f'{path} is damaged (its header is no object): copy or download it again.')
@@ -204,9 +204,9 @@ def _header(path: pathlib.Path, data: np.ndarray) -> tuple[int, dict]:
 def _tensor(path, data, start, key, entry) -> np.ndarray:
     try:
         name, shape, (first, last) = entry['dtype'], tuple(map(int, entry['shape'])), map(int, entry['data_offsets'])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadWeights(f'{path} is damaged (the entry of {key}): copy or download it again.') from error
-    if name not in DTYPES:
+    if not isinstance(name, str) or name not in DTYPES:
         raise BadWeights(f'{path}: {key} is stored as {name}; read here are {", ".join(DTYPES)}. Save it in one of them.')
     dtype = np.dtype(DTYPES[name])
     wanted = math.prod(shape) * dtype.itemsize

@@ -1,5 +1,7 @@
 """A folder of weights to share: `model.safetensors` and `config.json`. Never pickle."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,8 +62,13 @@ def load(folder) -> tuple[PyTree, object]:
         stored = deserialize((folder / FILE).read_bytes())
     except SafetensorError as error:
         raise UsageError(f'{folder / FILE} is damaged ({error}): copy or download it again.') from error
+    unread = [f'{name} ({leaf["dtype"]})' for name, leaf in stored if leaf['dtype'] not in DTYPES]
+    names = {name for name, _ in stored}
+    unread += [name for name in sorted(names) if any(str(parent) in names for parent in pathlib.PurePosixPath(name).parents)]
+    if unread:
+        raise UsageError(f'{folder / FILE} holds {unread[0]}, which is no array of t3d: convert it, or copy the folder again.')
     leaves = {name: np.frombuffer(leaf['data'], DTYPES[leaf['dtype']]).reshape(leaf['shape']) for name, leaf in stored}
-    return trees.unflatten(leaves), configs.from_json((folder / CONFIG).read_text())
+    return trees.unflatten(leaves), configs.read(folder / CONFIG)
 
 
 def check(params: PyTree, abstract: PyTree, where: str = 'weights') -> PyTree:

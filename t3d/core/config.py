@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 
 from t3d.core import config_files, limits, rules, words
+from t3d.core import text as texts
 from t3d.core.errors import UsageError
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
@@ -80,6 +81,22 @@ def to_json(config) -> str:
 def from_json(text: str):
     """The locked ConfigDict that `to_json` wrote."""
     return from_dict(json.loads(text))
+
+
+def read(path):
+    """The locked ConfigDict of a `config.json`.
+
+    Raises:
+      UsageError: the file is no JSON object of plain data.
+      FileNotFoundError: it is not there.
+    """
+    try:
+        tree = json.loads(texts.decode(path.read_bytes()))
+        if not isinstance(tree, dict):
+            raise ValueError(f'a {type(tree).__name__} instead of an object')
+        return from_dict(tree)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f'{path} is damaged ({error or type(error).__name__}): copy it again.') from error
 
 
 def flatten(config: Mapping, prefix: str = '') -> dict:

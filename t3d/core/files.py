@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 
 from etils import epath
 
@@ -24,6 +25,11 @@ def path(text) -> epath.Path:
     except UnicodeEncodeError:
         raise UsageError(f'path {ascii(name)} is not UTF-8: rename the folder.') from None
     return epath.Path(text)
+
+
+def local(text) -> pathlib.Path:
+    """A local path with `~` for the home folder; `~name` where nobody has that name stays, as in a shell."""
+    return pathlib.Path(os.path.expanduser(text))
 
 
 def write(where, data: str | bytes) -> None:

@@ -6,6 +6,7 @@
 import math
 import numbers
 import os
+import sys
 from typing import NamedTuple
 
 from t3d.core.errors import UsageError
@@ -36,9 +37,9 @@ class Whole(NamedTuple):
         return f'a whole number from {self.low} to {self.high}{also}'
 
     def nearest(self, value):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != value:
             return None
-        return min(max(value, self.low), self.high) if math.isinf(value) else round(min(max(value, self.low), self.high))
+        return min(max(value, self.low), self.high) if abs(value) == math.inf else round(min(max(value, self.low), self.high))
 
 
 class Real(NamedTuple):
@@ -51,7 +52,7 @@ class Real(NamedTuple):
     below: bool = False
 
     def accept(self, value) -> float:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not abs(value) <= sys.float_info.max:
             raise Refused
         value = float(value)
         if not self.low <= value <= self.high or (self.above and value == self.low) or (self.below and value == self.high):
@@ -64,7 +65,7 @@ class Real(NamedTuple):
         return f'a number {low} {"and below" if self.below else "to"} {self.high:g}'
 
     def nearest(self, value):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != value:
             return None
         if (self.above and value <= self.low) or (self.below and value >= self.high):  # an open end has no nearest number
             return None
@@ -247,4 +248,4 @@ def divides(name: str, part: int, of: str, whole: int) -> None:
 
 
 def _whole(value) -> bool:
-    return math.isfinite(value) and value == int(value)
+    return abs(value) <= sys.float_info.max and value == int(value)

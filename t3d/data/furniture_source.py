@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from t3d.core import files
 from t3d.core.errors import UsageError
 from t3d.data.furniture_views import DEPTH_STEP
 
@@ -15,7 +16,7 @@ SIZES = 'sizes.json'  # bytes of every file of a finished build, to notice trunc
 
 def data_root(out: str | None = None) -> pathlib.Path:
     """Where data sets live: `out`, else $T3D_DATA, else ~/.cache/t3d/data."""
-    return pathlib.Path(out or os.environ.get('T3D_DATA') or '~/.cache/t3d/data').expanduser()
+    return files.local(out or os.environ.get('T3D_DATA') or '~/.cache/t3d/data')
 
 
 def check(folder: pathlib.Path) -> None:
@@ -35,7 +36,7 @@ def check(folder: pathlib.Path) -> None:
 
 def find(path: str | pathlib.Path | None = None, size: int | None = None, variants: int | None = None) -> pathlib.Path:
     """The folder of the one finished build at or under `path` (default as in `data_root`) with that size and variant count."""
-    root = pathlib.Path(path).expanduser() if path else data_root()
+    root = files.local(path) if path else data_root()
     if (root / 'dataset_info.json').is_file():
         return root
     found = [file.parent for file in sorted(root.glob(f'**/{VERSION}/dataset_info.json'))]

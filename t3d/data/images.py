@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from t3d.core import strict_json
+from t3d.core import files, strict_json
 from t3d.core.errors import UsageError
 from t3d.data import archives, image_index
 from t3d.data.camera_labels import LABEL, check_labels, check_varied
@@ -46,18 +46,18 @@ class ImageSet:
     """
 
     def __init__(self, path: str | pathlib.Path, *, labelled: bool = True):
-        self.path = pathlib.Path(path).expanduser()
+        self.path = files.local(path)
         if not self.path.exists():
             raise FileNotFoundError(f'no image set {self.path}: set data.path to a folder or zip with {INDEX}.')
         self._archive = archives.Archive(self.path)
-        files = self._archive.members
-        self.names = sorted(name for name in files if _is_image(name))
+        members = self._archive.members
+        self.names = sorted(name for name in members if _is_image(name))
         outside = [name for name in self._archive.outside if name.lower().endswith(SUFFIXES)]
         if outside:
             raise UsageError(f'{self.path} holds {outside[0]}, which leads out of it: pack the set again from its own folder.')
         if not self.names:
             raise UsageError(f'{self.path} has no {", ".join(SUFFIXES)} files: give the folder or zip that holds {INDEX}.')
-        index = self._index(files, labelled)
+        index = self._index(members, labelled)
         where = f'{self.path}: {INDEX}'
         self.labels = image_index.read_labels(index.get('labels'), self.names, where) if labelled else None
         self.captions = image_index.read_captions(index.get('captions'), self.names, where)
@@ -94,11 +94,11 @@ class ImageSet:
 
     # ------------------------------------------------------------------------------------------------------- reading
 
-    def _index(self, files: Iterable[str], needed: bool) -> dict:
-        if INDEX not in files:
+    def _index(self, members: Iterable[str], needed: bool) -> dict:
+        if INDEX not in members:
             if not needed:
                 return {}
-            inner = [name for name in files if name.endswith(f'/{INDEX}')]
+            inner = [name for name in members if name.endswith(f'/{INDEX}')]
             hint = f' There is {inner[0]}: the set has to start at its folder.' if inner else ''
             raise UsageError(
                 f'{self.path} has no {INDEX}, so its images have no camera labels.{hint} Prepare it as for EG3D, or set '
@@ -188,7 +188,7 @@ def write(path: str | pathlib.Path, records: Iterable[dict], beside: dict[str, b
         none has.
       beside: other files of the set, {name: content}, for example a licence.
     """
-    path = pathlib.Path(path).expanduser()
+    path = files.local(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f'{path} is there already: choose another name, or delete it first.')
     path.parent.mkdir(parents=True, exist_ok=True)

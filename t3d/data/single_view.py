@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from t3d.core import tokens
+from t3d.core import files, tokens
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
 from t3d.data import archives, furniture_source, images, shapes, sweethome, toy
@@ -278,9 +278,9 @@ def _eg3d(data, split: str, posed: bool) -> images.ImageSet:
         raise UsageError("data.name='eg3d' needs data.path: the folder or zip that holds dataset.json.")
     if split not in ('train', 'all'):
         raise UsageError(f'split={split!r} of {data.path}: an EG3D set has one split, train; give another set as data.path.')
-    path = pathlib.Path(data.path).expanduser()
-    files = [file for file in (path, path / images.INDEX) if file.exists()]
-    found = _image_set(path, posed, *(file.stat().st_mtime_ns for file in files))
+    path = files.local(data.path)
+    read = [file for file in (path, path / images.INDEX) if file.exists()]
+    found = _image_set(path, posed, *(file.stat().st_mtime_ns for file in read))
     if found.size != data.size:
         raise UsageError(
             f'{data.path} has images of {found.size} px, the config wants data.size={data.size}: set data.size={found.size}.'

@@ -20,6 +20,7 @@ import zlib
 
 import numpy as np
 
+from t3d.core import files
 from t3d.core import text as texts
 from t3d.core.errors import UsageError
 from t3d.data import archives, deb
@@ -126,7 +127,7 @@ def open_libraries(source: str | pathlib.Path, scratch: str | pathlib.Path, *, v
     With `verify`, a library that bears one of the five known names must be version 1.8 byte for byte; others are taken as
     they are.
     """
-    source = pathlib.Path(source).expanduser()
+    source = files.local(source)
     if not source.exists():
         raise FileNotFoundError(f'no furniture source at {source}: wanted a .deb, a .sh3f or a folder with them; {HOW_TO_GET}.')
     paths = _library_paths(source, pathlib.Path(scratch))

@@ -14,14 +14,13 @@ section 10, item 13) is written there and compared with the config of whoever re
 import functools
 import hashlib
 import json
-import pathlib
 import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from t3d.core import config as configs
-from t3d.core import prng, tokens
+from t3d.core import files, prng, tokens
 from t3d.core.errors import UsageError
 from t3d.data import shapes
 
@@ -62,7 +61,7 @@ def fingerprint(leaves: Mapping[str, np.ndarray]) -> str:
 
 def read_manifest(folder) -> dict:
     """manifest.json of a folder; UsageError with the command that makes one where it is missing or of a newer format."""
-    path = pathlib.Path(folder).expanduser() / MANIFEST
+    path = files.local(folder) / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f'no triplanes in {folder} ({MANIFEST} is missing): {AGAIN.format(folder=folder)}.')
     try:
@@ -85,7 +84,7 @@ class Pairs:
     """
 
     def __init__(self, path, *, max_distance: float = 0.0):
-        self.folder = pathlib.Path(path).expanduser()
+        self.folder = files.local(path)
         self.manifest = check(self.folder)
         lines, count = (self.folder / LINES).read_text().splitlines(), self.manifest['pairs']
         if len(lines) < count:
@@ -157,7 +156,7 @@ def _say_unchecked(folder: str) -> None:
 
 def check(folder) -> dict:
     """The manifest of a folder whose frozen generator and draws are the ones that the pairs were made with."""
-    folder = pathlib.Path(folder).expanduser()
+    folder = files.local(folder)
     manifest = read_manifest(folder)
     missing = [
         name for name in (LINES, f'{FROZEN}/model.safetensors', f'{FROZEN}/config.json') if not (folder / name).is_file()
@@ -190,7 +189,7 @@ def _fingerprint_of(path: str, changed: int) -> str:
 
 def generator_config(folder):
     """The config of the generator's run."""
-    return configs.from_json((pathlib.Path(folder).expanduser() / FROZEN / 'config.json').read_text())
+    return configs.read(files.local(folder) / FROZEN / 'config.json')
 
 
 def refuse_other(config, folder, manifest: dict) -> None:
@@ -206,7 +205,7 @@ def refuse_other(config, folder, manifest: dict) -> None:
             f'{folder} holds other triplanes than this config describes: {"; ".join(wrong)}. Set the values of the folder, or '
             'give another data.path.'
         )
-    weights = pathlib.Path(config.get('frozen') or '').expanduser() / 'model.safetensors'
+    weights = files.local(config.get('frozen') or '') / 'model.safetensors'
     if weights.is_file():  # what was given and is not there, a new run asks for by itself
         found = _fingerprint_of(str(weights), weights.stat().st_mtime_ns)
         if found != manifest['generator_sha256']:

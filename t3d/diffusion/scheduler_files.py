@@ -7,6 +7,7 @@ another computation of it, are refused by name.
 
 import difflib
 import math
+import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -161,7 +162,7 @@ def _whole(value, low: int, high: int) -> bool:
 
 
 def _number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _want(key: str, field: dict, wanted: str, good: Callable) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from t3d.core import files
 from t3d.core.errors import UsageError
 from t3d.data import captions
 
@@ -221,7 +222,7 @@ def check(weights, kind: str) -> pathlib.Path:
     )
     if not weights:
         raise UsageError(f'this captioner needs weights, which t3d cannot ship: give {wanted}.')
-    folder = pathlib.Path(weights).expanduser()
+    folder = files.local(weights)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in TOKENIZERS):
         missing.append(' or '.join(TOKENIZERS))

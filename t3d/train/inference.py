@@ -12,7 +12,7 @@ from etils import epath
 
 from t3d import systems
 from t3d.core import config as configs
-from t3d.core import prng
+from t3d.core import files, prng
 from t3d.core.errors import UsageError
 from t3d.core.system import Asset, System
 from t3d.core.typing import PyTree
@@ -55,7 +55,7 @@ def load(folder: str | os.PathLike | None = None, system: str | None = None) -> 
     from t3d.checkpoint import weights
 
     folder = folder or (None if system else os.environ.get('T3D_WEIGHTS')) or _choose_shipped(system)
-    folder = epath.Path(shipped().get(str(folder), folder))
+    folder = files.path(shipped().get(str(folder), folder))
     try:
         if (folder / weights.FILE).exists():
             weights.require(folder, 'A weights folder needs both files.')
@@ -77,7 +77,7 @@ def load(folder: str | os.PathLike | None = None, system: str | None = None) -> 
 def _from_run(folder):
     from t3d.checkpoint import store, weights
 
-    config = configs.from_json((folder / weights.CONFIG).read_text())
+    config = configs.read(folder / weights.CONFIG)
     reader = store.Store(folder / 'checkpoints', read_only=True)
     try:
         return reader.restore_ema(), config, reader.latest()
@@ -136,7 +136,7 @@ def with_data(loaded: Loaded, path: str | None = None) -> Loaded:
     if not given or '://' in given:
         return loaded
     above = pathlib.Path(loaded.folder).resolve().parents if loaded.folder is not None and not path else ()
-    places = [pathlib.Path(given).expanduser(), *(folder / given for folder in above)]
+    places = [files.local(given), *(folder / given for folder in above)]
     place = next((place for place in places if place.exists()), None)
     if place is None and path:
         raise UsageError(f'--data {path} does not exist: give the folder or zip of the data set.')

@@ -208,7 +208,7 @@ def refuse(config, target: TrainState, init_from) -> None:
 def refuse_other_planes(config, folder) -> None:
     """Raises UsageError where the planes of the weights in a folder lie otherwise: they would render plausible nonsense."""
     path = epath.Path(folder) / weights.CONFIG
-    ours, theirs = configs.flatten(config), configs.flatten(configs.from_json(path.read_text())) if path.exists() else {}
+    ours, theirs = configs.flatten(config), configs.flatten(configs.read(path)) if path.exists() else {}
     wrong = [name for name in PLANES if name in ours and name in theirs and ours[name] != theirs[name]]
     if wrong:
         there = ' '.join(f'{name}={theirs[name]}' for name in wrong)

@@ -22,7 +22,7 @@ import jax
 
 import t3d
 from t3d.core import config as configs
-from t3d.core import environment
+from t3d.core import environment, files
 from t3d.core import tree as trees
 
 MANY = 256  # files in a folder that are looked at one by one
@@ -124,10 +124,10 @@ def _state(value) -> list:
     if not isinstance(value, str) or not value:
         return []
     try:
-        path = pathlib.Path(value).expanduser()
-        files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
-        files = files if len(files) <= MANY else [path]  # a set of pictures, not a tokenizer
-        return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        path = files.local(value)
+        named = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+        named = named if len(named) <= MANY else [path]  # a set of pictures, not a tokenizer
+        return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in named]
     except (OSError, ValueError):
         return []
 

@@ -102,9 +102,7 @@ def check(path, config) -> None:
             )
         return
     changed = {
-        key: pair
-        for key, pair in configs.differences(configs.from_json(stored.read_text()), config).items()
-        if key.split('.')[0] not in FREE
+        key: pair for key, pair in configs.differences(configs.read(stored), config).items() if key.split('.')[0] not in FREE
     }
     if changed:
         lines = '\n'.join(f'  {key}: {old!r} there, {new!r} given' for key, (old, new) in list(changed.items())[:10])

@@ -1,0 +1,112 @@
+"""A slice of the fuzz pass (tests/fuzz.py) over all that users write, and what the whole pass found, as tables."""
+
+import json
+
+import fuzz
+import fuzz_targets
+import numpy as np
+import pytest
+
+from t3d.checkpoint import convert_clip, torch_files, weights
+from t3d.core import config as configs
+from t3d.core.errors import UsageError
+from t3d.data import images
+from t3d.diffusion import schedules
+from t3d.nets import unet, vae
+
+
+@pytest.mark.parametrize('target', fuzz_targets.TARGETS)
+def test_no_input_of_a_slice_ends_in_a_traceback(target):
+    faults = []
+    counts = fuzz.run(7, {target: range(60)}, faults.append)[target]
+    assert not faults, faults[0]
+    assert counts.total() == 60 and (counts['refused'] or target == 'catalogue') and counts['read']
+
+
+def test_a_fault_is_seen(monkeypatch):
+    """The pass itself: an error of the program, a hang and an exit with another status are faults."""
+
+    def loop(source, folder):
+        while True:
+            pass
+
+    def leave(source, folder):
+        raise SystemExit(1)
+
+    monkeypatch.setattr(fuzz, 'SECONDS', 0.05)
+    monkeypatch.setattr(fuzz_targets, 'TARGETS', {'wrong': lambda source, folder: 1 / 0, 'loop': loop, 'exit': leave})
+    faults = []
+    counts = fuzz.run(0, {'wrong': range(2), 'loop': range(1), 'exit': range(1)}, faults.append)
+    assert {target: count['fault'] for target, count in counts.items()} == {'wrong': 2, 'loop': 1, 'exit': 1}
+    assert len(faults) == 3 and 'ZeroDivisionError' in faults[0] and 'Hang' in faults[1]
+
+
+UNETS = [
+    ({'norm_num_groups': '4'}, "norm_num_groups='4': wanted int"),
+    ({'norm_num_groups': 0}, 'norm_num_groups=.0.: wanted int, numbers positive'),
+    ({'attention_head_dim': [2, 0]}, 'attention_head_dim=.*: wanted int'),
+    ({'block_out_channels': 8}, r'block_out_channels=.8.: wanted tuple\[int, \.\.\.\]'),
+    ({'block_out_channels': [8, True]}, 'block_out_channels=.*: wanted tuple'),
+    ({'block_out_channels': []}, 'block_out_channels=.*: wanted tuple'),
+    ({'cross_attention_dim': None}, 'cross_attention_dim=.None.: wanted int'),
+    ({'in_channels': 10**400}, 'in_channels=.1000.*: wanted int'),
+    ({'norm_eps': float('nan')}, 'norm_eps=.nan.: wanted float'),
+    ({'use_linear_projection': 1}, 'use_linear_projection=.1.: wanted bool'),
+    ({'down_block_types': [1, 2]}, 'down_block_types=.*: wanted tuple'),
+]
+
+
+@pytest.mark.parametrize('change, message', UNETS)
+def test_values_of_a_wrong_kind_in_a_network_config_are_named(change, message):
+    with pytest.raises(UsageError, match=f'UNet config has {message}'):
+        unet.UNet.from_config(fuzz_targets.UNET | change)
+
+
+def test_values_of_a_wrong_kind_in_other_configs_are_named(tmp_path):
+    with pytest.raises(UsageError, match="VAE config has latent_channels='x': wanted int"):
+        vae.VAE.from_config(fuzz_targets.VAE | {'latent_channels': 'x'})
+    for key, value in (('hidden_size', '8'), ('num_attention_heads', 0), ('vocab_size', [1]), ('num_hidden_layers', 2.5)):
+        with pytest.raises(UsageError, match=f'config.json: {key}=.*: wanted a whole number from 1 to 2147483647'):
+            convert_clip.text_module(fuzz_targets.CLIP['text'] | {key: value})
+    with pytest.raises(UsageError, match='hidden_act .* is unknown'):
+        convert_clip.text_module(fuzz_targets.CLIP['text'] | {'hidden_act': ['gelu']})
+    (tmp_path / 'config.json').write_text(json.dumps({'text_config': 3}))
+    with pytest.raises(UsageError, match='text_config is no object of settings'):
+        convert_clip.load_clip_text(tmp_path)
+
+
+@pytest.mark.parametrize('value', [10**400, -(10**400), float('inf'), float('nan'), '1', None, True])
+def test_numbers_that_no_float_holds_are_refused(value):
+    with pytest.raises(UsageError, match='beta_start'):
+        schedules.from_config(fuzz_targets.SCHEDULER | {'beta_start': value})
+    with pytest.raises(UsageError, match=r'optimizer\.learning_rate'):
+        configs.load('instant3d:tiny', [f'optimizer.learning_rate={value!r}'])
+
+
+@pytest.mark.parametrize(
+    'content', [b'', b'{', b'[1]', b'\xff\xfe', b'"x"', b'[' * 100_000, b'{"a": ' * 100_000, b'3', b'{"a" 1}', b'null']
+)
+def test_a_config_json_that_is_none_is_named(tmp_path, content):
+    weights.save(tmp_path, {'a': np.zeros(2, np.float32)}, {'system': 'x'})
+    (tmp_path / 'config.json').write_bytes(content)
+    with pytest.raises(UsageError, match=r'config\.json is damaged \(.*\): copy it again'):
+        weights.load(tmp_path)
+    with pytest.raises(UsageError, match=r'config\.json (is damaged|holds a)'):
+        torch_files.read_config(tmp_path)
+
+
+@pytest.mark.parametrize('entry', [{'dtype': ['F32']}, {'dtype': {}}, {'dtype': None}, {'shape': 'x'}, {'data_offsets': 3}])
+def test_entries_of_a_header_of_a_wrong_kind_are_named(tmp_path, entry):
+    header = json.dumps({'a': {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]} | entry}).encode()
+    (tmp_path / 'x.safetensors').write_bytes(len(header).to_bytes(8, 'little') + header + bytes(4))
+    with pytest.raises(UsageError, match=r'x\.safetensors.*a'):
+        torch_files.map_file(tmp_path / 'x.safetensors')
+
+
+@pytest.mark.parametrize('attributes', [[1], {'a.png': 'red'}, {'a.png': 0.5}, 'x', 7])
+def test_attributes_of_another_form_are_refused(tmp_path, attributes):
+    (tmp_path / 'a.png').write_bytes(fuzz_targets.picture())
+    index = {'labels': [['a.png', fuzz_targets.pose(0.0)]], 'attributes': attributes}
+    (tmp_path / 'dataset.json').write_text(json.dumps(index))
+    with pytest.raises(UsageError, match=r'dataset\.json: attributes are not \{file: \{name: value\}\}'):
+        images.ImageSet(tmp_path)
