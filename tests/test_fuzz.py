@@ -10,7 +10,6 @@ import pytest
 from t3d.checkpoint import convert_clip, torch_files, weights
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
-from t3d.data import images
 from t3d.diffusion import schedules
 from t3d.nets import unet, vae
 
@@ -101,12 +100,3 @@ def test_entries_of_a_header_of_a_wrong_kind_are_named(tmp_path, entry):
     (tmp_path / 'x.safetensors').write_bytes(len(header).to_bytes(8, 'little') + header + bytes(4))
     with pytest.raises(UsageError, match=r'x\.safetensors.*a'):
         torch_files.map_file(tmp_path / 'x.safetensors')
-
-
-@pytest.mark.parametrize('attributes', [[1], {'a.png': 'red'}, {'a.png': 0.5}, 'x', 7])
-def test_attributes_of_another_form_are_refused(tmp_path, attributes):
-    (tmp_path / 'a.png').write_bytes(fuzz_targets.picture())
-    index = {'labels': [['a.png', fuzz_targets.pose(0.0)]], 'attributes': attributes}
-    (tmp_path / 'dataset.json').write_text(json.dumps(index))
-    with pytest.raises(UsageError, match=r'dataset\.json: attributes are not \{file: \{name: value\}\}'):
-        images.ImageSet(tmp_path)
