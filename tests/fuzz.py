@@ -37,13 +37,14 @@ class Hang(BaseException):
 def attempt(target: str, seed: int, number: int, folder: pathlib.Path) -> tuple[str, str]:
     """('read' | 'refused' | 'fault', what was said) of one input; `folder` is empty before and after."""
     source = random.Random(f'{seed}/{target}/{number}')
-    said = io.StringIO()
+    out = io.TextIOWrapper(io.BytesIO(), encoding='utf-8', write_through=True)  # as strict as a terminal's
+    said = io.StringIO()  # replaces what it cannot write, as standard error does
     signal.signal(signal.SIGALRM, _ring)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     before = os.getcwd()
     try:
         os.chdir(folder)
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
             status = fuzz_targets.TARGETS[target](source, folder)
         return ('refused', said.getvalue()) if status else ('read', '')
     except SystemExit as error:

@@ -10,6 +10,7 @@ import pytest
 from t3d.checkpoint import convert_clip, torch_files, weights
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
+from t3d.data import images, sweethome
 from t3d.diffusion import schedules
 from t3d.nets import unet, vae
 
@@ -38,6 +39,14 @@ def test_a_fault_is_seen(monkeypatch):
     counts = fuzz.run(0, {'wrong': range(2), 'loop': range(1), 'exit': range(1)}, faults.append)
     assert {target: count['fault'] for target, count in counts.items()} == {'wrong': 2, 'loop': 1, 'exit': 1}
     assert len(faults) == 3 and 'ZeroDivisionError' in faults[0] and 'Hang' in faults[1]
+
+
+def test_a_home_that_nobody_has_is_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no image set ~nobody-of-this-name/x'):
+        images.ImageSet('~nobody-of-this-name/x')
+    with pytest.raises(FileNotFoundError, match='no furniture source at ~nobody-of-this-name/x'):
+        sweethome.open_libraries('~nobody-of-this-name/x', tmp_path)
 
 
 UNETS = [
