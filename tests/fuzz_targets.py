@@ -320,12 +320,15 @@ def commands(source, folder):
         ['data', 'single-view', place, '--out', out, '--size', mutate.words(source, 1)],
     ))  # fmt: skip
     if place in ('', '.', './', ' ') and argv[0] in ('info', 'generate', 'export', 'render', 'eval', 'weights'):
-        return  # the shipped weights, or the folder itself: other tests
-    if any('\0' in word for word in argv):
-        return  # no system hands that over
+        return None  # the shipped weights, or the folder itself: other tests
+    try:
+        if b'\0' in b''.join(map(os.fsencode, argv)):
+            return None  # no system hands that over
+    except UnicodeEncodeError:  # nor that
+        return None
     whole = os.path.realpath(os.path.expanduser(place)) if place.isprintable() and place.isascii() else folder / 'none'
     if folder.resolve().is_relative_to(whole):
-        return  # a walk over the whole machine takes its time
+        return None  # a walk over the whole machine takes its time
     return cli.main(argv)
 
 

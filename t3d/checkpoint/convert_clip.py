@@ -282,6 +282,8 @@ def _open(folder, tower: str, variant: str | None) -> tuple[dict, dict[str, np.n
     config = torch_files.read_config(folder)
     if f'{tower}_config' in config:
         shared = {'projection_dim': config['projection_dim']} if 'projection_dim' in config else {}
+        if not isinstance(config[f'{tower}_config'], dict):
+            raise UsageError(f'{folder}: {tower}_config in config.json is no object of settings: copy the file again.')
         config = config[f'{tower}_config'] | shared
     elif config.get('model_type', f'clip_{tower}_model') != f'clip_{tower}_model':
         raise UsageError(f'{folder} holds a {config["model_type"]}, wanted a clip_{tower}_model or a whole CLIPModel.')
