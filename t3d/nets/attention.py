@@ -7,6 +7,17 @@ import jax.numpy as jnp
 from t3d.core.typing import Array, Float
 
 
+def softmax_attention(query, key, value, *, mask=None, is_causal: bool = False) -> jax.Array:
+    """Softmax attention of [B, N, heads, D] over [B, M, heads, D], by `jax.nn.dot_product_attention`.
+
+    Its logits are float32 sums of products in the type of the inputs; for float16 a CPU has no such product, and takes float32.
+    """
+    dtype = query.dtype
+    if dtype == jnp.float16 and jax.default_backend() == 'cpu':
+        query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=is_causal).astype(dtype)
+
+
 class MultiHeadAttention(nn.Module):
     """Softmax attention of `x` over `context` (over itself when None): four projections, no bias but the last one's.
 
@@ -27,7 +38,7 @@ class MultiHeadAttention(nn.Module):
             out = nn.Dense(inner, use_bias=False, dtype=self.dtype, name=name)(value)
             return out.reshape(*out.shape[:-1], self.heads, self.head_dim)  # [B, N, heads, head_dim]
 
-        out = jax.nn.dot_product_attention(project('query', x), project('key', context), project('value', context))
+        out = softmax_attention(project('query', x), project('key', context), project('value', context))
         return nn.Dense(x.shape[-1], dtype=self.dtype, name='out')(out.reshape(*out.shape[:2], inner))
 
 

@@ -4,10 +4,10 @@
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from t3d.core.typing import Array, Bool, Float, Int
+from t3d.nets.attention import softmax_attention
 
 EPSILON = 1e-12  # of every layer norm, as in the released config
 MINILM = dict(vocabulary_size=30522, length=512, width=384, layers=6, heads=12, mlp_width=1536)  # all-MiniLM-L6-v2
@@ -33,7 +33,7 @@ class Layer(nn.Module):
         q, k, v = (
             dense(name, width, x).reshape(batch, count, self.heads, width // self.heads) for name in ('query', 'key', 'value')
         )
-        h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :]).reshape(batch, count, width)
+        h = softmax_attention(q, k, v, mask=mask[:, None, None, :]).reshape(batch, count, width)
         x = norm('norm_1', x + dense('out', width, h))
         h = nn.gelu(dense('mlp_in', self.mlp_width, x), approximate=False)
         return norm('norm_2', x + dense('mlp_out', width, h)), None

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from t3d.core.typing import Array, Float, Int
+from t3d.nets.attention import softmax_attention
 
 
 def quick_gelu(x):
@@ -67,7 +68,7 @@ class Layer(nn.Module):
             value.reshape(batch, count, self.heads, width // self.heads)
             for value in (dense('query', width, h), keys, dense('value', width, h))
         )
-        h = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal).reshape(batch, count, width)
+        h = softmax_attention(q, k, v, is_causal=self.causal).reshape(batch, count, width)
         x = x + dense('out', width, h)
         h = nn.LayerNorm(use_fast_variance=False, epsilon=1e-5, dtype=self.dtype, name='norm_2')(x)
         h = ACTIVATIONS[self.activation](dense('mlp_in', self.mlp_width, h))

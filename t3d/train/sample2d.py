@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d import __version__
-from t3d.core import prng
+from t3d.core import limits, prng
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Float, Key, PyTree
 from t3d.diffusion import guidance, samplers
 from t3d.diffusion.schedules import Schedule
 
 SAMPLERS = ('ddim', 'ddpm', 'dpm', 'dpm-karras')
-DTYPES = ('float32', 'bfloat16', 'float16')
+DTYPES = limits.DTYPES
 
 
 class Settings(NamedTuple):
@@ -148,7 +148,8 @@ def run(
     if not prompt.strip():
         raise UsageError('empty prompt: give words, in quotes.')
     if dtype not in DTYPES:
-        raise UsageError(f'--dtype {dtype}: choose one of {", ".join(DTYPES)}.')
+        near = limits.LIMITS['dtype'].nearest(dtype)
+        raise UsageError(f'--dtype {dtype}: choose one of {", ".join(DTYPES)}.{f" Nearest: --dtype {near}." if near else ""}')
     start = time.perf_counter()
     model = open_model(weights, config=config, variant=variant, dtype=jnp.dtype(dtype))
     loaded, settings = time.perf_counter(), completed(model, settings)
