@@ -209,7 +209,7 @@ class Catalogue:
     """Forty records of sixteen views; the red of a picture is its record, the green its view, the alpha a column."""
 
     def __init__(self, path, split, *, size, variants):
-        self.size = size
+        self.size, self.folder = size, 'furniture'
         assert (path, split, size, variants) == (None, 'train', 4, 7)
         self.folder = 'where it was built'
 

@@ -41,6 +41,12 @@ def concatenate(world_from_cam: np.ndarray, intrinsics: np.ndarray) -> np.ndarra
     return np.concatenate([world_from_cam.reshape(count, 16), intrinsics.reshape(count, 9)], 1).astype(np.float32)
 
 
+def check_views(record: dict, where: str) -> None:
+    """Raises UsageError where the views of a multi-view record are none of an object: world_from_cam [V, 4, 4], intrinsics."""
+    table = concatenate(np.asarray(record['world_from_cam']), np.asarray(record['intrinsics']))
+    check_labels(np.float64(table), [f'view {k} of {record["name"]}' for k in range(len(table))], where)
+
+
 def check_labels(labels: np.ndarray, names: list[str], where: str) -> None:
     """Raises UsageError at the first of labels [N, 25] that is no camera looking through the middle of its image, and where
     the cameras together are those of another convention.
@@ -86,14 +92,23 @@ def check_labels(labels: np.ndarray, names: list[str], where: str) -> None:
     check_meant(labels, where)
 
 
-def check_meant(labels: np.ndarray, where: str) -> None:
+def check_meant(labels: np.ndarray, where: str, render=()) -> None:
     """Raises UsageError where labels [N, 25], each a camera, are together in another convention; it names what mends them.
 
     A few that look elsewhere are named on stderr.
+
+    Args:
+      render: a config's section of this name: where it fixes near and far, the origin has to lie between them.
     """
     labels = np.asarray(labels, np.float64)
     pose, focal = labels[:, :16].reshape(-1, 4, 4), 0.5 * (labels[:, 16] + labels[:, 20])
-    _check_distance(np.linalg.norm(pose[:, :3, 3], axis=1), focal, where)
+    distance = np.linalg.norm(pose[:, :3, 3], axis=1)
+    _check_distance(distance, focal, where)
+    if 'limits' in render and render.limits == 'fixed' and not render.near < np.median(distance) < render.far:
+        raise UsageError(
+            f'{where}: the cameras are {np.median(distance):.4g} from the origin (median), but rays are followed from '
+            f'render.near={render.near} to render.far={render.far} only: set these about the object, or render.limits=box.'
+        )
     astray = _astray(pose, focal)
     if astray.mean() > STRAYS or _panorama(pose):
         place = _meeting(pose)

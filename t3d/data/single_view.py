@@ -32,7 +32,7 @@ import numpy as np
 from t3d.core import files, tokens
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
-from t3d.data import archives, furniture_source, images, shapes, sweethome, toy
+from t3d.data import archives, camera_labels, caption_words, furniture_source, images, shapes, sweethome, toy
 from t3d.geom import cameras
 
 NAMES = ('toy', 'furniture', 'eg3d')
@@ -88,10 +88,7 @@ def sample_labels(data, random: np.random.Generator, count: int) -> np.ndarray:
     return to_labels(pose, lens)
 
 
-def to_labels(world_from_cam: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """float32 [N, 25] of [N, 4, 4] and [N, 3, 3]: geom.cameras.to_eg3d without JAX."""
-    count = len(world_from_cam)
-    return np.concatenate([world_from_cam.reshape(count, 16), intrinsics.reshape(count, 9)], 1).astype(np.float32)
+to_labels = camera_labels.concatenate
 
 
 def mirror_labels(table: np.ndarray) -> np.ndarray:
@@ -233,7 +230,7 @@ class SingleView:
         mirrored, place = divmod(index, self.count)
         text = self.pictures.text(place)
         if mirrored:
-            kept = tuple(caption for caption in text['captions'] if not {'left', 'right'} & set(tokens.split_words(caption)))
+            kept = tuple(caption for caption in text['captions'] if not caption_words.names_a_side(caption))
             text = {**text, 'captions': kept}
         return text
 
@@ -263,7 +260,9 @@ def open_set(config, split: str | None = None) -> SingleView:
     else:
         raise UsageError(unknown(data.name, NAMES, 'single-view data set (data.name)'))
     table = pictures.labels if posed else sample_labels(data, np.random.default_rng(0), 100)
-    images.check_varied(table, str(getattr(pictures, 'path', f'data.name={data.name}')) if posed else 'data.yaw and data.pitch')
+    where = str(getattr(pictures, 'path', f'data.name={data.name}')) if posed else 'data.yaw and data.pitch'
+    images.check_varied(table, where)
+    camera_labels.check_meant(table, where if posed else 'data.yaw, data.pitch, data.radius and data.fov', config.render)
     return SingleView(pictures, background=background, posed=posed, mirror=mirror)
 
 
@@ -306,14 +305,14 @@ def example(config, source: SingleView) -> Callable[[dict, np.random.Generator],
 def _check_captioned(config, source: SingleView) -> None:
     if source.labels is None:
         raise UsageError(f"{config.system} needs the camera of every image: data.mode='pose-distribution' has none.")
-    bare = [index for index in range(len(source)) if not source.text(index)['captions']]
+    bare, where = [k for k in range(len(source)) if not source.text(k)['captions']], config.data.path or config.data.name
     if bare:
-        where = config.data.path or config.data.name
         raise UsageError(
             f'{config.system} reads captions, and {len(bare)} of {len(source)} records of {where} have none, first '
             f'{source.text(bare[0])["name"]}: add "captions": {{file: [text, ...]}} to {images.INDEX} '
             '(with data.mirror captions of left and right do not count), or train a system without text.'
         )
+    caption_words.check(source.captions(), config.text, where)
 
 
 def _captioned(tokenize, record: dict, random: np.random.Generator) -> dict[str, np.ndarray]:

@@ -53,10 +53,13 @@ def open_source(data, split: str, depth: bool = False):
         )
         return Cached(source, depth=depth)
     if data.name == 'furniture':
-        from t3d.data import furniture_source
+        from t3d.data import camera_labels, furniture_source
 
         found = furniture_source.FurnitureSource(data.path or None, split, size=data.size, variants=data.variants)
-        return Cached(found, depth=depth)
+        source = Cached(found, depth=depth)
+        if len(source):  # all records of a build are seen from the same cameras
+            camera_labels.check_views(source[0], str(found.folder))
+        return source
     raise UsageError(f'{unknown(data.name, SOURCES, "data set (data.name)")} {OTHERS}')
 
 

@@ -13,16 +13,15 @@ section 10, item 13) is written there and compared with the config of whoever re
 
 import functools
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from t3d.core import config as configs
-from t3d.core import files, prng, tokens
+from t3d.core import files, prng, strict_json, text, tokens
 from t3d.core.errors import UsageError
-from t3d.data import shapes
+from t3d.data import caption_words, shapes
 
 FORMAT = 1
 Z_KEPT, Z_TOLERANCE = 8, 1e-4  # numbers of the z that a manifest keeps; a normal number's rounding differs between devices
@@ -65,9 +64,18 @@ def read_manifest(folder) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f'no triplanes in {folder} ({MANIFEST} is missing): {AGAIN.format(folder=folder)}.')
     try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
+        manifest = strict_json.loads(path.read_bytes(), str(path))
+    except UsageError as error:
         raise UsageError(f'{path} is damaged ({error}): {AGAIN.format(folder=folder)}, in an empty folder.') from error
+    kinds = {'generator_sha256': str, 'psi': int | float, 'pairs': int, 'triplanes': dict}
+    missing = [
+        f'{key!r}' for key, kind in kinds.items() if not isinstance(manifest, dict) or not isinstance(manifest.get(key), kind)
+    ]
+    if missing or not isinstance(manifest.get('format_version', 0), int):
+        raise UsageError(
+            f'{path} is no manifest of pairs ({", ".join(missing) or "its format_version"} missing or of another type): '
+            f'{AGAIN.format(folder=folder)}, in an empty folder.'
+        )
     if manifest.get('format_version', 0) > FORMAT:
         raise UsageError(f'{path} has format {manifest["format_version"]}, this t3d reads up to {FORMAT}: update t3d.')
     return manifest
@@ -86,7 +94,8 @@ class Pairs:
     def __init__(self, path, *, max_distance: float = 0.0):
         self.folder = files.local(path)
         self.manifest = check(self.folder)
-        lines, count = (self.folder / LINES).read_text().splitlines(), self.manifest['pairs']
+        lines = list(text.lines(text.strict((self.folder / LINES).read_bytes(), str(self.folder / LINES))))
+        count = self.manifest['pairs']
         if len(lines) < count:
             raise UsageError(f'{self.folder / LINES} has {len(lines)} lines of {count}: it is truncated; copy it again.')
         self.records = [self._record(number, line) for number, line in enumerate(lines[:count])]
@@ -96,14 +105,18 @@ class Pairs:
             raise UsageError(f'{self.folder} has no pair within data.max_distance={max_distance}: raise it, or 0 for all.')
 
     def _record(self, number: int, line: str) -> dict:
-        try:
-            record = json.loads(line)
-            seed, caption = int(record['seed']), str(record['caption'])
-            if not 0 <= seed < 2**32:
-                raise ValueError(f'seed {seed} is not from 0 to 2^32 - 1')
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f'{self.folder / LINES}, line {number + 1} is no pair ({error!r}): {line[:80]!r}.') from error
-        return {'seed': np.uint32(seed), 'caption': caption, 'captions': (caption,), 'slots': record.get('slots', {})}
+        where = f'{self.folder / LINES}, line {number + 1}'
+        record = strict_json.loads(line.encode(), where)
+        record = record if isinstance(record, dict) else {}
+        seed, caption, slots = record.get('seed'), record.get('caption'), record.get('slots', {})
+        distance = slots.get('distance', 0.0) if isinstance(slots, dict) else None
+        good = type(seed) is int and 0 <= seed < 2**32 and isinstance(caption, str) and type(distance) in (int, float)
+        if not good:
+            raise UsageError(
+                f'{where} is no pair: {line[:80]!r}. Wanted {{"seed": 17, "caption": "a red cube"}}, the seed from 0 to '
+                '2^32 - 1, and where there are slots, an object of them.'
+            )
+        return {'seed': np.uint32(seed), 'caption': caption, 'captions': (caption,), 'slots': slots}
 
     def __len__(self) -> int:
         return len(self.records)
@@ -239,6 +252,7 @@ def make(config) -> tuple[Pairs, Callable]:
     """(source, transform) of a config whose triplanes are those of its folder."""
     source = open_source(config.data)
     refuse_other(config, source.folder, source.manifest)
+    caption_words.check((record['caption'] for record in source.records), config.text, str(source.folder))
     return source, example(config)
 
 

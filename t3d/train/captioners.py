@@ -178,7 +178,7 @@ def words_of(record: dict) -> dict[str, str]:
     """Slots of a record: noun and colour where its attributes have a noun, else its longest caption."""
     attributes = record.get('attributes') or {}
     if attributes.get('noun'):
-        return {'noun': attributes['noun'], 'colour': attributes.get('colour', '')}
+        return {'noun': str(attributes['noun']), 'colour': str(attributes.get('colour') or '')}
     return {'caption': max(record['captions'], key=len)}
 
 
