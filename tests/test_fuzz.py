@@ -7,6 +7,7 @@ import fuzz_targets
 import numpy as np
 import pytest
 
+from t3d import cli
 from t3d.checkpoint import convert_clip, torch_files, weights
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
@@ -47,6 +48,13 @@ def test_a_home_that_nobody_has_is_a_folder_that_is_not_there(tmp_path, monkeypa
         images.ImageSet('~nobody-of-this-name/x')
     with pytest.raises(FileNotFoundError, match='no furniture source at ~nobody-of-this-name/x'):
         sweethome.open_libraries('~nobody-of-this-name/x', tmp_path)
+
+
+@pytest.mark.parametrize('name', ['\udcff', '\udcff.zip', 'a\udce4b/c'])
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(['data', 'single-view', 'toy', '--out', name]) == 2
+    assert 'is not UTF-8: choose another name.' in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 CHANGES = [

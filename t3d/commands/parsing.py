@@ -75,6 +75,10 @@ def writable(path: str, flag: str = '--out', *, file: bool = False) -> None:
         raise UsageError(f'{flag} is empty: give the {"file" if file else "folder"} to write.')
     if '://' in path:
         return
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:  # bytes of another encoding on the command line
+        raise UsageError(f'{flag} {ascii(path)[:200]} is not UTF-8: choose another name.') from error
     place = pathlib.Path(path)
     try:
         if file and place.is_dir():
