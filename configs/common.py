@@ -26,7 +26,7 @@ def defaults():
             'fsdp_floor': 2**20,  # bytes; smaller arrays are not sharded over 'fsdp' unless a rule of the system says so
             'log_every': 50,
             'preview_every': 500,  # 0: only at the end
-            # keep: the latest ones, 0 for all; keep_every: multiples kept for good, 0 for none
+            # keep: the latest ones; keep_every: multiples kept for good, 0 for none
             'checkpoint': {'every': 500, 'keep': 3, 'keep_every': 0, 'best': 'loss'},
             'loader': {'threads': 1, 'prefetch': 4},  # batches made ahead, and by how many threads
         }

@@ -1,5 +1,7 @@
 """Names are data: folders, files and prompts with signs that patterns, templates, shells and programs read otherwise."""
 
+import html.parser
+import json
 import logging
 
 import jax.numpy as jnp
@@ -10,7 +12,8 @@ from t3d.checkpoint import store as stores
 from t3d.core import files
 from t3d.core.errors import UsageError
 from t3d.core.system import TrainState
-from t3d.export import video
+from t3d.export import report, video
+from t3d.train import log as logs
 
 NAMES = (
     *('run [v2]', 'lr[1e-3]', '[!a]', '[', '*', '**', 'a?b', '{x}', '{0}', '$HOME', '%d', '%2F', 'a:b', '12:30', '~', '#1'),
@@ -67,3 +70,93 @@ def test_ffmpeg_takes_every_path_for_a_file(tmp_path, monkeypatch):
     (tmp_path / 'taken' / 'turntable.mp4.part').mkdir(parents=True)
     with pytest.raises(UsageError, match='ffmpeg could not write taken/turntable.mp4: .*directory'):
         video.write_mp4(images, 'taken/turntable.mp4')
+
+
+PROMPTS = (
+    *('a {{heading}} and {{sections}}', '{{scripts}}', '{title}', '$title ${x}', '%s %(a)s', '</script><script>f(1)</script>'),
+    *('<!--', ']]>', '<img src=x onerror=f(1)>', '"><svg/onload=1>', "'&quot;&amp;", '\\1 \\g<0>', '[red]bold[/red]', ':cat:'),
+    *('a\nb', '\x1b[31m', '红色', '🐈', 'e\u0301', '\u202eabc', '\x00', 'x' * 5000),
+)
+
+
+class Text(html.parser.HTMLParser):
+    """The tags of a page, and the text of its heading and title."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.texts, self.inside = [], {'h1': '', 'title': ''}, ''
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, *(name for name, _ in attrs)))
+        self.inside = tag
+
+    def handle_endtag(self, tag):
+        self.inside = ''
+
+    def handle_data(self, data):
+        if self.inside in self.texts:
+            self.texts[self.inside] += data
+
+
+@pytest.mark.parametrize('prompt', PROMPTS, ids=lambda prompt: ascii(prompt)[:30])
+def test_a_report_shows_any_prompt_as_it_is_and_nothing_of_it_is_markup(tmp_path, prompt):
+    tables = {'config': {prompt: prompt, 'a': {'b': '{{subtitle}}'}}, 'facts': {prompt: 1.0}, 'environment': {'x': prompt}}
+    rows = [{'step': n, 'loss': 1.0 + n, f'loss/{prompt}': 0.5, prompt: 3} for n in range(3)]
+    pages = {}
+    for text in (prompt, 'plain'):
+        given = json.loads(json.dumps(tables).replace(json.dumps(prompt)[1:-1], text)) if text == 'plain' else tables
+        read = [{key.replace(prompt, text): value for key, value in row.items()} for row in rows]
+        page = report.write(tmp_path / 'r.html', prompt=text, subtitle=f'of {text}', metrics=read, **given).read_text('utf-8')
+        pages[text] = Text()
+        pages[text].feed(page)
+    shown = prompt.replace('\x00', '\ufffd') if '\ufffd' in pages[prompt].texts['h1'] else prompt
+    assert pages[prompt].texts == {'h1': shown, 'title': f't3d: {shown}'}
+    assert pages[prompt].tags == pages['plain'].tags
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        '{"step": "x", "loss": 1}',
+        '{"step": null}',
+        '[1]',
+        '3',
+        'null',
+        '{"loss": 1}',
+        '\ufffd',
+        '{"step": 1, "loss": "high"}',
+        '[' * 100_000,
+    ]
+    + [
+        '{"step": 1, "loss": 1' + '0' * 400 + '}',
+        '{"step": NaN, "loss": NaN}',
+        '{"step": 1e999, "loss": -Infinity}',
+        '[' * 100_000,
+    ],
+)
+def test_a_damaged_line_of_the_metrics_is_left_out(tmp_path, line):
+    good = [json.dumps({'step': n, 'loss': 1.0 / n}) for n in (1, 2, 3)]
+    plots = []
+    for lines in (good, [good[0], line, *good[1:]]):
+        (tmp_path / 'metrics.jsonl').write_bytes('\n'.join(lines).encode().replace('\ufffd'.encode(), b'\xff\xfe{'))
+        plots.append(report.loss_plot(report.read_metrics(tmp_path / 'metrics.jsonl')))
+    assert plots[0] == plots[1]
+
+
+def test_lines_on_a_terminal_are_not_markup(monkeypatch):
+    import io
+    import sys
+
+    class Terminal(io.StringIO):
+        isatty = lambda self: True
+
+    monkeypatch.setattr(sys, 'stdout', terminal := Terminal())
+    monkeypatch.setenv('TERM', 'xterm')
+    monkeypatch.setenv('COLUMNS', '60')
+    log = logs.Log(None, total=4, batch=1)
+    log.progress(1, {'loss': 1.0}, seconds=1.0, steps=1)
+    lines = ['runs/[red]x[/red]', ':cat: %s {0}', 'x' * 100 + ' [bold', '\\[a]']
+    for line in lines:
+        log.line(line)
+    log.close()
+    assert all(line in terminal.getvalue() for line in lines)

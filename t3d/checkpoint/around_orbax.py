@@ -4,6 +4,7 @@ import contextlib
 import gc
 import glob
 import logging
+import math
 import sys
 import types
 
@@ -11,6 +12,9 @@ from etils import epath
 
 from t3d.core import files
 from t3d.core.errors import UsageError
+
+ITEMS = ('state', 'ema', 'data', 'meta')
+UNFINISHED = '.orbax-checkpoint-tmp'  # end of the name of a folder that is being written
 
 
 class LiteralPath(type(epath.Path('/'))):
@@ -50,6 +54,45 @@ def quiet(*names: str):
         sys.unraisablehook = hook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def is_checkpoint(folder) -> bool:
+    """Whether a folder holds an item of a checkpoint; others with a number for a name are not ours."""
+    return folder.is_dir() and any((folder / item).is_dir() for item in ITEMS)
+
+
+def step_names(digits: int):
+    """Orbax's names of steps, counting only folders that hold a checkpoint: it would keep a stray one as the latest."""
+    from orbax.checkpoint import path
+
+    class Names(type(path.step.standard_name_format())):
+        def find_all(self, base_path):
+            return (step for step in super().find_all(base_path) if is_checkpoint(step.path))
+
+    return Names(step_format_fixed_length=digits)
+
+
+def manager(folder, options, best: str):
+    """An Orbax manager to which a damaged `metrics` item, one number for choosing the best, is one that is not there."""
+    import orbax.checkpoint as ocp
+
+    class Manager(ocp.CheckpointManager):
+        def metrics(self, step: int):
+            try:
+                found = super().metrics(step)
+                if found is None or not best or math.isfinite(found[best]):
+                    return found
+            except Exception:  # whatever Orbax's reader, or a number of another kind, raises
+                pass
+            note(f'checkpoint {step} in {folder}: its metrics are damaged: it cannot count as the best, nothing else is lost')
+            return None
+
+    return Manager(folder, options=options, item_names=ITEMS)
+
+
+def note(text: str) -> None:
+    """A line beside the output of a command."""
+    print(f'note: {text}', file=sys.stderr, flush=True)
 
 
 def hush() -> None:

@@ -76,7 +76,7 @@ class Store:
             return
         with around_orbax.quiet('absl'):  # it warns of read_only
             options = ocp.CheckpointManagerOptions(
-                step_name_format=ocp.path.step.standard_name_format(step_format_fixed_length=DIGITS),
+                step_name_format=around_orbax.step_names(DIGITS),
                 preservation_policy=_policy(keep, keep_every, best),
                 best_fn=(lambda metrics: metrics[self._best]) if best else None,  # without it metrics are not written
                 best_mode='max' if best.startswith('+') else 'min',
@@ -85,7 +85,7 @@ class Store:
                 create=not read_only,
                 read_only=read_only,
             )
-            self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=('state', 'ema', 'data', 'meta'))
+            self._manager = around_orbax.manager(self.folder, options, self._best)
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -132,10 +132,12 @@ class Store:
         return Restored(state, data, meta)
 
     def restore_ema(self, step: int | None = None, sharding=None) -> PyTree:
-        """Only the averaged parameters, as nested dictionaries: all that inference needs."""
+        """Only the averaged parameters, as nested dictionaries: all that inference needs.
+
+        They load where the config or the position of the data beside them is damaged; a line on stderr says so.
+        """
         step = self._pick(step)
-        meta, _ = self.describe(step)
-        leaves = {name: leaf for name, leaf in meta['leaves'].items() if name.startswith('ema/')}
+        leaves = {name: leaf for name, leaf in self._leaves(step).items() if name.startswith('ema/')}
         if not leaves:
             raise UsageError(f'checkpoint {self._path(step)} holds no averaged parameters (ema).')
         sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -149,10 +151,34 @@ class Store:
         self._verify(step, read, leaves)
         return read['ema']
 
+    def _leaves(self, step: int) -> dict[str, dict]:
+        """Shape, dtype and digest of every leaf; without digests, and of the averages alone, where `meta` cannot be read."""
+        path = self._path(step)
+        try:
+            return self.describe(step)[0]['leaves']
+        except CorruptCheckpoint as error:
+            damage = error
+        with contextlib.suppress(CorruptCheckpoint):
+            meta = self._json(step, 'meta')
+            if _has_leaves(meta):
+                around_orbax.note(f'{path}: its config or data position is damaged; the weights are read and verified')
+                return meta['leaves']
+        try:
+            tree = self._ocp.StandardCheckpointHandler().metadata(path / 'ema').tree
+        except Exception as error:
+            raise damage from error
+        around_orbax.note(f'{path}: its meta is damaged; the weights are read, but their digests were in it: not verified')
+        return {
+            f'ema/{name}': {'shape': leaf.shape, 'dtype': str(leaf.dtype), 'digest': None}
+            for name, leaf in trees.flatten(tree).items()
+        }
+
     def describe(self, step: int | None = None) -> tuple[dict, dict]:
         """The items (meta, data) of a step: config, leaves, position."""
         step = self._pick(step)
         meta, data = self._json(step, 'meta'), self._json(step, 'data')
+        if not (_has_leaves(meta) and isinstance(data, dict)):
+            raise CorruptCheckpoint(f'{self._path(step)}: meta or data are not what was saved. {self._other(step)}')
         if meta.get('format', FORMAT) > FORMAT:
             raise UsageError(f'{self._path(step)} has format {meta["format"]}, this t3d reads up to {FORMAT}: update t3d.')
         if meta.pop('check', None) != _json_digest(meta, data):
@@ -236,7 +262,7 @@ class Store:
         bad = [
             name
             for name, leaf in found.items()
-            if leaf['digest'] != leaves[name]['digest'] and leaf['dtype'] == leaves[name]['dtype']
+            if leaf['digest'] != leaves[name]['digest'] is not None and leaf['dtype'] == leaves[name]['dtype']
         ]
         if bad:
             raise CorruptCheckpoint(
@@ -251,6 +277,19 @@ class Store:
             if others
             else 'There is no other checkpoint in this run: copy it again, or train anew in another folder.'
         )
+
+
+def _has_leaves(meta) -> bool:
+    """Whether what was read is a table of leaves, each with shape, dtype and digest."""
+    leaves = meta.get('leaves') if isinstance(meta, dict) else None
+    if not isinstance(leaves, dict) or not leaves:
+        return False
+    if not all(isinstance(leaf, dict) and {'shape', 'dtype', 'digest'} <= set(leaf) for leaf in leaves.values()):
+        return False
+    try:
+        return all(jnp.dtype(leaf['dtype']) for name, leaf in leaves.items() if name.startswith('ema/'))
+    except TypeError:
+        return False
 
 
 def _split(state: TrainState) -> tuple[dict, PyTree]:

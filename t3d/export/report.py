@@ -8,7 +8,9 @@ import html
 import json
 import math
 import pathlib
+import re
 
+from t3d.core import files
 from t3d.core.config import flatten
 
 HERE = pathlib.Path(__file__).parent
@@ -63,13 +65,11 @@ def write(
         'sections': '\n'.join(sections),
         'scripts': scripts,
     }
-    for name, value in filled.items():
-        head, mark, tail = page.partition('{{' + name + '}}')
-        assert mark, f'report.html lacks {name}'
-        page = head + value + tail
+    # In one pass: a prompt may hold the marks of the template.
+    page = re.sub(r'\{\{(\w+)\}\}', lambda mark: filled[mark.group(1)], page)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding='utf-8')
+    files.write(path, page)
     return path
 
 
@@ -103,10 +103,10 @@ def read_metrics(source) -> list[dict]:
     if not isinstance(source, (str, pathlib.Path)):
         return [dict(row) for row in source]
     rows = []
-    for line in pathlib.Path(source).read_text(encoding='utf-8').splitlines():
+    for line in pathlib.Path(source).read_bytes().decode('utf-8', 'replace').splitlines():
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
     return [row for row in rows if isinstance(row, dict)]
 
@@ -130,7 +130,8 @@ def _metrics_table(row: dict) -> str:
 def loss_plot(rows: list[dict], width: int = 1080, height: int = 260) -> str:
     """Inline SVG of every metric named loss or loss/... over the step; logarithmic where all values are positive."""
     names = sorted({key for row in rows for key in row if key == 'loss' or key.startswith('loss/')})
-    curves = {name: [(row['step'], row[name]) for row in rows if _number(row.get(name)) and 'step' in row] for name in names}
+    rows = [row for row in rows if _number(row.get('step'))]
+    curves = {name: [(row['step'], row[name]) for row in rows if _number(row.get(name))] for name in names}
     curves = dict(sorted(((k, v) for k, v in curves.items() if len(v) > 1), key=lambda pair: pair[0])[: len(COLORS)])
     points = [point for curve in curves.values() for point in curve]
     if not points:
@@ -164,7 +165,7 @@ def loss_plot(rows: list[dict], width: int = 1080, height: int = 260) -> str:
 
 
 def _number(value) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and abs(value) < 1e300  # neither NaN nor infinity
 
 
 def _thin(curve: list, most: int = 1000) -> list:

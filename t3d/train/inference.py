@@ -65,9 +65,12 @@ def load(folder: str | os.PathLike | None = None, system: str | None = None) -> 
             params, config, step = _from_run(folder)
         else:
             raise FileNotFoundError(_nothing_there(folder))
-    except json.JSONDecodeError as error:
-        raise UsageError(f'{folder / weights.CONFIG} is damaged ({error}): copy it again.') from error
-    built = systems.make(config)
+        built = systems.make(config)
+    except UsageError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # what a changed letter of the JSON can lead to
+        why = f'{type(error).__name__}: {error}'.splitlines()[0]
+        raise UsageError(f'{folder / weights.CONFIG} is damaged ({why}): copy it again.') from error
     state = jax.eval_shape(built.init, prng.key(0), built.batch_spec)
     wanted = state.ema if jax.tree.leaves(state.ema) else state.params  # a GAN's average has no discriminator
     params = weights.check(params, wanted, f'the weights in {folder}')  # half precision on disk is float32 here
@@ -75,12 +78,13 @@ def load(folder: str | os.PathLike | None = None, system: str | None = None) -> 
 
 
 def _from_run(folder):
-    from t3d.checkpoint import store, weights
+    from t3d.checkpoint import store
+    from t3d.train import workdirs
 
-    config = configs.read(folder / weights.CONFIG)
+    config = workdirs.stored_config(folder)
     reader = store.Store(folder / 'checkpoints', read_only=True)
     try:
-        return reader.restore_ema(), config, reader.latest()
+        return reader.restore_ema(), workdirs.as_saved(config, reader), reader.latest()
     finally:
         reader.close()
 

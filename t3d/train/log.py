@@ -57,22 +57,23 @@ class Log:
         if not self.active:
             return
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
         elif self._write is not None:
             self._write(text)
         else:
             print(text, flush=True)
         self._append('log.txt', text)
 
-    def resume(self, step: int) -> None:
-        """Drops from metrics.jsonl the lines after `step`: those steps will run again."""
+    def resume(self, step: int) -> bool:
+        """Drops from metrics.jsonl the lines after `step`: those steps will run again. Whether there were any."""
         path = self._workdir / 'metrics.jsonl' if self._workdir is not None else None
         if not self.active or path is None or not path.exists():
-            return
+            return False
         lines = path.read_bytes().decode('utf-8', 'replace').splitlines()
-        kept = [line for line in lines if _step_of(line) is not None and _step_of(line) <= step]
+        kept = [line for line in lines if step_of(line) is not None and step_of(line) <= step]
         if len(kept) < len(lines):
             files.write(path, ''.join(f'{line}\n' for line in kept))
+        return len(kept) < len(lines)
 
     def progress(
         self,
@@ -240,7 +241,7 @@ def _number(value) -> float | None:
     return value if math.isfinite(value) else None  # JSON has no NaN
 
 
-def _step_of(line: str) -> int | None:
+def step_of(line: str) -> int | None:
     try:
         return json.loads(line)['step']
     except (ValueError, KeyError):

@@ -144,6 +144,8 @@ def start(
 ) -> TrainState:
     """The state to train from: restored as `target` (see `abstract`), or made by a sharded init."""
     if store.latest() is None:
+        if say.resume(0):
+            say.line('no checkpoint was saved before: starting again at step 0')
         state = fresh(config, system, target, keep)
         state = state if init_from is None else _with_weights(state, init_from, mesh, say)
         return _with_frozen(state, config.frozen, say) if config.get('frozen', '') else state

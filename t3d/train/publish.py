@@ -4,12 +4,15 @@ import inspect
 import json
 import pathlib
 import re
+import unicodedata
 
+from t3d.core import files
 from t3d.core.errors import UsageError
 from t3d.core.system import Picture
 from t3d.train import evaluate, inference, preview
 
 REPORT, PICTURE = 'report.html', 'image.png'
+DEVICE_NAMES = {'con', 'prn', 'aux', 'nul', *(f'{kind}{n}' for kind in ('com', 'lpt') for n in range(10))}  # of Windows
 
 
 def assets(
@@ -75,7 +78,7 @@ def _each(loaded, prompts, out, seeds, log):
         name = name_of(asset.prompt, seed if len(seeds) > 1 else None)
         places = (name, *(f'{name}_{k}' for k in range(2, len(made) + 2)))  # prompts may differ only in signs
         names.append(next(place for place in places if place not in names))
-        log(f'"{asset.prompt}", seed {seed}')
+        log(f'{json.dumps(asset.prompt, ensure_ascii=False)}, seed {seed}')  # quoted, without control characters
         yield asset, seed, out if len(made) == 1 else out / names[-1]
 
 
@@ -96,8 +99,10 @@ def options(command: str, loaded: inference.Loaded, given: dict) -> dict:
 
 
 def name_of(prompt: str, seed: int | None = None) -> str:
-    """A folder name: 'a_red_cube' or 'a_red_cube-3'."""
-    words = re.sub(r'[^a-z0-9]+', '_', prompt.lower()).strip('_')[:60] or 'asset'
+    """A folder name: 'a_red_cube' or 'a_red_cube-3'; letters and digits of every script, 60 of them or 120 bytes."""
+    words = re.sub(r'[\W_]+', '_', unicodedata.normalize('NFC', prompt).lower()).strip('_')[:60]
+    words = words.encode('utf-8', 'ignore')[:120].decode('utf-8', 'ignore').rstrip('_') or 'asset'
+    words = f'{words}_' if words in DEVICE_NAMES else words
     return words if seed is None else f'{words}-{seed}'
 
 
@@ -116,7 +121,7 @@ def finish(workdir, prompts: list[str], *, log=print, score: bool = True) -> Non
         except UsageError as reason:  # data without the labels that a score needs: the assets are made all the same
             log(f'no scores: {reason}')
         else:
-            (workdir / 'scores.json').write_text(json.dumps({'step': loaded.step, **scores}, indent=1))
+            files.write(workdir / 'scores.json', json.dumps({'step': loaded.step, **scores}, indent=1))
             log(table(scores))
     if prompts:
         folders = assets(loaded, prompts, workdir / 'assets', log=log, metrics=workdir / 'metrics.jsonl')
