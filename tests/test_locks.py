@@ -120,7 +120,9 @@ def test_who_lost_the_folder_stops_and_leaves_the_lock_of_the_other(tmp_path):
             taken.append(line)
 
     with pytest.raises(UsageError, match='stopped: process 5 on host node8 trains in .* it took this process for dead'):
-        loop.run(config(steps=100_000, checkpoint={'every': 0, 'keep': 1}), tmp_path / 'run', system=make(), data=DATA, log=log)
+        loop.run(
+            config(steps=100_000, checkpoint={'every': 100_000, 'keep': 1}), tmp_path / 'run', system=make(), data=DATA, log=log
+        )
     assert json.loads((tmp_path / 'run' / locks.NAME).read_text())['process'] == 5
     assert not (tmp_path / 'run' / 'checkpoints' / '00100000').exists()
 
