@@ -123,7 +123,7 @@ def ddim(
     levels, ends = _levels(schedule, times), _levels(schedule, ends, schedule.alpha_to_one)
     if eta and key is None:
         raise UsageError(f'eta = {eta} adds noise at each step: give key=jax.random.key(...), or eta=0.')
-    draws = _draws(key, steps, x) if eta else jnp.zeros(steps)
+    draws = _draws(key, steps, x) if eta else jnp.zeros(steps, jnp.float32)
 
     def step(x, memory, given):
         t, (a, s), (a_end, s_end), draw = given
@@ -225,7 +225,7 @@ def dpm_solver_2m(
     log_ratio = jnp.log(a) - jnp.log(s)
     h = jnp.diff(log_ratio)  # [steps - 1]
     # h_i / (2 h_(i-1)); 0, first order, at the first step and at the last, where h is infinite
-    lean = jnp.concatenate([jnp.zeros(1), 0.5 * h[1:] / h[:-1], jnp.zeros(1)])[:steps]
+    lean = jnp.concatenate([jnp.zeros(1, jnp.float32), 0.5 * h[1:] / h[:-1], jnp.zeros(1, jnp.float32)])[:steps]
     ends = (jnp.append(a[1:], 1.0), jnp.append(s[1:], 0.0))
 
     def step(x, before, given):
@@ -239,7 +239,7 @@ def dpm_solver_2m(
 
 def karras_sigmas(steps: int, sigma_min, sigma_max, rho: float = 7.0):
     """[steps + 1] noise levels of EDM, sigma_max to sigma_min and then 0 (arXiv 2206.00364, Eq. 5)."""
-    ramp = jnp.linspace(0.0, 1.0, steps)
+    ramp = jnp.linspace(0.0, 1.0, steps, dtype=jnp.float32)
     low, high = sigma_min ** (1.0 / rho), sigma_max ** (1.0 / rho)
     return jnp.append((high + ramp * (low - high)) ** rho, 0.0)
 
@@ -275,7 +275,7 @@ def heun(
         raise UsageError(f'sigmas of shape {jnp.shape(sigmas)} for {steps} steps: wanted {steps + 1}, the last of them 0.')
     if churn and key is None:
         raise UsageError(f'churn = {churn} adds noise at each step: give key=jax.random.key(...), or churn=0.')
-    draws = _draws(key, steps, x) if churn else jnp.zeros(steps)
+    draws = _draws(key, steps, x) if churn else jnp.zeros(steps, jnp.float32)
     raised = min(churn / steps, 2.0**0.5 - 1.0)
 
     def look(x, sigma):

@@ -149,7 +149,7 @@ def _fill(rows: np.ndarray, count: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _surface_colors(field, scene, points, inward, step):
-    offsets = jnp.linspace(-0.5, REACH, SAMPLES) * step
+    offsets = jnp.linspace(-0.5, REACH, SAMPLES, dtype=jnp.float32) * step
     samples = points + offsets[:, None, None] * inward  # [S, K, 3]
     density, rgb = field(scene, samples.reshape(-1, 3))
     density, rgb = density.reshape(SAMPLES, -1), rgb.reshape(SAMPLES, -1, 3)

@@ -72,18 +72,18 @@ class Generator:
     def init(self, key: Key) -> tuple[PyTree, PyTree]:
         """(params, buffers)."""
         key_map, key_backbone, key_decoder, key_sr = jax.random.split(key, 4)
-        c = jnp.zeros((1, LABEL)) if self.label_dim else None
-        backbone = self.backbone.init(key_backbone, jnp.zeros((1, self.num_ws, self.w_dim)))
+        c = jnp.zeros((1, LABEL), jnp.float32) if self.label_dim else None
+        backbone = self.backbone.init(key_backbone, jnp.zeros((1, self.num_ws, self.w_dim), jnp.float32))
         size = self.superres.input_size
-        style = None if self.style == 'unit' else jnp.zeros((1, self.w_dim))
-        images = (jnp.zeros((1, size, size, 3)), jnp.zeros((1, size, size, self.features)))
+        style = None if self.style == 'unit' else jnp.zeros((1, self.w_dim), jnp.float32)
+        images = (jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, size, size, self.features), jnp.float32))
         params = {
-            'mapping': self.mapping.init(key_map, jnp.zeros((1, self.z_dim)), c)['params'],
+            'mapping': self.mapping.init(key_map, jnp.zeros((1, self.z_dim), jnp.float32), c)['params'],
             'backbone': backbone['params'],
             'decoder': triplane_field.init(key_decoder, self.channels, hidden=self.hidden, outputs=self.features),
             'superres': self.superres.init(key_sr, *images, style)['params'],
         }
-        return params, {'w_avg': jnp.zeros(self.w_dim), 'backbone': backbone['buffers']}
+        return params, {'w_avg': jnp.zeros(self.w_dim, jnp.float32), 'backbone': backbone['buffers']}
 
     # -------------------------------------------------------------------------------------------------------- z to planes
 
@@ -163,7 +163,7 @@ class Generator:
         if self.style == 'unit':
             w = None
         elif self.style == 'ones_w':
-            w = jnp.ones((features.shape[0], self.w_dim))
+            w = jnp.ones((features.shape[0], self.w_dim), jnp.float32)
         return self.superres.apply({'params': params['superres']}, features[..., :3], features, w)
 
     def image(self, params, buffers, ws, label, *, noise: str = 'const', key: Key | None = None, multiplier: int = 1):

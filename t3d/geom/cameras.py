@@ -103,7 +103,7 @@ def angles(world_from_cam: Float[Array, '*b 4 4']) -> tuple[jax.Array, jax.Array
 
 def turntable(frames: int, *, elevation: float, radius: float, fov: float) -> Cameras:
     """`frames` cameras once around, front first."""
-    return orbit(jnp.arange(frames) * (2.0 * math.pi / frames), elevation, radius, fov)
+    return orbit(jnp.arange(frames, dtype=jnp.float32) * (2.0 * math.pi / frames), elevation, radius, fov)
 
 
 @typechecked

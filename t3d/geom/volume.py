@@ -99,7 +99,7 @@ def draws(key: Key | None, shape: tuple, num_samples: int, num_importance: int, 
     coarse_shape, fine_shape = (*lead, num_samples, count), (*lead, num_importance, count)
     strata = jnp.arange(num_importance, dtype=jnp.float32)[:, None]
     if key is None or not jitter:
-        return jnp.zeros(coarse_shape), jnp.broadcast_to((strata + 0.5) / max(num_importance, 1), fine_shape)
+        return jnp.zeros(coarse_shape, jnp.float32), jnp.broadcast_to((strata + 0.5) / max(num_importance, 1), fine_shape)
     key_coarse, key_fine = jax.random.split(key)
     u_fine = (strata + jax.random.uniform(key_fine, fine_shape, jnp.float32)) / max(num_importance, 1)
     return jax.random.uniform(key_coarse, coarse_shape, jnp.float32), u_fine

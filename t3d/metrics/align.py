@@ -183,7 +183,7 @@ def fit(
     image = ImageHead().init(key_init, *(value[:1] for value in arrays[:3]), False)['params']
     image['out']['kernel'] = 0.1 * image['out']['kernel']  # starts near the plain ConSE vector
     scale = jnp.float32(1.0 / max(float(np.std(pooled)), 1e-6))
-    head = Head(image, jnp.eye(dim), jnp.log(jnp.float32(1.0 / TEMPERATURE)), scale)
+    head = Head(image, jnp.eye(dim, dtype=jnp.float32), jnp.log(jnp.float32(1.0 / TEMPERATURE)), scale)
     optimizer = optax.adamw(optax.cosine_decay_schedule(rate, max(steps, 1)), weight_decay=0.05)
     trained = (head.image, head.text, head.log_scale)
     return _train(head, trained, optimizer.init(trained), arrays, key_steps, optimizer, steps, batch)

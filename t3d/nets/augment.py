@@ -89,8 +89,16 @@ class Draw(NamedTuple):
 def identity(batch: int) -> Draw:
     """The draw that changes nothing."""
     off = jnp.zeros(batch, bool)
-    zero, eye = jnp.zeros(batch, jnp.int32), jnp.broadcast_to(jnp.eye(3), (batch, 3, 3))
-    return Draw(off, zero, jnp.zeros((batch, 2), jnp.int32), eye, off, jnp.broadcast_to(jnp.eye(3, 4), (batch, 3, 4)), off)
+    zero, eye = jnp.zeros(batch, jnp.int32), jnp.broadcast_to(jnp.eye(3, dtype=jnp.float32), (batch, 3, 3))
+    return Draw(
+        off,
+        zero,
+        jnp.zeros((batch, 2), jnp.int32),
+        eye,
+        off,
+        jnp.broadcast_to(jnp.eye(3, 4, dtype=jnp.float32), (batch, 3, 4)),
+        off,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- matrices
@@ -117,9 +125,9 @@ def translation(x, y) -> jax.Array:
 def hue(angle) -> jax.Array:
     """[B, 3, 3]: rotation of (r, g, b) by angles [B] about the grey axis (Rodrigues)."""
     x, y, z = LUMA
-    cross = jnp.asarray([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    cross = jnp.asarray([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], jnp.float32)
     c, s = jnp.cos(angle)[:, None, None], jnp.sin(angle)[:, None, None]
-    return c * jnp.eye(3) + s * cross + (1.0 - c) * np.outer(LUMA, LUMA)
+    return c * jnp.eye(3, dtype=jnp.float32) + s * cross + (1.0 - c) * np.outer(LUMA, LUMA)
 
 
 def saturation(factor) -> jax.Array:
@@ -195,7 +203,7 @@ def _draw_colour(on, uniform, normal, keys, strengths):
     is_luma = is_luma & prng.coin(next(keys), 0.5, is_luma.shape)
     angle = jnp.where(is_hue, uniform(strengths.hue * math.pi), 0.0)
     factor = jnp.where(is_saturated, jnp.exp2(normal(strengths.saturation)), 1.0)
-    flip = jnp.eye(3) - 2.0 * np.outer(LUMA, LUMA) * is_luma[:, None, None]
+    flip = jnp.eye(3, dtype=jnp.float32) - 2.0 * np.outer(LUMA, LUMA) * is_luma[:, None, None]
     product = lambda a, b: jnp.einsum('bij,bjk->bik', a, b, precision='highest')
     linear = product(product(saturation(factor), hue(angle)), flip) * contrast[:, None, None]
     offset = jnp.einsum('bij,b->bi', linear, brightness, precision='highest')  # brightness comes first
@@ -252,7 +260,7 @@ def warp(images: Float[Array, 'b s s c'], matrix: Float[Array, 'b 3 3']) -> Floa
     size, margin = images.shape[1], len(SYM6) // 4
     fine = _up(_up(images, 1), 2)
     centre = 0.5 * (size - 1)
-    centres = 0.5 * (jnp.arange(2 * (size + 2 * margin)) - LAG) - margin - centre
+    centres = 0.5 * (jnp.arange(2 * (size + 2 * margin), dtype=jnp.float32) - LAG) - margin - centre
     grid = jnp.stack(jnp.broadcast_arrays(centres[None, :], centres[:, None], 1.0), -1)  # [S', S', 3]: x, y, 1
     places = jnp.einsum('bij,yxj->byxi', matrix[:, :2], grid, precision='highest')
     places = 2.0 * _mirror(places + centre, size) + LAG  # texels of `fine`

@@ -5,6 +5,8 @@ learning rate is equalised: weights are stored at unit variance over `lr_multipl
 `dtype`: mapping, styles, demodulation, sums of the image path, parameters.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,7 +64,7 @@ class Linear(nn.Module):
         scale = self.lr_multiplier
         weight = self.param('weight', nn.initializers.normal(1.0 / scale), (x.shape[-1], self.features), jnp.float32)
         bias = self.param('bias', nn.initializers.constant(self.bias_init / scale), (self.features,), jnp.float32)
-        x = x.astype(jnp.float32) @ (weight * (scale / np.sqrt(x.shape[-1]))) + bias * scale
+        x = x.astype(jnp.float32) @ (weight * (scale / math.sqrt(x.shape[-1]))) + bias * scale
         return leaky(x) if self.activate else x
 
 
@@ -184,8 +186,8 @@ class ToImage(nn.Module):
         incoming = x.shape[-1]
         weight = self.param('weight', nn.initializers.normal(1.0), (1, 1, incoming, self.channels), jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, (self.channels,), jnp.float32)
-        styles = Linear(incoming, bias_init=1.0, name='affine')(w) if self.styled else jnp.ones((1, incoming))
-        out = modulated_conv(x.astype(self.dtype), weight, styles / np.sqrt(incoming), demodulate=False)
+        styles = Linear(incoming, bias_init=1.0, name='affine')(w) if self.styled else jnp.ones((1, incoming), jnp.float32)
+        out = modulated_conv(x.astype(self.dtype), weight, styles / math.sqrt(incoming), demodulate=False)
         out = out.astype(jnp.float32) + bias
         return out if self.clamp is None else jnp.clip(out, -self.clamp, self.clamp)
 

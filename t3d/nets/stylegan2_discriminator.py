@@ -60,7 +60,7 @@ class Conv(nn.Module):
         weight = self.param(
             'weight', nn.initializers.normal(1.0), (self.kernel, self.kernel, incoming, self.channels), jnp.float32
         )
-        weight = (weight / np.sqrt(incoming * self.kernel**2)).astype(self.dtype)
+        weight = (weight / math.sqrt(incoming * self.kernel**2)).astype(self.dtype)
         x = x.astype(self.dtype)
         if not self.down:
             x = fir.conv(x, weight)
@@ -169,7 +169,7 @@ class Discriminator(nn.Module):
         if not self.c_dim:
             return x[:, 0]
         label = Mapping(0, self.c_dim, features, self.mapping_layers, name='mapping')(None, c)
-        return jnp.sum(x * label, -1) / np.sqrt(features)
+        return jnp.sum(x * label, -1) / math.sqrt(features)
 
 
 def r1(discriminate: Callable, image: jax.Array, raw: jax.Array | None) -> Float[Array, ' b']:

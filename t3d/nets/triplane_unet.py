@@ -88,10 +88,16 @@ class TriplaneDenoiser:
 
     def init(self, key, text: Float[Array, 'b n d']) -> PyTree:
         """Parameters {'unet'[, 'planes']} whose output is 0."""
-        x = self.arrange({'planes': jnp.zeros((3, self.patch**2 * self.shape[-1]))}, jnp.zeros((1, *self.shape)))
+        x = self.arrange(
+            {'planes': jnp.zeros((3, self.patch**2 * self.shape[-1]), jnp.float32)}, jnp.zeros((1, *self.shape), jnp.float32)
+        )
         params = self.net.init(key, x, jnp.zeros((1,), jnp.int32), text[:1])['params']
         found = {'unet': patched_unet.zero_output(params)}
-        return found if self.layout == 'stack' else {**found, 'planes': jnp.zeros((3, self.patch**2 * self.shape[-1]))}
+        return (
+            found
+            if self.layout == 'stack'
+            else {**found, 'planes': jnp.zeros((3, self.patch**2 * self.shape[-1]), jnp.float32)}
+        )
 
     def __call__(self, params: PyTree, planes: Float[Array, 'b 3 r r c'], t, text, mask=None) -> Float[Array, 'b 3 r r c']:
         """The output for noisy planes at times t, a scalar or [B], under text features [B, N, D] with a mask [B, N] or None."""

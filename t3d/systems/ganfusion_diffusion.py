@@ -127,7 +127,7 @@ class Model:
         text = self.text.init(key_text, ids)
         features, _ = self.text.features(text, ids)
         generator, buffers = self.generator.init(key_generator)
-        stats = {'mean': jnp.zeros(3 * self.channels), 'std': jnp.ones(3 * self.channels)}
+        stats = {'mean': jnp.zeros(3 * self.channels, jnp.float32), 'std': jnp.ones(3 * self.channels, jnp.float32)}
         frozen = {'generator': generator, 'buffers': buffers, 'stats': stats}
         return {'text': text, 'denoiser': self.denoiser.init(key_net, features), 'frozen': frozen}
 

@@ -60,7 +60,7 @@ def make(config) -> System:
         params = model.init(key)
         ema = tree.copy({name: params[name] for name in AVERAGED})
         opt_state = {name: model.optimizers[name].init(params[name]) for name in model.optimizers}
-        extras = {'density': jnp.zeros(()), 'r1': jnp.zeros(()), 'augment': augment.controller(config.augment.p)}
+        extras = {'density': jnp.float32(0.0), 'r1': jnp.float32(0.0), 'augment': augment.controller(config.augment.p)}
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, extras)
 
     preview = lambda params, batch, key: model.sheet(params, key, min(config.preview.rows, config.batch), config.preview.views)
@@ -117,8 +117,8 @@ class Model:
         key_generator, key_discriminator = jax.random.split(key)
         generator, buffers = self.generator.init(key_generator)
         size = self.config.data.size
-        images = (jnp.zeros((1, size, size, 3)), jnp.zeros((1, size, size, 3)))
-        discriminator = self.discriminator.init(key_discriminator, *images, jnp.zeros((1, LABEL)))['params']
+        images = (jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros((1, size, size, 3), jnp.float32))
+        discriminator = self.discriminator.init(key_discriminator, *images, jnp.zeros((1, LABEL), jnp.float32))['params']
         return {'generator': generator, 'buffers': buffers, 'discriminator': discriminator}
 
     # -------------------------------------------------------------------------------------------------------- the networks

@@ -117,7 +117,7 @@ class Denoiser:
         key_text, key_unet = jax.random.split(key)
         text = self.tower.init(key_text, ids)['params']
         features = self.tower.apply({'params': text}, ids)
-        noisy = patched_unet.to_patches(jnp.zeros((1, *self.shape)), self.patch)
+        noisy = patched_unet.to_patches(jnp.zeros((1, *self.shape), jnp.float32), self.patch)
         return {'text': text, 'unet': self.unet.init(key_unet, noisy, jnp.zeros((1,), jnp.int32), features)['params']}
 
     def features(self, params, ids):

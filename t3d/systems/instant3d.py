@@ -18,6 +18,7 @@ Differences from the paper:
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
@@ -269,7 +270,8 @@ def draw_pixels(key, alpha, count: int, foreground: float):
     """
     batch, views, height, width = alpha.shape
     solid = alpha.astype(jnp.float32) / 255.0
-    near = jax.lax.reduce_window(solid, 0.0, jax.lax.max, (1, 1, 5, 5), (1, 1, 1, 1), 'SAME').reshape(batch, views, -1)
+    near = jax.lax.reduce_window(solid, np.float32(0.0), jax.lax.max, (1, 1, 5, 5), (1, 1, 1, 1), 'SAME')
+    near = near.reshape(batch, views, -1)
     share = near / jnp.maximum(jnp.sum(near, -1, keepdims=True), 1.0)
     cdf = jnp.cumsum(foreground * share + (1.0 - foreground) / (height * width), -1)
     u = (jnp.arange(count) + jax.random.uniform(key, (batch, views, count), jnp.float32)) / count * cdf[..., -1:]
@@ -289,7 +291,7 @@ def photometric(config):
         key_noise, key_pixels, key_background, key_jitter = jax.random.split(key, 4)
         batch_size, views, height, width, _ = batch['image'].shape
         pixels = draw_pixels(key_pixels, batch['image'][..., 3], config.loss.rays, config.loss.foreground)
-        uv = (jnp.stack([pixels % width, pixels // width], -1) + 0.5) / jnp.array([width, height])
+        uv = (jnp.stack([pixels % width, pixels // width], -1).astype(jnp.float32) + 0.5) / jnp.array([width, height])
         views_of = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
         rays = jax.vmap(jax.vmap(cameras.rays_at))(views_of, uv)  # [B, V, R, 3]
         rgba = jnp.take_along_axis(batch['image'].reshape(batch_size, views, -1, 4), pixels[..., None], axis=2)

@@ -110,12 +110,14 @@ class Model:
         key_text, key_net, key_decoder, key_camera = jax.random.split(key, 4)
         text = self.text.init(key_text, ids)
         features, _ = self.text.features(text, ids)
-        x, planes = jnp.zeros((1, self.size, self.size, 3)), self.config.planes
-        net = self.unet.init(key_net, patched_unet.to_patches(x, self.config.patch), jnp.zeros((1,)), features[:1])['params']
+        x, planes = jnp.zeros((1, self.size, self.size, 3), jnp.float32), self.config.planes
+        net = self.unet.init(
+            key_net, patched_unet.to_patches(x, self.config.patch), jnp.zeros((1,), jnp.float32), features[:1]
+        )['params']
         decoder = triplane_field.init(key_decoder, planes.channels, hidden=planes.hidden, outputs=3)
         params = {'text': text, 'unet': patched_unet.zero_output(net), 'decoder': decoder}
         if self.camera is not None:
-            params['camera'] = self.camera.init(key_camera, jnp.zeros((1, 25)))['params']
+            params['camera'] = self.camera.init(key_camera, jnp.zeros((1, 25), jnp.float32))['params']
         return params
 
     def planes(self, params, x, t, condition, label):
@@ -157,7 +159,7 @@ class Model:
         x = schedules.q_sample(self.schedule, clean, t, jax.random.normal(key_noise, clean.shape, jnp.float32))
         planes = self.planes(params, x, t, condition, batch['label'])
         index = draw_pixels(key_pixels, count, self.size, self.config.loss.stride)
-        uv = (jnp.stack([index % self.size, index // self.size], -1) + 0.5) / self.size
+        uv = (jnp.stack([index % self.size, index // self.size], -1).astype(jnp.float32) + 0.5) / self.size
         rays = jax.vmap(cameras.rays_at)(cameras.from_eg3d(batch['label']), uv)
         shown = 2.0 * self.colour(params['decoder'], planes, rays, key_jitter).features - 1.0
         wanted = jnp.take_along_axis(clean.reshape(count, -1, 3), index[..., None], axis=1)

@@ -77,7 +77,7 @@ def phases(model, size: int) -> dict:
 
     def step(name, loss):
         def run(params, opt_state, batch, key):
-            now, p = model.moment(jnp.zeros((), jnp.int32)), jnp.zeros(())
+            now, p = model.moment(jnp.zeros((), jnp.int32)), jnp.zeros((), jnp.float32)
             grads, _ = jax.grad(lambda own: loss(own, params, batch, key, now, p), has_aux=True)(params[name])
             updates, opt = model.optimizers[name].update(grads, opt_state[name], params[name])
             return optax.apply_updates(params[name], updates), opt

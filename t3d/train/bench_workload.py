@@ -68,7 +68,7 @@ def render_workload(shape: dict) -> Workload:
         return (to_params if devices == 1 else jax.lax.pmean(to_params, 'data')), to_planes / devices
 
     def lookup(params, planes, key):
-        dist = jnp.linspace(CAMERA['near'], CAMERA['far'], shape['coarse'] + shape['fine'])[:, None, None]
+        dist = jnp.linspace(CAMERA['near'], CAMERA['far'], shape['coarse'] + shape['fine'], dtype=jnp.float32)[:, None, None]
         points = (rays.origins[:, None] + dist * rays.directions[:, None]).reshape(batch, -1, 3)
         total = lambda params, rows: jnp.sum(jax.lax.optimization_barrier(rows), -1)  # whole rows first, as the MLP takes them
         return triplanes.map_sum(total, params, triplanes.pad(planes), points, CAMERA['bound'])
