@@ -16,6 +16,7 @@ RANGES = {
     'stop_after': Whole(1, 2**31 - 1, 'steps'),
     'num_processes': Whole(1, 2**20, 'processes in all'),
     'process_id': Whole(0, 2**20, 'of this process, from 0'),
+    'heartbeat': Whole(10, 86_400, 'seconds'),
 }
 
 
@@ -30,6 +31,7 @@ def main(argv=None) -> int:
     parser.add_argument('--coordinator', help='HOST:PORT of process 0')
     parser.add_argument('--num-processes', type=int)
     parser.add_argument('--process-id', type=int)
+    parser.add_argument('--heartbeat', type=int, default=100, help='seconds after which a silent process counts as dead (100)')
     overrides, argv = split(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(argv)
     if rest:
@@ -53,7 +55,7 @@ def main(argv=None) -> int:
         by_hand = (args.coordinator, args.num_processes, args.process_id)
         if args.distributed or any(value is not None for value in by_hand):
             joining = True
-            cluster = devices.start(*by_hand)
+            cluster = devices.start(*by_hand, heartbeat=args.heartbeat)
             joining = False
             if jax.process_index() == 0:
                 print(*clusters.lines(cluster), sep='\n', flush=True)
@@ -77,9 +79,10 @@ def main(argv=None) -> int:
         text = errors.line(error)
         if text is None:
             raise
-        if speaks:
+        alone = joining or isinstance(error, errors.OneProcess)
+        if speaks or alone:
             print(f'error: {text}', file=sys.stderr, flush=True)
-        if joining and jax.distributed.is_initialized():
+        if alone and jax.distributed.is_initialized():
             os._exit(2)  # the others know nothing of it: an ordinary exit would wait for them
         return 2
     except KeyboardInterrupt:

@@ -14,8 +14,8 @@ from dummy_system import DATA, config, make
 from t3d.checkpoint import store as stores
 from t3d.core import errors, files
 from t3d.core.errors import UsageError
+from t3d.train import failures, loop, preview
 from t3d.train import log as logs
-from t3d.train import loop, preview
 
 SIZE = 2**16  # floats of ballast, that do not compress
 
@@ -75,7 +75,7 @@ def test_other_files_that_cannot_be_written_stop_the_run_and_name_the_safe_step(
     else:
         monkeypatch.setattr(logs.Log, 'progress', fail)
     store = stores.Store(trained / 'checkpoints', read_only=True)
-    with pytest.raises(UsageError) as error, loop.stops_at_files(store):
+    with pytest.raises(UsageError) as error, failures.told(None, store):
         if what == 'previews':
             preview.write(tmp_path / 'x.png', np.zeros((2, 2, 3), np.uint8))
         else:

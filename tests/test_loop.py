@@ -20,7 +20,7 @@ from t3d.core import errors, tree
 from t3d.core.errors import NonFinite
 from t3d.data import pipeline, sources
 from t3d.parallel import devices
-from t3d.train import loop, signals, workdirs
+from t3d.train import failures, loop, signals, workdirs
 
 
 def run(workdir, *, steps=6, system=None, log=lambda line: None, data=DATA, stop_after=None, init_from=None, **changes):
@@ -267,9 +267,9 @@ def test_weights_of_another_run_to_start_from(whole, tmp_path):
 
 def test_out_of_memory_says_what_to_halve():
     error = RuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3 GiB')
-    text = str(loop._out_of_memory(error, configs.from_dict(config(mesh={'data': -1}))))
+    text = str(failures.out_of_memory(error, configs.from_dict(config(mesh={'data': -1}))))
     assert 'Set one of batch=8 (now 16), dtype=bfloat16, mesh.fsdp=<devices>' in text
-    assert loop._out_of_memory(RuntimeError('INTERNAL'), configs.from_dict(config())) is None
+    assert failures.out_of_memory(RuntimeError('INTERNAL'), configs.from_dict(config())) is None
 
 
 def test_labels_of_the_preview(tmp_path, monkeypatch):

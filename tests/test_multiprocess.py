@@ -60,6 +60,15 @@ def wait_for(condition, processes, seconds=120):
         time.sleep(0.002)
 
 
+def wait_for_text(path, text, seconds=20):
+    """What a process said, once it is all there: its last lines come from a program of their own."""
+    deadline = time.monotonic() + seconds
+    while text not in (said := pathlib.Path(path).read_text()):
+        assert time.monotonic() < deadline, said[-2000:]
+        time.sleep(0.02)
+    return said
+
+
 def steps(workdir):
     """The steps of the complete checkpoints."""
     folder = workdir / 'checkpoints'
@@ -94,8 +103,11 @@ def test_killed_in_mid_save_restarts_exactly(tmp_path):
         wait_for(lambda: len(steps(broken)) >= 2 and saving(broken), processes)
         processes[0].kill()  # the one that completes checkpoints
         processes[0].wait()
+        processes[1].wait(60)
+        said = wait_for_text(f'{broken}.1.txt', 'error: ')
     finally:
         kill(processes)
+    assert 'error: process 1 of 2 stopped: ' in said and 'stack trace' not in said
     assert steps(whole)[-1] == 12
     assert saving(broken), 'the save was complete before the kill'
     before = steps(broken)[-1]

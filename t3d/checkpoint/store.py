@@ -21,7 +21,7 @@ from etils import epath
 
 from t3d.checkpoint import around_orbax, digests
 from t3d.core import tree as trees
-from t3d.core.errors import UsageError, diverged
+from t3d.core.errors import OneProcess, UsageError, diverged
 from t3d.core.system import TrainState
 from t3d.core.typing import PyTree
 
@@ -42,7 +42,7 @@ class NoCheckpoint(UsageError, FileNotFoundError):
     """Nothing to restore."""
 
 
-class SaveFailed(UsageError):
+class SaveFailed(OneProcess):
     """A checkpoint could not be written."""
 
 

@@ -7,6 +7,10 @@ class UsageError(ValueError):
     """Something given is wrong. The message says what was given, what is wanted and what to do; commands print it alone."""
 
 
+class OneProcess(UsageError):
+    """Something failed in this process alone, in the middle of a run: the others of the run, if there are any, wait for it."""
+
+
 class NonFinite(UsageError, FloatingPointError):
     """A loss, or a state that was to be saved, became NaN or infinite."""
 

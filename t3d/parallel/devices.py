@@ -19,10 +19,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from t3d.core.errors import UsageError
-from t3d.parallel import clusters, gpus
+from t3d.parallel import clusters, gpus, last_words
 from t3d.parallel.clusters import Cluster
 
 AXES = ('data', 'fsdp', 'tensor')
+HEARTBEAT = 100  # seconds; JAX's own choice
 
 
 def make(shape: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -74,11 +75,18 @@ def check_batch(batch: int, mesh: Mesh) -> None:
         )
 
 
-def start(address: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> Cluster:
+def start(
+    address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    heartbeat: int = HEARTBEAT,
+) -> Cluster:
     """Joins the other processes of a run, before any other use of JAX.
 
     Without arguments the launcher's variables say how (t3d.parallel.clusters).
-    Args: address 'host:port' of process 0; num_processes in all; process_id from 0.
+    Args: address 'host:port' of process 0; num_processes in all; process_id from 0; heartbeat: seconds without a sign of life
+    after which a process counts as dead and the others end.
 
     Raises UsageError where there is no cluster, the processes do not meet, or GPUs of the job would stay idle.
     """
@@ -96,11 +104,13 @@ def start(address: str | None = None, num_processes: int | None = None, process_
         _check_port(cluster)
     method = None if None in given else 'deactivate'  # JAX's own reading of SLURM would choose one GPU
     try:
-        jax.distributed.initialize(*given, cluster.local_device_ids, method)
+        jax.distributed.initialize(*given, cluster.local_device_ids, method, heartbeat_timeout_seconds=heartbeat)
     except (RuntimeError, ValueError, OSError) as error:
         if 'must be called before' in str(error) or 'only be called once' in str(error):
             raise
         raise UsageError(_did_not_meet(cluster, error)) from error
+    if jax.process_count() > 1:
+        last_words.guard(jax.process_index(), jax.process_count())
     check_local(cluster)
     return cluster
 

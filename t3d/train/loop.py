@@ -7,7 +7,7 @@ resumes. Randomness is a function of the seed and the step: `fold_in(key(seed), 
 is batch n, so an interrupted run ends with the bits of an uninterrupted one (same devices).
 """
 
-import contextlib
+import sys
 import time
 from collections.abc import Callable
 
@@ -26,8 +26,8 @@ from t3d.core.errors import UsageError
 from t3d.core.system import System, TrainState
 from t3d.data import pipeline, sources
 from t3d.parallel import devices, sharding
+from t3d.train import failures, preview, signals, traced, workdirs
 from t3d.train import log as logs
-from t3d.train import preview, signals, traced, workdirs
 from t3d.train.program import Program
 from t3d.train.window import Window
 
@@ -111,25 +111,12 @@ def _train(config, workdir, lock, mesh: Mesh, say: logs.Log, stop, stop_after, s
         source, batches, shown = _data(config, system, data, int(state.step))
         if 'data' in config:
             say.line(f'{sources.describe(config, source)}; curves: tensorboard --logdir {workdir}')
-        try:
-            with stops_at_files(store):
-                _loop(config, program, state, batches, shown, store, say, stop, end, workdir, lock)
-        except jax.errors.JaxRuntimeError as error:  # raised at a dispatch, or when a later result is waited for
-            raise _out_of_memory(error, config) or error from None
+        with failures.told(config, store):
+            _loop(config, program, state, batches, shown, store, say, stop, end, workdir, lock)
         store.wait()
     finally:
-        store.close()
-
-
-@contextlib.contextmanager
-def stops_at_files(store: stores.Store):
-    """Turns a file that cannot be read or written (a full disk) into one sentence with the step that is safe."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f'stopped: {errors.line(error)}. {store.safe()}') from error
+        if jax.process_count() == 1 or not isinstance(sys.exception(), errors.OneProcess):  # it would wait for the others
+            store.close()
 
 
 def start(
@@ -264,19 +251,6 @@ def _with_frozen(state: TrainState, folder, say: logs.Log) -> TrainState:
 def _put(new, old):
     """A host array, laid out as `old`; buffers of its own."""
     return jax.make_array_from_callback(old.shape, old.sharding, lambda index: np.array(new[index]))
-
-
-def _out_of_memory(error: Exception, config) -> UsageError | None:
-    """What to set to a half, if the device's memory ran out."""
-    text = str(error)
-    if 'RESOURCE_EXHAUSTED' not in text and 'out of memory' not in text.lower():
-        return None
-    flat, halves = configs.flatten(config), ('batch', 'loss.rays', 'data.views', 'render.samples')
-    choices = [f'{name}={flat[name] // 2} (now {flat[name]})' for name in halves if flat.get(name, 0) > 1]
-    choices += ['dtype=bfloat16'] if flat['dtype'] != 'bfloat16' else []
-    choices += ['decoder.remat=true'] if flat.get('decoder.remat') is False else []
-    choices += ['mesh.fsdp=<devices>'] if flat.get('mesh.fsdp', 1) == 1 and jax.device_count() > 1 else []
-    return UsageError(f'out of device memory: {text.splitlines()[0][:200]}\nSet one of {", ".join(choices)}.')
 
 
 def _data(config, system: System, data: tuple | None, start: int):

@@ -1,0 +1,50 @@
+"""What ends a run from outside, in one sentence each: memory or disk full, data that cannot be read, a process lost."""
+
+import contextlib
+import re
+
+import jax
+
+from t3d.checkpoint import store as stores
+from t3d.core import config as configs
+from t3d.core import errors
+from t3d.core.errors import UsageError
+
+LOST = re.compile(r'gloo|nccl|closed by peer|reset by peer|socket closed|unavailable|deadline_exceeded|barrier timed out', re.I)
+
+
+@contextlib.contextmanager
+def told(config, store: stores.Store):
+    """Turns the failures of the steps inside into UsageErrors; `OneProcess` for those that the other processes do not meet."""
+    try:
+        yield
+    except (errors.NonFinite, errors.OneProcess):
+        raise
+    except UsageError as error:
+        raise errors.OneProcess(str(error)) from error
+    except OSError as error:
+        raise errors.OneProcess(f'stopped: {errors.line(error)}. {store.safe()}') from error
+    except jax.errors.JaxRuntimeError as error:  # raised at a dispatch, or when a later result is waited for
+        raise out_of_memory(error, config) or lost_process(error, store) or error from None
+
+
+def lost_process(error: Exception, store: stores.Store) -> UsageError | None:
+    """The sentence for a collective that failed because another process has gone."""
+    if jax.process_count() == 1 or not LOST.search(str(error)):
+        return None
+    who = f'process {jax.process_index()} of {jax.process_count()}'
+    why = str(error).splitlines()[0][:160]
+    return errors.OneProcess(f'{who} stopped: another process of the run no longer answers ({why}). {store.safe()}')
+
+
+def out_of_memory(error: Exception, config) -> UsageError | None:
+    """What to set to a half, if the device's memory ran out."""
+    text = str(error)
+    if 'RESOURCE_EXHAUSTED' not in text and 'out of memory' not in text.lower():
+        return None
+    flat, halves = configs.flatten(config), ('batch', 'loss.rays', 'data.views', 'render.samples')
+    choices = [f'{name}={flat[name] // 2} (now {flat[name]})' for name in halves if flat.get(name, 0) > 1]
+    choices += ['dtype=bfloat16'] if flat['dtype'] != 'bfloat16' else []
+    choices += ['decoder.remat=true'] if flat.get('decoder.remat') is False else []
+    choices += ['mesh.fsdp=<devices>'] if flat.get('mesh.fsdp', 1) == 1 and jax.device_count() > 1 else []
+    return UsageError(f'out of device memory: {text.splitlines()[0][:200]}\nSet one of {", ".join(choices)}.')
