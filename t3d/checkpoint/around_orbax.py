@@ -5,6 +5,7 @@ import gc
 import glob
 import logging
 import math
+import os
 import sys
 import types
 
@@ -13,6 +14,7 @@ from etils import epath
 from t3d.core import files
 from t3d.core.errors import UsageError
 
+DESCRIPTORS = '/proc/self/fd'
 ITEMS = ('state', 'ema', 'data', 'meta')
 UNFINISHED = '.orbax-checkpoint-tmp'  # end of the name of a folder that is being written
 
@@ -35,9 +37,23 @@ def literal(folder) -> epath.Path:
         return folder
     folder = folder.absolute()
     for part in folder.parts:
-        if '\\' in part or part.removesuffix(':') in files.BUCKETS and part.endswith(':'):
+        scheme = part.endswith(':') and part[:-1] in files.BUCKETS
+        if scheme or ('\\' in part and not os.path.isdir(DESCRIPTORS)):
             raise UsageError(f'checkpoints cannot be kept in {folder}: {part!r} is no name for a folder. Choose another.')
     return LiteralPath(folder)
+
+
+@contextlib.contextmanager
+def readable(folder: epath.Path):
+    """The path of a folder for TensorStore, which reads a backslash as a slash: then Linux's name for the opened folder."""
+    if '\\' not in str(folder):
+        yield folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield LiteralPath(f'{DESCRIPTORS}/{descriptor}')
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -72,7 +88,7 @@ def step_names(digits: int):
     return Names(step_format_fixed_length=digits)
 
 
-def manager(folder, options, best: str):
+def manager(root, options, best: str, folder):
     """An Orbax manager to which a damaged `metrics` item, one number for choosing the best, is one that is not there."""
     import orbax.checkpoint as ocp
 
@@ -87,7 +103,7 @@ def manager(folder, options, best: str):
             note(f'checkpoint {step} in {folder}: its metrics are damaged: it cannot count as the best, nothing else is lost')
             return None
 
-    return Manager(folder, options=options, item_names=ITEMS)
+    return Manager(root, options=options, item_names=ITEMS)
 
 
 def note(text: str) -> None:

@@ -69,7 +69,7 @@ class Store:
         self.folder = around_orbax.literal(folder)
         self._ocp = ocp
         self._best = best.lstrip('+')
-        self._manager, self._saving = None, None
+        self._manager, self._saving, self._open = None, None, contextlib.ExitStack()
         if not read_only:
             around_orbax.hush()
         if read_only and not self.folder.exists():
@@ -85,7 +85,10 @@ class Store:
                 create=not read_only,
                 read_only=read_only,
             )
-            self._manager = around_orbax.manager(self.folder, options, self._best)
+            if not read_only:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            self._root = self._open.enter_context(around_orbax.readable(self.folder))
+            self._manager = around_orbax.manager(self._root, options, self._best, self.folder)
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -164,7 +167,7 @@ class Store:
                 around_orbax.note(f'{path}: its config or data position is damaged; the weights are read and verified')
                 return meta['leaves']
         try:
-            tree = self._ocp.StandardCheckpointHandler().metadata(path / 'ema').tree
+            tree = self._ocp.StandardCheckpointHandler().metadata(self._root / path.name / 'ema').tree
         except Exception as error:
             raise damage from error
         around_orbax.note(f'{path}: its meta is damaged; the weights are read, but their digests were in it: not verified')
@@ -201,7 +204,7 @@ class Store:
     def close(self) -> None:
         """Waits, then frees the threads."""
         if self._manager:
-            with self._failures():
+            with self._open, self._failures():
                 self._manager.close()
 
     def safe(self) -> str:
