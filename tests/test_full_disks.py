@@ -14,6 +14,7 @@ from dummy_system import DATA, config, make
 from t3d.checkpoint import store as stores
 from t3d.core import errors, files
 from t3d.core.errors import UsageError
+from t3d.export import camera_file, meshes, report, video
 from t3d.train import failures, loop, preview
 from t3d.train import log as logs
 
@@ -80,7 +81,8 @@ def test_other_files_that_cannot_be_written_stop_the_run_and_name_the_safe_step(
             preview.write(tmp_path / 'x.png', np.zeros((2, 2, 3), np.uint8))
         else:
             logs.Log(tmp_path, total=1, batch=1).progress(1, {}, seconds=1.0, steps=1)
-    assert str(error.value) == f'stopped: the reason. {store.safe()}' and 'Safe: step 2 in' in str(error.value)
+    hint = '. Make room there, or choose another place' if code in errors.FULL else ''
+    assert str(error.value) == f'stopped: the reason{hint}. {store.safe()}' and 'Safe: step 2 in' in str(error.value)
 
 
 @pytest.fixture(scope='module')
@@ -93,7 +95,7 @@ def test_a_full_log_names_the_file(tmp_path):
     log.line('x')
     with full(2), pytest.raises(OSError) as error:
         log.line('a longer line')
-    assert errors.line(error.value) == f'File too large: {tmp_path / "log.txt"}'
+    assert errors.line(error.value) == f'File too large: {tmp_path / "log.txt"}. Make room there, or choose another place.'
     log.close()
 
 
@@ -114,7 +116,30 @@ def test_files_are_whole_or_as_they_were(tmp_path, data):
     files.write(path, 'old')
     with full(2), pytest.raises(OSError) as error:
         files.write(path, data)
-    assert errors.line(error.value) == f'File too large: {path}' and path.read_text() == 'old'
+    assert (
+        errors.line(error.value) == f'File too large: {path}. Make room there, or choose another place.'
+        and path.read_text() == 'old'
+    )
     assert not pathlib.Path(f'{path}.part').exists()
     files.write(path, data)
     assert path.read_bytes() == (data if isinstance(data, bytes) else data.encode())
+
+
+@pytest.mark.parametrize('name', ['mesh.glb', 'mesh.obj', 'mesh.ply', 'mesh.stl', 'a.gif', 'a.mp4', 'frames', 'r.html'])
+def test_an_export_that_does_not_fit_names_its_file_and_leaves_no_half_of_it(tmp_path, name):
+    rng = np.random.default_rng(0)
+    vertices, faces = rng.normal(size=(600, 3)).astype(np.float32), rng.integers(0, 600, (900, 3)).astype(np.int32)
+    mesh = meshes.Mesh(vertices, faces, vertices, rng.integers(0, 255, (600, 3)).astype(np.uint8))
+    images = rng.integers(0, 255, (4, 48, 48, 3)).astype(np.uint8)
+    writers = {'.gif': video.write_gif, '.mp4': video.write_mp4, '': camera_file.write_frames}
+    path = tmp_path / name
+    with full(3000), pytest.raises((OSError, UsageError)) as error:
+        if name.startswith('mesh'):
+            meshes.write(mesh, path)
+        elif name == 'r.html':
+            report.write(path, prompt='a red cube')
+        else:
+            writers[path.suffix](images, path)
+    text = errors.line(error.value)
+    assert 'File too large' in text and name in text and '\n' not in text
+    assert not [path for path in tmp_path.rglob('*') if path.is_file()]

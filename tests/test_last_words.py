@@ -105,7 +105,9 @@ def test_errors_of_one_process_are_told_from_those_of_all(monkeypatch):
 
     configs = core.from_dict(config())
     assert type(told(UsageError('a record'))) is OneProcess and type(told(NonFinite('loss'))) is NonFinite
-    assert str(told(OSError(28, 'No space left on device', 'x'))) == 'stopped: No space left on device: x. Safe: step 2 in F.'
+    assert str(told(OSError(28, 'No space left on device', 'x'))) == (
+        'stopped: No space left on device: x. Make room there, or choose another place. Safe: step 2 in F.'
+    )
     lost = jax.errors.JaxRuntimeError('UNKNOWN: Gloo AllReduce failed: [/gloo/pair.cc:534] Connection closed by peer [1]:23')
     assert told(lost) is lost  # one process has no other to lose
     assert 'Set one of batch=8' in str(told(jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: x')))

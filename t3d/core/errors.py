@@ -1,6 +1,9 @@
 """The errors that commands print alone: the message is all the user needs."""
 
+import errno
 import os
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on a disk, in a quota, in a file
 
 
 class UsageError(ValueError):
@@ -33,7 +36,8 @@ def diverged(what: str, good: int | None, folder) -> NonFinite:
 def line(error: Exception) -> str | None:
     """What commands print of an error; None for a fault of the program, whose traceback is wanted."""
     if isinstance(error, OSError) and error.strerror and not isinstance(error, UsageError):
-        return f'{error.strerror}: {error.filename}' if error.filename else error.strerror
+        hint = '. Make room there, or choose another place.' if error.errno in FULL else ''
+        return (f'{error.strerror}: {error.filename}' if error.filename else error.strerror) + hint
     if isinstance(error, MemoryError):
         return f'out of memory{f": {error}" if str(error) else ""}. Set a smaller batch, data.size, export.grid or --grid.'
     if isinstance(error, UsageError | OSError | ModuleNotFoundError):

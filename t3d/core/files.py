@@ -1,6 +1,7 @@
 """Paths that users give, and files written whole or not at all."""
 
 import contextlib
+import io
 import os
 import pathlib
 
@@ -43,3 +44,10 @@ def write(where, data: str | bytes) -> None:
         with contextlib.suppress(OSError):
             part.unlink()
         raise OSError(error.errno, error.strerror, os.fspath(where)) from error
+
+
+def write_image(where, image, **options) -> None:
+    """Writes a PIL image as `write` does, in the format that the suffix names; options of PIL's `save`."""
+    buffer = io.BytesIO()
+    image.save(buffer, format=os.path.splitext(where)[1].lstrip('.'), **options)
+    write(where, buffer.getvalue())

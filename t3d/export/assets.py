@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from t3d.core import environment
+from t3d.core import environment, files
 from t3d.core.errors import UsageError
 from t3d.core.system import Asset
 from t3d.export import camera_file, meshes, report, video
@@ -252,7 +252,7 @@ def write_sheet(asset: Asset, mesh: meshes.Mesh, densities, path: pathlib.Path, 
         pen.text((6, 2 * head + (row + 0.5) * size), name, fill='black', font=font, anchor='lm')
         for column, image in enumerate(strip):
             sheet.paste(Image.fromarray(image), (margin + column * size, 2 * head + row * size))
-    sheet.save(path)
+    files.write_image(path, sheet)
     return path
 
 

@@ -8,6 +8,7 @@ import pathlib
 
 import numpy as np
 
+from t3d.core import files
 from t3d.geom import cameras
 
 PANELS = ('colour', 'normal', 'depth')  # of a video's frame, from left to right
@@ -20,7 +21,7 @@ def write_frames(images: np.ndarray, folder: pathlib.Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     names = [f'{index:04d}.png' for index in range(len(images))]
     for name, image in zip(names, images, strict=True):
-        Image.fromarray(image).save(folder / name)
+        files.write_image(folder / name, Image.fromarray(image))
     return [f'{folder.name}/{name}' for name in names]
 
 
@@ -39,4 +40,4 @@ def write(path: pathlib.Path, views: cameras.Cameras, size: int, *, names: list[
       videos: each of `video`.
     """
     document = {**cameras.transforms_json(views, size, names), 'videos': videos}
-    path.write_text(json.dumps(document), encoding='utf-8')
+    files.write(path, json.dumps(document))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from t3d.core import files
 from t3d.core.errors import UsageError
 
 FORMATS = ('glb', 'obj', 'ply', 'stl')
@@ -154,7 +155,7 @@ def _write_glb(mesh: Mesh, path: pathlib.Path) -> None:
         visual.vertex_attributes['color'] = np.concatenate([linear(mesh.colors), opaque], -1)
     scene = trimesh.Scene()
     scene.add_geometry(_trimesh(mesh, visual), node_name=mesh.name, geom_name=mesh.name)
-    path.write_bytes(scene.export(file_type='glb', include_normals=True))
+    files.write(path, scene.export(file_type='glb', include_normals=True))
 
 
 def _write_obj(mesh: Mesh, path: pathlib.Path) -> None:
@@ -179,12 +180,11 @@ def _write_obj(mesh: Mesh, path: pathlib.Path) -> None:
     corner = '%d/%d/%d' if textured else '%d//%d'
     index = np.repeat(mesh.faces + 1, 3 if textured else 2, axis=1)
     np.savetxt(rows, index, fmt='f ' + ' '.join([corner] * 3))
-    path.write_text(rows.getvalue(), encoding='utf-8')
+    files.write(path, rows.getvalue())
     if textured:
-        Image.fromarray(mesh.texture).save(path.with_suffix('.png'))
-        path.with_suffix('.mtl').write_text(
-            f'newmtl t3d\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {stem}.png\n', encoding='utf-8'
-        )
+        files.write_image(path.with_suffix('.png'), Image.fromarray(mesh.texture))
+        material = f'newmtl t3d\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {stem}.png\n'
+        files.write(path.with_suffix('.mtl'), material)
 
 
 def _write_ply(mesh: Mesh, path: pathlib.Path) -> None:
@@ -206,8 +206,8 @@ def _write_ply(mesh: Mesh, path: pathlib.Path) -> None:
     ]
     head += [f'property {kinds[kind]} {name}' for name, kind in names]
     head += [f'element face {len(polygons)}', 'property list uchar int vertex_indices', 'end_header\n']
-    path.write_bytes('\n'.join(head).encode() + table.tobytes() + polygons.tobytes())
+    files.write(path, '\n'.join(head).encode() + table.tobytes() + polygons.tobytes())
 
 
 def _write_stl(mesh: Mesh, path: pathlib.Path) -> None:
-    path.write_bytes(_trimesh(mesh).export(file_type='stl'))
+    files.write(path, _trimesh(mesh).export(file_type='stl'))

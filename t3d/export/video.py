@@ -9,6 +9,7 @@ import functools
 import math
 import operator
 import pathlib
+import signal
 import subprocess
 import time
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t3d.core import files
 from t3d.core.errors import UsageError
 from t3d.geom import cameras
 from t3d.geom.rays import Rays
@@ -289,7 +291,8 @@ def write_mp4(images: np.ndarray, path, *, height: int | None = None, fps: int =
     if done.returncode:
         with contextlib.suppress(OSError):
             part.unlink()
-        said = done.stderr.decode(errors='replace').strip().splitlines() or [f'status {done.returncode}']
+        how = f'ended with status {done.returncode}' if done.returncode > 0 else signal.Signals(-done.returncode).name
+        said = done.stderr.decode(errors='replace').strip().splitlines() or [how]
         raise UsageError(f'ffmpeg could not write {path}: {said[-1][-300:]}')
     part.replace(path)
     return path
@@ -315,5 +318,6 @@ def write_gif(images: np.ndarray, path, *, fps: float = GIF_FPS) -> pathlib.Path
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     first, *rest = [Image.fromarray(image).quantize(128, dither=Image.Dither.NONE) for image in images]
-    first.save(path, save_all=True, append_images=rest, duration=max(20, round(100 / fps) * 10), loop=0, optimize=False)
+    times = {'duration': max(20, round(100 / fps) * 10), 'loop': 0}
+    files.write_image(path, first, save_all=True, append_images=rest, optimize=False, **times)
     return path

@@ -23,7 +23,7 @@ def told(config, store: stores.Store):
     except UsageError as error:
         raise errors.OneProcess(str(error)) from error
     except OSError as error:
-        raise errors.OneProcess(f'stopped: {errors.line(error)}. {store.safe()}') from error
+        raise errors.OneProcess(f'stopped: {errors.line(error).rstrip(".")}. {store.safe()}') from error
     except jax.errors.JaxRuntimeError as error:  # raised at a dispatch, or when a later result is waited for
         raise out_of_memory(error, config) or lost_process(error, store) or error from None
 

@@ -5,6 +5,7 @@ diffusers' Stable Diffusion layout is read by `t3d.checkpoint.convert`.
 """
 
 import functools
+import io
 import json
 import pathlib
 import time
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d import __version__
-from t3d.core import limits, prng
+from t3d.core import files, limits, prng
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Float, Key, PyTree
 from t3d.diffusion import guidance, samplers
@@ -138,7 +139,9 @@ def write_png(path, image, prompt: str, settings: Settings, model: Model) -> Non
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.asarray(jnp.round(jnp.clip(image, 0.0, 1.0) * 255.0)).astype(np.uint8)
-    Image.fromarray(pixels).save(path, format='png', pnginfo=info)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format='png', pnginfo=info)
+    files.write(path, buffer.getvalue())
 
 
 def run(
