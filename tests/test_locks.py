@@ -21,6 +21,7 @@ HERE, PID = socket.gethostname(), os.getpid()
 def fast(monkeypatch):
     monkeypatch.setattr(locks, 'BEAT', 0.05)
     monkeypatch.setattr(locks, 'WATCH', 0.6)
+    monkeypatch.setattr(locks, 'SETTLE', 0.05)
 
 
 def left(folder, **changes):
@@ -127,7 +128,8 @@ def test_who_lost_the_folder_stops_and_leaves_the_lock_of_the_other(tmp_path):
     assert not (tmp_path / 'run' / 'checkpoints' / '00100000').exists()
 
 
-def test_of_many_that_start_at_once_one_trains(tmp_path):
+def test_of_many_that_start_at_once_one_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, 'SETTLE', 0.5)
     (tmp_path / locks.NAME).write_text('damaged')
     won, lost, barrier = [], [], threading.Barrier(4)
 

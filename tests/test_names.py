@@ -3,6 +3,7 @@
 import html.parser
 import json
 import logging
+import shlex
 
 import jax.numpy as jnp
 import numpy as np
@@ -185,3 +186,8 @@ def test_lines_on_a_terminal_are_not_markup(monkeypatch):
         log.line(line)
     log.close()
     assert all(line in terminal.getvalue() for line in lines)
+
+
+@pytest.mark.parametrize('name', [*NAMES, ''])
+def test_a_path_in_a_shown_command_is_one_word_of_the_shell(name):
+    assert shlex.split(f't3d eval {files.quoted(name)} --limit 4') == ['t3d', 'eval', name, '--limit', '4']

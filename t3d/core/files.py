@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pathlib
+import shlex
 
 from etils import epath
 
@@ -31,6 +32,11 @@ def path(text) -> epath.Path:
 def local(text) -> pathlib.Path:
     """A local path with `~` for the home folder; `~name` where nobody has that name stays, as in a shell."""
     return pathlib.Path(os.path.expanduser(text))
+
+
+def quoted(where) -> str:
+    """A path as a word of the shell, for commands that messages show."""
+    return shlex.quote(os.fspath(where))
 
 
 def write(where, data: str | bytes) -> None:

@@ -92,7 +92,9 @@ def _from_run(folder):
 def _nothing_there(folder) -> str:
     """The message for a folder that holds no model: what it is, the nearest that does, and what to do."""
     if (folder / 'config.json').exists():
-        return f'no checkpoint yet in {folder}: the same `t3d train ... --workdir {folder}` again goes on with it.'
+        return (
+            f'no checkpoint yet in {folder}: the same `t3d train ... --workdir {files.quoted(folder)}` again goes on with it.'
+        )
     is_what = 'holds neither checkpoints nor model.safetensors' if folder.exists() else 'does not exist'
     runs = sorted(pathlib.Path('runs').glob('*/checkpoints'), key=lambda path: path.stat().st_mtime)
     runs = [str(path.parent) for path in runs]

@@ -21,6 +21,8 @@ NAME = 'run.lock'
 BEAT = 10.0  # seconds between two signs of life
 WATCH = 75.0  # seconds without one after which a process on another host counts as dead; file systems may hold 60 back
 
+SETTLE = 0.5  # seconds in which a process that writes the file has written it
+
 
 class Lock:
     """The right to write into a run folder; `line` is told of locks that are recovered.
@@ -48,7 +50,7 @@ class Lock:
                 raise UsageError(self._in_use(other))
             self._line(f'recovering {self._path}: {_who(other)} has ended without removing it')
             self._write()
-            time.sleep(0.5)  # of several that recover it at once, the one that wrote last goes on
+            time.sleep(SETTLE)  # of several that recover it at once, the one that wrote last goes on
             other = self._read()
             if other is not None and other.get('token') != self._mine['token']:
                 raise UsageError(self._in_use(other))
@@ -81,7 +83,7 @@ class Lock:
 
     def _read(self) -> dict | None:
         """What the file says; None if it is not there, empty or damaged."""
-        for pause in (0.0, 0.5):  # another process may be writing it
+        for pause in (0.0, SETTLE):  # another process may be writing it
             time.sleep(pause)
             try:
                 found = json.loads(self._path.read_text())

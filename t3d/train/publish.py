@@ -109,7 +109,8 @@ def name_of(prompt: str, seed: int | None = None) -> str:
 def finish(workdir, prompts: list[str], *, log=print, score: bool = True) -> None:
     """After the last step: scores into `scores.json`, then the assets of the prompts into `assets/`. Before it: nothing."""
     if '://' in str(workdir):  # assets are files that programs open
-        log(f'scores of a remote run: `t3d eval {workdir}`; assets: `t3d generate PROMPT --run {workdir}`')
+        run = files.quoted(workdir)
+        log(f'scores of a remote run: `t3d eval {run}`; assets: `t3d generate PROMPT --run {run}`')
         return
     workdir = pathlib.Path(workdir)
     loaded = inference.load(workdir)
