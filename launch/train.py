@@ -9,7 +9,7 @@ import sys
 
 from t3d.commands import parsing, train
 from t3d.core import config as configs
-from t3d.core import errors
+from t3d.core import errors, files
 from t3d.core.rules import Whole
 
 RANGES = {
@@ -74,7 +74,8 @@ def main(argv=None) -> int:
         if jax.process_count() == 1:
             publish.finish(workdir, list(config.export.prompts) if 'export' in config else [])
         elif jax.process_index() == 0:
-            print(f'after the last step: `t3d eval {workdir}`, `t3d generate PROMPT --run {workdir}`', flush=True)
+            run = files.quoted(workdir)
+            print(f'after the last step: `t3d eval {run}`, `t3d generate PROMPT --run {run}`', flush=True)
     except Exception as error:
         text = errors.line(error)
         if text is None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on a disk, in a quota, in a file
 
@@ -27,7 +28,11 @@ def diverged(what: str, good: int | None, folder) -> NonFinite:
       folder: the `checkpoints` of the run.
     """
     where = f'last good checkpoint: step {good} in {folder}' if good is not None else 'no checkpoint was saved before'
-    again = f': `python -m launch.train --init-from {folder.parent}` starts from that checkpoint' if good is not None else ''
+    again = (
+        f': `python -m launch.train --init-from {shlex.quote(str(folder.parent))}` starts from that checkpoint'
+        if good is not None
+        else ''
+    )
     return NonFinite(
         f'{what}; {where}. Train in another --workdir with a lower optimizer.learning_rate, or with dtype=float32{again}.'
     )

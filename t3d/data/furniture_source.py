@@ -54,7 +54,7 @@ def find(path: str | pathlib.Path | None = None, size: int | None = None, varian
         there = ', '.join(folder.parent.name for folder in found) or 'nothing built'
         raise FileNotFoundError(
             f'no furniture data{asked} under {root} (there: {there}): run `t3d data build furniture '
-            f'--source PATH --size {size or 64}{f" --variants {variants}" if variants else ""} --out {root}`.'
+            f'--source PATH --size {size or 64}{f" --variants {variants}" if variants else ""} --out {files.quoted(root)}`.'
         )
     if len(wanted) > 1:
         names = ', '.join(str(folder.relative_to(root)) for folder in wanted)

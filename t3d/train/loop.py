@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from t3d.checkpoint import store as stores
 from t3d.checkpoint import weights
 from t3d.core import config as configs
-from t3d.core import errors, prng
+from t3d.core import errors, files, prng
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.system import System, TrainState
@@ -110,7 +110,7 @@ def _train(config, workdir, lock, mesh: Mesh, say: logs.Log, stop, stop_after, s
             say.line(report.splitlines()[-1])
         source, batches, shown = _data(config, system, data, int(state.step))
         if 'data' in config:
-            say.line(f'{sources.describe(config, source)}; curves: tensorboard --logdir {workdir}')
+            say.line(f'{sources.describe(config, source)}; curves: tensorboard --logdir {files.quoted(workdir)}')
         with failures.told(config, store):
             _loop(config, program, state, batches, shown, store, say, stop, end, workdir, lock)
         store.wait()
