@@ -29,5 +29,8 @@ def defaults():
             # keep: the latest ones; keep_every: multiples kept for good, 0 for none
             'checkpoint': {'every': 500, 'keep': 3, 'keep_every': 0, 'best': 'loss'},
             'loader': {'threads': 1, 'prefetch': 4},  # batches made ahead, and by how many threads
+            'evaluate': (),  # evaluators of t3d/evaluate/table.py, or modules of your own
+            'must_match': (),  # keys that must have the same values in the weights that --init-from names
+            'saves_memory': ('batch',),  # keys to halve, or to set if they are false, when the device's memory runs out
         }
     )

@@ -10,7 +10,7 @@
 | `base` | 128 x 128 x 32 | 307 M, patch 2, 64 x 64 positions | one large GPU |
 | `pod` | 256 x 256 x 32 | Stable Diffusion 1's sizes, 868 M, patch 4, 64 x 64 positions | v4-64 class, fsdp |
 
-The generator is that of the folder of pairs (`data.path`); generator and render describe it, from configs/ganfusion_gan.py.
+The generator is that of the folder of pairs (`data.path`); until there is one, `given.generator` names its config.
 Guidance, shift of the schedule and layout are to be swept, none of them is published.
 """
 
@@ -28,10 +28,9 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
 
 
 def of_generator(config: ml_collections.ConfigDict, variant: str) -> None:
-    """The sections of the generator's config that say what its planes are."""
-    stage1 = ganfusion_gan.get_config(variant)
-    config.generator, config.render = stage1.generator.to_dict(), stage1.render.to_dict()
-    config.sr_style = 'unit' if stage1.generator.sr_style == 'unit' else 'ones_w'
+    """The generator that a variant is for, until the folder of pairs names the trained one."""
+    config.given = dict(generator=f'configs/ganfusion_gan.py:{variant}')
+    config.sr_style = 'unit' if ganfusion_gan.get_config(variant).generator.sr_style == 'unit' else 'ones_w'
 
 
 def tiny() -> ml_collections.ConfigDict:
@@ -43,7 +42,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.dtype = 'float32'
     config.remat = False
     of_generator(config, 'tiny')
-    config.frozen = ''  # weights folder {generator, buffers, stats}; empty: that of data.path
+    config.planes = dict(mean=(), std=())  # of the 3 C channels; empty: those of data.path
     config.psi = 1.0  # truncation that the pairs were made with
     config.text = dict(
         words=(),
@@ -81,13 +80,20 @@ def tiny() -> ml_collections.ConfigDict:
     config.aux = dict(weight=0.0, size=32, elevation=(-0.2, 0.9))  # raw colour of rendered x_0; radians
     config.drop_text = 0.1  # share of examples trained without their text, for guidance
     config.sample = dict(steps=25, guidance=2.0)
-    config.loss = dict(depth=0.0)
     config.optimizer = dict(learning_rate=1e-3, warmup=200, final=0.05, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.01, clip=1.0)
     config.ema_decay = 0.999
-    config.data = dict(name='triplanes', split='train', path='', max_distance=0.6)  # above: failures of the generator, left out
+    config.data = dict(
+        name='triplanes',
+        kind='triplanes',
+        split='train',
+        path='',
+        max_distance=0.6,  # above: failures of the generator, left out
+    )
     config.preview = dict(rows=8, views=4, elevation=0.35, columns='left: 4 views of a sample, right: the raw colour')
     config.preview_every = 1000
     config.checkpoint.every = 1000
+    config.evaluate = ('captioned_objects',)
+    config.saves_memory = ('batch', 'remat')
     config.export = dict(
         prompts=('a red cube', 'a purple sphere', 'a small green cone'),
         formats=('glb',),

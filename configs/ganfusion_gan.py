@@ -95,6 +95,9 @@ def tiny() -> ml_collections.ConfigDict:
     config.preview_every = 250
     config.checkpoint.update(every=250, best='')
     config.log_every = 25
+    config.evaluate = ('generated_objects',)
+    config.must_match = ('render.plane_axes', 'render.box_warp')
+    config.saves_memory = ('batch', 'micro_batch', 'render.samples')
     config.export = dict(
         prompts=('seed',), formats=('glb',), texture=512, faces=10_000, grid=96, frames=120, size=512, render_size=128
     )

@@ -55,12 +55,12 @@ def tiny() -> ml_collections.ConfigDict:
     config.diffusion = dict(schedule='cosine', timesteps=1000, prediction='v', min_snr=5.0)
     config.drop_text = 0.1  # share of examples trained without their text, for guidance
     config.sample = dict(steps=25, guidance=1.0)  # 1: none; toy's captions are obeyed without, and above 2 less so
-    config.loss = dict(depth=0.0)
     config.render = dict(background=1.0)
     config.optimizer = dict(learning_rate=1e-3, warmup=200, final=0.05, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.01, clip=1.0)
     config.ema_decay = 0.999
     config.data = dict(
         name='toy',
+        kind='views',
         split='train',
         scenes='singles',
         size=32,
@@ -75,6 +75,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.preview = dict(rows=8, views=1, columns='4 samples')
     config.preview_every = 1000
     config.checkpoint.every = 1000
+    config.evaluate = ('toy_pictures',)
     config.export = dict(prompts=('a red cube', 'a purple sphere', 'a small green cone'))
     return config
 
@@ -99,6 +100,7 @@ def base() -> ml_collections.ConfigDict:
     config.ema_decay = 0.9999
     config.sample.update(steps=50, guidance=5.0)
     config.data.update(name='furniture', size=64, train_views=12, variants=7)
+    config.evaluate = ()  # pictures of furniture have no exact labels
     config.export.update(prompts=('a chair', 'a table', 'a sofa'))
     return config
 

@@ -73,6 +73,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.ema_decay = 0.99
     config.data = dict(
         name='toy',
+        kind='views',
         split='train',
         scenes='singles',
         size=32,
@@ -86,6 +87,9 @@ def tiny() -> ml_collections.ConfigDict:
     )
     config.preview = dict(rows=8, views=4, columns='left: rendered, right: truth')
     config.preview_every = 700
+    config.evaluate = ('toy_objects',)
+    config.must_match = ('render.plane_axes',)
+    config.saves_memory = ('batch', 'loss.rays', 'data.views', 'render.samples', 'decoder.remat')
     config.export = dict(
         prompts=('a red cube', 'a purple sphere', 'a small green cone'),
         formats=('glb',),
@@ -137,6 +141,7 @@ def furniture() -> ml_collections.ConfigDict:
     config.optimizer.update(learning_rate=1e-3, warmup=200)
     config.ema_decay = 0.999
     config.data.update(name='furniture', size=64, views=2, train_views=12)
+    config.evaluate = ('object_views',)
     config.preview_every = 1000
     config.export.update(prompts=('a chair', 'a table', 'a sofa'), texture=1024, faces=20_000, grid=128, render_size=192)
     return config

@@ -64,7 +64,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.render = dict(
         samples=16, importance=16, plane_axes='orthogonal', box_warp=1.6, background=0.5, radius=3.2, fov=0.7027699
     )
-    config.loss = dict(stride=4, depth=0.0)  # one of stride x stride pixels is rendered in training
+    config.loss = dict(stride=4)  # one of stride x stride pixels is rendered in training
     config.diffusion = dict(schedule='cosine', timesteps=1000, min_snr=0.0)
     config.drop_text = 0.1  # share of examples trained without their text, for guidance
     config.sample = dict(steps=25, guidance=2.0, elevation=0.35)  # radians, of the front view that is sampled
@@ -88,6 +88,9 @@ def tiny() -> ml_collections.ConfigDict:
     config.preview = dict(rows=8, views=4, elevation=0.35, columns='4 views of a sample')
     config.preview_every = 1000
     config.checkpoint.every = 1000
+    config.evaluate = ('captioned_objects',)
+    config.must_match = ('render.plane_axes', 'render.box_warp')
+    config.saves_memory = ('batch', 'render.samples', 'remat')
     config.export = dict(
         prompts=('a red cube', 'a purple sphere', 'a small green cone'),
         formats=('glb',),

@@ -6,8 +6,8 @@ Build the data first: `t3d data build furniture --source PATH --variants 7`. Use
 
 from t3d.commands import parsing
 from t3d.core.rules import Whole
+from t3d.evaluate import align_head
 from t3d.parallel import devices
-from t3d.train import align_head
 
 RANGES = {
     'limit': Whole(1, 2**31 - 1, 'examples to learn from'),

@@ -8,7 +8,7 @@ import pathlib
 
 from t3d.commands import parsing
 from t3d.core.rules import Whole
-from t3d.train import plots
+from t3d.export import plots
 
 
 def main(argv: list[str] | None = None) -> None:

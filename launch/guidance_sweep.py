@@ -8,9 +8,12 @@ import json
 import pathlib
 
 from t3d.commands import parsing
+from t3d.core.errors import UsageError
 from t3d.core.rules import Real, Several, Whole
+from t3d.evaluate import table
+from t3d.export import plots, sheets
+from t3d.inference import loading
 from t3d.parallel import devices
-from t3d.train import evaluate_pictures, evaluate_triplanes, inference, plots, preview
 
 RANGES = {
     'scales': Several(Real(0.0, 1e3), 1, 100, 'scales of guidance'),
@@ -29,17 +32,18 @@ def main(argv: list[str] | None = None) -> None:
     with parsing.refusing(parser):
         parsing.held(args, RANGES)
         parsing.picture(args.out)
-        loaded = inference.load(args.run)
-        objects = loaded.config.system in evaluate_triplanes.SYSTEMS
-        scales = args.scales or (evaluate_triplanes.SCALES if objects else (0.0, 1.0, 2.0, 3.0, 5.0, 8.0))
-        samples = args.samples or (4 if objects else 16)
-        rows = (evaluate_triplanes if objects else evaluate_pictures).sweep(loaded, scales, print, samples=samples)
+        loaded = loading.load(args.run)
+        evaluator = table.first(loaded.config)
+        if not hasattr(evaluator, 'sweep'):
+            raise UsageError(f'{loaded.config.system} has no guidance to sweep.')
+        scales, samples = args.scales or evaluator.SCALES, args.samples or evaluator.SWEPT
+        rows = evaluator.sweep(loaded, scales, print, samples=samples)
     out = pathlib.Path(args.out)
     out.with_suffix('.json').write_text(json.dumps(rows, indent=1))
     what = f'{loaded.name}, step {loaded.step}'
     for name, image in plots.guidance(rows, scales, what, samples).items():
         path = out.with_stem(f'{out.stem}-{name}') if name else out
-        preview.write(path, image)
+        sheets.write(path, image)
         print(f'open {path}')
 
 

@@ -3,10 +3,10 @@
 The same command again goes on where it stopped; a larger --pairs adds to the folder.
 """
 
+from t3d.build import captioners, make_triplanes
 from t3d.commands import parsing
 from t3d.core.rules import Real, Whole
 from t3d.parallel import devices
-from t3d.train import captioners, make_triplanes
 
 RANGES = {
     'pairs': Whole(1, 2**32, 'pairs in all'),

@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 
 from t3d.core.errors import UsageError
-from t3d.core.system import Picture
+from t3d.core.outputs import Picture
 from t3d.parallel import devices
 
 
@@ -35,10 +35,10 @@ def main(argv: list[str] | None = None) -> None:
 def views(run, prompts: list[str], seeds: int, size: int) -> np.ndarray:
     """float [P, S, pixels, 3] in [0, 1]: what four cameras around the object of each prompt and seed see, or the picture."""
     from t3d.export import video
-    from t3d.train import inference
+    from t3d.inference import loading
 
-    loaded, rows = inference.load(run), {}
-    for seed, made in inference.generate(loaded, prompts, list(range(seeds))):
+    loaded, rows = loading.load(run), {}
+    for seed, made in loading.generate(loaded, prompts, list(range(seeds))):
         image = made.image if isinstance(made, Picture) else video.render_views(made, video.orbit(made, 4), size).rgb
         rows[made.prompt, seed] = np.asarray(image, np.float64).reshape(-1, 3)
     return np.stack([[rows[prompt, seed] for seed in range(seeds)] for prompt in prompts])

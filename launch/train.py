@@ -47,10 +47,11 @@ def main(argv=None) -> int:
 
         from t3d import systems
         from t3d.data import sources
+        from t3d.inference import loading
         from t3d.parallel import clusters, devices
-        from t3d.train import checked, loop, publish, traced
+        from t3d.train import checked, loop, traced
 
-        systems.known(config)
+        systems.module(config.get('system', ''))
         devices.compilation_cache()
         by_hand = (args.coordinator, args.num_processes, args.process_id)
         if args.distributed or any(value is not None for value in by_hand):
@@ -62,17 +63,19 @@ def main(argv=None) -> int:
         speaks = jax.process_index() == 0
         devices.check_equal()
         config = sources.resolve(config)
-        system, data = checked.prepare(config)  # before the run: a wrong config leaves no folder
+        given = loading.open_given(config, args.workdir)
+        system, data = checked.prepare(config, given)  # before the run: a wrong config leaves no folder
         options = {
             'system': system,
             'data': data,
+            'given': given,
             'stop_after': args.stop_after,
             'init_from': args.init_from,
             'traced_in': traced.folder(),
         }
         workdir = loop.run(config, args.workdir, **options)
         if jax.process_count() == 1:
-            publish.finish(workdir, list(config.export.prompts) if 'export' in config else [])
+            train.finish(workdir, list(config.get('export', {}).get('prompts', ())))
         elif jax.process_index() == 0:
             run = files.quoted(workdir)
             print(f'after the last step: `t3d eval {run}`, `t3d generate PROMPT --run {run}`', flush=True)

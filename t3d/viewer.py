@@ -34,11 +34,11 @@ def serve(folder, prompt: str = '', *, port: int = 8080, host: str = HOST, size:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('`t3d view` needs viser: pip install "t3d[view]"') from error
     from t3d import viewer_panel, viewer_pictures
+    from t3d.inference import loading
     from t3d.parallel import devices
-    from t3d.train import inference
 
     devices.compilation_cache()
-    loaded = inference.load(folder)
+    loaded = loading.load(folder)
     prompt = prompt or next(iter(loaded.config.export.prompts), '')
     if not prompt:
         raise UsageError(f'{loaded.name} names no prompt to begin with: t3d view {folder} "a prompt".')

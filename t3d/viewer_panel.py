@@ -14,7 +14,7 @@ import numpy as np
 from t3d import viewer_pictures as pictures
 from t3d.core.errors import UsageError
 from t3d.geom import cameras
-from t3d.train import publish
+from t3d.inference import publish
 
 PAUSE = 1.0  # s without a key after which a prompt counts as finished
 STILL = 0.25  # s after which a camera that moved is at rest

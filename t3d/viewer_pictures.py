@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from t3d.core.errors import UsageError
-from t3d.core.system import Asset, Picture
+from t3d.core.outputs import Field, Picture, kind_of
 
 MODES = ('colour', 'normal', 'depth', 'mesh')
 GRID = 64  # cells per side of the density grid that normals come from and that spares rays
@@ -20,7 +20,7 @@ class Shown(NamedTuple):
 
     prompt: str
     seed: int
-    made: Asset | Picture
+    made: Field | Picture
     densities: np.ndarray | None  # [GRID, GRID, GRID]; None for a picture
     inward: np.ndarray | None  # `video.inward_gradient` of it
 
@@ -29,13 +29,17 @@ def make(loaded, prompt: str, seed: int = 0) -> Shown:
     """Generates; raises UsageError for a prompt or a seed that the model cannot take."""
     from t3d.export import video
     from t3d.geom import meshing
-    from t3d.train import inference
+    from t3d.inference import loading
 
     if not 0 <= seed < 2**32:
         raise UsageError(f'seed {seed}: wanted a whole number from 0 to 2^32 - 1.')
-    ((_, made),) = inference.generate(loaded, [prompt], [seed])
+    ((_, made),) = loading.generate(loaded, [prompt], [seed])
     if isinstance(made, Picture):
         return Shown(prompt, seed, made, None, None)
+    if not isinstance(made, Field):
+        raise UsageError(
+            f'{loaded.name} makes {kind_of(made)}: `t3d generate` writes them, `t3d view` shows fields and pictures.'
+        )
     densities = meshing.density_grid(made.field, made.scene, made.bound, GRID)
     return Shown(prompt, seed, made, densities, video.inward_gradient(densities, made.bound))
 
@@ -75,9 +79,9 @@ def draw(shown: Shown, mode: str, world_from_cam, fov: float, shape: tuple[int, 
 
 def to_bytes(image) -> np.ndarray:
     """The pixels of a generated picture, uint8 [H, W, 3]."""
-    from t3d.train import preview
+    from t3d.export import sheets
 
-    return preview.to_uint8(image)
+    return sheets.to_uint8(image)
 
 
 def fit(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -15,7 +15,7 @@ from t3d.core import files
 from t3d.core.errors import UsageError
 
 DESCRIPTORS = '/proc/self/fd'
-ITEMS = ('state', 'ema', 'data', 'meta')
+ITEMS = ('state', 'weights', 'ema', 'data', 'meta')  # ema: of format 1
 UNFINISHED = '.orbax-checkpoint-tmp'  # end of the name of a folder that is being written
 
 
@@ -157,3 +157,23 @@ def _is_transfer(thing) -> bool:
         and 'orbax' in code.co_filename
         and any(word in code.co_name for word in ('read', 'write', 'serialize'))
     )
+
+
+def policy(keep: int, keep_every: int, best: str):
+    """Which checkpoints stay: see store.Store."""
+    from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+    kept = [policies.LatestN(keep or None)]
+    if keep_every:
+        kept.append(policies.EveryNSteps(keep_every))
+    if best:
+        name = best.lstrip('+')
+        kept.append(
+            policies.BestN(
+                get_metric_fn=lambda metrics: metrics[name],
+                reverse=not best.startswith('+'),
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    return policies.AnyPreservationPolicy(kept)

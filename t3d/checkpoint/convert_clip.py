@@ -18,7 +18,8 @@ from t3d.core import prng
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Float, PyTree
-from t3d.nets import clip, clip_vision
+from t3d.nets import clip
+from t3d.nets.judges import clip_vision
 
 LAYER = {  # torch name within a layer -> ours, of modules; leaves follow from RENAMED
     'self_attn.q_proj': 'query',

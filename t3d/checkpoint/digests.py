@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d.core import tree as trees
+from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
 
 
@@ -49,3 +50,15 @@ def digest(x: jax.Array) -> jax.Array:
     h = (h ^ (h >> 16)) * np.uint32(0x85EBCA6B)  # the finaliser of MurmurHash3
     h = (h ^ (h >> 13)) * np.uint32(0xC2B2AE35)
     return jnp.sum(h ^ (h >> 16), dtype=jnp.uint32) + np.uint32(stride % 2**32)
+
+
+def compare(target: dict, stored: dict, path) -> None:
+    """A short message where the names or shapes of a target and a checkpoint differ."""
+    given = {name: jax.ShapeDtypeStruct(tuple(leaf['shape']), np.uint8) for name, leaf in stored.items()}
+    lines = trees.mismatch(given, target)
+    if lines:
+        raise UsageError(
+            f'checkpoint {path} is of another model:\n'
+            + '\n'.join(lines)
+            + '\n  Restore with the config beside it (config.json of the run folder).'
+        )

@@ -27,7 +27,7 @@ from t3d.core import prng
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
-from t3d.nets import bert, efficientnet, mobilenet
+from t3d.nets.judges import bert, efficientnet, mobilenet
 
 BERT_LAYER = {
     'attention.self.query': 'query',

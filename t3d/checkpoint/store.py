@@ -1,9 +1,10 @@
-"""Checkpoints of a run: `checkpoints/00002000/` with the items state, ema, data and meta (Orbax, written asynchronously).
+"""Checkpoints of a run: `checkpoints/00002000/` with the items state, weights, data and meta (Orbax, written asynchronously).
 
-`meta` holds the format version, the config, and for every leaf its shape, dtype and a digest taken on the device before
-saving. Orbax does not check its data; restoring here compares the digests and names a leaf that changed. A checkpoint
-restores onto any device mesh and any number of processes: the targets are built from what the caller asks for, never from
-the layout it was saved in. No random key is stored: keys are functions of the seed and the step.
+`weights` is exactly what inference reads, the paths of the state that the system names; `state` is the rest of it. `meta` holds
+the format version, the config, those paths, and for every leaf its shape, dtype and a digest taken on the device before saving.
+Orbax does not check its data; restoring here compares the digests and names a leaf that changed. A checkpoint restores onto any
+device mesh and any number of processes: the targets are built from what the caller asks for, never from the layout it was saved
+in. No random key is stored: keys are functions of the seed and the step.
 """
 
 import contextlib
@@ -16,16 +17,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
 from t3d.checkpoint import around_orbax, digests
 from t3d.core import tree as trees
 from t3d.core.errors import OneProcess, UsageError, diverged
-from t3d.core.system import TrainState
+from t3d.core.system import TrainState, placed, weights_of, with_weights, without
 from t3d.core.typing import PyTree
 
-FORMAT = 1
+FORMAT = 2  # 1 has the averages in an item called ema
+OLD_ITEM, OLD_WEIGHTS = 'ema', ('ema',)
 DIGITS = 8
 _QUESTIONS = itertools.count(1)  # of this process, over all its runs
 
@@ -57,9 +58,19 @@ class Store:
       folder: created if absent.
       keep: the latest ones kept (0: all); keep_every: multiples of this step are kept for good (0: none); best: the name of a
         metric whose lowest value is kept too ('' for none; prefix '+' for highest).
+      weights: the paths of the state that inference reads (core.system.System.weights); a reader takes those of the folder.
     """
 
-    def __init__(self, folder, *, keep: int = 3, keep_every: int = 0, best: str = '', read_only: bool = False):
+    def __init__(
+        self,
+        folder,
+        *,
+        keep: int = 3,
+        keep_every: int = 0,
+        best: str = '',
+        read_only: bool = False,
+        weights: tuple[str, ...] = OLD_WEIGHTS,
+    ):
         import orbax.checkpoint as ocp
 
         if keep < 0 or keep_every < 0:
@@ -67,7 +78,7 @@ class Store:
                 f'checkpoint.keep={keep}, checkpoint.keep_every={keep_every}: wanted 0 or more (keep=0: keep all).'
             )
         self.folder = around_orbax.literal(folder)
-        self._ocp = ocp
+        self._ocp, self._weights = ocp, tuple(weights)
         self._best = best.lstrip('+')
         self._manager, self._saving, self._open = None, None, contextlib.ExitStack()
         if not read_only:
@@ -77,7 +88,7 @@ class Store:
         with around_orbax.quiet('absl'):  # it warns of read_only
             options = ocp.CheckpointManagerOptions(
                 step_name_format=around_orbax.step_names(DIGITS),
-                preservation_policy=_policy(keep, keep_every, best),
+                preservation_policy=around_orbax.policy(keep, keep_every, best),
                 best_fn=(lambda metrics: metrics[self._best]) if best else None,  # without it metrics are not written
                 best_mode='max' if best.startswith('+') else 'min',
                 enable_async_checkpointing=not read_only,
@@ -98,8 +109,19 @@ class Store:
         """All complete steps."""
         return sorted(self._manager.all_steps()) if self._manager else []
 
-    def save(self, state: TrainState, *, data: dict, config: dict, metrics: dict[str, float] | None = None) -> bool:
-        """Starts saving the state under its step; False if that step is there already. The state may be donated after."""
+    def save(
+        self,
+        state: TrainState,
+        *,
+        data: dict,
+        config: dict,
+        metrics: dict[str, float] | None = None,
+        given: dict[str, str] | None = None,
+    ) -> bool:
+        """Starts saving the state under its step; False if that step is there already. The state may be donated after.
+
+        `given`: digests of the other models that the run uses, by name.
+        """
         step = int(jax.device_get(state.step))
         if step in self._manager.all_steps():
             return False
@@ -110,12 +132,14 @@ class Store:
             what = f'not saved: NaN or infinity in {", ".join(bad[:3])}{more} at step {step}'
             raise diverged(what, self.latest(), self.folder)
         save = self._ocp.args
-        main, ema = _split(state)
+        weights = weights_of(state, self._weights)
         meta = {'format': FORMAT, 'step': step, 'config': config, 'leaves': leaves}
+        meta |= {'weights': list(self._weights), 'given': given or {}}
         meta['check'] = _json_digest(meta, data)
-        args = {'state': save.StandardSave(main), 'data': save.JsonSave(data), 'meta': save.JsonSave(meta)}
-        if jax.tree.leaves(ema):
-            args['ema'] = save.StandardSave(ema)
+        args = {'data': save.JsonSave(data), 'meta': save.JsonSave(meta)}
+        args['state'] = save.StandardSave(_rest(state, self._weights))
+        if jax.tree.leaves(weights):
+            args['weights'] = save.StandardSave(weights)
         best = {self._best: float(metrics[self._best])} if metrics and self._best in metrics else None
         with self._failures():  # of the save before, too
             self._manager.wait_until_finished()
@@ -126,23 +150,23 @@ class Store:
         """The state of a step (default: the latest), laid out as `target`: ShapeDtypeStructs with shardings."""
         step = self._pick(step)
         meta, data = self.describe(step)
-        _check_leaves(trees.flatten(target), meta['leaves'], self._path(step))
-        main, ema = _split(target)
-        items = {'state': main, 'ema': ema} if jax.tree.leaves(ema) else {'state': main}
-        read = self._read(step, items)
-        state = TrainState(**read['state'], ema=read.get('ema', ema))
+        digests.compare(trees.flatten(target), meta['leaves'], self._path(step))
+        item, paths = _stored(meta)
+        weights, rest = weights_of(target, paths), _rest(target, paths)
+        read = self._read(step, {'state': rest, item: weights} if jax.tree.leaves(weights) else {'state': rest})
+        state = with_weights(TrainState(**{'ema': {}, **read['state']}), paths, read.get(item, weights))
         self._verify(step, state, meta['leaves'])
         return Restored(state, data, meta)
 
-    def restore_ema(self, step: int | None = None, sharding=None) -> PyTree:
-        """Only the averaged parameters, as nested dictionaries: all that inference needs.
+    def restore_weights(self, step: int | None = None, sharding=None) -> PyTree:
+        """Only what inference reads, as nested dictionaries: the subtree at the one path of `weights`, or those at several.
 
         They load where the config or the position of the data beside them is damaged; a line on stderr says so.
         """
         step = self._pick(step)
-        leaves = {name: leaf for name, leaf in self._leaves(step).items() if name.startswith('ema/')}
+        item, paths, leaves = self._leaves(step)
         if not leaves:
-            raise UsageError(f'checkpoint {self._path(step)} holds no averaged parameters (ema).')
+            raise UsageError(f'checkpoint {self._path(step)} holds no weights to generate with ({", ".join(paths) or "none"}).')
         sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = trees.unflatten(
             {
@@ -150,31 +174,33 @@ class Store:
                 for name, leaf in leaves.items()
             }
         )
-        read = self._read(step, target)
-        self._verify(step, read, leaves)
-        return read['ema']
+        read = self._read(step, {item: weights_of(target, paths)})[item]
+        self._verify(step, placed(read, paths), leaves)
+        return read
 
-    def _leaves(self, step: int) -> dict[str, dict]:
-        """Shape, dtype and digest of every leaf; without digests, and of the averages alone, where `meta` cannot be read."""
+    def _leaves(self, step: int) -> tuple[str, tuple[str, ...], dict[str, dict]]:
+        """(item, paths, shape, dtype and digest of every leaf) of the weights; no digests where `meta` cannot be read."""
         path = self._path(step)
         try:
-            return self.describe(step)[0]['leaves']
+            meta = self.describe(step)[0]
+            return (*_stored(meta), _under(meta['leaves'], _stored(meta)[1]))
         except CorruptCheckpoint as error:
             damage = error
         with contextlib.suppress(CorruptCheckpoint):
             meta = self._json(step, 'meta')
             if _has_leaves(meta):
                 around_orbax.note(f'{path}: its config or data position is damaged; the weights are read and verified')
-                return meta['leaves']
+                return (*_stored(meta), _under(meta['leaves'], _stored(meta)[1]))
+        item = 'weights' if (path / 'weights').exists() else OLD_ITEM
         try:
-            tree = self._ocp.StandardCheckpointHandler().metadata(self._root / path.name / 'ema').tree
+            tree = self._ocp.StandardCheckpointHandler().metadata(self._root / path.name / item).tree
         except Exception as error:
             raise damage from error
         around_orbax.note(f'{path}: its meta is damaged; the weights are read, but their digests were in it: not verified')
-        return {
-            f'ema/{name}': {'shape': leaf.shape, 'dtype': str(leaf.dtype), 'digest': None}
-            for name, leaf in trees.flatten(tree).items()
+        leaves = {
+            name: {'shape': leaf.shape, 'dtype': str(leaf.dtype), 'digest': None} for name, leaf in trees.flatten(tree).items()
         }
+        return item, OLD_WEIGHTS, {f'{OLD_WEIGHTS[0]}/{name}': leaf for name, leaf in leaves.items()}
 
     def describe(self, step: int | None = None) -> tuple[dict, dict]:
         """The items (meta, data) of a step: config, leaves, position."""
@@ -256,7 +282,7 @@ class Store:
             around_orbax.end_abandoned()
         around_orbax.ignore_abandoned()
         leaf = re.search(r"""Error reading "([^"]+)/[^"/]*"|'path': '([^'/][^']*)/'""", text)
-        item = 'ema/' if '/ema/' in text else ''
+        item = next((f'{name}/' for name in ('weights', OLD_ITEM) if f'/{name}/' in text), '')
         leaf = f' at leaf {item}{(leaf.group(1) or leaf.group(2)).replace(".", "/")}' if leaf else ''
         raise CorruptCheckpoint(f'{self._path(step)} cannot be read{leaf}: {text.splitlines()[0][:160]}. {self._other(step)}')
 
@@ -290,47 +316,28 @@ def _has_leaves(meta) -> bool:
     if not all(isinstance(leaf, dict) and {'shape', 'dtype', 'digest'} <= set(leaf) for leaf in leaves.values()):
         return False
     try:
-        return all(jnp.dtype(leaf['dtype']) for name, leaf in leaves.items() if name.startswith('ema/'))
+        return all(jnp.dtype(leaf['dtype']) for leaf in _under(leaves, _stored(meta)[1]).values())
     except TypeError:
         return False
 
 
-def _split(state: TrainState) -> tuple[dict, PyTree]:
-    main = {'step': state.step, 'params': state.params, 'opt_state': state.opt_state, 'extras': state.extras}
-    return main, state.ema
+def _rest(state: TrainState, paths: tuple[str, ...]) -> dict:
+    """A state without the subtrees at `paths`: the item state."""
+    state = without(state, paths)
+    rest = {name: getattr(state, name) for name in ('step', 'params', 'opt_state', 'extras')}
+    return {**rest, 'ema': state.ema} if jax.tree.leaves(state.ema) else rest
+
+
+def _stored(meta: dict) -> tuple[str, tuple[str, ...]]:
+    """(the item with the weights, their paths) of a checkpoint."""
+    return ('weights', tuple(meta['weights'])) if 'weights' in meta else (OLD_ITEM, OLD_WEIGHTS)
+
+
+def _under(leaves: dict, paths: tuple[str, ...]) -> dict:
+    """The leaves at `paths` and below."""
+    return {name: leaf for name, leaf in leaves.items() if name in paths or name.startswith(tuple(f'{p}/' for p in paths))}
 
 
 def _json_digest(*items: dict) -> str:
     """A digest of JSON data, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _check_leaves(target: dict, stored: dict, path) -> None:
-    """A short message where the names or shapes of a target and a checkpoint differ."""
-    given = {name: jax.ShapeDtypeStruct(tuple(leaf['shape']), np.uint8) for name, leaf in stored.items()}
-    lines = trees.mismatch(given, target)
-    if lines:
-        raise UsageError(
-            f'checkpoint {path} is of another model:\n'
-            + '\n'.join(lines)
-            + '\n  Restore with the config beside it (config.json of the run folder).'
-        )
-
-
-def _policy(keep: int, keep_every: int, best: str):
-    from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
-
-    kept = [policies.LatestN(keep or None)]
-    if keep_every:
-        kept.append(policies.EveryNSteps(keep_every))
-    if best:
-        name = best.lstrip('+')
-        kept.append(
-            policies.BestN(
-                get_metric_fn=lambda metrics: metrics[name],
-                reverse=not best.startswith('+'),
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            )
-        )
-    return policies.AnyPreservationPolicy(kept)

@@ -11,18 +11,18 @@ def info_flags(command) -> None:
 
 
 def configs(args) -> None:
-    from t3d.train import plan
+    from t3d.bench import plan
 
     print(plan.configs_table())
 
 
 def info(args) -> None:
-    from t3d.train import plan
+    from t3d.bench import plan
 
     print(plan.info(args.run))
 
 
 def doctor(args) -> None:
-    from t3d.train import doctor
+    from t3d.commands import doctor
 
     print(doctor.report())

@@ -17,6 +17,6 @@ def flags(command) -> None:
 
 
 def run(args) -> int:
-    from t3d.train import bench
+    from t3d.bench import table
 
-    return bench.main(args.rest)
+    return table.main(args.rest)

@@ -56,10 +56,10 @@ def run(args) -> None:
     if args.out is not None:
         parsing.writable(args.out, file=args.out.lower().endswith('.zip'))
     if args.action == 'single-view':
-        from t3d.train import single_view_set
+        from t3d.build import single_view_set
 
         return print(single_view_set.run(args))
-    from t3d.data import furniture
+    from t3d.data.sets import furniture
 
     try:
         import embreex.mesh_construction  # noqa: F401

@@ -12,6 +12,7 @@ def flags(command) -> None:
     command.add_argument('--inception-weights', metavar='FILE', help='FID Inception-v3 as safetensors, for fid and kid')
     command.add_argument('--clip-weights', metavar='DIR', help='folder of a CLIPModel, for clip')
     command.add_argument('--align-head', metavar='DIR', help='of python -m launch.align_head, for align (default: no training)')
+    command.add_argument('--evaluate', metavar='A,B', help='evaluators to use (default: those that the config names)')
     command.add_argument('--limit', type=int, help='at most this many objects or scenes')
     command.add_argument('--split', help='of a built data set: train (default), val, test, test_combo')
     command.add_argument('--data', metavar='DIR', help="the data set, where the run's own data.path is not here")
@@ -21,20 +22,23 @@ def flags(command) -> None:
 def run(args) -> None:
     import json
 
+    from t3d.evaluate import scores, table
+    from t3d.inference import loading, publish
     from t3d.parallel import devices
-    from t3d.train import evaluate, inference, publish, scores
 
     parsing.held(args, RANGES)
     if args.json is not None:
         parsing.writable(args.json, '--json', file=True)
     devices.compilation_cache()
     names = scores.check([name.strip() for name in args.metrics.split(',')]) if args.metrics else []
-    loaded, which = inference.with_data(inference.load(args.run), args.data), {'limit': args.limit, 'split': args.split}
+    loaded, which = loading.with_data(loading.load(args.run), args.data), {'limit': args.limit, 'split': args.split}
+    if args.evaluate:
+        loaded = table.with_evaluators(loaded, tuple(name.strip() for name in args.evaluate.split(',')))
     if names:
         weights = {name: getattr(args, name) for name in ('inception_weights', 'clip_weights', 'align_head')}
         found = scores.evaluate(loaded, names, print, **weights, **which)
     else:
-        found = evaluate.evaluate(loaded, print, **which)
+        found = table.evaluate(loaded, print, **which)
         print(publish.table({'step': loaded.step, **found}))
     if args.json:
         with open(args.json, 'w') as file:

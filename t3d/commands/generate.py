@@ -13,6 +13,12 @@ def flags(command) -> None:
     either = command.add_mutually_exclusive_group()
     either.add_argument('--run', help='a run folder')
     either.add_argument('--weights', help='a folder with model.safetensors and config.json (or T3D_WEIGHTS)')
+    either.add_argument(
+        '--config',
+        help='of a system that only samples other models, or is trained for each prompt',
+    )
+    command.add_argument('--image', metavar='FILE', help='a picture, for systems that read one')
+    command.add_argument('--given', nargs='+', metavar='NAME=MODEL', help='other models to use than those of the config')
     outputs.places(command)
     outputs.views(command)
     outputs.meshes(command)
@@ -38,27 +44,45 @@ def _of_run(command) -> None:
 
 def run(args) -> None:
     """Of the three."""
+    from t3d.inference import publish, requests
     from t3d.parallel import devices
-    from t3d.train import inference, publish
 
     devices.compilation_cache()
-    folder = getattr(args, 'weights', None) or args.run
     seeds = outputs.parse_seeds(args.seeds)
     outputs.check(args)
-    loaded = inference.load(folder, getattr(args, 'system', None))
-    prompts = outputs.all_prompts(args, loaded.config)
-    inference.check_prompts(loaded.config, prompts)
+    loaded = _model(args, seeds)
+    image = getattr(args, 'image', None)
+    prompts = outputs.all_prompts(args, loaded.config) if image is None or args.prompt or args.prompts else []
+    asked = requests.make(prompts, image)
+    loaded.system.check(asked)
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name, None) is not None}
     if 'formats' in options:
         options['formats'] = tuple(options['formats'])
-    print(f'{loaded.config.system} from {loaded.name}, step {loaded.step}: {len(prompts)} prompts, seeds {seeds} -> {args.out}')
+    print(f'{loaded.config.system} from {loaded.name}, step {loaded.step}: {len(asked)} prompts, seeds {seeds} -> {args.out}')
     if args.dry_run:
         shown = {'prompts': prompts, **publish.options(args.command, loaded, options)}
         print('\n'.join(f'  {name} = {value}' for name, value in shown.items()))
         return
     if args.command == 'generate':
-        paths = [publish.to_open(folder) for folder in publish.assets(loaded, prompts, args.out, seeds=seeds, **options)]
+        paths = [publish.to_open(folder) for folder in publish.assets(loaded, asked, args.out, seeds=seeds, **options)]
     else:
         make = {'export': publish.mesh_files, 'render': publish.turntables}[args.command]
-        paths = make(loaded, prompts, args.out, seeds=seeds, **options)
+        paths = make(loaded, asked, args.out, seeds=seeds, **options)
     print('\n'.join(f'open {path}' for path in paths))
+
+
+def _model(args, seeds):
+    """The model that the words name: a run, weights, or a config of a system that has no weights or is trained now."""
+    from t3d.commands import per_prompt
+    from t3d.core import config as configs
+    from t3d.inference import given as givens
+    from t3d.inference import loading
+
+    others = givens.parse(getattr(args, 'given', None) or ())
+    spec = getattr(args, 'config', None) or per_prompt.config_of(getattr(args, 'system', None))
+    if spec:
+        config = configs.load(spec)
+        if per_prompt.trains(config):
+            return per_prompt.model(config, outputs.given_prompts(args), seeds, args.out, others)
+        return loading.untrained(config, others)
+    return loading.load(getattr(args, 'weights', None) or args.run, getattr(args, 'system', None), given=others)

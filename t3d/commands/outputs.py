@@ -66,16 +66,19 @@ def parse_seeds(text: str) -> list[int]:
 
 def all_prompts(args, config) -> list[str]:
     """The prompts given as words and in the file of --prompts; without any, those of the config."""
-    from t3d.core import prompts
     from t3d.core.errors import UsageError
 
-    found = list(args.prompt)
-    if args.prompts:
-        found += prompts.read(args.prompts)
-    found = found or list(config.export.prompts)
+    found = given_prompts(args) or list(config.get('export', {}).get('prompts', ()))
     if not found:
         raise UsageError('no prompt: give one in quotes, or a file with --prompts FILE.')
     return found
+
+
+def given_prompts(args) -> list[str]:
+    """The prompts given as words and in the file of --prompts."""
+    from t3d.core import prompts
+
+    return [*args.prompt, *(prompts.read(args.prompts) if args.prompts else ())]
 
 
 def check(args) -> None:

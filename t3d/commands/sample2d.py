@@ -30,8 +30,8 @@ def flags(command) -> None:
 
 
 def run(args) -> None:
+    from t3d.inference import sample2d
     from t3d.parallel import devices
-    from t3d.train import sample2d
 
     parsing.held(args, RANGES)
     parsing.writable(args.out, file=True)

@@ -11,35 +11,71 @@ def flags(command) -> None:
     command.add_argument('overrides', nargs='*', metavar='key=value', help='changed config keys, for example batch=8')
     command.add_argument('--workdir', help='the run folder (default: the next runs/NNNN-...)')
     command.add_argument('--prompts', nargs='+', help='write the assets of these prompts at the end')
-    command.add_argument('--init-from', metavar='DIR', help='a run or weights folder: a new run starts from its parameters')
+    command.add_argument('--init-from', metavar='DIR', help='a run or weights folder: a new run starts from its weights')
     command.add_argument('--stop-after', type=int, metavar='N', help='stop once this many steps are finished')
     command.add_argument('--dry-run', action='store_true', help='print the config, parameter counts and memory; train nothing')
 
 
 def run(args) -> int:
     from t3d import systems
+    from t3d.bench import plan
     from t3d.core import config as configs
+    from t3d.core.outputs import Request
     from t3d.data import sources
+    from t3d.inference import loading
     from t3d.parallel import devices
-    from t3d.train import checked, inference, loop, plan, publish, traced
+    from t3d.train import checked, loop, traced
 
     parsing.held(args, RANGES)
     if args.workdir is not None:
         parsing.writable(args.workdir, '--workdir')
     config = configs.load(args.config, args.overrides)
-    systems.known(config)
+    systems.module(config.get('system', ''))  # before anything that takes long
     devices.compilation_cache()
     config = plan.resolve(config) if args.dry_run else sources.resolve(config)
+    given = loading.open_given(config, args.workdir)
+    system = systems.make(config, given)  # with the data made before the run, a wrong config leaves no folder
     if args.prompts:  # better refused now than after the last step
-        inference.check_prompts(config, args.prompts)
+        system.check([Request(prompt) for prompt in args.prompts])
     if args.dry_run:
-        print(plan.describe(config))
+        print(plan.describe(config, given))
         return 0
-    system, data = checked.prepare(config)  # before the run: a wrong config leaves no folder
+    system, data = checked.prepare(config, given)  # before the run: a wrong config leaves no folder
     options = {'stop_after': args.stop_after, 'init_from': args.init_from, 'traced_in': traced.folder()}
-    workdir = loop.run(config, args.workdir, system=system, data=data, **options)
-    publish.finish(workdir, list(args.prompts or config.export.prompts))
+    workdir = loop.run(config, args.workdir, system=system, data=data, given=given, **options)
+    finish(workdir, list(args.prompts or config.get('export', {}).get('prompts', ())))
     return 0
+
+
+def finish(workdir, prompts: list[str], *, log=print, score: bool = True) -> None:
+    """After the last step: scores into `scores.json`, then the assets of the prompts into `assets/`. Before it: nothing."""
+    import json
+    import pathlib
+
+    from t3d.core import files
+    from t3d.core.errors import UsageError
+    from t3d.evaluate import table
+    from t3d.inference import loading, publish
+
+    if '://' in str(workdir):  # assets are files that programs open
+        run = files.quoted(workdir)
+        log(f'scores of a remote run: `t3d eval {run}`; assets: `t3d generate PROMPT --run {run}`')
+        return
+    workdir = pathlib.Path(workdir)
+    loaded = loading.load(workdir)
+    if loaded.step < loaded.config.steps:
+        return
+    if score and loaded.config.get('evaluate'):
+        try:
+            scores = table.evaluate(loaded, log)
+        except UsageError as reason:  # data without the labels that a score needs: the assets are made all the same
+            log(f'no scores: {reason}')
+        else:
+            files.write(workdir / 'scores.json', json.dumps({'step': loaded.step, **scores}, indent=1))
+            log(publish.table(scores))
+    if prompts:
+        for folder in publish.assets(loaded, prompts, workdir / 'assets', log=log, metrics=workdir / 'metrics.jsonl'):
+            log(f'open {publish.to_open(folder)}')
 
 
 def meant(given: list[str], written: str = 'without dashes: ') -> str:

@@ -18,11 +18,11 @@ def flags(command) -> None:
 
 def run(args) -> int | None:
     if args.run == 'check':
-        from t3d.train import weights_check
+        from t3d.inference import weights_check
 
         return weights_check.run(args.out, config=args.config)
-    from t3d.train import inference
+    from t3d.inference import loading
 
     parsing.writable(args.out, 'OUT')
-    inference.save_weights(inference.load(args.run), args.out, args.dtype)
+    loading.save_weights(loading.load(args.run), args.out, args.dtype)
     print(f'wrote {args.out}/model.safetensors and {args.out}/config.json')

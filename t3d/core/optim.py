@@ -1,10 +1,12 @@
-"""Schedules of the step and the optax chain, both from plain numbers in a config."""
+"""Schedules of the step, the optax chain, and the tail of a training step, all from plain numbers in a config."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from t3d.core import tree
+from t3d.core.system import Metrics, TrainState
+from t3d.core.typing import PyTree
 
 
 def piecewise(step, points: tuple[tuple[int, float], ...]):
@@ -85,3 +87,26 @@ def ema_decay_of_images(images, batch: int):
     """
     half_life = jnp.minimum(batch * 10_000.0 / 32.0, 0.05 * images)
     return 0.5 ** (batch / jnp.maximum(half_life, 1e-8))
+
+
+# ------------------------------------------------------------------------------------------------------ the tail of a step
+
+
+def trained(params: PyTree, frozen: tuple[str, ...]) -> PyTree:
+    """The parts of the parameters that the optimizer sees: all but the `frozen` ones, which weight decay must not move."""
+    return {name: part for name, part in params.items() if name not in frozen}
+
+
+def update(optimizer, state: TrainState, grads: PyTree, frozen: tuple[str, ...] = ()) -> tuple[PyTree, PyTree]:
+    """(parameters, optimizer state) after one step by `grads`, which are of `trained(params, frozen)`."""
+    moving = trained(state.params, frozen)
+    updates, opt_state = optimizer.update(grads, state.opt_state, moving)
+    return {**state.params, **jax.tree.map(jnp.add, moving, updates)}, opt_state
+
+
+def advance(config, state: TrainState, params: PyTree, opt_state: PyTree, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """(the next state with its average of the parameters, the metrics with the learning rate)."""
+    rate = config.optimizer
+    average = tree.ema(state.ema, params, ema_decay(state.step, config.ema_decay))
+    lr = warmup_cosine(state.step, rate.learning_rate, rate.warmup, config.steps, rate.final)
+    return TrainState(state.step + 1, params, opt_state, average, state.extras), {**metrics, 'lr': lr}

@@ -8,6 +8,7 @@ marks included, padded with the end mark as CLIP does.
 import difflib
 import json
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -179,3 +180,25 @@ def make(text: dict):
                 'none for the words of the data.'
             )
     return WordTokenizer(tuple(text['words']), int(text['length']), bool(text.get('open_vocabulary', False)))
+
+
+def refuse_empty(prompts: list[str]) -> None:
+    """Raises UsageError for a prompt without a word, or that is no text."""
+    for prompt in prompts:
+        if any('\ud800' <= character <= '\udfff' for character in prompt):  # bytes of the command line in another encoding
+            raise UsageError(f'the prompt {ascii(prompt)} is no text in UTF-8: set the encoding of the terminal to UTF-8.')
+        if not split_words(prompt):
+            raise UsageError(f'empty prompt {quoted(prompt)!r}: give words, in quotes.')
+
+
+def check_prompts(text: dict, prompts: list[str]) -> None:
+    """Raises UsageError for a prompt that is empty, too long, or has words the model of a `text` section cannot read.
+
+    A model with an open vocabulary reads every word; those it never met are named on stderr.
+    """
+    refuse_empty(prompts)
+    make(text)(list(prompts))
+    if text.get('open_vocabulary', False):
+        new = {word for prompt in prompts for word in split_words(prompt)} - set(text['words'])
+        if new:
+            print(f'note: words that this model never read, all alike to it: {", ".join(sorted(new))}', file=sys.stderr)

@@ -1,4 +1,4 @@
-"""From an Asset to files: mesh, turntable, labelled views, cameras and a report, with one timing line for each part.
+"""From a Field to files: mesh, turntable, labelled views, cameras and a report, with one timing line for each part.
 
 `write` makes everything, `write_meshes` and `write_views` a part.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from t3d.core import environment, files
 from t3d.core.errors import UsageError
-from t3d.core.system import Asset
+from t3d.core.outputs import Field
 from t3d.export import camera_file, meshes, report, video
 from t3d.export import texture as textures
 from t3d.geom import cameras, meshing
@@ -23,7 +23,7 @@ NEEDLESS = 3  # marching cubes makes this many times the faces the shape needs: 
 
 
 def write(
-    asset: Asset,
+    asset: Field,
     out_dir,
     *,
     formats=('glb',),
@@ -93,7 +93,7 @@ def write(
 
 
 def write_meshes(
-    asset: Asset, out_dir, *, formats=('glb',), texture=1024, faces=40_000, grid=128, threshold=None, log=print
+    asset: Field, out_dir, *, formats=('glb',), texture=1024, faces=40_000, grid=128, threshold=None, log=print
 ) -> dict[str, pathlib.Path]:
     """The mesh alone, in the formats asked for; arguments as of `write`. Returns paths by format."""
     check_formats(formats)
@@ -114,7 +114,7 @@ def write_meshes(
 
 
 def write_views(
-    asset: Asset, out_dir, *, grid=128, frames=120, size=512, render_size=256, gif=False, images=False, log=print
+    asset: Field, out_dir, *, grid=128, frames=120, size=512, render_size=256, gif=False, images=False, log=print
 ) -> dict[str, pathlib.Path]:
     """The turntable and its cameras; arguments as of `write`. Returns paths by name: 'mp4', 'gif', 'images', 'cameras'."""
     if frames < 1:
@@ -137,7 +137,7 @@ def check_formats(formats) -> None:
         raise UsageError(f'unknown mesh format {unknown[0]!r}: choose from {list(meshes.FORMATS)}.')
 
 
-def _densities(asset: Asset, grid: int, clock: '_Clock') -> np.ndarray:
+def _densities(asset: Field, grid: int, clock: '_Clock') -> np.ndarray:
     densities = meshing.density_grid(asset.field, asset.scene, asset.bound, grid)
     clock.lap(f'density grid {grid}^3')
     return densities
@@ -156,7 +156,7 @@ def _mesh_files(asset, densities, out: pathlib.Path, *, formats, texture, faces,
     return mesh, facts, paths
 
 
-def extract(asset: Asset, densities: np.ndarray, *, faces: int, threshold: float | None = None, log=print):
+def extract(asset: Field, densities: np.ndarray, *, faces: int, threshold: float | None = None, log=print):
     """(Mesh with vertex colours, facts about it as a dict) of a density grid."""
     if threshold is None:
         threshold = meshing.choose_threshold(densities, asset.bound, log)
@@ -181,7 +181,7 @@ def extract(asset: Asset, densities: np.ndarray, *, faces: int, threshold: float
 
 
 def write_turntable(
-    asset: Asset,
+    asset: Field,
     densities,
     out: pathlib.Path,
     *,
@@ -223,14 +223,12 @@ def write_turntable(
 # ----------------------------------------------------------------------------------------------------------------- sheet
 
 
-def write_sheet(asset: Asset, mesh: meshes.Mesh, densities, path: pathlib.Path, *, size: int = 256) -> pathlib.Path:
+def write_sheet(asset: Field, mesh: meshes.Mesh, densities, path: pathlib.Path, *, size: int = 256) -> pathlib.Path:
     """A labelled PNG: one column for each of five views; the field's render, its normals, and the mesh that was written."""
     from PIL import Image, ImageDraw, ImageFont
 
-    azimuths = np.radians([azimuth for _, azimuth, _ in SHEET_VIEWS])
     level = asset.camera.get('elevation', video.ELEVATION)
-    elevations = np.array([level if angle is None else math.radians(angle) for _, _, angle in SHEET_VIEWS])
-    views = cameras.orbit(azimuths, elevations, asset.camera['radius'], asset.camera['fov'])
+    views = _sheet_cameras(level, asset.camera['radius'], asset.camera['fov'])
     rendered = video.render_views(asset, views, size, grid=densities)
     normals = video.normal_maps(rendered, views, video.inward_gradient(densities, asset.bound), asset.bound)
     images = video.panels(rendered, normals, video.depth_limits(asset, densities))
@@ -254,6 +252,18 @@ def write_sheet(asset: Asset, mesh: meshes.Mesh, densities, path: pathlib.Path, 
             sheet.paste(Image.fromarray(image), (margin + column * size, 2 * head + row * size))
     files.write_image(path, sheet)
     return path
+
+
+def sheet_views(bound: float, fov: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
+    """(world_from_cam [5, 4, 4], intrinsics [5, 3, 3]) around an object within [-bound, bound]^3."""
+    views = _sheet_cameras(video.ELEVATION, 1.8 * bound / math.tan(0.5 * fov), fov)
+    return np.asarray(views.world_from_cam), np.asarray(views.intrinsics)
+
+
+def _sheet_cameras(level: float, radius: float, fov: float) -> cameras.Cameras:
+    azimuths = np.radians([azimuth for _, azimuth, _ in SHEET_VIEWS])
+    elevations = np.array([level if angle is None else math.radians(angle) for _, _, angle in SHEET_VIEWS])
+    return cameras.orbit(azimuths, elevations, radius, fov)
 
 
 def draw_mesh(mesh: meshes.Mesh, world_from_cam, intrinsics, size: int | tuple[int, int]) -> np.ndarray:

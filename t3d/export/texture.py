@@ -106,7 +106,7 @@ def bake(asset, mesh: Mesh, size: int, *, step: float, chunk: int = 2**16, log=p
     """`mesh` with uv and a texture of the field's colour at the surface.
 
     Args:
-      asset: the Asset whose field is asked.
+      asset: the Field whose field is asked.
       mesh: without uv.
       size: texture side, texels.
       step: width of a grid cell, scene units; see `surface_colors`.

@@ -1,4 +1,4 @@
-"""Turntables: frames of an Asset by one compiled program over chunks of rays, and H.264 or GIF files of them.
+"""Turntables: frames of a Field by one compiled program over chunks of rays, and H.264 or GIF files of them.
 
 A frame shows colour, normal and depth side by side. Rays that cannot meet the object are not rendered: the visible cells of
 the density grid are painted into each frame first, and only the pixels they touch are traced.

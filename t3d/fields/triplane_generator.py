@@ -47,6 +47,8 @@ class Generator:
         self.z_dim, self.style, self.render_size = net.z, net.sr_style, config.render.size
         self.bound = 0.5 * float(config.render.box_warp)
         self.background = float(config.render.background)
+        self.plane_axes = config.render.plane_axes
+        self.camera = {name: float(config.render[name]) for name in ('radius', 'fov')}  # the orbit it was trained for
         self.num_ws = stylegan2.num_ws(net.plane_resolution)
         self.resolution, self.channels, self.features = net.plane_resolution, net.plane_channels, net.features
         self.hidden, self.w_dim = net.hidden, net.w

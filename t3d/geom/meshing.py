@@ -20,7 +20,7 @@ def density_grid(field, scene, bound: float, resolution: int = 128, chunk: int =
     """Density at the R^3 cell centres of [-bound, bound]^3, evaluated `chunk` points at a time by one compiled program.
 
     Args:
-      field: `(scene, points [N, 3]) -> (density [N], rgb [N, 3])`, as `Asset.field`; colours are not computed.
+      field: `(scene, points [N, 3]) -> (density [N], rgb [N, 3])`, as `Field.field`; colours are not computed.
       scene: pytree of arrays.
       bound: half the side of the cube, scene units.
       resolution: R.

@@ -59,7 +59,7 @@ def colour_histogram(images: np.ndarray, masks: np.ndarray, name_colours, bins: 
 
     Args:
       images: [N, ..., 3] in [0, 1]; masks: [N, ...] weights of the same pixels, 0 behind the object.
-      name_colours: colours [P, 3] -> index of each one's name [P], for example t3d.data.captions.name_colours.
+      name_colours: colours [P, 3] -> index of each one's name [P], for example t3d.data.sets.captions.name_colours.
     """
     rows = []
     for image, mask in zip(images, masks):

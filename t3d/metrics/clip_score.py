@@ -15,7 +15,8 @@ import numpy as np
 
 from t3d.core.typing import PyTree
 from t3d.metrics import retrieval, scores
-from t3d.nets import clip, clip_vision
+from t3d.nets import clip
+from t3d.nets.judges import clip_vision
 
 
 def evaluate(images: np.ndarray, texts: np.ndarray, own: np.ndarray, *, extractor: str, seed: int = 0) -> scores.Report:

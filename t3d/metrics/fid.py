@@ -2,8 +2,8 @@
 
 FID (arXiv 1706.08500, eq. 6) fits a Gaussian to the features of each set; KID (arXiv 1801.01401, Sec. 4) is the unbiased
 squared maximum mean discrepancy with the kernel (x.y / d + 1)^3. Statistics are float64 in NumPy. The name says the extractor:
-'fid' and 'kid' are Inception-v3 of 2015-12-05 (nets/inception.py) and nothing else; the same distances over other features
-have names of their own ('fd_effnet').
+'fid' and 'kid' are Inception-v3 of 2015-12-05 (nets/judges/inception.py) and nothing else; the same distances over other
+features have names of their own ('fd_effnet').
 
 FID is biased upward by about 1/n and has no meaning where n does not exceed the dimension of the features, since the covariance
 is singular there; so n belongs to the number, and two values compare only at equal n and with the same extractor.

@@ -179,3 +179,9 @@ def r1(discriminate: Callable, image: jax.Array, raw: jax.Array | None) -> Float
     """
     gradients = jax.grad(lambda pair: jnp.sum(discriminate(*pair)))((image, raw))
     return sum(jnp.sum(jnp.square(gradient), (1, 2, 3)) for gradient in jax.tree.leaves(gradients))
+
+
+def r1_gamma(size: int, batch: int) -> float:
+    """The weight of R1 by StyleGAN2-ADA's rule, 0.0002 * pixels / batch; from 64 images on at least 0.3."""
+    rule = 0.0002 * size**2 / batch
+    return max(rule, 0.3) if batch >= 64 else rule

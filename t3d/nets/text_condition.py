@@ -29,8 +29,9 @@ def check(text, unet=None) -> None:
 class TextCondition:
     """The tokenizer and tower of a config's `text` section; holds no parameters.
 
-    The section has the sizes of `clip.TextTower`, the vocabulary, `frozen` (no gradient) and `mask`: attend to nothing behind
-    the end mark. Stable Diffusion has no mask and attends to the padding; with a causal tower that is nearly the end mark.
+    The section has the sizes of `clip.TextTower`, the vocabulary, `frozen` (no gradient) and, optional, `mask`: attend to
+    nothing behind the end mark. Stable Diffusion has no mask and attends to the padding; with a causal tower that is nearly the
+    end mark.
     """
 
     def __init__(self, text, dtype=jnp.float32):
@@ -47,7 +48,7 @@ class TextCondition:
             embedding_scale=text.embedding_scale,
             dtype=dtype,
         )
-        self.frozen, self.masked = bool(text.frozen), bool(text.mask)
+        self.frozen, self.masked = bool(text.frozen), bool(text.get('mask', False))
         self.empty = np.asarray(self.tokenize(['']))
 
     def init(self, key: Key, ids: Int[Array, 'b n']) -> PyTree:

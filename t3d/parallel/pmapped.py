@@ -18,14 +18,14 @@ from t3d.core.typing import PyTree
 
 
 def train_step(system: System, devices: Sequence[jax.Device] | None = None) -> Callable:
-    """`(replicated state, split batch, key) -> (replicated state, metrics [D])`; the state is donated.
+    """`(replicated state, split batch, key, given={}) -> (replicated state, metrics [D])`; the state is donated.
 
     Raises, at the first call: the system does not average its gradients.
     """
 
-    def step(state, batch, key):
+    def step(state, batch, key, given):
         before = replicas.count_means()
-        result = system.train_step(state, batch, replicas.fold_in(jax.random.fold_in(key, state.step)))
+        result = system.train_step(state, batch, replicas.fold_in(jax.random.fold_in(key, state.step)), given)
         if replicas.count_means() == before:
             raise UsageError(
                 'this train_step does not average over replicas, so under pmap each device would train a model of its own: '
@@ -33,7 +33,8 @@ def train_step(system: System, devices: Sequence[jax.Device] | None = None) -> C
             )
         return result
 
-    return jax.pmap(step, axis_name=replicas.AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices)
+    mapped = jax.pmap(step, axis_name=replicas.AXIS, in_axes=(0, 0, None, None), donate_argnums=0, devices=devices)
+    return lambda state, batch, key, given=None: mapped(state, batch, key, given or {})
 
 
 def replicate(state: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:

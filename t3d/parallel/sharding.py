@@ -98,6 +98,8 @@ def abstract_batch(specs: dict[str, jax.ShapeDtypeStruct], mesh: Mesh) -> dict[s
 
 def whole_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """A batch that every process holds in full: sharded over the batch axes if its rows divide, else replicated."""
+    if not batch:
+        return {}
     rows = min(len(value) for value in batch.values())
     sharding = batch_sharding(mesh) if rows % ways(BATCH, mesh) == 0 else replicated(mesh)
     if jax.process_count() == 1:

@@ -1,10 +1,10 @@
-"""The table of systems: name -> module. Each module's only entry is `make(config) -> System`."""
+"""The table of systems: name -> module. Each module's only entry is `make(config, given) -> System`."""
 
-import difflib
-import importlib
+from collections.abc import Mapping
+from types import ModuleType
 
-from t3d.core.errors import UsageError
-from t3d.core.system import System
+from t3d.core import tables
+from t3d.core.system import Given, System
 
 SYSTEMS = {
     'ganfusion_gan': 't3d.systems.ganfusion_gan',
@@ -13,22 +13,20 @@ SYSTEMS = {
     'instant3d': 't3d.systems.instant3d',
     'renderdiffusion': 't3d.systems.renderdiffusion',
 }
+SHORT = {'ganfusion': 'ganfusion_diffusion'}  # a system of two stages goes by its paper's name: the one that reads prompts
 
 
-def make(config) -> System:
-    """The system that `config.system` names.
+def make(config, given: Mapping[str, Given] | None = None) -> System:
+    """The system that `config.system` names: one of the table, or any importable module with `make`.
 
+    Args:
+      given: the other models that it uses (t3d.inference.given).
     Raises:
-      ValueError: the name is not in the table; the message lists it.
+      UsageError: the name is neither; the message lists the table.
     """
-    return importlib.import_module(SYSTEMS[known(config)]).make(config)
+    return module(config['system']).make(config, given or {})
 
 
-def known(config) -> str:
-    """The name that `config.system` has; UsageError where the table lacks it, or the config has none."""
-    name = config.get('system', '')
-    if name not in SYSTEMS:
-        near = difflib.get_close_matches(str(name), SYSTEMS, 1)
-        hint = f' Did you mean {near[0]!r}?' if near else ''
-        raise UsageError(f'unknown system {name!r}: there are {", ".join(sorted(SYSTEMS))}.{hint}')
-    return name
+def module(name: str) -> ModuleType:
+    """The module of a system's name."""
+    return tables.find(name, SYSTEMS, 'system', 'make')

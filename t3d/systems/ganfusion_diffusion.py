@@ -23,13 +23,15 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from t3d.core import numerics, optim, prng, replicas, tree
+from t3d.core import numerics, optim, replicas, tokens, tree
 from t3d.core.errors import UsageError
-from t3d.core.system import Asset, System, TrainState
+from t3d.core.outputs import Field, only_prompts
+from t3d.core.system import System, TrainState, require
 from t3d.diffusion import guidance, losses, samplers, schedules
-from t3d.fields import triplane_generator
+from t3d.fields.triplane_generator import Generator
 from t3d.geom import cameras, triplanes
 from t3d.nets import text_condition, triplane_unet
 from t3d.nets.text_condition import TextCondition
@@ -38,50 +40,51 @@ SHARDING = triplane_unet.SHARDING
 SR_STYLES = ('unit', 'ones_w', 'w_avg')
 
 
-def make(config) -> System:
-    """The system of a config (configs/ganfusion_diffusion.py): sections text, unet, generator, render, diffusion, sample."""
-    model = Model(config)
-    optimizer = optim.adamw(**config.optimizer, total=config.steps)
+def make(config, given) -> System:
+    """The system of a config (configs/ganfusion_diffusion.py): sections text, unet, planes, diffusion, sample.
 
-    def init(key, batch) -> TrainState:
+    Args:
+      given: {'generator': a trained triplane GAN}, whose planes are learned and rendered.
+    """
+    model = Model(
+        config, require(given, 'generator', Generator, 'a triplane GAN: a run or weights folder of stage 1').functions
+    )
+    optimizer = optim.adamw(**config.optimizer, total=config.steps)
+    frozen = ('text',) if config.text.frozen else ()
+
+    def init(key, batch, given) -> TrainState:
         params = model.init(key, batch['tokens'][:1])
-        opt_state = optimizer.init(model.trained(params))
+        opt_state = optimizer.init(optim.trained(params, frozen))
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, tree.copy(params), {})
 
-    def train_step(state: TrainState, batch, key):
-        clean = model.planes_of_seeds(state.params['frozen'], batch['seed'])
+    def train_step(state: TrainState, batch, key, given):
+        clean = model.planes_of_seeds(given['generator'], batch['seed'])
 
         def loss(trained):
-            return model.loss({**state.params, **trained}, clean, batch['tokens'], key)
+            return model.loss({**state.params, **trained}, given['generator'], clean, batch['tokens'], key)
 
-        trained = model.trained(state.params)
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(optim.trained(state.params, frozen))
         grads, metrics = replicas.mean((grads, metrics))
-        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-        trained = jax.tree.map(jnp.add, trained, updates)
-        average = tree.ema(model.trained(state.ema), trained, optim.ema_decay(state.step, config.ema_decay))
-        metrics['grad_norm'] = optax.tree.norm(grads)
-        metrics['lr'] = optim.warmup_cosine(
-            state.step, config.optimizer.learning_rate, config.optimizer.warmup, config.steps, config.optimizer.final
-        )
-        params, ema = {**state.params, **trained}, {**state.ema, **average}
-        return TrainState(state.step + 1, params, opt_state, ema, state.extras), metrics
+        params, opt_state = optim.update(optimizer, state, grads, frozen)
+        return optim.advance(config, state, params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)})
 
-    def preview(params, batch, key) -> jax.Array:
+    def preview(params, batch, key, given) -> jax.Array:
         keys = jax.random.split(key, batch['tokens'].shape[0])
         planes = model.draw(params, batch['tokens'], keys)
         views = model.orbit(config.preview.views)
-        shown = jax.lax.map(lambda one: model.pictures(model.scene(params, one), views), planes)
+        shown = jax.lax.map(lambda one: model.pictures(model.scene(given['generator'], one), views), planes)
         return shown.transpose(0, 2, 1, 3, 4).reshape(shown.shape[0], shown.shape[2], -1, 3)
 
-    def generate(params, prompts, key) -> list[Asset]:
-        keys = prng.each(key, len(prompts))
-        planes = model.draw(params, jnp.asarray(model.text.tokenize(list(prompts))), keys)
-        camera = {name: float(config.render[name]) for name in ('radius', 'fov')}
-        shown = (model.field_at, model.render_rays, model.bound, camera, model.picture)
-        return [Asset(prompt, model.scene(params, one), *shown) for prompt, one in zip(prompts, planes, strict=True)]
+    def generate(params, requests, keys, given) -> list[Field]:
+        prompts = only_prompts(requests, config.system)
+        planes = model.draw(params, jnp.asarray(model.text.tokenize(prompts)), keys)
+        shown = (model.field_at, model.render_rays, model.bound, model.generator.camera, model.picture)
+        return [Field(text, model.scene(given['generator'], one), *shown) for text, one in zip(prompts, planes, strict=True)]
 
-    return System(init, train_step, preview, generate, SHARDING, batch_spec(config))
+    def check(requests) -> None:
+        tokens.check_prompts(config.text, only_prompts(requests, config.system))
+
+    return System(init, train_step, preview, generate, check, ('ema',), SHARDING, batch_spec(config))
 
 
 def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -95,13 +98,13 @@ def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
 class Model:
     """The networks of a config and the functions that join them; holds no parameters.
 
-    Parameters are {'text', 'denoiser', 'frozen': {'generator', 'buffers', 'stats': {'mean' [3 C], 'std' [3 C]}}}.
+    Parameters are {'text', 'denoiser'}; those of the given generator, {'generator', 'buffers'}, are called `frozen`.
     """
 
-    def __init__(self, config):
-        check(config)
+    def __init__(self, config, generator: Generator):
+        check(config, generator)
         dtype = jnp.dtype(config.dtype)
-        self.config, self.generator = config, triplane_generator.Generator(config)
+        self.config, self.generator = config, generator
         self.text = TextCondition(config.text, dtype)
         self.resolution, self.channels = self.generator.resolution, self.generator.channels
         self.bound = self.generator.bound
@@ -111,29 +114,23 @@ class Model:
             patch=config.patch,
             resolution=self.resolution,
             channels=self.channels,
-            axes=triplanes.PLANE_AXES[config.render.plane_axes],
+            axes=triplanes.PLANE_AXES[generator.plane_axes],
             cross_plane=config.cross_plane,
             dtype=dtype,
             remat=config.remat,
         )
         self.shape, self.schedule = (3, self.resolution, self.resolution, self.channels), make_schedule(config.diffusion)
+        self.mean, self.std = statistics(config.planes, 3 * self.channels)
         self.draw_planes = jax.jit(self._draw, static_argnums=4)
 
     # ---------------------------------------------------------------------------------------------------------- parameters
 
     def init(self, key, ids):
-        """New parameters; the generator is a random one until the loop puts that of `config.frozen` in its place."""
-        key_text, key_net, key_generator = jax.random.split(key, 3)
+        """New parameters."""
+        key_text, key_net, _ = jax.random.split(key, 3)
         text = self.text.init(key_text, ids)
         features, _ = self.text.features(text, ids)
-        generator, buffers = self.generator.init(key_generator)
-        stats = {'mean': jnp.zeros(3 * self.channels, jnp.float32), 'std': jnp.ones(3 * self.channels, jnp.float32)}
-        frozen = {'generator': generator, 'buffers': buffers, 'stats': stats}
-        return {'text': text, 'denoiser': self.denoiser.init(key_net, features), 'frozen': frozen}
-
-    def trained(self, params):
-        """The part of the parameters that the optimizer sees."""
-        return {name: params[name] for name in ('text', 'denoiser') if name == 'denoiser' or not self.text.frozen}
+        return {'text': text, 'denoiser': self.denoiser.init(key_net, features)}
 
     # -------------------------------------------------------------------------------------------------------------- planes
 
@@ -141,15 +138,13 @@ class Model:
         """The generator's planes [B, 3, R, R, C] of seeds [B] uint32, as the captions were made from them."""
         return self.generator.planes_of_seeds(frozen['generator'], frozen['buffers'], seeds, psi=self.config.psi)
 
-    def normalise(self, stats, planes):
+    def normalise(self, planes):
         """Zero mean and unit deviation for each of the 3 C channels; not clipped."""
-        mean, std = (stats[name].reshape(3, 1, 1, -1) for name in ('mean', 'std'))
-        return (planes - mean) / std
+        return (planes - self.mean) / self.std
 
-    def denormalise(self, stats, x):
+    def denormalise(self, x):
         """The inverse of `normalise`."""
-        mean, std = (stats[name].reshape(3, 1, 1, -1) for name in ('mean', 'std'))
-        return x * std + mean
+        return x * self.std + self.mean
 
     # ------------------------------------------------------------------------------------------------------------ training
 
@@ -157,11 +152,11 @@ class Model:
         """The network's output for noisy normalised planes at t, a scalar or [B], under (features, mask)."""
         return self.denoiser(params['denoiser'], x, t, *condition)
 
-    def loss(self, params, planes, ids, key):
+    def loss(self, params, frozen, planes, ids, key):
         """(loss, metrics) of the generator's planes [B, 3, R, R, C] and captions [B, N]."""
         key_drop, key_t, key_noise, key_aux = jax.random.split(key, 4)
-        frozen, limit = jax.lax.stop_gradient(params['frozen']), self.config.diffusion.clip
-        clean = jnp.clip(self.normalise(frozen['stats'], planes), -limit, limit)
+        limit = self.config.diffusion.clip
+        clean = jnp.clip(self.normalise(planes), -limit, limit)
         condition = self.text.features(params['text'], self.text.drop(key_drop, ids, self.config.drop_text))
         t = losses.draw_t(key_t, clean.shape[0], self.schedule.length, stratified=True)
         noise = jax.random.normal(key_noise, clean.shape, jnp.float32)
@@ -183,7 +178,7 @@ class Model:
         label = self.random_labels(key_camera, clean.shape[0])
 
         def raw(x):
-            planes = self.denormalise(frozen['stats'], x)
+            planes = self.denormalise(x)
             return self.generator.render(frozen['generator'], planes, label, key_jitter, size=self.config.aux.size).features
 
         each = losses.per_object(raw(x0)[..., :3], jax.lax.stop_gradient(raw(clean)[..., :3]))
@@ -193,8 +188,7 @@ class Model:
         """Labels [B, 25] of cameras of the orbit: any azimuth, elevations of `aux.elevation` (low, high)."""
         azimuth, height = jax.random.uniform(key, (2, count), jnp.float32)
         low, high = self.config.aux.elevation
-        render = self.config.render
-        views = cameras.orbit(2.0 * jnp.pi * azimuth, low + (high - low) * height, render.radius, render.fov)
+        views = cameras.orbit(2.0 * jnp.pi * azimuth, low + (high - low) * height, **self.generator.camera)
         return cameras.to_eg3d(views)
 
     # ------------------------------------------------------------------------------------------------------------ sampling
@@ -212,7 +206,7 @@ class Model:
 
     def _draw(self, params, ids, keys, scale, steps: int):
         noise = jax.vmap(lambda key: jax.random.normal(key, self.shape, jnp.float32))(keys)
-        return self.denormalise(params['frozen']['stats'], self.sample_from(params, ids, noise, scale, steps))
+        return self.denormalise(self.sample_from(params, ids, noise, scale, steps))
 
     def sample_from(self, params, ids, noise, scale, steps: int):
         """Normalised planes of ids [B, N] from noise [B, 3, R, R, C]; scale None for the conditional network alone."""
@@ -226,18 +220,17 @@ class Model:
 
     # -------------------------------------------------------------------------------------------------------------- assets
 
-    def scene(self, params, planes):
-        """Asset.scene of planes [3, R, R, C]: they and what renders them."""
-        frozen = params['frozen']
+    def scene(self, frozen, planes):
+        """Field.scene of planes [3, R, R, C]: they and what renders them."""
         parts = {name: frozen['generator'][name] for name in ('decoder', 'superres') if name in frozen['generator']}
         return {'planes': planes, 'generator': parts, 'w_avg': frozen['buffers']['w_avg']}
 
     def field_at(self, scene, points):
-        """Asset.field: (density [N], rgb [N, 3]), the raw colour."""
+        """Field.field: (density [N], rgb [N, 3]), the raw colour."""
         return self.generator.field_at(scene['generator'], scene['planes'], points)
 
     def render_rays(self, scene, rays):
-        """Asset.render: the raw colour along rays, over the background."""
+        """Field.render: the raw colour along rays, over the background."""
         return self.generator.render_rays(scene['generator'], scene['planes'], rays)
 
     def rendered(self, scene, views: cameras.Cameras):
@@ -267,8 +260,18 @@ class Model:
 
     def orbit(self, count: int) -> cameras.Cameras:
         """`count` cameras around the object at the preview's elevation, front first."""
-        render = self.config.render
-        return cameras.turntable(count, elevation=self.config.preview.elevation, radius=render.radius, fov=render.fov)
+        return cameras.turntable(count, elevation=self.config.preview.elevation, **self.generator.camera)
+
+
+def statistics(planes, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, deviation) [3, 1, 1, C] of a config's `planes` section; 0 and 1 where it is empty, as before any data is seen."""
+    values = [planes.mean or (0.0,) * channels, planes.std or (1.0,) * channels]
+    if any(len(value) != channels for value in values):
+        raise UsageError(
+            f'planes has {len(planes.mean)} means and {len(planes.std)} deviations, the given generator {channels} channels: '
+            'leave both empty, they are those of the pairs (data.path).'
+        )
+    return tuple(np.float32(value).reshape(3, 1, 1, -1) for value in values)
 
 
 def make_schedule(section) -> schedules.Schedule:
@@ -277,12 +280,12 @@ def make_schedule(section) -> schedules.Schedule:
     return schedules.shifted(plain, math.exp(-0.5 * section.shift), 1) if section.shift else plain
 
 
-def check(config) -> None:
+def check(config, generator: Generator) -> None:
     """Raises UsageError for what cannot work, with what can."""
     text_condition.check(config.text, config.unet)
     prediction, patch = config.diffusion.prediction, config.patch
     if prediction == 'eps' and patch >= 4 or prediction == 'v' and patch > 2:
-        width = 3 * patch**2 * config.generator.plane_channels
+        width = 3 * patch**2 * generator.channels
         raise UsageError(
             f'diffusion.prediction={prediction!r} with patch={patch}: {width} channels of noise do not pass a stem of '
             f"{config.unet.block_out_channels[0]}: wanted 'x0' (the others for patch <= 2)."
@@ -294,10 +297,10 @@ def check(config) -> None:
         )
     if config.sr_style not in SR_STYLES:
         raise UsageError(f'unknown sr_style {config.sr_style!r}: choose one of {", ".join(SR_STYLES)}.')
-    if (config.sr_style == 'unit') != (config.generator.sr_style == 'unit'):
-        reads = 'has no layers that read a w' if config.generator.sr_style == 'unit' else 'reads a w'
-        choices = SR_STYLES[:1] if config.generator.sr_style == 'unit' else SR_STYLES[1:]
+    if (config.sr_style == 'unit') != (generator.style == 'unit'):
+        reads = 'has no layers that read a w' if generator.style == 'unit' else 'reads a w'
+        choices = SR_STYLES[:1] if generator.style == 'unit' else SR_STYLES[1:]
         raise UsageError(
-            f'sr_style={config.sr_style!r}: the generator was trained with {config.generator.sr_style!r}, and its upsampler '
+            f'sr_style={config.sr_style!r}: the generator was trained with {generator.style!r}, and its upsampler '
             f'{reads}: choose {" or ".join(choices)}.'
         )

@@ -29,9 +29,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t3d.core import numerics, optim, prng, replicas, tree
+from t3d.core import numerics, optim, prng, replicas, tokens, tree
 from t3d.core.errors import UsageError
-from t3d.core.system import Asset, System, TrainState
+from t3d.core.outputs import Field, only_prompts
+from t3d.core.system import System, TrainState
 from t3d.fields.triplane_generator import LABEL, Generator
 from t3d.geom import cameras
 from t3d.nets import augment, fir
@@ -43,7 +44,7 @@ AVERAGED = ('generator', 'buffers')
 W_DECAY = 0.998  # of the average of w, which truncation pulls to
 
 
-class Moment(NamedTuple):
+class Schedules(NamedTuple):
     """What the schedules say at an iteration."""
 
     images: jax.Array  # real images shown so far
@@ -52,25 +53,29 @@ class Moment(NamedTuple):
     opaque: jax.Array  # weight of the translucency
 
 
-def make(config) -> System:
+def make(config, given=None) -> System:
     """The system of a config (configs/ganfusion_gan.py)."""
     model = Model(config)
 
-    def init(key, batch) -> TrainState:
+    def init(key, batch, given=None) -> TrainState:
         params = model.init(key)
         ema = tree.copy({name: params[name] for name in AVERAGED})
         opt_state = {name: model.optimizers[name].init(params[name]) for name in model.optimizers}
         extras = {'density': jnp.float32(0.0), 'r1': jnp.float32(0.0), 'augment': augment.controller(config.augment.p)}
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, extras)
 
-    preview = lambda params, batch, key: model.sheet(params, key, min(config.preview.rows, config.batch), config.preview.views)
+    def preview(params, batch, key, given=None) -> jax.Array:
+        return model.sheet(params, key, min(config.preview.rows, config.batch), config.preview.views)
 
-    def generate(params, prompts, key) -> list[Asset]:
+    def generate(params, requests, keys, given=None) -> list[Field]:
         draw = jax.vmap(lambda key: jax.random.normal(key, (model.generator.z_dim,), jnp.float32))
-        styles = model.generator.map(params['generator'], draw(prng.each(key, len(prompts))))
-        return [model.asset(params, prompt, w) for prompt, w in zip(prompts, styles, strict=True)]
+        styles = model.generator.map(params['generator'], draw(keys))
+        return [model.object(params, request.prompt, w) for request, w in zip(requests, styles, strict=True)]
 
-    return System(init, model.train_step, preview, generate, SHARDING, batch_spec(config))
+    def check(requests) -> None:
+        tokens.refuse_empty(only_prompts(requests, config.system))  # a prompt is a name
+
+    return System(init, model.train_step, preview, generate, check, ('ema',), SHARDING, batch_spec(config), model.generator)
 
 
 def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -92,6 +97,7 @@ class Model:
     def __init__(self, config):
         check(config)
         self.config, self.generator = config, Generator(config)
+        self.gamma = config.r1.gamma or discriminators.r1_gamma(config.data.size, config.batch)
         net = config.discriminator
         self.micro = min(config.micro_batch, config.batch)
         self.discriminator = discriminators.Discriminator(
@@ -123,7 +129,7 @@ class Model:
 
     # -------------------------------------------------------------------------------------------------------- the networks
 
-    def moment(self, step) -> Moment:
+    def schedules(self, step) -> Schedules:
         """The schedules at a step, in images shown."""
         config = self.config
         images = step.astype(jnp.float32) * config.batch
@@ -131,7 +137,7 @@ class Model:
         swap = 1.0 + (config.swap.p - 1.0) * jnp.minimum(images / max(config.swap.images, 1), 1.0)
         start, full = config.opacity.images
         opaque = config.opacity.weight * jnp.clip((images - start) / max(full - start, 1), 0.0, 1.0)
-        return Moment(images, sigma, swap, opaque)
+        return Schedules(images, sigma, swap, opaque)
 
     def conditioning(self, key, label, swap, per_sample: bool = True):
         """The label that the mapping sees: with probability `swap` that of the next sample of the micro-batch."""
@@ -141,7 +147,7 @@ class Model:
         chosen = prng.coin(key, swap, (label.shape[0], 1) if per_sample else ())
         return jnp.where(chosen, rolled, label)
 
-    def fake(self, params, buffers, label, key, now: Moment, size: int):
+    def fake(self, params, buffers, label, key, now: Schedules, size: int):
         """(image [B, S, S, 3], raw [B, s, s, 3], w [B, W], opacity [B, s, s]) of new latents seen from `label`."""
         key_z, key_swap, key_noise, key_march = jax.random.split(key, 4)
         z = self.generator.latents(key_z, label.shape[0])
@@ -156,10 +162,12 @@ class Model:
         blur = lambda x: fir.blur(x, sigma, self.blur_radius)
         return jax.lax.cond(3 * sigma >= 1, blur, lambda x: x, image) if self.blur_radius else image
 
-    def judge(self, params, image, raw, label, key, p):
+    def discriminate(self, params, image, raw, label, key, p):
         """Logits [B]; the pair augmented with strength p and the label with noise, where the config has them."""
         key_augment, key_label = jax.random.split(key)
-        return self.seen(params, *self.augmented(key_augment, image, raw, p), self.noisy_label(key_label, label))
+        return self.discriminator_logits(
+            params, *self.augmented(key_augment, image, raw, p), self.noisy_label(key_label, label)
+        )
 
     def augmented(self, key, image, raw, p):
         """The pair behind ADA's augmentations (2006.06676)."""
@@ -170,22 +178,22 @@ class Model:
         noise = self.config.discriminator.label_noise
         return label + noise * jnp.std(label, 0) * jax.random.normal(key, label.shape, jnp.float32) if noise else label
 
-    def seen(self, params, image, raw, label):
+    def discriminator_logits(self, params, image, raw, label):
         """Logits [B] of exactly these inputs."""
         return self.discriminator.apply({'params': params}, image, raw, label)
 
     # ---------------------------------------------------------------------------------------------------------- the losses
 
-    def generator_loss(self, params, fixed, batch, key, now: Moment, size: int, p):
+    def generator_loss(self, params, fixed, batch, key, now: Schedules, size: int, p):
         """softplus(-D(fake)) plus the weighted translucency; `fixed` are the buffers and the discriminator."""
-        key_fake, key_judge = jax.random.split(key)
+        key_fake, key_discriminate = jax.random.split(key)
         label = batch['fake_labels'][:, 0]
         image, raw, _, opacity = self.fake(params, fixed['buffers'], label, key_fake, now, size)
-        logits = self.judge(fixed['discriminator'], self.blurred(image, now.sigma), raw, label, key_judge, p)
+        logits = self.discriminate(fixed['discriminator'], self.blurred(image, now.sigma), raw, label, key_discriminate, p)
         loss, translucency = jnp.mean(numerics.softplus(-logits)), jnp.mean(4.0 * opacity * (1.0 - opacity))
         return loss + now.opaque * translucency, {'loss/generator': loss, 'translucency': translucency}
 
-    def density_loss(self, params, fixed, batch, key, now: Moment):
+    def density_loss(self, params, fixed, batch, key, now: Schedules):
         """Neighbouring points should have nearly the same raw density."""
         key_z, key_swap, key_noise, key_points, key_near = jax.random.split(key, 5)
         label = batch['fake_labels'][:, 1]
@@ -199,33 +207,35 @@ class Model:
         difference = jnp.mean(jnp.abs(raw[:, :DENSITY_POINTS] - raw[:, DENSITY_POINTS:]))
         return DENSITY_WEIGHT * self.config.density.weight * self.config.density.every * difference, difference
 
-    def discriminator_loss(self, params, fixed, batch, key, now: Moment, size: int, p):
+    def discriminator_loss(self, params, fixed, batch, key, now: Schedules, size: int, p):
         """softplus(D(fake)) + softplus(-D(real)); the fakes carry no gradient."""
-        key_fake, key_judge, key_real = jax.random.split(key, 3)
+        key_fake, key_discriminate, key_real = jax.random.split(key, 3)
         label = batch['fake_labels'][:, 2]
         image, raw, w, _ = jax.lax.stop_gradient(self.fake(fixed['generator'], fixed['buffers'], label, key_fake, now, size))
-        fake = self.judge(params, self.blurred(image, now.sigma), raw, label, key_judge, p)
-        real = self.judge(params, *self.real(batch, now, size), batch['label'], key_real, p)
+        fake = self.discriminate(params, self.blurred(image, now.sigma), raw, label, key_discriminate, p)
+        real = self.discriminate(params, *self.real(batch, now, size), batch['label'], key_real, p)
         loss = jnp.mean(numerics.softplus(fake)) + jnp.mean(numerics.softplus(-real))
         signs = {'sign_real': jnp.mean(jnp.sign(real)), 'sign_fake': jnp.mean(jnp.sign(fake))}
         return loss, {'loss/discriminator': loss, 'w': jnp.mean(w, 0), **signs}
 
-    def r1_loss(self, params, batch, key, now: Moment, size: int, p):
+    def r1_loss(self, params, batch, key, now: Schedules, size: int, p):
         """gamma / 2 times the squared gradient of D(real) by what it sees, times the interval."""
         key_augment, key_label = jax.random.split(key)
         label = self.noisy_label(key_label, batch['label'])
         image, raw = jax.lax.stop_gradient(self.augmented(key_augment, *self.real(batch, now, size), p))
-        penalty = jnp.mean(discriminators.r1(lambda image, raw: self.seen(params, image, raw, label), image, raw))
-        return 0.5 * gamma(self.config) * self.config.r1.every * penalty, penalty
+        penalty = jnp.mean(
+            discriminators.r1(lambda image, raw: self.discriminator_logits(params, image, raw, label), image, raw)
+        )
+        return 0.5 * self.gamma * self.config.r1.every * penalty, penalty
 
-    def real(self, batch, now: Moment, size: int):
+    def real(self, batch, now: Schedules, size: int):
         """(image, raw) of the batch in [-1, 1], both blurred."""
         image = self.blurred(batch['image'].astype(jnp.float32) / 127.5 - 1.0, now.sigma)
         return image, fir.resize_aa(image, size)
 
     # ------------------------------------------------------------------------------------------------------- the iteration
 
-    def train_step(self, state: TrainState, batch, key):
+    def train_step(self, state: TrainState, batch, key, given=None):
         """One iteration at the neural resolution of its rung."""
         if len(batch['label']) % self.micro:  # under pmap this is one device's share
             raise UsageError(f'{len(batch["label"])} samples on a device do not fall into micro-batches of {self.micro}.')
@@ -237,8 +247,7 @@ class Model:
 
     def iteration(self, state: TrainState, batch, key, size: int):
         """The four phases at a neural resolution of `size`."""
-        keys = jax.random.split(key, 4)
-        config, now, p = self.config, self.moment(state.step), state.extras['augment'].p
+        keys, config, now, p = jax.random.split(key, 4), self.config, self.schedules(state.step), state.extras['augment'].p
         params, opt, extras = dict(state.params), dict(state.opt_state), dict(state.extras)
 
         def run(name, loss, *args):
@@ -259,16 +268,14 @@ class Model:
 
         params['buffers'] = {**params['buffers'], 'w_avg': tree.ema(params['buffers']['w_avg'], found.pop('w'), W_DECAY)}
         if config.augment.on:
-            extras['augment'] = augment.observe(
-                extras['augment'], found['sign_real'], config.batch, images=config.augment.images
-            )
+            images = config.augment.images
+            extras['augment'] = augment.observe(extras['augment'], found['sign_real'], config.batch, images=images)
         averaged = tree.ema(state.ema['generator'], params['generator'], optim.ema_decay_of_images(now.images, config.batch))
         metrics = {
             **found,
             **generator,
             'loss': generator['loss/generator'] + found['loss/discriminator'],
-            'density': extras['density'],
-            'r1': extras['r1'],
+            **{name: extras[name] for name in ('density', 'r1')},
             'blur': now.sigma,
             **({'augment_p': p} if config.augment.on else {}),
         }
@@ -300,35 +307,27 @@ class Model:
         shown = numerics.to_unit(jax.lax.map(panel, ws))
         return shown.transpose(0, 2, 1, 3, 4).reshape(rows, shown.shape[2], -1, 3)
 
-    def asset(self, params, prompt: str, w) -> Asset:
-        """The asset of a style w [W]: field and render are of the raw colour, the picture of the upsampler."""
+    def object(self, params, prompt: str, w) -> Field:
+        """The object of a style w [W]: field and render are of the raw colour, the picture of the upsampler."""
         planes = self.planes_of(params, w[None])[0]
         parts = {name: params['generator'][name] for name in ('decoder', 'superres')}
         scene = {'planes': planes, 'generator': parts, 'w': self.generator.style_of(params['buffers'], w)}
         camera = {name: float(self.config.render[name]) for name in ('radius', 'fov')}
-        return Asset(prompt, scene, self.field_at, self.render_rays, self.generator.bound, camera, self.picture)
+        return Field(prompt, scene, self.field_at, self.render_rays, self.generator.bound, camera, self.picture)
 
     def field_at(self, scene, points):
-        """Asset.field."""
+        """Field.field."""
         return self.generator.field_at(scene['generator'], scene['planes'], points)
 
     def render_rays(self, scene, rays):
-        """Asset.render."""
+        """Field.render."""
         return self.generator.render_rays(scene['generator'], scene['planes'], rays)
 
     def picture(self, scene, views: cameras.Cameras):
-        """Asset.picture."""
+        """Field.picture."""
         planes, w = (jnp.broadcast_to(scene[name], (len(views.world_from_cam), *scene[name].shape)) for name in ('planes', 'w'))
         seen = self.generator.render(scene['generator'], planes, cameras.to_eg3d(views), size=self.generator.render_size)
         return numerics.to_unit(self.generator.upsample(scene['generator'], seen.features, w))
-
-
-def gamma(config) -> float:
-    """The weight of R1; 0 in the config is StyleGAN2-ADA's rule 0.0002 * pixels / batch, from 64 images on at least 0.3."""
-    if config.r1.gamma:
-        return config.r1.gamma
-    rule = 0.0002 * config.data.size**2 / config.batch
-    return max(rule, 0.3) if config.batch >= 64 else rule
 
 
 def check(config) -> None:
@@ -342,9 +341,9 @@ def check(config) -> None:
         wanted = 'discriminator.pose=False and generator.pose_conditioning=False'
         raise UsageError(f"data.mode='pose-distribution': these pictures have no labels to show to a network: set {wanted}.")
     discriminators.check('data.size', config.data.size)
-    made = config.generator.sr.input_size * 2 ** sum(config.generator.sr.ups)
-    if made != config.data.size:
-        raise UsageError(f'generator.sr makes images of {made} pixels, data.size={config.data.size}: give them the same size.')
+    made, size = config.generator.sr.input_size * 2 ** sum(config.generator.sr.ups), config.data.size
+    if made != size:
+        raise UsageError(f'generator.sr makes images of {made} pixels, data.size={size}: give them the same size.')
     starts = [images for images, _ in config.ladder]
     if starts and (starts[0] or starts != sorted(set(starts)) or not all(size for _, size in config.ladder)):
         raise UsageError(f'ladder={config.ladder}: wanted (images shown, neural resolution) pairs that rise from 0 images.')

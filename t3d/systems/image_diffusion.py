@@ -15,45 +15,41 @@ Differences from the paper (latent diffusion, arXiv 2112.10752):
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from t3d.core import optim, prng, replicas, tokens, tree
+from t3d.core import optim, replicas, tokens, tree
 from t3d.core.errors import UsageError
-from t3d.core.system import Picture, System, TrainState
+from t3d.core.outputs import Picture, only_prompts
+from t3d.core.system import System, TrainState
 from t3d.diffusion import guidance, losses, samplers, schedules
+from t3d.diffusion.prior import Prior
 from t3d.nets import patched_unet, text_condition, unet
-from t3d.nets.clip import TextTower
+from t3d.nets.text_condition import TextCondition
 
 SHARDING = unet.SHARDING
 
 
-def make(config) -> System:
+def make(config, given=None) -> System:
     """The system of a config (configs/image_diffusion.py): sections text, unet, diffusion, sample, optimizer."""
-    check(config)
-    tokenize = tokens.make(config.text)
-    model = Denoiser(config, tokenize)
+    model = Model(config)
     optimizer = optim.adamw(**config.optimizer, total=config.steps)
+    frozen = ('text',) if config.text.frozen else ()
 
-    def init(key, batch) -> TrainState:
+    def init(key, batch, given=None) -> TrainState:
         params = model.init(key, batch['tokens'][:1])
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), tree.copy(params), {})
+        opt_state = optimizer.init(optim.trained(params, frozen))
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, tree.copy(params), {})
 
-    def train_step(state: TrainState, batch, key):
-        (_, metrics), grads = jax.value_and_grad(model.loss, has_aux=True)(state.params, batch, key)
+    def train_step(state: TrainState, batch, key, given=None):
+        def loss(trained):
+            return model.loss({**state.params, **trained}, batch, key)
+
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(optim.trained(state.params, frozen))
         grads, metrics = replicas.mean((grads, metrics))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(jnp.add, state.params, updates)
-        if config.text.frozen:
-            params['text'] = state.params['text']  # weight decay would move it all the same
-        decay = optim.ema_decay(state.step, config.ema_decay)
-        metrics['grad_norm'] = optax.tree.norm(grads)
-        metrics['lr'] = optim.warmup_cosine(
-            state.step, config.optimizer.learning_rate, config.optimizer.warmup, config.steps, config.optimizer.final
-        )
-        return TrainState(state.step + 1, params, opt_state, tree.ema(state.ema, params, decay), state.extras), metrics
+        params, opt_state = optim.update(optimizer, state, grads, frozen)
+        return optim.advance(config, state, params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)})
 
-    def preview(params, batch, key) -> jax.Array:
+    def preview(params, batch, key, given=None) -> jax.Array:
         ids = jnp.repeat(batch['tokens'], PREVIEWED, axis=0)
         images = model.sample(params, ids, key, steps=config.sample.steps, scale=config.sample.guidance)
         rows = images.reshape(-1, PREVIEWED, *images.shape[1:])
@@ -65,12 +61,16 @@ def make(config) -> System:
         noise = jax.vmap(lambda key: jax.random.normal(key, model.shape, jnp.float32))(keys)
         return model.sample_from(params, ids, noise, steps=config.sample.steps, scale=config.sample.guidance)
 
-    def generate(params, prompts, key) -> list[Picture]:
-        keys = prng.each(key, len(prompts))
-        images = draw(params, jnp.asarray(tokenize(list(prompts))), keys)
+    def generate(params, requests, keys, given=None) -> list[Picture]:
+        prompts = only_prompts(requests, config.system)
+        images = draw(params, jnp.asarray(model.text.tokenize(prompts)), keys)
         return [Picture(prompt, image) for prompt, image in zip(prompts, images, strict=True)]
 
-    return System(init, train_step, preview, generate, SHARDING, batch_spec(config))
+    def check(requests) -> None:
+        tokens.check_prompts(config.text, only_prompts(requests, config.system))
+
+    functions = prior_of(model, config.sample.guidance)
+    return System(init, train_step, preview, generate, check, ('ema',), SHARDING, batch_spec(config), functions)
 
 
 PREVIEWED = 4  # samples of each caption in a preview
@@ -88,42 +88,45 @@ def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in spec.items()}
 
 
-class Denoiser:
+def prior_of(model: 'Model', guidance_scale: float) -> Prior:
+    """The text-to-image model that this system is to others."""
+
+    def encode(params, ids):
+        return model.text.features(params['text'], ids)[0]
+
+    def shape(size: int):
+        if size != model.size:
+            raise UsageError(f'{size} pixels: this model makes pictures of {model.size} pixels only.')
+        return model.shape
+
+    def same(params, x):
+        return x
+
+    tokenize, native = model.text.tokenize, model.size
+    return Prior(model.schedule, tokenize, encode, model.predict, same, shape, same, native, guidance_scale)
+
+
+class Model:
     """The networks of a config and the functions that join them; holds no parameters."""
 
-    def __init__(self, config, tokenize):
-        text, dtype = config.text, jnp.dtype(config.dtype)
-        vocabulary = int(text.vocabulary_size) if text.get('folder') else tokenize.vocabulary_size
-        self.tower = TextTower(
-            vocabulary,
-            text.length,
-            text.width,
-            text.layers,
-            text.heads,
-            activation=text.activation,
-            embedding_scale=text.embedding_scale,
-            dtype=dtype,
-        )
+    def __init__(self, config):
+        check(config)
+        dtype = jnp.dtype(config.dtype)
+        self.text = TextCondition(config.text, dtype)
         self.patch, self.size = config.patch, config.data.size
         self.unet = patched_unet.from_section(config.unet, 3 * self.patch**2, 3 * self.patch**2, dtype=dtype)
         self.schedule = make_schedule(config.diffusion)
         self.min_snr, self.drop_text = config.diffusion.min_snr, config.drop_text
-        self.background, self.frozen_text = config.render.background, bool(text.frozen)
-        self.empty = np.asarray(tokenize(['']))
+        self.background = config.render.background
         self.shape = (self.size, self.size, 3)
 
     def init(self, key, ids):
         """Parameters {'text', 'unet'}."""
         key_text, key_unet = jax.random.split(key)
-        text = self.tower.init(key_text, ids)['params']
-        features = self.tower.apply({'params': text}, ids)
+        text = self.text.init(key_text, ids)
+        features, _ = self.text.features(text, ids)
         noisy = patched_unet.to_patches(jnp.zeros((1, *self.shape), jnp.float32), self.patch)
         return {'text': text, 'unet': self.unet.init(key_unet, noisy, jnp.zeros((1,), jnp.int32), features)['params']}
-
-    def features(self, params, ids):
-        """Text features [B, N, C] of token ids [B, N]."""
-        found = self.tower.apply({'params': params['text']}, ids)
-        return jax.lax.stop_gradient(found) if self.frozen_text else found
 
     def predict(self, params, noisy, t, features):
         """The network's output (v, x0 or eps, by the config) for pixels [B, S, S, 3] in [-1, 1] and timesteps [B]."""
@@ -135,12 +138,11 @@ class Denoiser:
         key_drop, key_noise = jax.random.split(key)
         rgba = batch['image'][:, 0].astype(jnp.float32) / 255.0
         clean = 2.0 * (rgba[..., :3] * rgba[..., 3:] + self.background * (1.0 - rgba[..., 3:])) - 1.0
-        dropped = prng.coin(key_drop, self.drop_text, (clean.shape[0], 1))
-        features = self.features(params, jnp.where(dropped, self.empty, batch['tokens']))
-        found = losses.denoising(
+        features, _ = self.text.features(params['text'], self.text.drop(key_drop, batch['tokens'], self.drop_text))
+        denoised = losses.denoising(
             lambda x, t: self.predict(params, x, t, features), self.schedule, clean, key_noise, gamma=self.min_snr or None
         )
-        return found.loss, {'loss': found.loss, 'mse': jnp.mean(found.each)}
+        return denoised.loss, {'loss': denoised.loss, 'mse': jnp.mean(denoised.each)}
 
     def sample(self, params, ids, key, *, steps: int, scale: float):
         """Images [B, S, S, 3] in [0, 1] of token ids [B, N], by DDIM."""
@@ -149,7 +151,7 @@ class Denoiser:
 
     def sample_from(self, params, ids, noise, *, steps: int, scale: float):
         """`sample` from given noise [B, S, S, 3]."""
-        text = self.features(params, ids)
+        text, _ = self.text.features(params['text'], ids)
 
         def predict(x, t, features):
             return self.predict(params, x, jnp.broadcast_to(t, x.shape[:1]), features)
@@ -157,10 +159,10 @@ class Denoiser:
         if isinstance(scale, float) and scale == 1.0:  # the conditional model alone, at half the cost
             denoise = lambda x, t: predict(x, t, text)
         else:
-            none = self.features(params, jnp.broadcast_to(self.empty, ids.shape))
+            none, _ = self.text.features(params['text'], self.text.none(ids))
             denoise = guidance.guided(predict, text, none, scale)
-        found = samplers.ddim(denoise, self.schedule, noise, steps=steps)
-        return jnp.clip(0.5 + 0.5 * found, 0.0, 1.0)
+        x = samplers.ddim(denoise, self.schedule, noise, steps=steps)
+        return jnp.clip(0.5 + 0.5 * x, 0.0, 1.0)
 
 
 def make_schedule(section) -> schedules.Schedule:

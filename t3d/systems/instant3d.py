@@ -22,13 +22,14 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from t3d.core import numerics, optim, prng, replicas, tokens, tree
-from t3d.core.system import Asset, System, TrainState
+from t3d.core import numerics, optim, replicas, tokens, tree
+from t3d.core.outputs import Field, only_prompts
+from t3d.core.system import System, TrainState
 from t3d.fields import triplane_field
 from t3d.geom import cameras, triplanes, volume
 from t3d.geom.rays import Rays, ray_box
 from t3d.nets import text_condition, text_decoder
-from t3d.nets.clip import TextTower
+from t3d.nets.text_condition import TextCondition
 from t3d.nets.text_decoder import TextDecoder
 
 CHUNK = 2**14  # rays of one object rendered at once for people to see
@@ -46,68 +47,63 @@ SHARDING = (  # scanned stacks have a layer axis in front; convolutions go by th
 )
 
 
-def make(config) -> System:
+def make(config, given=None) -> System:
     """The system of a config (configs/instant3d.py): sections text, decoder, field, render, loss, optimizer."""
     text_condition.check(config.text)
     text_decoder.check(config.decoder)
-    tokenize = tokens.make(config.text)
-    modules = Modules(config, vocabulary_size(config.text, tokenize))
+    model = Model(config)
     optimizer = optim.adamw(**config.optimizer, total=config.steps)
     supervise = photometric(config)
+    frozen = ('text',) if config.text.frozen else ()
 
-    def init(key, batch) -> TrainState:
-        params = modules.init(key, batch['tokens'][:1])
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), tree.copy(params), {})
+    def init(key, batch, given=None) -> TrainState:
+        params = model.init(key, batch['tokens'][:1])
+        opt_state = optimizer.init(optim.trained(params, frozen))
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, tree.copy(params), {})
 
-    def train_step(state: TrainState, batch, key):
-        def loss_fn(params):
-            return supervise(modules, params, batch, key)
+    def train_step(state: TrainState, batch, key, given=None):
+        def loss_fn(trained):
+            return supervise(model, {**state.params, **trained}, batch, key)
 
-        (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(optim.trained(state.params, frozen))
         grads, metrics = replicas.mean((grads, metrics))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(jnp.add, state.params, updates)
-        params['field']['alpha'] = modules.alpha(state.step)
-        if config.text.frozen:
-            params['text'] = state.params['text']  # weight decay would move it all the same
-        decay = optim.ema_decay(state.step, config.ema_decay)
-        metrics['grad_norm'] = optax.tree.norm(grads)
-        metrics['lr'] = optim.warmup_cosine(
-            state.step, config.optimizer.learning_rate, config.optimizer.warmup, config.steps, config.optimizer.final
-        )
-        return TrainState(state.step + 1, params, opt_state, tree.ema(state.ema, params, decay), state.extras), metrics
+        params, opt_state = optim.update(optimizer, state, grads, frozen)
+        params['field'] = {**params['field'], 'alpha': model.alpha(state.step)}
+        return optim.advance(config, state, params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)})
 
-    def preview(params, batch, key) -> jax.Array:
-        scene = modules.scene(params, batch['tokens'], key)
+    def preview(params, batch, key, given=None) -> jax.Array:
+        scene = model.scene(params, batch['tokens'], key)
         views = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
         height, width = batch['image'].shape[2:4]
-        out = modules.render_scene(scene, cameras.rays(views, height, width))
+        out = model.render_scene(scene, cameras.rays(views, height, width))
         rendered = jnp.clip(out.features, 0.0, 1.0)  # [B, V, H, W, 3]
-        wanted = over(batch['image'], config.render.background)
-        both = jnp.concatenate([rendered, wanted], 1)
+        true = over(batch['image'], config.render.background)
+        both = jnp.concatenate([rendered, true], 1)
         return both.transpose(0, 2, 1, 3, 4).reshape(both.shape[0], height, -1, 3)
 
-    def generate(params, prompts, key) -> list[Asset]:
-        ids = tokenize(list(prompts))
-        keys = prng.each(key, len(prompts))
-        scenes = generate_scenes(params, jnp.asarray(ids), keys)
+    def generate(params, requests, keys, given=None) -> list[Field]:
+        prompts = only_prompts(requests, config.system)
+        scenes = generate_scenes(params, jnp.asarray(model.text.tokenize(prompts)), keys)
         camera = {'radius': config.render.radius, 'fov': config.render.fov}
         each = [jax.tree.map(lambda leaf, k=k: leaf[k], scenes) for k in range(len(prompts))]
         return [
-            Asset(prompt, scene, modules.field_at, modules.render_one, 1.0, camera)
+            Field(prompt, scene, model.field_at, model.render_one, 1.0, camera)
             for prompt, scene in zip(prompts, each, strict=True)
         ]
 
+    def check(requests) -> None:
+        tokens.check_prompts(config.text, only_prompts(requests, config.system))
+
     @jax.jit
     def generate_scenes(params, ids, keys):
-        noise = jax.vmap(lambda key: modules.noise(key, 1)[0])(keys)
-        scene = modules.scene_from_noise(params, ids, noise)
+        noise = jax.vmap(lambda key: model.noise(key, 1)[0])(keys)
+        scene = model.scene_from_noise(params, ids, noise)
         return {
             'planes': scene['planes'],
             'field': jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (ids.shape[0], *leaf.shape)), scene['field']),
         }
 
-    return System(init, train_step, preview, generate, SHARDING, batch_spec(config))
+    return System(init, train_step, preview, generate, check, ('ema',), SHARDING, batch_spec(config))
 
 
 def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -124,38 +120,23 @@ def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in spec.items()}
 
 
-def vocabulary_size(text, tokenize) -> int:
-    return int(text.vocabulary_size) if text.get('folder') else tokenize.vocabulary_size
-
-
 def over(rgba: jax.Array, background) -> jax.Array:
     """uint8 straight-alpha RGBA over a grey level or colour: float32 in [0, 1]."""
     rgba = rgba.astype(jnp.float32) / 255.0
     return rgba[..., :3] * rgba[..., 3:] + background * (1.0 - rgba[..., 3:])
 
 
-class Modules:
+class Model:
     """The networks of a config and the functions that join them; holds no arrays."""
 
-    def __init__(self, config, vocabulary: int):
+    def __init__(self, config):
         dtype = jnp.dtype(config.dtype)
-        text = config.text
-        self.tower = TextTower(
-            vocabulary,
-            text.length,
-            text.width,
-            text.layers,
-            text.heads,
-            activation=text.activation,
-            embedding_scale=text.embedding_scale,
-            dtype=dtype,
-        )
+        self.text = TextCondition(config.text, dtype)
         self.decoder = TextDecoder(
             **{name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in config.decoder.items()},
             dtype=dtype,
         )
         self.plane_channels = config.decoder.out_channels // 3
-        self.frozen_text = bool(text.frozen)
         self.field, self.render = config.field, config.render
         self.steps = config.steps
         self.noise_scale = config.noise
@@ -163,8 +144,8 @@ class Modules:
     def init(self, key, ids):
         """Parameters {'text', 'decoder', 'field'}."""
         key_text, key_decoder, key_field, key_noise = jax.random.split(key, 4)
-        text = self.tower.init(key_text, ids)['params']
-        features = self.tower.apply({'params': text}, ids)
+        text = self.text.init(key_text, ids)
+        features, _ = self.text.features(text, ids)
         decoder = self.decoder.init(key_decoder, features, self.noise(key_noise, ids.shape[0]))['params']
         field = triplane_field.init(key_field, self.plane_channels, hidden=self.field.hidden, outputs=3, equalised=False)
         field['alpha'] = jnp.float32(self.field.alpha)  # not learned: the scaled sigmoid's coefficient, kept for inference
@@ -182,9 +163,7 @@ class Modules:
         return self.scene_from_noise(params, ids, self.noise(key, ids.shape[0]))
 
     def scene_from_noise(self, params, ids, noise):
-        features = self.tower.apply({'params': params['text']}, ids)
-        if self.frozen_text:
-            features = jax.lax.stop_gradient(features)
+        features, _ = self.text.features(params['text'], ids)
         flat = self.decoder.apply({'params': params['decoder']}, features, noise).astype(jnp.float32)
         return {'planes': triplanes.unpack(flat), 'field': params['field']}
 
@@ -250,13 +229,13 @@ class Modules:
         )
 
     def render_one(self, scene, rays: Rays):
-        """Asset.render: one scene, rays of any shape."""
+        """Field.render: one scene, rays of any shape."""
         single = jax.tree.map(lambda leaf: leaf[None], scene)
         out = self.render_scene({**single, 'field': scene['field']}, jax.tree.map(lambda leaf: leaf[None], rays))
         return jax.tree.map(lambda leaf: leaf[0], out)
 
     def field_at(self, scene, points):
-        """Asset.field: (density [N], rgb [N, 3])."""
+        """Field.field: (density [N], rgb [N, 3])."""
         field = self.raw_field({'planes': scene['planes'][None], 'field': scene['field']})
         raw, rgb = field(points[None])
         return self.density(raw)[0], jnp.clip(rgb[0], 0.0, 1.0)
@@ -280,14 +259,14 @@ def draw_pixels(key, alpha, count: int, foreground: float):
 
 
 def photometric(config):
-    """Supervision by posed views: `(modules, params, batch, key) -> (loss, metrics)`.
+    """Supervision by posed views: `(model, params, batch, key) -> (loss, metrics)`.
 
     Each view gives `loss.rays` random pixels, a share `loss.foreground` of them from the object's surroundings. Colour is
     compared over a random background per view, so that the mask is learned too; opacity and, where asked for, distance along
     the ray have terms of their own.
     """
 
-    def supervise(modules: Modules, params, batch, key):
+    def supervise(model: Model, params, batch, key):
         key_noise, key_pixels, key_background, key_jitter = jax.random.split(key, 4)
         batch_size, views, height, width, _ = batch['image'].shape
         pixels = draw_pixels(key_pixels, batch['image'][..., 3], config.loss.rays, config.loss.foreground)
@@ -295,9 +274,9 @@ def photometric(config):
         views_of = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
         rays = jax.vmap(jax.vmap(cameras.rays_at))(views_of, uv)  # [B, V, R, 3]
         rgba = jnp.take_along_axis(batch['image'].reshape(batch_size, views, -1, 4), pixels[..., None], axis=2)
-        scene = modules.scene(params, batch['tokens'], key_noise)
+        scene = model.scene(params, batch['tokens'], key_noise)
         flat = jax.tree.map(lambda leaf: leaf.reshape(batch_size, -1, 3), rays)
-        out = modules.render_rays(scene, flat, key_jitter, config.render.samples)
+        out = model.render_rays(scene, flat, key_jitter, config.render.samples)
         background = jax.random.uniform(key_background, (batch_size, views, 1, 3), jnp.float32)
         shape = (batch_size, views, config.loss.rays)
         opacity = out.opacity.reshape(shape)

@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t3d.core import optim, prng, replicas, tree
+from t3d.core import optim, replicas, tokens, tree
 from t3d.core.errors import UsageError
-from t3d.core.system import Asset, System, TrainState
+from t3d.core.outputs import Field, only_prompts
+from t3d.core.system import System, TrainState
 from t3d.diffusion import guidance, losses, samplers, schedules
 from t3d.fields import triplane_field
 from t3d.geom import cameras, triplanes, volume
@@ -35,30 +36,27 @@ CHUNK = 2**12  # rays of one object rendered at once outside of training
 SHARDING = unet.SHARDING
 
 
-def make(config) -> System:
+def make(config, given=None) -> System:
     """The system of a config (configs/renderdiffusion.py): sections text, unet, planes, render, loss, diffusion, sample."""
     model = Model(config)
     optimizer = optim.adamw(**config.optimizer, total=config.steps)
+    frozen = ('text',) if config.text.frozen else ()
 
-    def init(key, batch) -> TrainState:
+    def init(key, batch, given=None) -> TrainState:
         params = model.init(key, batch['tokens'][:1])
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), tree.copy(params), {})
+        opt_state = optimizer.init(optim.trained(params, frozen))
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, tree.copy(params), {})
 
-    def train_step(state: TrainState, batch, key):
-        (_, metrics), grads = jax.value_and_grad(model.loss, has_aux=True)(state.params, batch, key)
+    def train_step(state: TrainState, batch, key, given=None):
+        def loss(trained):
+            return model.loss({**state.params, **trained}, batch, key)
+
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(optim.trained(state.params, frozen))
         grads, metrics = replicas.mean((grads, metrics))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(jnp.add, state.params, updates)
-        if config.text.frozen:
-            params['text'] = state.params['text']  # weight decay would move it all the same
-        ema = tree.ema(state.ema, params, optim.ema_decay(state.step, config.ema_decay))
-        metrics['grad_norm'] = optax.tree.norm(grads)
-        metrics['lr'] = optim.warmup_cosine(
-            state.step, config.optimizer.learning_rate, config.optimizer.warmup, config.steps, config.optimizer.final
-        )
-        return TrainState(state.step + 1, params, opt_state, ema, state.extras), metrics
+        params, opt_state = optim.update(optimizer, state, grads, frozen)
+        return optim.advance(config, state, params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)})
 
-    def preview(params, batch, key) -> jax.Array:
+    def preview(params, batch, key, given=None) -> jax.Array:
         keys = jax.random.split(key, batch['tokens'].shape[0])
         planes = model.draw(params, batch['tokens'], keys)
         views = model.orbit(config.preview.views)
@@ -66,14 +64,17 @@ def make(config) -> System:
         shown = jax.lax.map(lambda one: model.render_rays(model.scene(params, one), rays).features, planes)
         return shown.transpose(0, 2, 1, 3, 4).reshape(shown.shape[0], shown.shape[2], -1, 3)
 
-    def generate(params, prompts, key) -> list[Asset]:
-        keys = prng.each(key, len(prompts))
-        planes = model.draw(params, jnp.asarray(model.text.tokenize(list(prompts))), keys)
+    def generate(params, requests, keys, given=None) -> list[Field]:
+        prompts = only_prompts(requests, config.system)
+        planes = model.draw(params, jnp.asarray(model.text.tokenize(prompts)), keys)
         camera = {name: float(config.render[name]) for name in ('radius', 'fov')}
-        make_asset = functools.partial(Asset, field=model.field_at, render=model.render_rays, bound=model.bound, camera=camera)
-        return [make_asset(prompt, model.scene(params, one)) for prompt, one in zip(prompts, planes, strict=True)]
+        make_field = functools.partial(Field, field=model.field_at, render=model.render_rays, bound=model.bound, camera=camera)
+        return [make_field(prompt, model.scene(params, one)) for prompt, one in zip(prompts, planes, strict=True)]
 
-    return System(init, train_step, preview, generate, SHARDING, batch_spec(config))
+    def check(requests) -> None:
+        tokens.check_prompts(config.text, only_prompts(requests, config.system))
+
+    return System(init, train_step, preview, generate, check, ('ema',), SHARDING, batch_spec(config))
 
 
 def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -209,16 +210,16 @@ class Model:
     # -------------------------------------------------------------------------------------------------------------- assets
 
     def scene(self, params, planes):
-        """Asset.scene of planes [3, R, R, C]."""
+        """Field.scene of planes [3, R, R, C]."""
         return {'planes': planes, 'decoder': params['decoder']}
 
     def field_at(self, scene, points):
-        """Asset.field: (density [N], rgb [N, 3])."""
+        """Field.field: (density [N], rgb [N, 3])."""
         raw, rgb = self.field(scene['decoder'], scene['planes'][None])(points[None])
         return triplane_field.eg3d_density(raw)[0], jnp.clip(rgb[0], 0.0, 1.0)
 
     def render_rays(self, scene, rays: Rays) -> volume.RenderOutput:
-        """Asset.render: one scene, rays of any shape."""
+        """Field.render: one scene, rays of any shape."""
         shape = rays.origins.shape[:-1]
         flat = jax.tree.map(lambda leaf: leaf.reshape(1, -1, 3), rays)
         out = self.colour(scene['decoder'], scene['planes'][None], flat, chunk=CHUNK)

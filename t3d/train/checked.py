@@ -7,21 +7,30 @@ from t3d import systems
 from t3d.core import prng
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
+from t3d.core.system import params_of
 from t3d.data import sources
+from t3d.inference import given as givens
 from t3d.parallel import devices
 
 
-def prepare(config):
-    """(system, data) of a resolved config, data as `loop.run` takes it.
+def prepare(config, given):
+    """(system, data) of a resolved config, data as `loop.run` takes it; None for a system without data.
+
+    `given`: {name: core.system.Given}, the opened models that it uses.
 
     Raises:
       UsageError, FileNotFoundError: what is wrong, before anything is written.
     """
-    system = systems.make(config)
-    source, transform = sources.make(config)
+    givens.require_weights(given)
+    system = systems.make(config, given)
+    if system.train_step is None:
+        raise UsageError(f'{config.system} has nothing to train: `t3d generate PROMPT --config CONFIG` samples it.')
+    check_best(config, system, params_of(given))
+    if not system.batch_spec:
+        return system, None
+    source, transform = sources.make(config, None, system.batch_spec)
     shown = sources.preview(config, system.batch_spec)
     check_example(config, system, source, transform)
-    check_best(config, system)
     return system, (source, transform, shown)
 
 
@@ -38,13 +47,13 @@ def check_example(config, system, source, transform) -> None:
             )
 
 
-def check_best(config, system) -> None:
+def check_best(config, system, given) -> None:
     """Raises UsageError for a `checkpoint.best` that is no metric of the train step; every system has `loss`."""
     best = config.checkpoint.get('best', '').lstrip('+')
     if best in ('', 'loss'):
         return
     with jax.set_mesh(devices.make(config.mesh)):
-        state = jax.eval_shape(system.init, prng.key(0), system.batch_spec)
-        _, metrics = jax.eval_shape(system.train_step, state, system.batch_spec, prng.key(0))
+        state = jax.eval_shape(system.init, prng.key(0), system.batch_spec, given)
+        _, metrics = jax.eval_shape(system.train_step, state, system.batch_spec, prng.key(0), given)
     if best not in metrics:
         raise UsageError(unknown(best, metrics, 'metric (checkpoint.best)'))

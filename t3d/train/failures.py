@@ -42,9 +42,10 @@ def out_of_memory(error: Exception, config) -> UsageError | None:
     text = str(error)
     if 'RESOURCE_EXHAUSTED' not in text and 'out of memory' not in text.lower():
         return None
-    flat, halves = configs.flatten(config), ('batch', 'loss.rays', 'data.views', 'render.samples')
-    choices = [f'{name}={flat[name] // 2} (now {flat[name]})' for name in halves if flat.get(name, 0) > 1]
+    flat, names = configs.flatten(config), config.get('saves_memory', ('batch',))
+    numbers = [name for name in names if type(flat.get(name)) is int and flat[name] > 1]
+    choices = [f'{name}={flat[name] // 2} (now {flat[name]})' for name in numbers]
     choices += ['dtype=bfloat16'] if flat['dtype'] != 'bfloat16' else []
-    choices += ['decoder.remat=true'] if flat.get('decoder.remat') is False else []
+    choices += [f'{name}=true' for name in names if flat.get(name) is False]
     choices += ['mesh.fsdp=<devices>'] if flat.get('mesh.fsdp', 1) == 1 and jax.device_count() > 1 else []
     return UsageError(f'out of device memory: {text.splitlines()[0][:200]}\nSet one of {", ".join(choices)}.')

@@ -9,7 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from t3d.core import prng
-from t3d.core.system import System, TrainState
+from t3d.core.system import System, TrainState, weights_of
+from t3d.core.typing import PyTree
 from t3d.parallel import devices, sharding
 from t3d.train import log as logs
 from t3d.train import traced
@@ -30,35 +31,41 @@ class Program:
         system: System,
         mesh: Mesh,
         target: TrainState,
-        say: logs.Log = logs.SILENT,
+        log: logs.Log = logs.SILENT,
         keep: traced.Keep = traced.NOTHING,
+        given: PyTree = None,
     ):
-        """`target`: ShapeDtypeStructs of the state, with shardings; `say`: where its lines go."""
-        self.mesh, self._say = mesh, say
+        """target: ShapeDtypeStructs of the state, with shardings; log: where lines go; given: {name: arrays on the mesh}."""
+        self.mesh, self._log, self._system, self._given = mesh, log, system, given or {}
         replicated = sharding.replicated(mesh)
         self.key, self._preview_key = jax.jit(_keys, out_shardings=replicated)(np.uint32(config.seed))
         placed = jax.tree.map(lambda leaf: leaf.sharding, target)
         structure = jax.tree.structure(target)
 
-        def of_leaves(leaves, batch, data):
-            state = jax.tree.unflatten(structure, leaves)
-            state, metrics = system.train_step(state, batch, jax.random.fold_in(prng.of_data(data), state.step))
+        given_structure = jax.tree.structure(self._given)
+
+        def of_leaves(leaves, batch, data, given):
+            state, given = jax.tree.unflatten(structure, leaves), jax.tree.unflatten(given_structure, given)
+            state, metrics = system.train_step(state, batch, jax.random.fold_in(prng.of_data(data), state.step), given)
             return jax.tree.leaves(state), metrics
 
-        def train_step(state, batch, key):
+        def train_step(state, batch, key, given):
             words = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=replicated)  # jax.export knows no keys but JAX's own
-            function = keep('train_step', of_leaves, jax.tree.leaves(target), self._arguments[1], words)
-            leaves, metrics = function(jax.tree.leaves(state), batch, jax.random.key_data(key))
+            rows, others = self._arguments[1], jax.tree.leaves(self._arguments[3])
+            function = keep('train_step', of_leaves, jax.tree.leaves(target), rows, words, others)
+            leaves, metrics = function(jax.tree.leaves(state), batch, jax.random.key_data(key), jax.tree.leaves(given))
             return jax.tree.unflatten(structure, leaves), metrics
 
         self.step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, replicated))
-        self._preview = jax.jit(system.preview, out_shardings=replicated)
+        self._preview = None if system.preview is None else jax.jit(system.preview, out_shardings=replicated)
+        self.previews = system.preview is not None
         self._ahead, self._compiled = None, False
-        self._arguments = target, sharding.abstract_batch(system.batch_spec, mesh), self.key
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), self._given)
+        self._arguments = target, sharding.abstract_batch(system.batch_spec, mesh), self.key, abstract
 
     def compile_ahead(self) -> None:
         """Begins to compile the step, and returns. The interpreter ends only when that is done."""
-        self._say.line('compiling train_step ...')
+        self._log.line('compiling train_step ...')
         helper = concurrent.futures.ThreadPoolExecutor(1)
         self._ahead = helper.submit(self._compile)
         helper.shutdown(wait=False)
@@ -76,7 +83,7 @@ class Program:
         if not self._compiled:
             return self._first(state, batch)
         with jax.transfer_guard('disallow'):
-            return self.step(state, batch, self.key)
+            return self.step(state, batch, self.key, self._given)
 
     def _first(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """The first step, once it is compiled. (A call of the ahead-of-time executable costs 0.2 ms more at every step.)"""
@@ -85,20 +92,20 @@ class Program:
         failure = self._ahead.exception()  # waits
         if failure is not None:
             why = f'{type(failure).__name__}: {str(failure).partition(chr(10))[0]}'
-            self._say.line(f'compiling train_step again, after {why}')
+            self._log.line(f'compiling train_step again, after {why}')
         seconds = 0.0 if failure is not None else self._ahead.result()
         devices.wait_for_all('t3d_train_step_is_compiled')
         began = time.perf_counter()
-        result = self.step(state, batch, self.key)
+        result = self.step(state, batch, self.key, self._given)
         seconds += time.perf_counter() - began
-        self._say.line(f'compiled train_step in {seconds:.1f} s (cached next time)')
+        self._log.line(f'compiled train_step in {seconds:.1f} s (cached next time)')
         self._compiled, self._ahead = True, None
         return result
 
     def preview(self, state: TrainState, batch) -> np.ndarray:
-        """The preview images [N, H, W, 3] of the averaged parameters."""
-        params = state.ema if jax.tree.leaves(state.ema) else state.params
-        return jax.device_get(self._preview(params, batch, self._preview_key))
+        """The preview images [N, H, W, 3] of the weights that generate reads."""
+        weights = weights_of(state, self._system.weights)
+        return jax.device_get(self._preview(weights, batch, self._preview_key, self._given))
 
 
 def _keys(seed):

@@ -27,7 +27,12 @@ from t3d.core import tree as trees
 
 MANY = 256  # files in a folder that are looked at one by one
 KEEP = 64  # files in a folder; those unused for longest go
-ALSO = ('opt_einsum', 'ml_dtypes', 'transformers', 'tokenizers')  # packages that a trace may depend on, beside environment's
+TRACE_PACKAGES = (
+    'opt_einsum',
+    'ml_dtypes',
+    'transformers',
+    'tokenizers',
+)  # packages that a trace may depend on, beside environment's
 DEBUGGING = ('jax_disable_jit', 'jax_debug_nans', 'jax_debug_infs')  # these want the lines of the code
 # JAX promises nothing of these in other versions than the one that wrote them; the digest holds the version.
 CUDNN = ('__cudnn$fmhaSoftmax', '__cudnn$fmhaSoftmaxBackward')
@@ -38,10 +43,13 @@ log = logging.getLogger('t3d')
 class Keep:
     """Where traced functions of a config are kept; without a folder nothing is."""
 
-    def __init__(self, folder=None, config=None):
-        """folder: made when needed. config: a resolved config."""
+    def __init__(self, folder=None, config=None, given=None):
+        """folder: made when needed. config: a resolved config. given: digests of the models that the system uses, by name."""
         self._folder = None if folder is None else pathlib.Path(folder)
-        self._config = {} if config is None else configs.flatten(config)
+        self._config = {
+            **({} if config is None else configs.flatten(config)),
+            **{f'given/{k}': v for k, v in (given or {}).items()},
+        }
 
     def __call__(self, name: str, function, *arguments):
         """`function`, or what it was traced to before for such arguments: to be called within a jit, under the same mesh.
@@ -96,7 +104,7 @@ def digest(config: dict, arguments) -> str | None:
     settings.pop('jax_compilation_cache_dir', None)
     parts = {
         'code': of_code,
-        'versions': [platform.python_version(), environment.versions((*environment.PACKAGES, *ALSO))],
+        'versions': [platform.python_version(), environment.versions((*environment.PACKAGES, *TRACE_PACKAGES))],
         'settings': [settings, str(vars(flax.config).get('_values')), os.environ.get('T3D_TYPECHECK', '')],
         'devices': [devices[0].platform, devices[0].device_kind, len(devices), devices[0].client.platform_version],
         'mesh': str(jax.sharding.get_abstract_mesh()),

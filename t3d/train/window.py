@@ -18,8 +18,8 @@ AHEAD = 3  # steps dispatched beyond the one running
 class Window:
     """Metrics on the device, fetched when they are surely there: AHEAD steps late, or at a save."""
 
-    def __init__(self, say: logs.Log, store: stores.Store):
-        self._say, self._store = say, store
+    def __init__(self, log: logs.Log, store: stores.Store):
+        self._log, self._store = log, store
         self._steps = collections.deque()  # (step, metrics on the device) not yet read
         self._running = collections.deque()
         self._cuts = collections.deque()
@@ -66,7 +66,7 @@ class Window:
         self._last = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         now = time.perf_counter()
         timing = {'seconds': now - self._began, 'steps': step - self._from, 'wait': self._wait}
-        self._say.progress(step, self._last, **timing, memory=devices.memory())
+        self._log.progress(step, self._last, **timing, memory=devices.memory())
         self.begin(step)
 
 

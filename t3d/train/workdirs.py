@@ -11,15 +11,12 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from t3d.checkpoint import around_orbax
-from t3d.checkpoint import store as stores
+from t3d.checkpoint import around_orbax, run_configs
 from t3d.core import config as configs
 from t3d.core import environment, files
 from t3d.core.errors import UsageError
 from t3d.train import locks
 from t3d.train import log as logs
-
-FREE = ('steps', 'log_every', 'preview_every', 'checkpoint', 'mesh', 'fsdp_floor', 'loader', 'export', 'sample')  # on resume
 
 
 def prepare(workdir, config, line=print):
@@ -103,60 +100,19 @@ def check(path, config) -> None:
                 f'workdir {path} holds {", ".join(sorted(others)[:5])} but no config.json: it is no run. Choose another.'
             )
         return
-    old = stored_config(path)
+    old = run_configs.read(path)
     refuse_lost_checkpoints(path, old)
-    changed = {key: pair for key, pair in configs.differences(old, config).items() if key.split('.')[0] not in FREE}
+    changed = {
+        key: pair
+        for key, pair in configs.differences(old, config).items()
+        if key.split('.')[0] not in run_configs.FREE and pair[0] != configs.MISSING  # a key that is new takes its value
+    }
     if changed:
         lines = '\n'.join(f'  {key}: {old!r} there, {new!r} given' for key, (old, new) in list(changed.items())[:10])
         more = f'\n  and {len(changed) - 10} more' if len(changed) > 10 else ''
         raise UsageError(
             f'workdir {path} is of another config:\n{lines}{more}\nChoose another --workdir, or give the same values to resume.'
         )
-
-
-def stored_config(path):
-    """The config of a run folder; UsageError where its file is damaged and no checkpoint knows it."""
-    stored = path / 'config.json'
-    try:
-        config = configs.read(stored)
-        if not config:
-            raise UsageError(f'{stored} is damaged (it is empty): copy it again.')
-        return config
-    except UsageError as damage:
-        reader = stores.Store(path / 'checkpoints', read_only=True)
-        try:
-            config = configs.from_dict(reader.describe()[0]['config'])
-        except UsageError:
-            raise damage from None
-        finally:
-            reader.close()
-        around_orbax.note(f'{stored} is damaged: read from checkpoint {reader.latest()}')
-        return config
-
-
-def as_saved(config, reader: stores.Store):
-    """The config of a run folder, with the values that its checkpoint was saved with where they differ: a line says which.
-
-    What may change on resume, and where the data lie, is left as the folder has it.
-    """
-    try:
-        saved = configs.flatten(configs.from_dict(reader.describe()[0]['config']))
-    except stores.CorruptCheckpoint:  # said where the weights were read
-        return config
-    ours = configs.flatten(config)
-    changed = [key for key in saved if key in ours and saved[key] != ours[key] and key.split('.')[0] not in (*FREE, 'data')]
-    if not changed:
-        return config
-    values = ', '.join(f'{key}={saved[key]!r} (now {ours[key]!r})' for key in changed[:3])
-    around_orbax.note(f'config.json is not the one that checkpoint {reader.latest()} was saved with; used is {values}')
-    flat = {**config.to_dict()}
-    for key in changed:
-        *parents, last = key.split('.')
-        node = flat
-        for parent in parents:
-            node = node[parent]
-        node[last] = saved[key]
-    return configs.from_dict(flat)
 
 
 def refuse_lost_checkpoints(path, config) -> None:

@@ -1,0 +1,144 @@
+"""How benchmarks measure: repeated turns of t3d and a peer process, compilation apart, memory as the system counts it.
+
+Rules of measurement: compilation is timed apart; the median of at least 7 runs with the smallest and largest beside it; t3d and
+the peer take turns, so that other load on the machine meets both; a turn is timed in the midst of work, as steps of a training
+are; ratios are printed of the medians and of the minima.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+
+PEERS = pathlib.Path(__file__).resolve().parents[2] / 'tests' / 'peers'  # of a checkout
+MIB = 2**20
+PAUSE = 0.3  # s before each turn: the threads of the other side may still wait, spinning, for more work
+WARM = 100.0  # ms of work in each turn before a call counts: a second core joins in after some 60 ms (measured, Linux guest)
+THREADS = sorted({1, len(os.sched_getaffinity(0))})  # the peer runs with each, the better one counts: waiting threads cost
+
+
+class Timing(NamedTuple):
+    """Milliseconds of repeated runs."""
+
+    median: float
+    min: float
+    max: float
+
+    def __str__(self):
+        return f'{self.median:.1f} [{self.min:.1f}, {self.max:.1f}]'
+
+
+def timing(milliseconds) -> Timing:
+    """The summary of a list of measurements."""
+    return Timing(statistics.median(milliseconds), min(milliseconds), max(milliseconds))
+
+
+def once(function, *args) -> float:
+    """Milliseconds of one call, its result waited for."""
+    start = time.perf_counter()
+    jax.block_until_ready(function(*args))
+    return 1e3 * (time.perf_counter() - start)
+
+
+def turn(call) -> float:
+    """What one `call() -> ms` returns, right after calls that took WARM ms together and do not count."""
+    time.sleep(PAUSE)
+    spent = call()
+    while spent < WARM:
+        spent += call()
+    return call()
+
+
+def take_turns(ours, theirs: list, repeats: int) -> tuple[Timing, Timing | None]:
+    """(timing of ours, the better of theirs or None): `repeats` turns of each, all of them `() -> ms`, one after the other."""
+    found = [[] for _ in (ours, *theirs)]
+    for _ in range(repeats):
+        for call, milliseconds in zip((ours, *theirs), found, strict=True):
+            milliseconds.append(turn(call))
+    mine, *others = (timing(milliseconds) for milliseconds in found)
+    return mine, min(others) if others else None
+
+
+class Compiled(NamedTuple):
+    """A compiled function and what compiling it took and needs."""
+
+    call: object
+    seconds: float  # tracing and compiling, no cache
+    temp_bytes: int  # XLA's temporaries on one device, without arguments and results
+
+
+def compiled(function, *args) -> Compiled:
+    """Compiles for these arguments, past any compilation cache."""
+    cached = jax.config.jax_enable_compilation_cache
+    jax.config.update('jax_enable_compilation_cache', False)
+    try:
+        start = time.perf_counter()
+        call = jax.jit(function).lower(*args).compile()
+        seconds = time.perf_counter() - start
+    finally:
+        jax.config.update('jax_enable_compilation_cache', cached)
+    return Compiled(call, seconds, call.memory_analysis().temp_size_in_bytes)
+
+
+class Peer:
+    """A PyTorch program in a process of its own; answers one JSON line to each request."""
+
+    def __init__(self, script):
+        self.process = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def once(self, name: str, threads: int) -> float:
+        """Milliseconds of one 'forward' or 'both' with so many threads."""
+        return self.ask({'run': name, 'threads': threads})['ms']
+
+    def runs(self, name: str) -> list:
+        """`once` of a name for each of THREADS, without arguments."""
+        return [functools.partial(self.once, name, threads) for threads in THREADS]
+
+    def memory(self, name: str) -> float | None:
+        """MiB by which its resident memory rises in one run."""
+        return self.ask({'memory': name})['mib']
+
+    def ask(self, request: dict) -> dict:
+        """The answer to one request."""
+        self.process.stdin.write(json.dumps(request) + '\n')
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError('the PyTorch peer ended: its message is above. Run with --no-peer to measure t3d alone.')
+        return json.loads(answer)
+
+    def close(self):
+        """Ends the process."""
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+
+
+def start_peer(refused: bool, script, needs: tuple[str, ...] = ('torch',)):
+    """(peer, None) or (None, why there is none)."""
+    import importlib.util
+
+    if refused:
+        return None, 'not asked for'
+    missing = [name for name in needs if importlib.util.find_spec(name) is None]
+    if missing:
+        return None, f'{missing[0]} is not installed: pip install "t3d[test]"'
+    if not script.exists():
+        return None, f'{script.name} comes with a checkout, not with the installed package'
+    return Peer(script), None
+
+
+def warn_of_load() -> None:
+    """Prints a line if other programs ran."""
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load > 1.5 * cores:
+        print(
+            f"load {load:.1f} on {cores} cores: other programs ran. Threads that wait for each other suffer most, PyTorch's "
+            'among them; trust the minima, or one core: `taskset -c 0 python -m launch.bench render`.'
+        )

@@ -1,0 +1,145 @@
+"""`t3d bench render`: how fast this machine renders, beside a plain PyTorch peer that runs in a second process, turn by turn.
+
+The rules of measurement are those of t3d.bench.measure.
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import platform
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t3d.bench import measure, memory, render_workload
+from t3d.core import rules
+
+PEER = measure.PEERS / 'torch_renderer.py'
+MIB = measure.MIB
+
+
+def load(peer: measure.Peer, shape: dict) -> str:
+    """Gives the peer a size; returns what it is ('torch 2.13.0, cpu, 2 threads')."""
+    rays = jax.tree.map(lambda leaf: np.asarray(leaf).ravel().tolist(), render_workload.rays_of({**shape, 'batch': 1}))
+    where = {'rays': shape['image'] ** 2, 'device': jax.default_backend()}
+    where |= {'origins': rays.origins, 'directions': rays.directions}
+    return peer.ask({'shape': {**shape, **render_workload.CAMERA, **where}})['is']
+
+
+def measured(shape, peer, repeats):
+    """Rows of results, one for each pass, and a line on what bounds the forward pass."""
+    work = render_workload.render_workload(shape)
+    rows, rays = [], shape['batch'] * shape['image'] ** 2
+    for name, function in (('forward', work.forward), ('both', work.both)):
+        program = measure.compiled(function, *work.args)
+        rss = memory.peak_growth(lambda program=program: measure.once(program.call, *work.args))
+        peer_rss = peer.memory(name) if peer else None
+        ours, theirs = measure.take_turns(
+            functools.partial(measure.once, program.call, *work.args), peer.runs(name) if peer else [], repeats
+        )
+        rows.append(
+            {
+                'pass': name,
+                't3d_ms': ours,
+                'mray_per_s': 1e-3 * rays / ours.median,
+                'compile_s': program.seconds,
+                'temp_mib': program.temp_bytes / MIB,
+                'rss_mib': rss,
+                'peer_rss_mib': peer_rss,
+                'peer_ms': theirs,
+            }
+        )
+    lookup, _ = measure.take_turns(
+        functools.partial(measure.once, measure.compiled(work.lookup, *work.args).call, *work.args), [], repeats
+    )
+    bytes_gathered = 4.0 * shape['channels'] * work.rows
+    bound = (
+        f'forward gathers {work.rows / 1e6:.2f} M rows of {shape["channels"]} = {bytes_gathered / MIB:.0f} MiB; the '
+        f'lookups alone take {lookup} ms = {1e-6 * bytes_gathered / lookup.median:.1f} GB/s of rows, '
+        f'{100 * lookup.min / rows[0]["t3d_ms"].min:.0f} % of the pass; the point MLP is {1e-9 * work.flops:.2f} GFLOP '
+        f'and {work.flops / (2 * (shape["channels"] + 1 + shape["outputs"])) / 1e6:.1f} M softplus'
+    )
+    return rows, bound
+
+
+def _copy_roof() -> float:
+    """GB/s of reading and writing 256 MiB: what a streaming kernel reaches on this device, best of 7."""
+    data = jnp.ones(64 * MIB, jnp.float32)
+    copy = jax.jit(lambda data: data + 1.0, donate_argnums=0)
+    data, best = copy(data), float('inf')
+    for _ in range(7):
+        start = time.perf_counter()
+        data = jax.block_until_ready(copy(data))
+        best = min(best, time.perf_counter() - start)
+    return 2 * 256 * MIB / best / 1e9
+
+
+HEADER = (
+    '| size | pass | t3d, ms: median [min, max] | Mray/s | compile, s | temporaries, MiB | memory rises, MiB | PyTorch, ms '
+    '| its memory, MiB | ratio of medians (minima) |',
+    '|---|---|---|---|---|---|---|---|---|---|',
+)
+
+
+def _line(size, row):
+    ours, theirs = row['t3d_ms'], row['peer_ms']
+    ratio = f'{theirs.median / ours.median:.2f} ({theirs.min / ours.min:.2f})' if theirs else '-'
+    name = {'forward': 'forward', 'both': 'forward + backward'}[row['pass']]
+    return (
+        f'| {size} | {name} | {ours} | {row["mray_per_s"]:.3f} | {row["compile_s"]:.1f} | {row["temp_mib"]:.0f} '
+        f'| {_mib(row["rss_mib"])} | {theirs or "-"} | {_mib(row["peer_rss_mib"])} | {ratio} |'
+    )
+
+
+def _mib(value: float | None) -> str:
+    return '-' if value is None else f'{value:.0f}'
+
+
+COUNT = rules.argument(rules.Whole(1, 10**6))
+
+
+def flags() -> argparse.ArgumentParser:
+    """Of `t3d bench render`; the other benchmarks have theirs under the same name."""
+    parser = argparse.ArgumentParser(prog='t3d bench render', description=main.__doc__)
+    parser.add_argument('--sizes', default='tiny,64,128', help=f'some of {",".join(render_workload.SHAPES)}')
+    parser.add_argument('--repeats', type=COUNT, default=7)
+    parser.add_argument('--no-peer', action='store_true', help='without the PyTorch renderer')
+    parser.add_argument('--json', help='also write the figures to this file')
+    return parser
+
+
+def main(argv=None) -> int:
+    """`t3d bench render`: prints a Markdown table; returns 0."""
+    parser = flags()
+    args = parser.parse_args(argv)
+    sizes = args.sizes.split(',')
+    unknown = [size for size in sizes if size not in render_workload.SHAPES]
+    if unknown:
+        parser.error(f'unknown size {unknown[0]!r}: choose from {", ".join(render_workload.SHAPES)}')
+    peer, why_not = measure.start_peer(args.no_peer, PEER)
+    device = jax.devices()[0]
+    print(
+        f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, devices: {jax.device_count()}, '
+        f'jax {jax.__version__}, {platform.python_implementation()} {platform.python_version()}, '
+        f'load {os.getloadavg()[0]:.1f}, float32'
+    )
+    print('\n'.join(HEADER), flush=True)
+    results, bounds, peer_is = {}, [], None
+    try:
+        for size in sizes:
+            peer_is = load(peer, render_workload.SHAPES[size]) if peer else None
+            results[size], bound = measured(render_workload.SHAPES[size], peer, args.repeats)
+            bounds.append(f'{size}: {bound}')
+            print('\n'.join(_line(size, row) for row in results[size]), flush=True)
+    finally:
+        if peer:
+            peer.close()
+    print(f'\npeer: {peer_is or why_not}\nstreaming copy: {_copy_roof():.1f} GB/s\n' + '\n'.join(bounds))
+    measure.warn_of_load()
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
+    return 0

@@ -1,0 +1,114 @@
+"""`t3d bench start --config ...`: seconds to the end of the first train step, with an empty and with a filled cache.
+
+Each figure is of a process of its own. "From nothing" counts from the start of that process: imports, the shapes, the state
+made and the step compiled side by side, data, one step. "The step alone" has its state and batch at hand: traced, compiled or
+read back, run once.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+
+from t3d.core import errors, rules
+
+ALONE, WHOLE = 'the step alone', 'from nothing'
+
+COUNT = rules.argument(rules.Whole(1, 10**6))
+
+
+def flags() -> argparse.ArgumentParser:
+    """Of `t3d bench start`."""
+    parser = argparse.ArgumentParser(prog='t3d bench start')
+    parser.add_argument('--config', default='configs/instant3d.py:tiny')
+    parser.add_argument('--repeats', type=COUNT, default=7)
+    parser.add_argument('--json', help='also write the result here')
+    parser.add_argument('overrides', nargs='*', metavar='key=value')
+    return parser
+
+
+def main(argv=None) -> int:
+    """Runs the processes and prints the table."""
+    args, rest = flags().parse_known_args(argv)
+    words = [args.config, *args.overrides, *rest]
+    found = {f'{what}, {cache}': [] for what in (WHOLE, ALONE) for cache in ('cold', 'warm')}
+    for _ in range(args.repeats):
+        for what in (WHOLE, ALONE):
+            with tempfile.TemporaryDirectory() as folder:
+                for cache in ('cold', 'warm'):
+                    found[f'{what}, {cache}'].append(_process(words, what, folder))
+    print(table(found))
+    if args.json:
+        with open(args.json, 'w') as file:
+            json.dump(found, file, indent=1)
+    return 0
+
+
+def table(found: dict[str, list[float]]) -> str:
+    """Seconds, median and range, a line for each of the four."""
+    from t3d.bench import measure
+
+    lines = ['| to the end of the first step | seconds |', '|---|---|']
+    return '\n'.join([*lines, *(f'| {name} | {measure.timing(seconds)} |' for name, seconds in found.items())])
+
+
+def _process(words: list[str], what: str, folder: str) -> float:
+    """Seconds in a new process that keeps its cache in a folder."""
+    environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': folder}
+    code = f'import sys; from t3d.bench import start; sys.exit(start.one(sys.argv[1:], {what!r}, {time.time()!r}))'
+    found = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True, env=environment)
+    if found.returncode:
+        raise errors.UsageError(f'no first step of {words[0]}: {found.stderr[-2000:].strip()}')
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def one(words: list[str], what: str, began: float) -> str | None:
+    """Prints the seconds of this process, or returns what is wrong with the words.
+
+    Args:
+      words: config and overrides.
+      what: ALONE or WHOLE.
+      began: time.time() when the process was started.
+    """
+    try:
+        print(round(_seconds(words, what, began), 2))
+    except Exception as error:
+        if (text := errors.line(error)) is None:
+            raise
+        return text
+
+
+def _seconds(words: list[str], what: str, began: float) -> float:
+    from t3d import systems
+    from t3d.bench import plan
+    from t3d.bench import train as train_bench
+    from t3d.core import config as configs
+    from t3d.inference import loading
+    from t3d.parallel import devices, sharding
+    from t3d.train import program as programs
+    from t3d.train import states, traced
+
+    devices.compilation_cache()
+    devices.keep_freed_memory()
+    config = plan.resolve(configs.load(words[0], words[1:]))
+    given = loading.open_given(config, random=True)
+    system, mesh, keep = systems.make(config, given), devices.make(config.mesh), traced.Keep(traced.folder(), config)
+    devices.check_batch(config.batch, mesh)
+    batches = train_bench.batches(config, system)
+    with devices.collecting_seldom(), jax.set_mesh(mesh):
+        params = states.placed(given, mesh, config.get('fsdp_floor', sharding.FLOOR))
+        target = states.abstract(config, system, mesh, params)
+        program = programs.Program(config, system, mesh, target, keep=keep, given=params)
+        if what == WHOLE:
+            program.compile_ahead()
+        state, local = states.fresh(config, system, target, keep, params), next(batches)
+        if what == ALONE:
+            jax.block_until_ready(state)
+            began = time.time()
+        jax.block_until_ready(program(state, local))
+    return time.time() - began

@@ -1,0 +1,144 @@
+"""`t3d bench train --config ...`: steps and images a second, model TFLOP/s and MFU of a train step."""
+
+import argparse
+import datetime
+import itertools
+import json
+import time
+
+import jax
+import numpy as np
+
+from t3d.core import prng, rules
+
+COUNT = rules.argument(rules.Whole(1, 10**6))
+
+
+def flags() -> argparse.ArgumentParser:
+    """Of `t3d bench train`."""
+    parser = argparse.ArgumentParser(prog='t3d bench train')
+    parser.add_argument('--config', default='configs/instant3d.py:tiny')
+    parser.add_argument('--repeats', type=COUNT, default=15)
+    parser.add_argument('--steps', type=COUNT, default=5, help='steps in each repeat')
+    parser.add_argument('--json', help='also write the result here')
+    parser.add_argument('overrides', nargs='*', metavar='key=value')
+    return parser
+
+
+def main(argv=None) -> int:
+    """Times the loop's own step on the config's data: all up to the first step apart, then the median of repeats."""
+    args, rest = flags().parse_known_args(argv)
+    from t3d.bench import plan
+    from t3d.core import config as configs
+
+    config = plan.resolve(configs.load(args.config, [*args.overrides, *rest]))
+    result = measured(config, args.repeats, args.steps)
+    result['config'] = args.config
+    print('\n'.join(f'{name:>22}  {value}' for name, value in result.items()))
+    if args.json:
+        with open(args.json, 'w') as file:
+            json.dump(result, file, indent=1)
+    return 0
+
+
+def measured(config, repeats: int, steps: int) -> dict:
+    """The figures of one config, JSON-ready."""
+    from t3d import systems
+    from t3d.bench import measure
+    from t3d.core import tree
+    from t3d.inference import loading
+    from t3d.metrics import flops
+    from t3d.parallel import devices, sharding
+    from t3d.train import program as programs
+    from t3d.train import states
+
+    devices.keep_freed_memory()
+    given = loading.open_given(config, random=True)
+    system = systems.make(config, given)
+    mesh = devices.make(config.mesh)
+    devices.check_batch(config.batch, mesh)
+    rows = batches(config, system)
+    with jax.set_mesh(mesh):
+        params = states.placed(given, mesh, config.get('fsdp_floor', sharding.FLOOR))
+        began = time.perf_counter()
+        target = states.abstract(config, system, mesh, params)
+        program = programs.Program(config, system, mesh, target, given=params)
+        program.compile_ahead()
+        state, metrics = program(states.fresh(config, system, target, given=params), next(rows))
+        jax.block_until_ready(metrics)
+        first_seconds = time.perf_counter() - began
+        plain = jax.eval_shape(lambda: (state, params))
+        plain = plain[0], system.batch_spec, prng.key(0), plain[1]
+        model_flops = flops.count(system.train_step, *plain)
+        times, waits = [], []
+        for _ in range(repeats + 1):  # the first does not count
+            began, waited = time.perf_counter(), 0.0
+            for _ in range(steps):
+                asked = time.perf_counter()
+                local = next(rows)
+                waited += time.perf_counter() - asked
+                state, metrics = program(state, local)
+            jax.block_until_ready(metrics)
+            times.append(1e3 * (time.perf_counter() - began) / steps)
+            waits.append(1e3 * waited / steps)
+    timing = measure.timing(times[1:])
+    images = config.batch * config.get('data', {}).get('views', 1)
+    rays = float(metrics.get('count/rays', 0))
+    peak = flops.peak()
+    rate = model_flops / (timing.median / 1e3)
+    return {
+        'device': f'{mesh.size} x {jax.devices()[0].device_kind}',
+        'date': datetime.date.today().isoformat(),
+        'jax': jax.__version__,
+        'parameters': tree.count(state.params),
+        'step ms': str(timing),
+        'steps/s': round(1e3 / timing.median, 2),
+        'images/s': round(1e3 * images / timing.median, 1),
+        **({'krays/s': round(rays / timing.median, 1)} if rays else {}),
+        'wait for data ms/step': round(float(np.median(waits[1:])), 2),
+        'model GFLOP/step': round(model_flops / 1e9, 2),
+        'model TFLOP/s': round(rate / 1e12, 4),
+        'MFU': f'{rate / (peak * mesh.size):.1%}' if peak else 'peak of this device unknown',
+        'first step s': round(first_seconds, 1),  # the state made and the step compiled, side by side, and run once
+    }
+
+
+def batches(config, system):
+    """This process's batches, as in a run; where the data are not here, one that is made up, and a line says so."""
+    from t3d.data import pipeline, sources
+
+    if not system.batch_spec:
+        return itertools.repeat({})
+    try:
+        source, transform = sources.make(config, None, system.batch_spec)
+    except FileNotFoundError as error:
+        print(f'note: {error}\nnote: numbers made up stand in for the data.')
+        return itertools.repeat(made_up(system.batch_spec))
+    return pipeline.make(
+        source,
+        transform,
+        batch=config.batch,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.loader.threads,
+        prefetch=config.loader.prefetch,
+    )
+
+
+def made_up(batch_spec: dict) -> dict[str, np.ndarray]:
+    """A batch of the right shapes: random pictures, cameras in front of the object, else zeros."""
+    pose, lens = np.eye(4, dtype=np.float32), np.array([[1.4, 0, 0.5], [0, 1.4, 0.5], [0, 0, 1]], np.float32)
+    pose[1, 1] = pose[2, 2] = -1.0  # at z = 3, looking at the origin, y of the picture downwards
+    pose[2, 3] = 3.0
+    known = {(4, 4): pose, (3, 3): lens, (25,): np.concatenate([pose.ravel(), lens.ravel()])}
+
+    def one(spec):
+        if spec.dtype == np.uint8:
+            return np.random.default_rng(0).integers(0, 256, spec.shape, np.uint8)
+        for shape, value in known.items():
+            if spec.dtype == np.float32 and spec.shape[-len(shape) :] == shape:
+                return np.broadcast_to(value, spec.shape).copy()
+        return np.zeros(spec.shape, spec.dtype)
+
+    return {name: one(spec) for name, spec in batch_spec.items()}

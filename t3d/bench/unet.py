@@ -1,0 +1,260 @@
+"""`t3d bench unet`: a forward pass of the Stable Diffusion UNet beside diffusers, which runs in a second process, turn by turn.
+
+    t3d bench unet                                  # a small network of the same layout, seconds
+    t3d bench unet --sizes sd21                     # Stable Diffusion 2.1, 4 latents of 32 x 32, minutes
+    t3d bench unet --sizes sd21 --batch 1 --check   # one warm pass each: difference, time, peak memory; 1 if they differ
+    t3d bench unet --check --precision default      # the same with the products that users run, which accelerators round
+
+Both networks have the same random weights, each a function of its name, so that no file passes between the processes. The full
+size needs about 4 GiB for the weights in each process, and the activations. The rules of measurement are those of
+t3d.bench.measure.
+"""
+
+import argparse
+import functools
+import json
+import math
+import os
+import pathlib
+import platform
+import resource
+import tempfile
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t3d.bench import measure
+from t3d.checkpoint import convert_names
+from t3d.core import prng, rules, tree
+from t3d.core.typing import PyTree
+from t3d.metrics import flops
+from t3d.nets.unet import UNet
+
+SD = {
+    'in_channels': 4,
+    'out_channels': 4,
+    'block_out_channels': [320, 640, 1280, 1280],
+    'down_block_types': ['CrossAttnDownBlock2D'] * 3 + ['DownBlock2D'],
+    'up_block_types': ['UpBlock2D'] + ['CrossAttnUpBlock2D'] * 3,
+    'layers_per_block': 2,
+    'norm_num_groups': 32,
+}
+SD15 = {**SD, 'attention_head_dim': 8, 'cross_attention_dim': 768, 'use_linear_projection': False}
+SD21 = {**SD, 'attention_head_dim': [5, 10, 20, 20], 'cross_attention_dim': 1024, 'use_linear_projection': True}
+TINY = {**SD21, 'block_out_channels': [32, 64, 128, 128], 'attention_head_dim': [1, 2, 4, 4], 'cross_attention_dim': 64}
+SIZES = {  # latents of size x size with so many text tokens
+    'tiny': {'config': TINY, 'batch': 4, 'size': 32, 'tokens': 77},
+    'sd15': {'config': SD15, 'batch': 4, 'size': 32, 'tokens': 77},
+    'sd21': {'config': SD21, 'batch': 4, 'size': 32, 'tokens': 77},
+}
+PEER = measure.PEERS / 'torch_unet.py'
+TOLERANCE = {'float32': 1e-5, 'bfloat16': 5e-2}  # of the largest difference, relative to the largest output
+# The same for float32 where a backend's default precision rounds products: TF32 has 10 bits, a TPU's one pass of bfloat16 7.
+ROUNDED = {'gpu': 1e-2, 'cuda': 1e-2, 'rocm': 1e-2, 'tpu': 5e-2}
+PRECISIONS = ('highest', 'default')
+HEADER = (
+    '| size | dtype | t3d, ms: median [min, max] | TFLOP/s | compile, s | temporaries, MiB | peak, MiB '
+    '| diffusers, ms | its peak, MiB | ratio of medians (minima) | largest difference (of the largest output) |',
+    '|---|---|---|---|---|---|---|---|---|---|---|',
+)
+
+
+def draw(key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The float32 values of the torch parameter `key`, as tests/peers/torch_unet.py draws them."""
+    values = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape, np.float32)
+    if key.endswith('.bias'):
+        return np.float32(0.1) * values
+    if len(shape) == 1:
+        return 1 + np.float32(0.3) * values
+    return values * np.float32(math.prod(shape[1:]) ** -0.5)
+
+
+def weights(abstract: PyTree, dtype=jnp.float32) -> PyTree:
+    """Random parameters for a tree of ShapeDtypeStructs, leaf by leaf."""
+
+    def one(name, leaf):
+        kind = name.rpartition('/')[2]
+        shape = jax.eval_shape(lambda x: convert_names.to_torch(x, kind), leaf).shape
+        value = convert_names.to_flax(draw(convert_names.torch_name(name), shape), kind, leaf.shape)
+        return jnp.asarray(np.ascontiguousarray(value), dtype)
+
+    return tree.map_with_name(one, abstract)
+
+
+def inputs(shape: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Latents [B, H, W, C], times [B] and text [B, N, D], as the peer makes them."""
+    rng, config = np.random.default_rng(0), shape['config']
+    latents = rng.standard_normal((shape['batch'], shape['size'], shape['size'], config['in_channels']), np.float32)
+    t = np.linspace(999, 1, shape['batch']).round().astype(np.float32)
+    return latents, t, rng.standard_normal((shape['batch'], shape['tokens'], config['cross_attention_dim']), np.float32)
+
+
+def forget_peak() -> None:
+    """Starts the measurement of this process's peak memory again, where the system can (Linux)."""
+    try:
+        pathlib.Path('/proc/self/clear_refs').write_text('5')
+    except OSError:
+        pass
+
+
+def peak_mib() -> float:
+    """Peak memory: that of the accelerator if there is one, else what this process held since `forget_peak`."""
+    stats = jax.devices()[0].memory_stats() if jax.default_backend() != 'cpu' else None
+    if stats and 'peak_bytes_in_use' in stats:
+        return stats['peak_bytes_in_use'] / measure.MIB
+    status = pathlib.Path('/proc/self/status')
+    lines = status.read_text().splitlines() if status.exists() else []
+    found = [float(line.split()[1]) / 1024 for line in lines if line.startswith('VmHWM')]
+    return found[0] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measured(shape: dict, dtype: str, peer, repeats: int, exact: bool, precision: str | None = None) -> dict:
+    """The figures of one size, JSON-ready.
+
+    Args:
+      peer: a started measure.Peer of PEER, or None.
+      repeats: turns of each side (`measure.take_turns`).
+      exact: float32 products of the peer on accelerators that would round them.
+      precision: of our own products, one of PRECISIONS; None: 'highest' if `exact`, else 'default'.
+    """
+    forget_peak()
+    request = {**shape, 'dtype': dtype, 'device': jax.default_backend(), 'exact': exact}
+    peer_is = peer.ask(request)['is'] if peer else None
+    kind = jnp.dtype(dtype)
+    unet, arguments = UNet.from_config(shape['config'], dtype=kind), inputs(shape)
+    params = weights(jax.eval_shape(lambda: unet.init(prng.key(0), *arguments))['params'], kind)
+    precision = precision or ('highest' if exact else 'default')
+    with jax.default_matmul_precision('highest' if precision == 'highest' else None):
+        program = measure.compiled(unet.apply, {'params': params}, *arguments)
+    difference, peer_peaks = None, []
+
+    def peer_once(count):
+        answer = peer.ask({'run': 'forward', 'threads': count})
+        peer_peaks.append(answer['peak_mib'])
+        return answer['ms']
+
+    theirs = [functools.partial(peer_once, count) for count in measure.THREADS] if peer else []
+    ours, theirs = measure.take_turns(lambda: measure.once(program.call, {'params': params}, *arguments), theirs, repeats)
+    peak = peak_mib()
+    if peer:
+        difference = _difference(program.call({'params': params}, *arguments), peer)
+    model_flops = flops.count(unet.apply, {'params': params}, *arguments)
+    return {
+        'dtype': dtype,
+        'precision': precision,
+        'parameters': tree.count(params),
+        'gflop': model_flops / 1e9,
+        't3d_ms': ours,
+        'tflop_per_s': model_flops / ours.median / 1e9,
+        'compile_s': program.seconds,
+        'temp_mib': program.temp_bytes / measure.MIB,
+        'peak_mib': peak,
+        'peer': peer_is,
+        'peer_ms': theirs,
+        'peer_peak_mib': peer_peaks[-1] if peer_peaks else None,
+        'difference': difference,
+    }
+
+
+def _difference(ours, peer) -> tuple[float, float]:
+    """The largest difference of the outputs, and the same relative to the largest of the peer's."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(pathlib.Path(folder) / 'output.npy')
+        peer.ask({'run': 'forward', 'save': path})
+        theirs = np.load(path)
+    largest = float(np.abs(np.asarray(ours, np.float32) - theirs).max())
+    return largest, largest / float(np.abs(theirs).max())
+
+
+def tolerance(dtype: str, precision: str, backend: str) -> float:
+    """The largest difference that `--check` allows, relative to the largest output."""
+    rounded = ROUNDED.get(backend, 0.0) if precision == 'default' else 0.0
+    return max(TOLERANCE[dtype], rounded)
+
+
+def _line(size: str, row: dict) -> str:
+    ours, theirs = row['t3d_ms'], row['peer_ms']
+    peer = ['-'] * 4
+    if theirs:
+        ratio = f'{theirs.median / ours.median:.2f} ({theirs.min / ours.min:.2f})'
+        peer = [str(theirs), f'{row["peer_peak_mib"]:.0f}', ratio, '{:.1e} ({:.1e})'.format(*row['difference'])]
+    cells = [size, row['dtype'], str(ours), f'{row["tflop_per_s"]:.3f}', f'{row["compile_s"]:.1f}']
+    return '| ' + ' | '.join([*cells, f'{row["temp_mib"]:.0f}', f'{row["peak_mib"]:.0f}', *peer]) + ' |'
+
+
+COUNT = rules.argument(rules.Whole(1, 10**6))
+
+
+def flags() -> argparse.ArgumentParser:
+    """Of `t3d bench unet`."""
+    parser = argparse.ArgumentParser(
+        prog='t3d bench unet', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--sizes', default='tiny', help=f'some of {",".join(SIZES)}')
+    parser.add_argument('--batch', type=COUNT, help='latents at once, instead of 4')
+    parser.add_argument('--dtype', default='float32', choices=sorted(TOLERANCE), help='of weights and products')
+    parser.add_argument(
+        '--precision',
+        choices=PRECISIONS,
+        help='of our float32 products: "highest" as the tests run, "default" as users do (TF32 on a GPU, bfloat16 on a TPU, '
+        'the same on a CPU); without it highest with --check, else default',
+    )
+    parser.add_argument('--repeats', type=COUNT, default=7)
+    parser.add_argument('--check', action='store_true', help='one warm pass each; ends with 1 if the outputs differ')
+    parser.add_argument('--no-peer', action='store_true', help='without diffusers')
+    parser.add_argument('--json', help='also write the figures to this file')
+    return parser
+
+
+def _arguments(argv):
+    parser = flags()
+    args = parser.parse_args(argv)
+    args.sizes = args.sizes.split(',')
+    unknown = [size for size in args.sizes if size not in SIZES]
+    if unknown:
+        parser.error(f'unknown size {unknown[0]!r}: choose from {", ".join(SIZES)}')
+    if args.check and args.no_peer:
+        parser.error('--check compares with diffusers: leave --no-peer out.')
+    return args
+
+
+def main(argv=None) -> int:
+    """Prints a Markdown table; returns 1 if `--check` finds a difference above TOLERANCE, else 0."""
+    args = _arguments(argv)
+    device = jax.devices()[0]
+    print(
+        f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
+        f'{platform.python_implementation()} {platform.python_version()}, load {os.getloadavg()[0]:.1f}'
+    )
+    print('\n'.join(HEADER), flush=True)
+    results, why_not = {}, None
+    for size in args.sizes:
+        shape = {**SIZES[size], **({'batch': args.batch} if args.batch else {})}
+        peer, why_not = measure.start_peer(args.no_peer, PEER, needs=('torch', 'diffusers'))
+        if args.check and peer is None:
+            print(f'nothing to compare with: {why_not}')
+            return 1
+        try:
+            repeats = 1 if args.check else args.repeats
+            results[size] = measured(shape, args.dtype, peer, repeats, args.check, args.precision)
+        finally:
+            if peer:
+                peer.close()
+        print(_line(size, results[size]), flush=True)
+    rows = results.values()
+    print(f'\npeer: {next((row["peer"] for row in rows if row["peer"]), why_not)}')
+    print('\n'.join(f'{size}: {row["parameters"]:,} parameters, {row["gflop"]:.1f} GFLOP' for size, row in results.items()))
+    measure.warn_of_load()
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
+    bounds = {size: tolerance(args.dtype, row['precision'], jax.default_backend()) for size, row in results.items()}
+    if args.check:
+        print(
+            f'products in {args.dtype} at {results[args.sizes[0]]["precision"]} precision; allowed: {bounds[args.sizes[0]]:.0e}'
+        )
+    apart = [size for size, row in results.items() if args.check and not row['difference'][1] <= bounds[size]]
+    if apart:
+        print(f'{", ".join(apart)}: differs by more than {bounds[apart[0]]:.0e} of the largest output.')
+    return 1 if apart else 0

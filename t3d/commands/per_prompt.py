@@ -1,0 +1,57 @@
+"""`t3d generate PROMPT` of a system that is trained for the prompts themselves: `config.prompts` says that it is one."""
+
+import pathlib
+
+from t3d.core.errors import UsageError
+
+RUN = 'run'  # folder under --out, which the same command goes on with
+
+
+def trains(config) -> bool:
+    """Whether a config is of such a system."""
+    return 'prompts' in config
+
+
+def config_of(system: str | None) -> str | None:
+    """The config of a system of the table that is trained for each prompt; None for all others, whose weights are read."""
+    from t3d import systems
+    from t3d.core import config as configs
+
+    spec = f'configs/{system}.py:tiny'
+    return spec if system in systems.SYSTEMS and trains(configs.load(spec)) else None
+
+
+def model(config, prompts: list[str], seeds: list[int], out, given: dict[str, str]):
+    """The trained model: trains it in `out`/run, or goes on with it there; its progress is the training's own.
+
+    Raises:
+      UsageError: no prompt, several seeds, a prompt that the system cannot take, or a training that was interrupted.
+    """
+    from t3d import systems
+    from t3d.core.outputs import Request
+    from t3d.data import sources
+    from t3d.inference import loading
+    from t3d.train import loop, traced
+
+    if not prompts:
+        raise UsageError(f'{config.system} is trained for each prompt: give one in quotes, or --prompts FILE.')
+    if len(seeds) > 1:
+        raise UsageError(f'--seeds {seeds}: {config.system} is trained for each seed: give one.')
+    with config.unlocked():
+        config.prompts, config.seed = tuple(prompts), seeds[0]
+        for name, value in given.items():
+            if name not in config.get('given', {}):
+                raise UsageError(
+                    f'--given {name}=...: {config.system} has {", ".join(config.get("given", {})) or "none"} alone.'
+                )
+            config.given[name] = value
+    config = sources.resolve(config)
+    folder = pathlib.Path(out) / RUN
+    opened = loading.open_given(config, folder)
+    system = systems.make(config, opened)
+    system.check([Request(prompt) for prompt in prompts])
+    workdir = loop.run(config, folder, system=system, given=opened, traced_in=traced.folder())
+    loaded = loading.load(workdir)
+    if loaded.step < config.steps:
+        raise UsageError(f'stopped at step {loaded.step} of {config.steps}: the same command goes on from there.')
+    return loaded

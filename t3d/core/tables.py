@@ -1,0 +1,90 @@
+"""Names in a config to modules: one of a literal table, or any importable module of the user's own."""
+
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+
+from t3d.core.errors import UsageError
+
+
+def find(name: str, table: Mapping[str, str], what: str, *functions: str) -> ModuleType:
+    """The module of a name.
+
+    Args:
+      name: a key of `table`, or the path of a module (dots between its parts) on the Python path or in the working directory.
+      table: name -> dotted path.
+      what: the kind of thing, for messages, with its config key in parentheses where that is another word.
+      functions: what the module must have.
+    Raises:
+      UsageError: neither, or the module lacks a function, or cannot be imported.
+    """
+    if name in table:
+        return importlib.import_module(table[name])
+    if '.' not in str(name) and not _there(str(name)):
+        near = difflib.get_close_matches(str(name), table, 1)
+        hint = f' Did you mean {near[0]!r}?' if near else ''
+        key = what.partition('(')[2].rstrip(')') or what
+        own = f"your own is named by its module, for example {key}='my_package.my_module'"
+        raise UsageError(f'unknown {what} {name!r}: there are {", ".join(sorted(table))}; {own}.{hint}')
+    module = _imported(name, what)
+    missing = [function for function in functions if not callable(getattr(module, function, None))]
+    if missing:
+        raise UsageError(f'{what} {name!r}: the module has no function `{missing[0]}` (see docs/architecture.md).')
+    return module
+
+
+def refuse_inside(names, folder) -> None:
+    """Raises UsageError where a name is of a module that lies inside a folder: what a folder says must not run what it holds.
+
+    Args:
+      names: strings of a config; those that are no module's name are passed over.
+      folder: a weights or run folder that is about to be read.
+    """
+    folder = pathlib.Path(folder).resolve()
+    for name in names:
+        if not all(part.isidentifier() for part in name.split('.')):
+            continue
+        for start in dict.fromkeys([os.getcwd(), *sys.path]):
+            place = pathlib.Path(start or '.', *name.split('.')).resolve()
+            if place.is_relative_to(folder) and (place.is_dir() or place.with_suffix('.py').exists()):
+                raise UsageError(
+                    f'{folder} names a module of its own, {name}, in its config: code beside weights is never run. If you '
+                    'trust it, put the module elsewhere on the Python path.'
+                )
+
+
+def _there(name: str) -> bool:
+    """Whether a module without a package has this name."""
+    with _here_too():
+        return name.isidentifier() and importlib.util.find_spec(name) is not None
+
+
+def _imported(name: str, what: str) -> ModuleType:
+    try:
+        with _here_too():
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f'{name}.'.startswith(f'{error.name}.'):
+            raise  # one that the module itself wants
+        where = f'on the Python path or in {os.getcwd()}'
+        raise UsageError(f'{what} {name!r}: no module {error.name!r} {where}: run where it lies, or install it.') from error
+
+
+@contextlib.contextmanager
+def _here_too():
+    """The working directory is on Python's path inside."""
+    here = os.getcwd()
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(here)

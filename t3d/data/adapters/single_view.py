@@ -1,0 +1,350 @@
+"""Single-view sets: one picture and its camera label a record, for systems that learn shapes from photographs.
+
+`config.data.kind = 'single_view'` chooses them; `config.data.name` says of what:
+
+| name | a record is | needs |
+|---|---|---|
+| `toy` | a scene from one random side; scenes x `poses` records | nothing: rendered here |
+| `furniture` | an object in one of its colour variants, from the view that a hash of the index picks | a built set |
+| `eg3d` | an image of an EG3D folder or zip, with the label of its `dataset.json` | `data.path` |
+
+and `config.data.mode` what is known of the cameras (GANFusion's data sets, after EG3D, arXiv 2112.07945):
+
+| mode | label | fake_labels |
+|---|---|---|
+| `posed-known` | exact, from a renderer | drawn from the set's labels |
+| `posed-estimated` | of a pose estimator | drawn from the set's labels |
+| `pose-distribution` | zeros: the photos have none | drawn uniformly from data.yaw, data.pitch at data.radius, data.fov |
+
+A set seen from one side alone is refused: its geometry would be a billboard. Labels are EG3D's 25 numbers
+(geom.cameras.to_eg3d). Pictures are laid on `config.render.background`. With `data.mirror` every picture is there twice, the
+second time mirrored with its label mirrored too. A config with a `text` section gets {'tokens', 'image', 'label'}, any other
+{'image', 'label', 'fake_labels'}.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from t3d.core import files, tokens
+from t3d.core.config import unknown
+from t3d.core.errors import UsageError
+from t3d.data.sets import archives, camera_labels, caption_words, furniture_source, images, shapes, sweethome, toy
+from t3d.data.sets.captions import vocabulary
+from t3d.geom import cameras
+
+NAMES = ('toy', 'furniture', 'eg3d')
+MODES = ('posed-known', 'posed-estimated', 'pose-distribution')
+FAKES = 3  # labels for the generator's phase, its regularisation, and the discriminator's phase
+CACHE = 2 << 30  # bytes of decoded pictures kept in memory
+DRAWN = 10_000  # labels that stand for a distribution
+YAW, PITCH = (-np.pi, np.pi), (-0.2, 0.9)  # radians; the ranges of `toy`
+
+
+def make(config, split: str | None = None, batch_spec: dict | None = None) -> tuple['SingleView', Callable]:
+    """(source, transform) of a config; see `example` for what the batch holds.
+
+    Args:
+      split: overrides `config.data.split`.
+    Raises:
+      UsageError: unknown name, mode or split; a set that cannot be trained on; a config with text for a set without captions.
+      FileNotFoundError: the set is not there.
+    """
+    if (views := config.data.get('views', 1)) != 1:
+        raise UsageError(f'data.views={views}: a single-view set has one picture of each record. Set data.views=1.')
+    source = open_set(config, split)
+    return source, example(config, source)
+
+
+def labels(config, split: str | None = None) -> np.ndarray:
+    """float32 [N, 25]: the labels of the set, for samplers at evaluation; of `pose-distribution` 10,000 fixed draws."""
+    if check_mode(config.data) == 'pose-distribution':
+        return sample_labels(config.data, np.random.default_rng(0), DRAWN)
+    return open_set(config, split).labels
+
+
+def check_mode(data) -> str:
+    """`data.mode`, one of MODES."""
+    mode = data.get('mode', 'posed-known')
+    if 'frontal' in mode:
+        raise UsageError(
+            f'data.mode={mode!r} is refused: with one pose for all images the geometry degenerates to a billboard. Use images '
+            f'from several sides: {", ".join(MODES)}.'
+        )
+    if mode not in MODES:
+        raise UsageError(unknown(mode, MODES, 'data.mode'))
+    return mode
+
+
+def sample_labels(data, random: np.random.Generator, count: int) -> np.ndarray:
+    """float32 [count, 25] of cameras on a sphere that look at the origin.
+
+    `data.yaw` and `data.pitch` are (low, high) in radians, uniform; yaw 0 looks at the front and grows towards +x, pitch grows
+    upwards. `data.radius` is the distance in scene units, `data.fov` the field of view from edge to edge in radians.
+    """
+    low, high = zip(data.get('yaw', YAW), data.get('pitch', PITCH))
+    yaw, pitch = random.uniform(low, high, (count, 2)).T
+    pose, lens = toy.camera_arrays(yaw, pitch, data.get('radius', shapes.RADIUS), data.get('fov', shapes.FOV))
+    return to_labels(pose, lens)
+
+
+to_labels = camera_labels.concatenate
+
+
+def mirror_labels(table: np.ndarray) -> np.ndarray:
+    """The labels [N, 25] of horizontally mirrored images."""
+    mirrored = table.copy()
+    mirrored[:, :16] = cameras.mirror(table[:, :16].reshape(-1, 4, 4)).reshape(-1, 16)
+    mirrored[:, 17] = -table[:, 17]  # skew
+    mirrored[:, 18] = 1.0 - table[:, 18]  # principal point
+    return mirrored
+
+
+class Toy:
+    """One view of every scene of toy.ToySource; its cameras are known before anything is rendered."""
+
+    def __init__(self, data, split: str):
+        options = {key: data[key] for key in ('scenes', 'size', 'poses', 'seed', 'supersample')}
+        self.source = toy.ToySource(split, views=1, **options)
+        angles = [self.source.angles(index) for index in range(len(self.source))]
+        yaw, pitch = (np.concatenate(values) for values in zip(*angles))
+        self.labels = to_labels(*toy.camera_arrays(yaw, pitch, shapes.RADIUS, shapes.FOV))
+        self.size = data['size']
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def image(self, index: int) -> np.ndarray:
+        return self.source[index]['image'][0]
+
+    def text(self, index: int) -> dict:
+        scene = self.source.scene(index)
+        return {'captions': scene.captions, 'attributes': scene.attributes, 'name': scene.captions[0]}
+
+
+class Furniture:
+    """One view of every record of furniture_source.FurnitureSource, all read at the start: a record is stored whole.
+
+    Args:
+      views: how many of a record's views to choose from, the first ones; 0 means all.
+    """
+
+    def __init__(self, path: str, split: str, size: int, variants: int, seed: int, views: int, background: float):
+        source = furniture_source.FurnitureSource(path or None, split, size=size, variants=variants)
+        self.folder, self.images, self.texts, self.size, poses, lenses = source.folder, [], [], size, [], []
+        for index in range(len(source)):
+            record = source[index]
+            view = chosen_view(index, seed, views or len(record['image']))
+            self.images.append(composite(record['image'][view], background))
+            self.texts.append({key: record[key] for key in ('captions', 'attributes', 'name')})
+            poses.append(record['world_from_cam'][view])
+            lenses.append(record['intrinsics'][view])
+        self.labels = to_labels(np.stack(poses), np.stack(lenses))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+    def text(self, index: int) -> dict:
+        return self.texts[index]
+
+
+@functools.lru_cache(2)
+def _furniture(root, *key) -> Furniture:
+    """Kept, because a start asks three times (vocabulary, training, preview) and a set takes seconds to read."""
+    return Furniture(*key)
+
+
+def chosen_view(index: int, seed: int, views: int) -> int:
+    """The one of its views that a record shows."""
+    return sweethome.bucket(f'{seed}/{index}', views)
+
+
+def composite(image: np.ndarray, background: float) -> np.ndarray:
+    """uint8 [S, S, 3] of straight-alpha RGBA over a grey of `background` in [0, 1]; RGB passes."""
+    if image.shape[-1] == 3:
+        return image
+    alpha = image[..., 3:].astype(np.float32) / 255.0
+    return np.round(image[..., :3] * alpha + 255.0 * background * (1.0 - alpha)).astype(np.uint8)
+
+
+class SingleView:
+    """Random access to records {'image' uint8 [S, S, 3], 'label' float32 [25], 'captions', 'attributes', 'name'}.
+
+    Attributes:
+      labels: float32 [N, 25], of all records; None in `pose-distribution`, where a record's label is zeros.
+      size: pixels of the pictures.
+    """
+
+    def __init__(self, pictures, *, background: float, posed: bool, mirror: bool):
+        self.pictures, self.background, self.mirror, self.size = pictures, background, mirror, pictures.size
+        self.labels = pictures.labels if posed else None
+        if posed and mirror:
+            self.labels = np.concatenate([self.labels, mirror_labels(self.labels)])
+        self.count = len(pictures)
+        self._damaged = set()  # places of pictures that cannot be read
+        self._kept, self._room = {}, CACHE // (3 * self.size**2)
+
+    def __len__(self) -> int:
+        return self.count * (2 if self.mirror else 1)
+
+    def __getitem__(self, index: int) -> dict:
+        index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f'record {index} of a single-view set with {len(self)}')
+        index, image = self._readable(index)
+        mirrored, text = index // self.count, self.text(index)
+        label = np.zeros(images.LABEL, np.float32) if self.labels is None else self.labels[index]
+        return {'image': np.ascontiguousarray(image[:, ::-1]) if mirrored else image, 'label': label, **text}
+
+    def _readable(self, index: int) -> tuple[int, np.ndarray]:
+        """(index, picture) of a record; where its picture is damaged, of the next one that is not."""
+        for step in range(self.count):
+            mirrored, place = divmod(index, self.count)
+            shown = (place + step) % self.count
+            if shown in self._damaged:
+                continue
+            try:
+                return mirrored * self.count + shown, self._image(shown)
+            except archives.Damaged as error:
+                self._damaged.add(shown)
+                print(f'{error} Left out, the {len(self._damaged)}. of {self.count}; the next picture stands in.', flush=True)
+                last = error
+        raise last
+
+    def _image(self, place: int) -> np.ndarray:
+        found = self._kept.get(place)
+        if found is None:
+            found = composite(self.pictures.image(place), self.background)
+            if len(self._kept) < self._room:
+                self._kept[place] = found
+        return found
+
+    def text(self, index: int) -> dict:
+        """Captions, attributes and name of a record, without its picture. A mirrored one loses captions of left and right."""
+        mirrored, place = divmod(index, self.count)
+        text = self.pictures.text(place)
+        if mirrored:
+            kept = tuple(caption for caption in text['captions'] if not caption_words.names_a_side(caption))
+            text = {**text, 'captions': kept}
+        return text
+
+    def captions(self) -> Iterator[str]:
+        """Every caption of the set."""
+        for index in range(len(self)):
+            yield from self.text(index)['captions']
+
+
+def open_set(config, split: str | None = None) -> SingleView:
+    """The source of a config with `data.kind='single_view'`."""
+    data, split = config.data, split or config.data.split
+    posed, mirror, background = (
+        check_mode(data) != 'pose-distribution',
+        bool(data.get('mirror', False)),
+        config.render.background,
+    )
+    if data.name == 'toy':
+        if mirror and data.scenes != 'singles':
+            raise UsageError(f'data.mirror with data.scenes={data.scenes}: captions of left and right would be false.')
+        pictures = Toy(data, split)
+    elif data.name == 'furniture':
+        views, root = data.get('train_views', 0), furniture_source.data_root()
+        pictures = _furniture(root, data.path, split, data.size, data.variants, data.seed, views, background)
+    elif data.name == 'eg3d':
+        pictures = _eg3d(data, split, posed)
+    else:
+        raise UsageError(unknown(data.name, NAMES, 'single-view data set (data.name)'))
+    table = pictures.labels if posed else sample_labels(data, np.random.default_rng(0), 100)
+    where = str(getattr(pictures, 'path', f'data.name={data.name}')) if posed else 'data.yaw and data.pitch'
+    images.check_varied(table, where)
+    camera_labels.check_meant(table, where if posed else 'data.yaw, data.pitch, data.radius and data.fov', config.render)
+    return SingleView(pictures, background=background, posed=posed, mirror=mirror)
+
+
+@functools.lru_cache(2)
+def _image_set(path: pathlib.Path, labelled: bool, *changed: int) -> images.ImageSet:
+    """Kept as `_furniture` is: the size of every image is looked at."""
+    return images.ImageSet(path, labelled=labelled)
+
+
+def _eg3d(data, split: str, posed: bool) -> images.ImageSet:
+    if not data.path:
+        raise UsageError("data.name='eg3d' needs data.path: the folder or zip that holds dataset.json.")
+    if split not in ('train', 'all'):
+        raise UsageError(f'split={split!r} of {data.path}: an EG3D set has one split, train; give another set as data.path.')
+    path = files.local(data.path)
+    read = [file for file in (path, path / images.INDEX) if file.exists()]
+    found = _image_set(path, posed, *(file.stat().st_mtime_ns for file in read))
+    if found.size != data.size:
+        raise UsageError(
+            f'{data.path} has images of {found.size} px, the config wants data.size={data.size}: set data.size={found.size}.'
+        )
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+def example(config, source: SingleView) -> Callable[[dict, np.random.Generator], dict[str, np.ndarray]]:
+    """The transform of a config: record to one example of the batch.
+
+    image uint8 [S, S, 3], label float32 [25]; and tokens int32 [L] of one of the captions where the config has a `text`
+    section, else fake_labels float32 [3, 25], drawn independently of the image.
+    """
+    if 'text' in config:
+        _check_captioned(config, source)
+        return functools.partial(_captioned, tokens.make(config.text))
+    return functools.partial(_adversarial, config.data, source.labels)
+
+
+def _check_captioned(config, source: SingleView) -> None:
+    if source.labels is None:
+        raise UsageError(f"{config.system} needs the camera of every image: data.mode='pose-distribution' has none.")
+    bare, where = [k for k in range(len(source)) if not source.text(k)['captions']], config.data.path or config.data.name
+    if bare:
+        raise UsageError(
+            f'{config.system} reads captions, and {len(bare)} of {len(source)} records of {where} have none, first '
+            f'{source.text(bare[0])["name"]}: add "captions": {{file: [text, ...]}} to {images.INDEX} '
+            '(with data.mirror captions of left and right do not count), or train a system without text.'
+        )
+    caption_words.check(source.captions(), config.text, where)
+
+
+def _captioned(tokenize, record: dict, random: np.random.Generator) -> dict[str, np.ndarray]:
+    caption = record['captions'][random.integers(len(record['captions']))]
+    return {'tokens': tokenize([caption])[0], 'image': record['image'], 'label': record['label']}
+
+
+def _adversarial(data, table: np.ndarray | None, record: dict, random: np.random.Generator) -> dict[str, np.ndarray]:
+    fakes = sample_labels(data, random, FAKES) if table is None else table[random.integers(len(table), size=FAKES)]
+    return {'image': record['image'], 'label': record['label'], 'fake_labels': fakes}
+
+
+def words(config) -> list[str]:
+    """The vocabulary of a config's set."""
+    return shapes.WORDS if config.data.name == 'toy' else vocabulary(open_set(config).captions())
+
+
+def preview(config, batch_spec: dict | None = None) -> tuple[dict[str, np.ndarray], list[str]]:
+    """A fixed batch for the contact sheet, and the captions (without text: numbers) of its rows; of `toy`, held-out scenes."""
+    held_out = 'text' in config and config.data.name == 'toy' and config.data.split == 'train'
+    source, transform = make(config, 'test' if held_out else None)
+    records = [source[index] for index in _distinct(source, min(config.preview.rows, config.batch))]
+    records = [{**record, 'captions': record['captions'][:1]} for record in records] if 'text' in config else records
+    rows = [transform(record, np.random.default_rng(index)) for index, record in enumerate(records)]
+    names = [record['captions'][0] if 'text' in config else f'sample {n}' for n, record in enumerate(records)]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, names
+
+
+def _distinct(source: SingleView, count: int) -> list[int]:
+    """Indices of records with different names, in a fixed random order; of one name several only if there are too few."""
+    order, named = np.random.default_rng(0).permutation(len(source)).tolist(), {}
+    for index in order if count else ():
+        named.setdefault(source.text(index)['name'], index)
+        if len(named) == count:
+            break
+    return list(dict.fromkeys([*named.values(), *order]))[:count]

@@ -1,0 +1,87 @@
+"""The batch of systems that learn from posed views of captioned objects."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from t3d.core import tokens
+from t3d.core.errors import UsageError
+from t3d.data import sets
+from t3d.data.sets import camera_labels, shapes, toy
+from t3d.data.sets.captions import vocabulary
+
+ARRAYS = ('image', 'world_from_cam', 'intrinsics', 'depth')  # of a record, by view: those that the batch asks for are taken
+
+
+def make(config, split: str | None = None, batch_spec: dict | None = None) -> tuple['Cached', Callable]:
+    """(source, transform) of a config whose set gives records {'captions', 'image' [V, H, W, 4], 'world_from_cam', ...}."""
+    names = [name for name in ARRAYS if name in (batch_spec or ARRAYS[:3])]
+    source = sets.open_set(config.data, split or config.data.split)
+    cached = Cached(source, (*names, 'captions'))
+    if len(cached) and {'world_from_cam', 'intrinsics'} <= set(names):  # all records of a set are seen from the same cameras
+        camera_labels.check_views({'name': 'record 0', **cached[0]}, str(getattr(source, 'folder', config.data.name)))
+    return cached, example(config, names)
+
+
+class Cached:
+    """A source whose decoded records stay in memory, the named parts of them; for sets of a few thousand small records."""
+
+    def __init__(self, source, names):
+        self.source, self.names, self.records = source, frozenset(names), {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict:
+        index = int(index)
+        if index not in self.records:
+            self.records[index] = {key: value for key, value in self.source[index].items() if key in self.names}
+        return self.records[index]
+
+
+def example(config, names) -> Callable[[dict, np.random.Generator], dict[str, np.ndarray]]:
+    """The transform of a config: one of the record's captions, tokenized, and `data.views` of its training views."""
+    tokenize = tokens.make(config.text)
+    views = config.data.views
+    first = config.data.get('train_views', 0)  # only views before this one are for training; 0 means all
+
+    def transform(record: dict, random: np.random.Generator) -> dict[str, np.ndarray]:
+        caption = record['captions'][random.integers(len(record['captions']))]
+        usable = first or len(record['image'])
+        if views > usable:
+            raise UsageError(
+                f'data.views={views}, but a record of {config.data.name} has {usable} views for training: '
+                f'choose at most {usable}.'
+            )
+        chosen = random.choice(usable, views, replace=False) if usable > views else np.arange(views)
+        return {'tokens': tokenize([caption])[0], **{name: record[name][chosen] for name in names}}
+
+    return transform
+
+
+def preview(config, batch_spec: dict | None = None) -> tuple[dict[str, np.ndarray], list[str]]:
+    """A fixed batch of held-out examples and their captions; toy: of held-out scenes, from `preview.views` sides."""
+    data, views = config.data, config.preview.views
+    count = min(config.preview.rows, config.batch)
+    if data.name == 'toy':
+        records = toy.preview_records(data, count, views)
+    else:
+        source = sets.open_set(data, data.split)
+        chosen = np.linspace(0, len(source) - 1, count).astype(int)
+        first = data.get('train_views', 0)  # those from here on were not trained on
+        records = [_some_views(source[int(k)], range(first, first + views) if first else range(views)) for k in chosen]
+    captions = [record['captions'][0] if data.name == 'toy' else max(record['captions'], key=len) for record in records]
+    batch = {name: np.stack([record[name] for record in records]) for name in ARRAYS[:3]}
+    return {'tokens': tokens.make(config.text)(captions), **batch}, captions
+
+
+def words(config) -> list[str]:
+    """The vocabulary of a config's set."""
+    if config.data.name == 'toy':
+        return shapes.WORDS
+    source = sets.open_set(config.data, config.data.split)
+    return vocabulary(caption for k in range(len(source)) for caption in source[k]['captions'])
+
+
+def _some_views(record: dict, which) -> dict:
+    return {**record, **{name: record[name][list(which)] for name in ARRAYS if name in record}}

@@ -1,0 +1,24 @@
+"""The table of data sets: name -> module. Each has `open_set(data, split)`, a random-access source of posed records.
+
+A record is {'captions': (text, ...), 'image' uint8 [V, H, W, 4] straight alpha, 'world_from_cam' [V, 4, 4], 'intrinsics'
+[V, 3, 3], and what else the set knows: 'depth', 'name', 'attributes'}.
+"""
+
+from t3d.core import tables
+from t3d.core.errors import UsageError
+
+SETS = {
+    'toy': 't3d.data.sets.toy',
+    'furniture': 't3d.data.sets.furniture_source',
+}
+OTHERS = {
+    'triplanes': 'it goes with configs/ganfusion_diffusion.py (data.kind=triplanes)',
+    'eg3d': 'it goes with configs/ganfusion_gan.py (data.kind=single_view)',
+}
+
+
+def open_set(data, split: str):
+    """The source of posed records that a `data` section names: one of the table, or a module of your own."""
+    if data.name in OTHERS:
+        raise UsageError(f'data.name={data.name!r} gives no posed views: {OTHERS[data.name]}.')
+    return tables.find(data.name, SETS, 'data set (data.name)', 'open_set').open_set(data, split)

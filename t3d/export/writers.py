@@ -1,0 +1,161 @@
+"""From any output to files: one writer for each kind of t3d.core.outputs, and the formats that each has.
+
+A writer takes an output, a folder and options, and returns the paths that it wrote by name. A user's own is named by its
+module, `export.writer='my_package.my_writer'` in a config, which has `write(output, out, *, report_info, log, **options)`.
+"""
+
+import inspect
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from t3d.core import environment, files, outputs, tables
+from t3d.core.errors import UsageError
+from t3d.export import assets, clouds, meshes, report, sheets
+from t3d.geom import cameras
+
+FORMATS = {
+    'field': meshes.FORMATS,
+    'mesh': meshes.FORMATS,
+    'splats': ('ply',),
+    'points': ('ply',),
+    'views': ('png',),
+    'picture': ('png',),
+}
+
+
+def write(output: outputs.Output, out, *, report_info: Mapping | None = None, log=print, **options) -> dict[str, pathlib.Path]:
+    """Writes everything people expect of an output into a folder.
+
+    Args:
+      report_info: of report.write: metrics, config, environment, title, subtitle; any may be missing.
+      options: of the writer; those it does not have are left out, `formats` must be of its kind.
+    """
+    kind = outputs.kind_of(output)
+    check_formats(kind, options.get('formats') or ())
+    writer = (
+        tables.find(options['writer'], {}, 'writer (export.writer)', 'write').write if options.get('writer') else WRITERS[kind]
+    )
+    return writer(output, pathlib.Path(out), report_info=report_info, log=log, **_taken(writer, options))
+
+
+def meshes_of(output: outputs.Output, out, *, log=print, **options) -> dict[str, pathlib.Path]:
+    """The 3D files alone: meshes of a field or mesh, the PLY of splats or points. Returns paths by format."""
+    kind, out = outputs.kind_of(output), pathlib.Path(out)
+    check_formats(kind, options.get('formats') or ())
+    if kind == 'field':
+        return assets.write_meshes(output, out, log=log, **_taken(assets.write_meshes, options))
+    if kind == 'mesh':
+        mesh, out = _on_host(output), pathlib.Path(out)
+        return {name: meshes.write(mesh, out / f'mesh.{name}') for name in options.get('formats') or ('glb',)}
+    if kind in ('splats', 'points'):
+        return {'ply': CLOUDS[kind](output, out / f'{kind}.ply')}
+    raise UsageError(f'a {kind} has no mesh: use `t3d generate`, which writes its pictures.')
+
+
+def turntable_of(output: outputs.Output, out, *, log=print, **options) -> dict[str, pathlib.Path]:
+    """The turntable alone, of a field."""
+    kind = outputs.kind_of(output)
+    if kind != 'field':
+        raise UsageError(f'a turntable is rendered of a field, and this system makes {kind}: use `t3d generate`.')
+    return assets.write_views(output, pathlib.Path(out), log=log, **_taken(assets.write_views, options))
+
+
+def check_formats(kind: str, formats) -> None:
+    """Raises UsageError for a format that an output of this kind does not have."""
+    unknown = [name for name in formats if name not in FORMATS[kind]]
+    if unknown:
+        raise UsageError(f'format {unknown[0]!r}: {kind} can be written as {", ".join(FORMATS[kind])}.')
+
+
+def options_of(kind: str, command: str = 'generate') -> set[str]:
+    """Names of the options of a command for outputs of a kind."""
+    functions = {'generate': assets.write, 'export': assets.write_meshes, 'render': assets.write_views}
+    writer = functions[command] if kind == 'field' else WRITERS[kind]
+    return set(inspect.signature(writer).parameters) - {'output', 'asset', 'out', 'out_dir', 'report_info', 'log'}
+
+
+def _taken(writer, options: dict) -> dict:
+    parameters = inspect.signature(writer).parameters
+    every = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in options.items() if every or name in parameters}
+
+
+def _field(output: outputs.Field, out, *, report_info, log, **options):
+    return assets.write(output, out, report_info=report_info, log=log, **_taken(assets.write, options))
+
+
+def _mesh(output: outputs.Mesh, out, *, report_info, log, formats=('glb',)):
+    mesh = _on_host(output)
+    paths = {name: meshes.write(mesh, out / f'mesh.{name}') for name in dict.fromkeys(('glb', *formats))}
+    views = assets.sheet_views(bound=float(np.abs(mesh.vertices).max()))
+    drawn = [assets.draw_mesh(mesh, pose, lens, 256) for pose, lens in zip(*views, strict=True)]
+    paths['sheet'] = _sheet(out, output.prompt, [np.stack(drawn)], [name for name, _, _ in assets.SHEET_VIEWS])
+    facts = {'faces': len(mesh.faces), 'volume': meshes.volume(mesh.vertices, mesh.faces), 'frame': 'y up, front +z, metres'}
+    return _reported(paths, out, output, report_info, facts, paths['glb'])
+
+
+def _splats(output: outputs.Splats, out, *, report_info, log):
+    alive = slice(None) if output.alive is None else np.asarray(output.alive, bool)
+    position, radius = np.asarray(output.means)[alive], np.asarray(output.scales)[alive].mean(-1)
+    paths = {'ply': clouds.write_splats(output, out / 'splats.ply')}
+    drawn = clouds.pictures(position, clouds.splat_colors(output)[alive], radius)
+    paths['sheet'] = _sheet(out, output.prompt, [drawn], [name for name, _ in clouds.SIDES])
+    return _reported(paths, out, output, report_info, {'splats': len(position)})
+
+
+def _points(output: outputs.Points, out, *, report_info, log):
+    position = np.asarray(output.positions)
+    colour = np.full(position.shape, 0.6) if output.colors is None else np.asarray(output.colors)
+    paths = {'ply': clouds.write_points(output, out / 'points.ply')}
+    radius = np.full(len(position), 0.5 * np.abs(position).max(initial=1e-6) / max(len(position), 1) ** (1.0 / 3.0))
+    paths['sheet'] = _sheet(out, output.prompt, [clouds.pictures(position, colour, radius)], [name for name, _ in clouds.SIDES])
+    return _reported(paths, out, output, report_info, {'points': len(position)})
+
+
+def _views(output: outputs.Views, out, *, report_info, log):
+    images = sheets.to_uint8(np.asarray(output.images)[..., :3])
+    names = [f'views/{number:03d}.png' for number in range(len(images))]
+    for name, image in zip(names, sheets.to_uint8(output.images), strict=True):
+        sheets.write(out / name, image)
+    write_cameras(output, images.shape[1], names, out / 'cameras.json')
+    paths = {'cameras': out / 'cameras.json', 'views': out / 'views'}
+    paths['sheet'] = _sheet(out, output.prompt, [images], [f'view {number}' for number in range(len(images))])
+    return _reported(paths, out, output, report_info, {'views': len(images)})
+
+
+def _picture(output: outputs.Picture, out, *, report_info, log):
+    sheets.write(out / 'image.png', sheets.to_uint8(output.image))
+    return {'image': out / 'image.png'}
+
+
+WRITERS = {'field': _field, 'mesh': _mesh, 'splats': _splats, 'points': _points, 'views': _views, 'picture': _picture}
+CLOUDS = {'splats': clouds.write_splats, 'points': clouds.write_points}
+
+
+def write_cameras(output: outputs.Views, size: int, names: list[str], path: pathlib.Path) -> None:
+    """cameras.json of views, in nerfstudio's form."""
+    import json
+
+    views = cameras.Cameras(np.asarray(output.world_from_cam), np.asarray(output.intrinsics))
+    files.write(path, json.dumps(cameras.transforms_json(views, size, names)))
+
+
+def _sheet(out: pathlib.Path, prompt: str, rows, columns) -> pathlib.Path:
+    sheets.write(out / 'sheet.png', sheets.sheet(np.stack(rows), [prompt], title='   '.join(columns)))
+    return out / 'sheet.png'
+
+
+def _reported(paths, out, output, report_info, facts, glb=None) -> dict[str, pathlib.Path]:
+    info = {'environment': environment.summary(), **(report_info or {})}
+    written = report.write(out / 'report.html', prompt=output.prompt, sheet=paths['sheet'], glb=glb, facts=facts, **info)
+    return {**paths, 'report': written}
+
+
+def _on_host(output: outputs.Mesh) -> meshes.Mesh:
+    vertices, faces = np.asarray(output.vertices, np.float32), np.asarray(output.faces, np.int32)
+    if not np.isfinite(vertices).all():
+        raise UsageError('the mesh has vertices that are NaN or infinite: the object has diverged.')
+    colors = None if output.colors is None else sheets.to_uint8(output.colors)
+    return meshes.Mesh(vertices, faces, meshes.smooth_normals(vertices, faces), colors)

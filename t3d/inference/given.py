@@ -1,0 +1,75 @@
+"""Other models that a system uses: what the names in `config.given` may be, and what a run keeps and remembers of them.
+
+A value is a run folder, a weights folder, the name of shipped weights, a Stable Diffusion folder or file, or a config
+(`configs/x.py:variant`), which describes the model that is wanted and has no weights: enough for a dry run and a benchmark. A
+run folder keeps a copy of each given model that is in t3d's own format, in `given/<name>/`, and is whole by itself; others,
+which are large and the user's, stay where they are, and the run remembers their digest. `loading.open_given` opens them.
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from etils import epath
+
+from t3d.core import tree as trees
+from t3d.core.errors import UsageError
+from t3d.core.system import Given
+
+FOLDER = 'given'  # of a run or weights folder
+
+
+def parse(words) -> dict[str, str]:
+    """{name: value} of words NAME=VALUE."""
+    pairs = [word.partition('=') for word in words]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise UsageError(f'--given {name}{equals}{value}: wanted NAME=MODEL, for example generator=runs/0001-gan.')
+    return {name: value for name, _, value in pairs}
+
+
+def is_config(value: str) -> bool:
+    """Whether a value names a config, which has no weights."""
+    return value.partition(':')[0].endswith('.py')
+
+
+def require_weights(given: Mapping[str, Given]) -> None:
+    """Raises UsageError for a given that a config stands for: it cannot be trained with."""
+    for name, one in given.items():
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(one.params)):
+            raise UsageError(
+                f'given.{name}={one.name!r} is a config, which has no weights: train it (`t3d train {one.name}`), then set '
+                f'given.{name}=RUN, or name a weights folder.'
+            )
+
+
+def digest(params) -> str:
+    """SHA-256 (16 hex digits) over arrays by path name: names, types, shapes, bytes."""
+    found = hashlib.sha256()
+    for name, leaf in sorted(trees.flatten(params).items()):
+        leaf = np.asarray(leaf, order='C')
+        found.update(f'{name} {leaf.dtype} {leaf.shape}\n'.encode())
+        found.update(leaf.tobytes())
+    return found.hexdigest()[:16]
+
+
+def keep(workdir, given: Mapping[str, Given]) -> None:
+    """Copies those of t3d's own format into a run or weights folder, unless they are there."""
+    from t3d.checkpoint import weights
+
+    for name, one in given.items():
+        place = epath.Path(workdir) / FOLDER / name
+        if one.config is not None and not (place / weights.FILE).exists():
+            weights.save(place, one.params, one.config)
+
+
+def refuse_other(given: Mapping[str, Given], recorded: Mapping[str, str], where) -> None:
+    """Raises UsageError where a run was made with other models than those given now."""
+    for name, one in given.items():
+        before = recorded.get(name)
+        if before is not None and before != one.digest:
+            raise UsageError(
+                f'given.{name}={one.name!r} (SHA-256 {one.digest}) is not what {where} was made with ({before}): give that '
+                'one, or train in another --workdir.'
+            )

@@ -1,0 +1,107 @@
+"""From what a model generates to what people open: folders of assets, named by their prompts."""
+
+import json
+import pathlib
+import re
+import unicodedata
+
+from t3d.core import config as configs
+from t3d.core.outputs import Request
+from t3d.export import writers
+from t3d.inference import loading
+
+DEVICE_NAMES = {'con', 'prn', 'aux', 'nul', *(f'{kind}{n}' for kind in ('com', 'lpt') for n in range(10))}  # of Windows
+OPENED = ('report.html', 'sheet.png', 'image.png')  # of an asset's folder, the first that is there
+
+
+def assets(
+    loaded: loading.Loaded, requests: list[Request | str], out, *, seeds=(0,), log=print, metrics=None, **given
+) -> list[pathlib.Path]:
+    """Writes what `generate` makes of every request and seed into `out` (a folder each if there are several).
+
+    Args:
+      metrics: path of a run's metrics.jsonl for the report, or None.
+      given: options of the writer; what is left out comes from the config's `export` section.
+    Returns:
+      the folders written.
+    """
+    variant, folders = loaded.config.get('variant', ''), []
+    for output, seed, folder in _each(loaded, requests, out, seeds, log):
+        info = {
+            'config': configs.flatten(loaded.config),
+            'metrics': metrics,
+            'subtitle': f'{loaded.config.system} {variant}, {loaded.name}, step {loaded.step}, seed {seed}',
+        }
+        info = {name: value for name, value in info.items() if value is not None}
+        writers.write(output, folder, report_info=info, log=log, **_options(loaded, given))
+        folders.append(folder)
+    return folders
+
+
+def to_open(folder: pathlib.Path) -> pathlib.Path:
+    """The file of an asset's folder that people look at first."""
+    return next((folder / name for name in OPENED if (folder / name).exists()), folder)
+
+
+def mesh_files(
+    loaded: loading.Loaded, requests: list[Request | str], out, *, seeds=(0,), log=print, **given
+) -> list[pathlib.Path]:
+    """The 3D files alone, as `assets` places them; options of writers.meshes_of. Returns the files."""
+    made = _each(loaded, requests, out, seeds, log)
+    written = [writers.meshes_of(output, folder, log=log, **_options(loaded, given)) for output, _, folder in made]
+    return [path for paths in written for path in paths.values()]
+
+
+def turntables(
+    loaded: loading.Loaded, requests: list[Request | str], out, *, seeds=(0,), log=print, **given
+) -> list[pathlib.Path]:
+    """The turntables alone, as `assets` places them; options of writers.turntable_of. Returns the files."""
+    made = _each(loaded, requests, out, seeds, log)
+    written = [writers.turntable_of(output, folder, log=log, **_options(loaded, given)) for output, _, folder in made]
+    return [path for paths in written for name, path in paths.items() if name != 'cameras']
+
+
+def _each(loaded, requests, out, seeds, log):
+    """(output, seed, its folder) of every seed and request."""
+    out, requests, names = pathlib.Path(out), _once(requests), []
+    made = loading.generate(loaded, requests, list(seeds))
+    for seed, output in made:
+        name = name_of(output.prompt, seed if len(seeds) > 1 else None)
+        places = (name, *(f'{name}_{k}' for k in range(2, len(made) + 2)))  # prompts may differ only in signs
+        names.append(next(place for place in places if place not in names))
+        log(f'{json.dumps(output.prompt, ensure_ascii=False)}, seed {seed}')  # quoted, without control characters
+        yield output, seed, out if len(made) == 1 else out / names[-1]
+
+
+def _once(requests: list[Request | str]) -> list[Request]:
+    """Requests without repetition: of one prompt and image, the first."""
+    requests = [Request(request) if isinstance(request, str) else request for request in requests]
+    first = {(request.prompt, id(request.image), id(request.views)): request for request in reversed(requests)}
+    return [request for request in requests if first[request.prompt, id(request.image), id(request.views)] is request]
+
+
+def _options(loaded: loading.Loaded, given: dict) -> dict:
+    """The config's `export` section, then what was given."""
+    return {**{name: value for name, value in loaded.config.get('export', {}).items() if name != 'prompts'}, **given}
+
+
+def options(command: str, loaded: loading.Loaded, given: dict) -> dict:
+    """What a writer of `generate`, `export` or `render` would be told, of the kind of output that is most usual: a field."""
+    return {name: value for name, value in _options(loaded, given).items() if name in writers.options_of('field', command)}
+
+
+def name_of(prompt: str, seed: int | None = None) -> str:
+    """A folder name: 'a_red_cube' or 'a_red_cube-3'; letters and digits of every script, 60 of them or 120 bytes."""
+    words = re.sub(r'[\W_]+', '_', unicodedata.normalize('NFC', prompt).lower()).strip('_')[:60]
+    words = words.encode('utf-8', 'ignore')[:120].decode('utf-8', 'ignore').rstrip('_') or 'asset'
+    words = f'{words}_' if words in DEVICE_NAMES else words
+    return words if seed is None else f'{words}-{seed}'
+
+
+def table(scores: dict) -> str:
+    """Scores as lines, one each."""
+    width = max(len(name) for name in scores)
+    return '\n'.join(
+        f'  {name:<{width}}  {value:.4g}' if isinstance(value, float) else f'  {name:<{width}}  {value}'
+        for name, value in scores.items()
+    )
