@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from t3d.core.system import Asset
+from t3d.core.outputs import Field
 from t3d.geom import rays as ray_geometry
 from t3d.geom import volume
 
@@ -10,7 +10,7 @@ CAMERA = {'radius': 3.5, 'fov': 0.7}
 
 
 def asset(prompt, field, *, sharpness=150.0, bound=1.0, num_samples=64):
-    """An Asset over `field(scene, points) -> (density, rgb)`, rendered by geom.volume over white."""
+    """An Field over `field(scene, points) -> (density, rgb)`, rendered by geom.volume over white."""
 
     def render(scene, rays):
         near, far = ray_geometry.ray_box(rays, 2.0 * bound)
@@ -19,7 +19,7 @@ def asset(prompt, field, *, sharpness=150.0, bound=1.0, num_samples=64):
         )
         return out.replace(features=volume.over(out, jnp.ones(3)))
 
-    return Asset(prompt, {'sharpness': jnp.float32(sharpness)}, field, render, bound, CAMERA)
+    return Field(prompt, {'sharpness': jnp.float32(sharpness)}, field, render, bound, CAMERA)
 
 
 def _solid(scene, distance):

@@ -40,3 +40,13 @@ def one_compilation_cache(monkeypatch):
     from t3d.parallel import devices
 
     monkeypatch.setattr(devices, 'compilation_cache', lambda: None)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def bounded_memory():
+    """Compiled programs are let go between files once this process holds more than 3 GiB; the compilation cache keeps them."""
+    yield
+    statistics = pathlib.Path('/proc/self/statm')
+    if statistics.exists() and int(statistics.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE') > 3 << 30:
+        jax.clear_caches()
+        gc.collect()

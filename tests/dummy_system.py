@@ -7,7 +7,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from t3d.core import replicas, tree
-from t3d.core.system import System, TrainState
+from t3d.core.system import System, TrainState, anything
 
 WIDTH = 32
 
@@ -22,7 +22,7 @@ def make(
     """`poison`: the step whose loss/fit becomes NaN; `noise`: deviation of what is added to x; `ballast`: floats to save."""
     optimizer, batch_size = optax.adam(rate), batch
 
-    def init(key, batch):
+    def init(key, batch, given=None):
         key_in, key_out = jax.random.split(key)
         params = {
             'layer_in': {'kernel': jax.random.normal(key_in, (8, WIDTH)) * 0.3, 'bias': jnp.zeros(WIDTH)},
@@ -35,7 +35,7 @@ def make(
         h = jnp.tanh(x @ params['layer_in']['kernel'] + params['layer_in']['bias'])
         return h @ params['layer_out']['kernel'] + params['layer_out']['bias']
 
-    def train_step(state, batch, key):
+    def train_step(state, batch, key, given=None):
         added = noise * jax.random.normal(key, batch['x'].shape)
 
         def loss_fn(params):
@@ -54,13 +54,13 @@ def make(
         metrics['count/rays'] = jnp.float32(batch_size)
         return TrainState(state.step + 1, params, opt_state, ema, state.extras), metrics
 
-    def preview(params, batch, key):
+    def preview(params, batch, key, given=None):
         rgb = jax.nn.sigmoid(model(params, batch['x']))[:4]
         return jnp.broadcast_to(rgb[:, None, None], (rgb.shape[0], 8, 8, 3))
 
     spec = {'x': jax.ShapeDtypeStruct((batch, 8), jnp.float32), 'y': jax.ShapeDtypeStruct((batch, 3), jnp.float32)}
     rules = ((r'layer_in/kernel', P(None, ('fsdp', 'tensor'))), (r'layer_out/kernel', P('fsdp', 'tensor')))
-    return System(init, train_step, preview, None, rules, spec)
+    return System(init, train_step, preview, None, anything, ('ema',), rules, spec)
 
 
 class Source:

@@ -17,7 +17,8 @@ from t3d.checkpoint import convert, convert_clip, torch_files, weights
 from t3d.commands import outputs
 from t3d.core import config as configs
 from t3d.core import prompts, tokens
-from t3d.data import captions, images, objmesh, raycast, single_view, sweethome
+from t3d.data.adapters import single_view
+from t3d.data.sets import captions, images, objmesh, raycast, sweethome
 from t3d.diffusion import scheduler_files, schedules
 from t3d.nets import unet, vae
 

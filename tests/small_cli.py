@@ -6,7 +6,7 @@
 import pytest
 
 from t3d import cli
-from t3d.train import inference
+from t3d.inference import loading
 
 TINY = 'configs/instant3d.py:tiny'
 
@@ -17,7 +17,7 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('T3D_WEIGHTS', raising=False)
     monkeypatch.setenv('T3D_DATA', str(tmp_path / 'data'))
-    monkeypatch.setattr(inference, 'SHIPPED', tmp_path / 'shipped')
+    monkeypatch.setattr(loading, 'SHIPPED', tmp_path / 'shipped')
 
 
 def said(capsys, *words: str) -> str:

@@ -10,7 +10,8 @@ from test_instant3d import SMALL
 
 from t3d.core import config as configs
 from t3d.data import sources
-from t3d.train import inference, loop
+from t3d.inference import loading
+from t3d.train import loop
 
 CONFIG = 'configs/instant3d.py:tiny'
 OVERRIDES = (
@@ -46,5 +47,5 @@ def folder() -> pathlib.Path:
 
 
 @functools.cache
-def loaded() -> inference.Loaded:
-    return inference.load(folder())
+def loaded() -> loading.Loaded:
+    return loading.load(folder())

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import random_weights
 
 from t3d.core import config as configs
+from t3d.core.system import Given, System, anything
 from t3d.fields import triplane_generator
-from t3d.train import inference
+from t3d.inference import loading
 
 GENERATOR = dict(
     z=16,
@@ -54,7 +55,9 @@ DATA = dict(
 
 def config(**changes):
     """The run's config; changes are overrides by dotted name."""
-    tree = dict(system='ganfusion_gan', name='small', steps=5, batch=4, dtype='float32', seed=0)
+    tree = dict(
+        system='ganfusion_gan', name='small', steps=5, batch=4, dtype='float32', seed=0, evaluate=('generated_objects',)
+    )
     made = configs.from_dict({**tree, 'generator': GENERATOR, 'render': RENDER, 'data': DATA})
     with made.unlocked():
         for name, value in changes.items():
@@ -74,8 +77,16 @@ def _params(seed: int, size: int, style: str):
     }
 
 
-def loaded(seed: int = 0, name: str = 'small', **changes) -> inference.Loaded:
+def loaded(seed: int = 0, name: str = 'small', **changes) -> loading.Loaded:
     """The generator of a seed."""
     made = config(**changes)
     params = _params(seed, made.generator.plane_resolution, made.generator.sr_style)
-    return inference.Loaded(made, None, params, name, 5)
+    offers = triplane_generator.Generator(made)
+    system = System(None, None, None, None, anything, ('ema',), (), {}, functions=offers)
+    return loading.Loaded(made, system, params, name, 5)
+
+
+def given(**changes) -> dict[str, Given]:
+    """The same as what stage 2 is given."""
+    whole = loaded(**changes)
+    return {'generator': Given(whole.system.functions, whole.weights, whole.config, whole.name)}

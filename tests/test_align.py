@@ -91,7 +91,7 @@ def test_conse_names_furniture():
     """R@1 of untrained ConSE among all nouns of built furniture (T3D_DATA): data as built, four views each."""
     if judges.missing():
         pytest.skip(f'needs the packages {", ".join(judges.missing())}')
-    from t3d.data import furniture_source
+    from t3d.data.sets import furniture_source
 
     source = furniture_source.FurnitureSource(split='train', variants=0)
     nouns, pictures = [], []

@@ -9,9 +9,9 @@ import pytest
 
 from t3d.checkpoint import judges, weights
 from t3d.core.errors import UsageError
-from t3d.data import captions
+from t3d.data.sets import captions
+from t3d.evaluate import align_head
 from t3d.metrics import align
-from t3d.train import align_head
 
 NOUNS = [f'{a}{b}' for a in ('lamp', 'chair', 'table', 'shelf', 'sofa') for b in ('let', 'board', 'stand', 'bench')]
 PALETTE = list(captions.PALETTE)

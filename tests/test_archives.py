@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from t3d.core.errors import UsageError
-from t3d.data import archives
+from t3d.data.sets import archives
 
 NOISE = np.random.default_rng(0).integers(0, 64, 60_000, np.uint8).tobytes()  # packs to three quarters
 

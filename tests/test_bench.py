@@ -7,19 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t3d.bench import measure, memory, render_workload, table
+from t3d.bench import render as render_bench
 from t3d.core.errors import UsageError
-from t3d.train import bench, bench_workload, memory
 
 
 def test_timing_and_compilation_are_apart():
-    program = bench.compiled(lambda x: jnp.sin(x) @ x, jnp.ones((64, 64)))
+    program = measure.compiled(lambda x: jnp.sin(x) @ x, jnp.ones((64, 64)))
     assert program.seconds > 0 and program.temp_bytes >= 0
-    assert bench.once(program.call, jnp.ones((64, 64))) > 0
-    assert str(bench.timing([3.0, 1.0, 2.0])) == '2.0 [1.0, 3.0]'
+    assert measure.once(program.call, jnp.ones((64, 64))) > 0
+    assert str(measure.timing([3.0, 1.0, 2.0])) == '2.0 [1.0, 3.0]'
 
 
 def test_a_turn_counts_one_call_in_the_midst_of_work(monkeypatch):
-    monkeypatch.setattr(bench, 'PAUSE', 0.0)
+    monkeypatch.setattr(measure, 'PAUSE', 0.0)
     log = []
 
     def side(name, *milliseconds):
@@ -28,10 +29,10 @@ def test_a_turn_counts_one_call_in_the_midst_of_work(monkeypatch):
 
     ours = side('ours', 70.0, 40.0, 3.0, 99.0, 1.0, 5.0)  # 70 + 40 wake the machine, 3 counts; 99 + 1 wake it, 5 counts
     slow, quick = side('slow', 200.0, 9.0, 200.0, 7.0), side('quick', 200.0, 6.0, 200.0, 8.0)
-    found, best = bench.take_turns(ours, [slow, quick], 2)
+    found, best = measure.take_turns(ours, [slow, quick], 2)
     assert found == (4.0, 3.0, 5.0) and best == (7.0, 6.0, 8.0)
     assert log == 2 * ['ours', 'ours', 'ours', 'slow', 'slow', 'quick', 'quick']
-    assert bench.take_turns(side('ours', 100.0, 2.0), [], 1) == ((2.0, 2.0, 2.0), None)
+    assert measure.take_turns(side('ours', 100.0, 2.0), [], 1) == ((2.0, 2.0, 2.0), None)
 
 
 def test_the_rise_of_memory_is_that_of_what_is_written():
@@ -43,10 +44,10 @@ def test_the_rise_of_memory_is_that_of_what_is_written():
 
 def test_render_prints_the_table(monkeypatch, tmp_path, capsys):
     small = {'batch': 2, 'image': 4, 'size': 8, 'channels': 4, 'coarse': 4, 'fine': 4, 'outputs': 3}
-    monkeypatch.setattr(bench_workload, 'SHAPES', {'tiny': small})
-    monkeypatch.setattr(bench, 'PAUSE', 0.0)
-    monkeypatch.setattr(bench, 'WARM', 0.0)
-    assert bench.main(['render', '--sizes', 'tiny', '--repeats', '2', '--no-peer', '--json', str(tmp_path / 'bench.json')]) == 0
+    monkeypatch.setattr(render_workload, 'SHAPES', {'tiny': small})
+    monkeypatch.setattr(measure, 'PAUSE', 0.0)
+    monkeypatch.setattr(measure, 'WARM', 0.0)
+    assert table.main(['render', '--sizes', 'tiny', '--repeats', '2', '--no-peer', '--json', str(tmp_path / 'bench.json')]) == 0
     printed = capsys.readouterr().out
     assert '| tiny | forward |' in printed and '| tiny | forward + backward |' in printed and 'rows of 4' in printed
     assert json.loads((tmp_path / 'bench.json').read_text())['tiny'][0]['pass'] == 'forward'
@@ -54,9 +55,9 @@ def test_render_prints_the_table(monkeypatch, tmp_path, capsys):
 
 def test_a_batch_spread_over_the_devices_renders_the_same(monkeypatch):
     shape = {'batch': 8, 'image': 4, 'size': 8, 'channels': 4, 'coarse': 4, 'fine': 4, 'outputs': 3}
-    spread = bench_workload.render_workload(shape)
-    monkeypatch.setattr(bench_workload, 'devices_for', lambda shape: 1)
-    alone = bench_workload.render_workload(shape)
+    spread = render_workload.render_workload(shape)
+    monkeypatch.setattr(render_workload, 'devices_for', lambda shape: 1)
+    alone = render_workload.render_workload(shape)
     assert len(spread.args[1].sharding.device_set) == jax.device_count() == 8
     for name in ('forward', 'both', 'lookup'):
         found, wanted = (jax.device_get(jax.jit(getattr(work, name))(*work.args[:2], None)) for work in (spread, alone))
@@ -66,8 +67,8 @@ def test_a_batch_spread_over_the_devices_renders_the_same(monkeypatch):
 @pytest.mark.slow
 def test_the_peer_answers():
     pytest.importorskip('torch')
-    peer = bench.Peer()
-    assert 'torch' in peer.load(bench_workload.SHAPES['tiny'])
+    peer = measure.Peer(render_bench.PEER)
+    assert 'torch' in peer.load(render_workload.SHAPES['tiny'])
     assert peer.once('forward', 1) > 0 and peer.once('both', 1) > 0
     assert peer.memory('forward') > -8.0  # MiB that the process grew; nothing new may have been needed
     peer.close()
@@ -76,16 +77,16 @@ def test_the_peer_answers():
 def test_a_train_step_of_any_system_is_measured():
     import test_image_diffusion
 
-    from t3d.train import bench_train
+    from t3d.bench import train as train_bench
 
-    found = bench_train.measure(test_image_diffusion.config('mesh.data=1'), repeats=2, steps=1)
+    found = train_bench.measured(test_image_diffusion.config('mesh.data=1'), repeats=2, steps=1)
     assert 'krays/s' not in found and found['steps/s'] > 0 and found['model GFLOP/step'] > 0
     assert found['first step s'] > 0 and found['MFU'] == 'peak of this device unknown'
 
 
 def test_an_unknown_size_is_named(capsys):
     with pytest.raises(SystemExit):
-        bench.main(['render', '--sizes', '65'])
+        table.main(['render', '--sizes', '65'])
     assert "unknown size '65': choose from tiny, 64, 128" in capsys.readouterr().err
 
 
@@ -93,25 +94,25 @@ def test_an_unknown_size_is_named(capsys):
 def test_a_start_is_timed_in_processes_that_share_a_cache(tmp_path):
     import small_run
 
-    from t3d.train import bench_start
+    from t3d.bench import start as start_bench
 
     words = ['configs/instant3d.py:tiny', *small_run.SMALL, 'mesh.data=1']
     kept = lambda: sorted(
         path.name for path in tmp_path.rglob('*') if path.suffix == '.jaxexport' or path.name.endswith('-cache')
     )
-    seconds = [bench_start._process(words, bench_start.ALONE, str(tmp_path))]
+    seconds = [start_bench._process(words, start_bench.ALONE, str(tmp_path))]
     files = kept()
     assert any('train_step' in name and name.endswith('.jaxexport') for name in files) and any(
         '-cache' in name for name in files
     )
-    seconds.append(bench_start._process(words, bench_start.ALONE, str(tmp_path)))
+    seconds.append(start_bench._process(words, start_bench.ALONE, str(tmp_path)))
     assert kept() == files and all(second > 0.0 for second in seconds)
-    assert bench_start.table({'cold': seconds}).splitlines()[-1].startswith('| cold | ')
+    assert start_bench.table({'cold': seconds}).splitlines()[-1].startswith('| cold | ')
 
 
 def test_a_start_that_cannot_be_says_why_without_a_traceback(tmp_path):
-    from t3d.train import bench_start
+    from t3d.bench import start as start_bench
 
     with pytest.raises(UsageError) as error:
-        bench_start._process(['configs/instant3d.py:tiny', 'bach=3'], bench_start.WHOLE, str(tmp_path))
+        start_bench._process(['configs/instant3d.py:tiny', 'bach=3'], start_bench.WHOLE, str(tmp_path))
     assert "unknown config key 'bach'. Did you mean 'batch'?" in str(error.value) and 'Traceback' not in str(error.value)

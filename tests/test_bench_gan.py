@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t3d.bench import gan as gan_bench
+from t3d.bench import measure, table
 from t3d.core import config as configs
 from t3d.core import tree
 from t3d.geom import cameras
 from t3d.geom import rays as ray_tools
 from t3d.nets import fir
-from t3d.train import bench, bench_gan
 
 SMALL = (
     'batch=4',
@@ -32,7 +33,7 @@ SMALL = (
 
 @pytest.fixture(scope='module')
 def config():
-    return configs.load(bench_gan.CONFIG, SMALL)
+    return configs.load(gan_bench.CONFIG, SMALL)
 
 
 @pytest.fixture(scope='module')
@@ -48,18 +49,18 @@ def uncompiled(monkeypatch):
 
     def traced(function, *args):
         shapes = jax.eval_shape(function, *args)
-        return bench.Compiled(lambda *args: jax.tree.map(lambda leaf: 0, shapes), 1.5, 3 * bench.MIB)
+        return measure.Compiled(lambda *args: jax.tree.map(lambda leaf: 0, shapes), 1.5, 3 * measure.MIB)
 
-    monkeypatch.setattr(bench, 'compiled', traced)
-    monkeypatch.setattr(bench, 'PAUSE', 0.0)
-    monkeypatch.setattr(bench, 'WARM', 0.0)
+    monkeypatch.setattr(measure, 'compiled', traced)
+    monkeypatch.setattr(measure, 'PAUSE', 0.0)
+    monkeypatch.setattr(measure, 'WARM', 0.0)
 
 
 def test_the_table_without_a_peer(uncompiled, tmp_path, capsys):
     file = tmp_path / 'bench.json'
-    assert bench.main(['gan', '--repeats', '2', '--no-peer', '--json', str(file), *SMALL]) == 0
+    assert table.main(['gan', '--repeats', '2', '--no-peer', '--json', str(file), *SMALL]) == 0
     printed, found = capsys.readouterr().out, json.loads(file.read_text())
-    for name in (*bench_gan.PHASES, 'iteration'):
+    for name in (*gan_bench.PHASES, 'iteration'):
         assert f'| {name} |' in printed
     assert 'batch 4 of 16 px, 8^2 rays of 6 + 6 samples' in printed and 'peer: not asked for' in printed
     rows = found['phases']
@@ -74,7 +75,7 @@ def test_the_table_without_a_peer(uncompiled, tmp_path, capsys):
 def test_the_larger_size_is_a_system(model):
     from t3d.systems import ganfusion_gan
 
-    config = configs.load(bench_gan.CONFIG, bench_gan.SIZES['128'])
+    config = configs.load(gan_bench.CONFIG, gan_bench.SIZES['128'])
     large = ganfusion_gan.Model(config)
     assert large.generator.image_size == 128 and large.ladder[0][1] == 64
 
@@ -82,16 +83,16 @@ def test_the_larger_size_is_a_system(model):
 def test_the_peer_has_the_same_parameters(config, model):
     torch_gan = pytest.importorskip('peers.torch_gan')
     ours = jax.eval_shape(model.init, jax.random.key(0))
-    training = torch_gan.Training(json.loads(json.dumps(bench_gan.peer_shape(config))))
+    training = torch_gan.Training(json.loads(json.dumps(gan_bench.peer_shape(config))))
     for name, net in (('generator', training.g), ('discriminator', training.d)):
         assert tree.count(ours[name]) == torch_gan.count(net)
 
 
-@pytest.mark.parametrize('phase', bench_gan.PHASES)
+@pytest.mark.parametrize('phase', gan_bench.PHASES)
 def test_a_phase_of_the_peer_moves_its_network_alone(config, phase):
     torch, torch_gan = pytest.importorskip('torch'), pytest.importorskip('peers.torch_gan')
     torch.manual_seed(0)
-    training = torch_gan.Training(bench_gan.peer_shape(config))
+    training = torch_gan.Training(gan_bench.peer_shape(config))
     nets = {'g': training.g, 'd': training.d}
     before = {name: [value.detach().clone() for value in net.parameters()] for name, net in nets.items()}
     assert np.isfinite(training.run(phase))
@@ -108,8 +109,8 @@ def stepped(model, config):
     """(parameters, new ones by phase), compiled without optimisation."""
     params = jax.jit(model.init)(jax.random.key(0))
     opt_state = {name: model.optimizers[name].init(params[name]) for name in model.optimizers}
-    args = (params, opt_state, bench_gan.batch(config), jax.random.key(1))
-    run = bench_gan.phases(model, config.render.size)
+    args = (params, opt_state, gan_bench.batch(config), jax.random.key(1))
+    run = gan_bench.phases(model, config.render.size)
     return params, {name: jax.jit(run[name])(*args)[0] for name in ('density', 'r1')}
 
 
@@ -126,7 +127,7 @@ def test_a_phase_of_ours_is_an_adam_step_of_its_network(stepped, config):
 
 def test_cameras_boxes_and_blur_of_the_peer_are_ours(config):
     torch, torch_gan = pytest.importorskip('torch'), pytest.importorskip('peers.torch_gan')
-    label = bench_gan.labels(config)
+    label = gan_bench.labels(config)
     label[:, 17] = 0.03  # skew
     label[:, 18] = 0.45
     origins, directions = torch_gan.rays(torch.from_numpy(label), 8)
@@ -147,7 +148,7 @@ def test_cameras_boxes_and_blur_of_the_peer_are_ours(config):
 @pytest.mark.slow
 def test_the_table_with_a_peer(capsys):
     pytest.importorskip('torch')
-    assert bench.main(['gan', '--repeats', '1', *SMALL]) == 0
+    assert table.main(['gan', '--repeats', '1', *SMALL]) == 0
     printed = capsys.readouterr().out
     assert 'peer: torch' in printed and 'the whole step compiles in' in printed
     line = next(line for line in printed.splitlines() if line.startswith('| iteration'))
@@ -155,7 +156,7 @@ def test_the_table_with_a_peer(capsys):
 
 
 def test_flops_are_counted_for_every_rung_and_near_the_closed_form(capsys):
-    assert bench.main(['gan', '--count', *SMALL, 'ladder=((0, 4), (100, 8))']) == 0
+    assert table.main(['gan', '--count', *SMALL, 'ladder=((0, 4), (100, 8))']) == 0
     rows = [line.split('|')[1:-1] for line in capsys.readouterr().out.splitlines()]
     assert [row[0].strip() for row in rows[2:]] == ['4 x 4 rays', '8 x 8 rays']
     for row in rows[2:]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from test_unet import SMALL, STYLES
 
+from t3d.bench import measure, table
+from t3d.bench import unet as unet_bench
 from t3d.core import tree
 from t3d.nets.unet import UNet
-from t3d.train import bench, bench_unet
 
 SHAPE = {'config': {**SMALL, **STYLES['1.5']}, 'batch': 2, 'size': 8, 'tokens': 7}
 
@@ -20,10 +21,10 @@ def test_weights_and_inputs_are_those_of_the_peer():
     from peers import loading
 
     theirs = torch_unet.fill(diffusers.UNet2DConditionModel(**SHAPE['config']))
-    inputs = bench_unet.inputs(SHAPE)
+    inputs = unet_bench.inputs(SHAPE)
     abstract = loading.abstract_params(UNet.from_config(SHAPE['config']), *inputs)
-    jax.tree.map(np.testing.assert_array_equal, bench_unet.weights(abstract), loading.params(theirs, abstract))
-    half = tree.flatten(bench_unet.weights(abstract, jnp.bfloat16))
+    jax.tree.map(np.testing.assert_array_equal, unet_bench.weights(abstract), loading.params(theirs, abstract))
+    half = tree.flatten(unet_bench.weights(abstract, jnp.bfloat16))
     assert {leaf.dtype for leaf in half.values()} == {jnp.dtype(jnp.bfloat16)}
     latents, t, text = torch_unet.inputs(SHAPE)
     np.testing.assert_array_equal(inputs[0], latents.permute(0, 2, 3, 1))
@@ -32,11 +33,11 @@ def test_weights_and_inputs_are_those_of_the_peer():
 
 
 def test_the_table_without_a_peer(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bench_unet, 'SIZES', {'tiny': SHAPE})
-    monkeypatch.setattr(bench, 'PAUSE', 0.0)
-    monkeypatch.setattr(bench, 'WARM', 0.0)
+    monkeypatch.setattr(unet_bench, 'SIZES', {'tiny': SHAPE})
+    monkeypatch.setattr(measure, 'PAUSE', 0.0)
+    monkeypatch.setattr(measure, 'WARM', 0.0)
     file = tmp_path / 'bench.json'
-    assert bench.main(['unet', '--repeats', '2', '--batch', '1', '--no-peer', '--json', str(file)]) == 0
+    assert table.main(['unet', '--repeats', '2', '--batch', '1', '--no-peer', '--json', str(file)]) == 0
     printed, row = capsys.readouterr().out, json.loads(file.read_text())['tiny']
     assert '| tiny | float32 |' in printed and 'peer: not asked for' in printed and 'GFLOP' in printed
     assert row['peak_mib'] > 100 and row['tflop_per_s'] > 0 and row['difference'] is None
@@ -46,17 +47,17 @@ def test_the_table_without_a_peer(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_the_check_compares_with_diffusers(monkeypatch, capsys, dtype):
     pytest.importorskip('diffusers')
-    monkeypatch.setattr(bench_unet, 'SIZES', {'tiny': SHAPE})
-    assert bench.main(['unet', '--check', '--dtype', dtype]) == 0
+    monkeypatch.setattr(unet_bench, 'SIZES', {'tiny': SHAPE})
+    assert table.main(['unet', '--check', '--dtype', dtype]) == 0
     assert f'| tiny | {dtype} |' in capsys.readouterr().out
-    monkeypatch.setitem(bench_unet.TOLERANCE, dtype, 0.0)
-    assert bench.main(['unet', '--check', '--dtype', dtype]) == 1
+    monkeypatch.setitem(unet_bench.TOLERANCE, dtype, 0.0)
+    assert table.main(['unet', '--check', '--dtype', dtype]) == 1
     assert 'tiny: differs by more than' in capsys.readouterr().out
 
 
 def test_what_the_check_allows_depends_on_what_is_run():
     """As the tests run: 1e-5. As users run on accelerators: what TF32 and bfloat16 products leave."""
-    allowed = bench_unet.tolerance
+    allowed = unet_bench.tolerance
     assert [allowed('float32', 'highest', backend) for backend in ('cpu', 'gpu', 'tpu')] == [1e-5] * 3
     assert [allowed('float32', 'default', backend) for backend in ('cpu', 'gpu', 'tpu')] == [1e-5, 1e-2, 5e-2]
     assert allowed('bfloat16', 'default', 'cpu') == allowed('bfloat16', 'highest', 'gpu') == 5e-2
@@ -84,16 +85,16 @@ def test_precision_is_ours_and_the_peer_of_a_check_is_exact(monkeypatch, capsys,
 
     def compiled(function, *arguments):
         seen['precision'] = jax.config.jax_default_matmul_precision
-        return bench.Compiled(lambda *given: np.zeros(1), 1.0, 0)
+        return measure.Compiled(lambda *given: np.zeros(1), 1.0, 0)
 
-    time = bench.Timing(1.0, 1.0, 1.0)
-    monkeypatch.setattr(bench_unet, 'SIZES', {'tiny': SHAPE})
-    monkeypatch.setattr(bench, 'start_peer', lambda *given, **others: (Peer(), None))
-    monkeypatch.setattr(bench, 'compiled', compiled)
-    monkeypatch.setattr(bench, 'take_turns', lambda own, others, repeats: (time, others[0]() and time))
-    monkeypatch.setattr(bench_unet, '_difference', lambda *given: (0.0, 0.0))
-    monkeypatch.setattr(bench_unet, 'peak_mib', lambda: 1.0)
-    assert bench.main(['unet', *words]) == 0
+    time = measure.Timing(1.0, 1.0, 1.0)
+    monkeypatch.setattr(unet_bench, 'SIZES', {'tiny': SHAPE})
+    monkeypatch.setattr(measure, 'start_peer', lambda *given, **others: (Peer(), None))
+    monkeypatch.setattr(measure, 'compiled', compiled)
+    monkeypatch.setattr(measure, 'take_turns', lambda own, others, repeats: (time, others[0]() and time))
+    monkeypatch.setattr(unet_bench, '_difference', lambda *given: (0.0, 0.0))
+    monkeypatch.setattr(unet_bench, 'peak_mib', lambda: 1.0)
+    assert table.main(['unet', *words]) == 0
     assert (seen['precision'] == 'highest', seen['exact']) == (ours == 'highest', theirs)
     assert ('at highest precision' if ours == 'highest' else 'at default precision') in capsys.readouterr().out or not theirs
 
@@ -101,5 +102,5 @@ def test_precision_is_ours_and_the_peer_of_a_check_is_exact(monkeypatch, capsys,
 def test_wrong_requests_are_named(capsys):
     for request, message in ((['--sizes', 'sd3'], "unknown size 'sd3'"), (['--check', '--no-peer'], 'leave --no-peer out')):
         with pytest.raises(SystemExit):
-            bench.main(['unet', *request])
+            table.main(['unet', *request])
         assert message in capsys.readouterr().err

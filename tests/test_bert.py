@@ -7,7 +7,7 @@ import pytest
 
 from t3d.checkpoint import judges
 from t3d.core import tree as trees
-from t3d.nets import bert
+from t3d.nets.judges import bert
 
 SMALL = dict(vocabulary_size=50, length=12, width=32, layers=3, heads=4, mlp_width=64)
 MASK = np.arange(9) < np.array([[9], [5], [1]])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t3d.core.errors import UsageError
-from t3d.data import camera_labels, images, toy
+from t3d.data.sets import camera_labels, images, toy
 from t3d.geom import cameras
 
 

@@ -12,7 +12,9 @@ from small_single_view import TEXT, make_config
 
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
-from t3d.data import camera_labels, caption_words, single_view, sources, toy, triplanes
+from t3d.data import sources
+from t3d.data.adapters import single_view, triplanes
+from t3d.data.sets import camera_labels, caption_words, toy
 
 CAPTIONS = {
     'Chinese': ['红色立方体', '蓝色球体'],

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from t3d.build import captioners
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
-from t3d.data import oracle, shapes, single_view, toy
+from t3d.data.adapters import single_view
+from t3d.data.sets import oracle, shapes, toy
 from t3d.metrics import fid
-from t3d.train import captioners
 
 SIZE, GREY = 64, 0.5
 
@@ -97,28 +98,30 @@ def records(scenes, **extra):
 
 def test_catalogue_gives_the_words_of_the_nearest_picture():
     scenes = shapes.singles('all')
-    speaker = captioners.catalogue(toy_config(), extractor=fid.tiny(), records=records(scenes))
-    assert speaker.name == f'catalogue of 64 pictures, {fid.tiny().name}'
+    captioner = captioners.catalogue(toy_config(), extractor=fid.tiny(), records=records(scenes))
+    assert captioner.name == f'catalogue of 64 pictures, {fid.tiny().name}'
     images, labels = pictures(scenes)  # the same pictures
-    found = speaker.caption(images, labels)
+    found = captioner.caption(images, labels)
     assert [slots['caption'] for slots in found] == [max(scene.captions, key=len) for scene in scenes]
     assert max(slots['distance'] for slots in found) < 1e-3
-    assert speaker.render(found[0]) == found[0]['caption']
+    assert captioner.render(found[0]) == found[0]['caption']
     images, labels = pictures(scenes, seed=4)  # from other sides
-    colours = [scene.attributes['colour'] in slots['caption'] for slots, scene in zip(speaker.caption(images, labels), scenes)]
+    colours = [
+        scene.attributes['colour'] in slots['caption'] for slots, scene in zip(captioner.caption(images, labels), scenes)
+    ]
     assert np.mean(colours) > 0.5  # chance is 1/8
 
 
 def test_catalogue_speaks_of_nouns_and_colours():
     words = {'noun': 'sofa', 'colour': 'red', 'category': 'seats'}
-    speaker = captioners.catalogue(
+    captioner = captioners.catalogue(
         toy_config(), extractor=fid.tiny(), records=records(shapes.singles('all')[:4], attributes=words)
     )
-    found = speaker.caption(*pictures(shapes.singles('all')[:2]))
+    found = captioner.caption(*pictures(shapes.singles('all')[:2]))
     assert {(slots['noun'], slots['colour']) for slots in found} == {('sofa', 'red')}
-    said = {speaker.render(found[0], choice) for choice in range(9)}
+    said = {captioner.render(found[0], choice) for choice in range(9)}
     assert 'a red sofa' in said and all('red' in text for text in said)
-    assert 'a sofa' in {speaker.render({'noun': 'sofa', 'colour': ''}, choice) for choice in range(9)}
+    assert 'a sofa' in {captioner.render({'noun': 'sofa', 'colour': ''}, choice) for choice in range(9)}
     with pytest.raises(UsageError, match="'toy' has no captions"):
         captioners.catalogue(toy_config(), extractor=fid.tiny(), records=records(shapes.singles('all')[:2], captions=()))
 
@@ -187,19 +190,19 @@ def coloured(count):
 
 def test_blip_describes_as_transformers_does(blip):
     folder, model = blip['BlipForConditionalGeneration']
-    speaker = captioners.make('blip', toy_config(), weights=folder)
+    captioner = captioners.make('blip', toy_config(), weights=folder)
     images = coloured(8).reshape(4, 2, 40, 40, 3)
-    found = speaker.caption(images, None)
+    found = captioner.caption(images, None)
     ids = model.generate(pixel_values=peer_pixels(images[:, 0]), max_new_tokens=24, do_sample=False, num_beams=1)
     want = [' '.join(WORDS[k] for k in row if k not in (0, 2, 3, 4, 5, 6)) for row in ids.tolist()]
     joined = lambda text: ''.join(text.split())  # a decoder writes no space before a question mark
     assert [joined(slots['caption']) for slots in found] == [joined(text) for text in want]
-    assert len(set(want)) > 1 and speaker.render(found[0]) == found[0]['caption'] and speaker.name.startswith('blip ')
+    assert len(set(want)) > 1 and captioner.render(found[0]) == found[0]['caption'] and captioner.name.startswith('blip ')
 
 
 def test_blip_answers_as_transformers_does(blip):
     torch = pytest.importorskip('torch')
-    from t3d.train import captioners_blip
+    from t3d.build import captioners_blip
 
     folder, model = blip['BlipForQuestionAnswering']
     images = coloured(3)
@@ -219,7 +222,7 @@ def test_blip_answers_as_transformers_does(blip):
 
 def test_attribute_questions_fill_the_templates(blip, monkeypatch):
     """Answers by the question, three views: the majority speaks."""
-    from t3d.train import captioners_blip
+    from t3d.build import captioners_blip
 
     said = {
         'is this a man or a woman?': ['woman', 'man', 'woman'],
@@ -242,10 +245,10 @@ def test_attribute_questions_fill_the_templates(blip, monkeypatch):
     images, captions = np.zeros((2, 3, 8, 8, 3)), {}
     for template in captioners_blip.TEMPLATES:
         folder = blip['BlipForQuestionAnswering'][0]
-        speaker = captioners.make('blip-vqa', toy_config(), weights=folder, template=template)
-        slots = speaker.caption(images, None)
-        assert slots[0] == slots[1] and template in speaker.name
-        captions[template] = [speaker.render(slots[0], choice) for choice in range(2)]
+        captioner = captioners.make('blip-vqa', toy_config(), weights=folder, template=template)
+        slots = captioner.caption(images, None)
+        assert slots[0] == slots[1] and template in captioner.name
+        captions[template] = [captioner.render(slots[0], choice) for choice in range(2)]
     assert captions['people'] == [
         'a photo of a woman wearing a red sweater, blue jean, barefoot',
         'a full-body photo of a woman wearing a red sweater, blue jean, barefoot',
@@ -259,7 +262,7 @@ def test_attribute_questions_fill_the_templates(blip, monkeypatch):
 
 
 def test_answers_are_brought_to_the_words_of_a_slot():
-    from t3d.train import captioners_blip
+    from t3d.build import captioners_blip
 
     tops = captioners_blip.TEMPLATES['people'].choices['top']
     for answer, word in (

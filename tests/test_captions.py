@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from t3d.data import captions
+from t3d.data.sets import captions
 
 
 def test_lab_of_known_colours():

@@ -9,7 +9,8 @@ import random_weights
 
 from t3d.checkpoint import convert_clip
 from t3d.core import tree as trees
-from t3d.nets import clip, clip_vision
+from t3d.nets import clip
+from t3d.nets.judges import clip_vision
 
 TEXT = dict(
     vocab_size=64,

@@ -65,7 +65,7 @@ def test_wrong_input_is_named(images, texts, own, words):
 def test_towers_from_a_folder_give_the_vectors_of_transformers(tmp_path):
     torch, transformers = pytest.importorskip('torch'), pytest.importorskip('transformers')
     from t3d.checkpoint import convert_clip
-    from t3d.nets import clip_vision
+    from t3d.nets.judges import clip_vision
 
     text = dict(vocab_size=40, hidden_size=16, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
     vision = dict(
@@ -101,7 +101,7 @@ def test_the_true_shapes_of_vit_b_32(tmp_path):
     torch, transformers = pytest.importorskip('torch'), pytest.importorskip('transformers')
     from t3d.checkpoint import convert_clip
     from t3d.core import tree as trees
-    from t3d.nets import clip_vision
+    from t3d.nets.judges import clip_vision
 
     torch.manual_seed(0)
     theirs = transformers.CLIPModel(transformers.CLIPConfig()).eval()  # its defaults are ViT-B/32

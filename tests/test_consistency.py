@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t3d.data import oracle, shapes, toy
+from t3d.data.sets import oracle, shapes, toy
 from t3d.geom import cameras
 from t3d.metrics import consistency
 

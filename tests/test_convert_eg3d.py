@@ -1,11 +1,11 @@
 """EG3D's state dictionaries into our trees and back; the peer that stands for EG3D is itself held to its stored arrays."""
 
 import pathlib
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from t3d.checkpoint import convert_eg3d, torch_files
 from t3d.checkpoint.torch_files import BadWeights
@@ -108,7 +108,7 @@ def config(**changed):
         'features': SHAPE['features'],
         'sr_style': 'w',
         'clamp': 0.0,
-        'sr': SimpleNamespace(input_size=16, channels=SHAPE['sr_channels'], ups=SHAPE['sr_ups']),
+        'sr': dict(input_size=16, channels=SHAPE['sr_channels'], ups=SHAPE['sr_ups']),
     }
     render = {
         'plane_axes': 'legacy',
@@ -124,14 +124,14 @@ def config(**changed):
         'fov': 0.33,
     }
     made = {
-        'generator': SimpleNamespace(**generator),
-        'render': SimpleNamespace(**render),
-        'discriminator': SimpleNamespace(channel_base=512, channel_max=32, mapping_layers=8, pose=True),
+        'generator': ConfigDict(generator),
+        'render': ConfigDict(render),
+        'discriminator': ConfigDict(dict(channel_base=512, channel_max=32, mapping_layers=8, pose=True)),
     }
     for name, value in changed.items():
         section, _, key = name.partition('__')
         setattr(made[section], key, value)
-    return SimpleNamespace(dtype='float32', **made)
+    return ConfigDict({'dtype': 'float32', **made})
 
 
 @pytest.fixture(scope='module')

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from dummy_system import DATA, config, make
 
+from t3d.checkpoint import run_configs
 from t3d.checkpoint import store as stores
 from t3d.core import config as configs
 from t3d.core import tree
@@ -37,7 +38,7 @@ def folder(whole, tmp_path):
 def weights(folder):
     store = stores.Store(folder / 'checkpoints', read_only=True)
     try:
-        return store.latest(), tree.flatten(store.restore_ema())
+        return store.latest(), tree.flatten(store.restore_weights())
     finally:
         store.close()
 
@@ -117,10 +118,10 @@ def test_stray_files_and_folders_are_not_checkpoints_and_nothing_is_deleted_for_
     assert 'resuming from step 4' in lines and weights(folder)[0] == 6
 
 
-@pytest.mark.parametrize('gone', ['state', 'ema', 'meta', 'data', 'metrics'])
+@pytest.mark.parametrize('gone', ['state', 'weights', 'meta', 'data', 'metrics'])
 def test_a_step_that_lacks_a_part_is_named(whole, folder, gone, capfd):
     shutil.rmtree(folder / 'checkpoints' / '00000004' / gone)
-    if gone == 'ema':
+    if gone == 'weights':
         with pytest.raises(UsageError, match='00000004.*Delete that folder to go on from step 2'):
             weights(folder)
     else:
@@ -174,27 +175,27 @@ def test_checkpoints_behind_a_link_and_in_a_moved_folder(whole, folder, tmp_path
 @pytest.mark.parametrize('text', ['', '{', '[]', '3', '{"steps": ', '\xff\xfe', 'null'])
 def test_a_damaged_config_is_read_from_the_checkpoint(whole, folder, text, capfd):
     (folder / 'config.json').write_bytes(text.encode('latin-1'))
-    assert workdirs.stored_config(folder).to_dict() == workdirs.stored_config(whole).to_dict()
+    assert run_configs.read(folder).to_dict() == run_configs.read(whole).to_dict()
     assert f'{folder / "config.json"} is damaged: read from checkpoint 4' in capfd.readouterr().err
     workdirs.check(folder, configs.from_dict(config(steps=5)))
     with pytest.raises(UsageError, match='seed: 1 there, 2 given'):
         workdirs.check(folder, configs.from_dict(config(steps=5, seed=2)))
     shutil.rmtree(folder / 'checkpoints')
     with pytest.raises(UsageError, match='config.json is damaged .*: copy it again'):
-        workdirs.stored_config(folder)
+        run_configs.read(folder)
 
 
 def test_a_config_that_is_not_the_one_of_the_weights(whole, folder, capfd):
-    changed = workdirs.stored_config(folder).to_dict() | {'seed': 3, 'log_every': 77}
+    changed = run_configs.read(folder).to_dict() | {'seed': 3, 'log_every': 77}
     (folder / 'config.json').write_text(json.dumps(changed))
     reader = stores.Store(folder / 'checkpoints', read_only=True)
-    used = workdirs.as_saved(workdirs.stored_config(folder), reader)
+    used = run_configs.as_saved(run_configs.read(folder), reader)
     assert (
         used.seed == 1
         and used.log_every == 77
         and 'checkpoint 4 was saved with; used is seed=1 (now 3)' in capfd.readouterr().err
     )
-    assert workdirs.as_saved(used, reader) is used and not capfd.readouterr().err
+    assert run_configs.as_saved(used, reader) is used and not capfd.readouterr().err
 
 
 def test_one_process_at_a_time_reads_what_another_writes(folder):

@@ -7,14 +7,15 @@ import jax
 import pytest
 
 from t3d import __version__
-from t3d.train import doctor, inference
+from t3d.commands import doctor
+from t3d.inference import loading
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
     monkeypatch.delenv('T3D_WEIGHTS', raising=False)
     monkeypatch.setenv('T3D_DATA', str(tmp_path / 'data'))
-    monkeypatch.setattr(inference, 'SHIPPED', tmp_path / 'shipped')
+    monkeypatch.setattr(loading, 'SHIPPED', tmp_path / 'shipped')
 
 
 def test_the_report_names_versions_devices_extras_weights_and_data(tmp_path):

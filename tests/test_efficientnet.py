@@ -12,7 +12,7 @@ from t3d.checkpoint import judges, torch_pickle
 from t3d.checkpoint.torch_files import BadWeights
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
-from t3d.nets import efficientnet
+from t3d.nets.judges import efficientnet
 
 SMALL = dict(blocks=((1, 3, 1, 1, 8), (2, 5, 2, 6, 12), (2, 3, 2, 3, 16)), stem=8, head=32, classes=10)
 HASHES = {'efficientnet_lite0', 'mobilenet_v2', 'minilm', 'minilm_tokenizer', 'imagenet_names'}

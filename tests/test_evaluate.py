@@ -1,5 +1,7 @@
 """Scores against systems whose quality is known: one that renders the truth, one that is untrained, one that knows nothing."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,18 +9,21 @@ import pytest
 import small_run
 
 from t3d.core import config as configs
-from t3d.core.system import Asset, System, TrainState
-from t3d.data import oracle, shapes, sources, toy
+from t3d.core.outputs import Field
+from t3d.core.system import System, TrainState, anything
+from t3d.data import sets
+from t3d.data.sets import oracle, shapes, toy
+from t3d.evaluate import drawing, object_views, table, toy_objects
 from t3d.geom import cameras, volume
+from t3d.inference import loading
 from t3d.metrics.scores import derangement
-from t3d.train import evaluate, inference
 
 SIZE = 16
 SUPERSAMPLE = configs.load('configs/instant3d.py:tiny').data.supersample
 
 
 def looked_up(scene, rays):
-    """Asset.render from stored pictures: the view whose camera is nearest, the pixel that each ray's direction falls on."""
+    """Field.render from stored pictures: the view whose camera is nearest, the pixel that each ray's direction falls on."""
     flat = rays.origins.reshape(-1, 3)
     view = jnp.argmin(jnp.linalg.norm(scene['world_from_cam'][:, :3, 3] - flat[0], axis=-1))
     local = jnp.einsum('ji,...j->...i', scene['world_from_cam'][view, :3, :3], rays.directions)
@@ -32,12 +37,12 @@ def looked_up(scene, rays):
 def truthful(records: dict[str, dict]) -> System:
     """A System that shows the stored record of a caption; without its one parameter, a grey picture."""
 
-    def init(key, batch):
+    def init(key, batch, given):
         return TrainState(jnp.int32(0), {'knows': jnp.zeros(())}, {}, {}, {})
 
-    def generate(params, prompts, key):
-        assets = []
-        for prompt in prompts:
+    def generate(params, requests, keys, given):
+        fields = []
+        for prompt, *_ in requests:
             record = records[prompt]
             scene = {
                 'image': oracle.composite(record['image']),
@@ -45,24 +50,25 @@ def truthful(records: dict[str, dict]) -> System:
                 'intrinsics': record['intrinsics'],
                 'knows': params['knows'],
             }
-            assets.append(Asset(prompt, scene, None, looked_up, 1.0, {'radius': shapes.RADIUS, 'fov': shapes.FOV}))
-        return assets
+            fields.append(Field(prompt, scene, None, looked_up, 1.0, {'radius': shapes.RADIUS, 'fov': shapes.FOV}))
+        return fields
 
-    return System(init, None, None, generate, (), {'tokens': jax.ShapeDtypeStruct((1, 4), jnp.int32)})
+    spec = {'tokens': jax.ShapeDtypeStruct((1, 4), jnp.int32)}
+    return System(init, None, None, generate, anything, ('params',), (), spec)
 
 
-def loaded_with(records, name='instant3d.py:tiny', *overrides) -> inference.Loaded:
+def loaded_with(records, name='instant3d.py:tiny', *overrides) -> loading.Loaded:
     config = configs.load(f'configs/{name}', [f'data.size={SIZE}', *overrides])
-    return inference.Loaded(config, truthful(records), {'knows': jnp.ones(())}, 'truth', 1)
+    return loading.Loaded(config, truthful(records), {'knows': jnp.ones(())}, 'truth', 1)
 
 
 def toy_records(scenes, views=6):
-    azimuth, elevation = evaluate.AZIMUTH[:views], evaluate.ELEVATION[:views]
+    azimuth, elevation = toy_objects.AZIMUTH[:views], toy_objects.ELEVATION[:views]
     return {scene.captions[0]: toy.record(scene, azimuth, elevation, SIZE, SUPERSAMPLE) for scene in scenes}
 
 
 def test_the_truth_scores_full_marks_and_its_control_chance():
-    scores = evaluate.evaluate(loaded_with(toy_records(shapes.singles('all'))))
+    scores = table.evaluate(loaded_with(toy_records(shapes.singles('all'))))
     for name, pairs in (('held_out', 8), ('seen', 24)):
         assert scores[f'{name}/nearest'] == 1.0 and scores[f'{name}/psnr'] >= 40.0
         assert scores[f'control/{name}/nearest_shuffled_prompts'] <= 1.5 / 32
@@ -80,12 +86,12 @@ def test_the_truth_about_other_colours_is_no_full_mark():
         if scene.attributes['size'] == 'large':
             other = colours[(colours.index(scene.attributes['colour']) + 1) % len(colours)]
             wrong[scene.captions[0]] = records[shapes.single(scene.attributes['shape'], other).captions[0]]
-    scores = evaluate.singles(loaded_with(wrong))
+    scores = toy_objects.singles(loaded_with(wrong))
     assert scores['held_out/nearest'] == scores['seen/nearest'] == 0.0 and scores['held_out/psnr'] < 30.0
 
 
 def test_an_untrained_system_scores_low():
-    scores = evaluate.evaluate(small_run.loaded())
+    scores = table.evaluate(small_run.loaded())
     for name in ('held_out', 'seen'):
         assert scores[f'{name}/nearest'] < 0.3 and scores[f'{name}/psnr'] < 20.0
         assert scores[f'control/{name}/nearest_shuffled_prompts'] < 0.3
@@ -110,7 +116,7 @@ def test_relations_are_judged_among_all_scenes(monkeypatch):
         ],
     )
     lines = []
-    scores = evaluate.relations(loaded_with(toy_records(few, 4)), lines.append, limit=8)
+    scores = toy_objects.relations(loaded_with(toy_records(few, 4)), lines.append, limit=8)
     for name in ('held_out', 'seen'):
         labels = [key for key in scores if key.startswith(f'{name}_pairs/') and not key.endswith('/n')]
         assert len(labels) == 6 and all(scores[key] == 1.0 for key in labels)
@@ -135,13 +141,13 @@ def objects(monkeypatch):
     elevation = np.concatenate([np.radians([0.0, 15.0, 30.0] * 4), [0.5, 0.2, 0.4, 0.1]])
     scenes = shapes.singles('all')[::5][:12]
     records = [toy.record(scene, azimuth, elevation, SIZE) for scene in scenes]
-    monkeypatch.setattr(sources, 'open_source', lambda data, split, depth=False: records)
+    monkeypatch.setattr(sets, 'open_set', lambda data, split: records)
     return records
 
 
 def test_real_objects_are_retrieved_by_true_renders(objects, monkeypatch):
     loaded = loaded_with({max(record['captions'], key=len): record for record in objects}, 'instant3d.py:furniture')
-    scores = evaluate.evaluate(loaded)
+    scores = object_views.evaluate(loaded)
     assert scores['psnr'] >= 40.0 and scores['r1_ceiling'] == 1.0
     assert scores['training_cameras/r1'] == scores['training_cameras/r10'] == 1.0
     assert scores['n_objects'] == 12 and scores['n_views'] == 12 * 4
@@ -149,26 +155,26 @@ def test_real_objects_are_retrieved_by_true_renders(objects, monkeypatch):
     assert scores['control/training_cameras/r1_untrained'] <= 1 / 12 and scores['control/psnr_untrained'] < 20.0
     assert 0.0 < scores['control/psnr_of_the_mean_picture'] < 30.0
     lines = []
-    monkeypatch.setattr(evaluate, 'EVERY', -1.0)
-    assert evaluate.evaluate(loaded, lines.append, limit=5)['n_objects'] == 5
+    monkeypatch.setattr(drawing, 'EVERY', -1.0)
+    assert object_views.evaluate(loaded, lines.append, limit=5)['n_objects'] == 5
     told = [line.partition(':')[0] for line in lines if ': 5/5 prompts' in line and line.endswith(' eta 0 s')]
     views = ['held-out views', 'shared views']
-    assert told == [*views, *(f'{what}, untrained weights (control)' for what in views)]
+    assert told == [*views, *(f'{what}, untrained (control)' for what in views)]
 
 
 def test_equal_captions_lower_the_ceiling(objects):
     records = [{**record, 'captions': ('a thing',) if k < 4 else record['captions']} for k, record in enumerate(objects)]
     objects[:] = records
     loaded = loaded_with({max(record['captions'], key=len): record for record in records}, 'instant3d.py:furniture')
-    scores = evaluate.evaluate(loaded)
+    scores = object_views.evaluate(loaded)
     assert scores['r1_ceiling'] == pytest.approx((4 * 0.25 + 8) / 12)
     assert scores['training_cameras/r1'] == pytest.approx(9 / 12)
 
 
 def test_progress_says_what_is_left_and_only_now_and_then(monkeypatch):
     lines, now = [], iter([0.0, 1.0, 4.0, 5.0, 8.0])
-    monkeypatch.setattr(evaluate.time, 'perf_counter', lambda: next(now))
-    tell = evaluate.progress(lines.append, 'views')
+    monkeypatch.setattr(drawing.time, 'perf_counter', lambda: next(now))
+    tell = drawing.progress(lines.append, 'views')
     for done in (32, 64, 96, 128):
         tell(done, 128)
     assert lines == ['views: 64/128 prompts  4 s  eta 4 s', 'views: 128/128 prompts  8 s  eta 0 s']
@@ -178,7 +184,8 @@ def test_cameras_are_shared_or_of_each_object():
     loaded = small_run.loaded()
     views = cameras.orbit(np.array([0.0, 1.0]), 0.3, shapes.RADIUS, shapes.FOV)
     prompts, seen = ['a red cube', 'a blue cone', 'a green sphere'], []
-    one = evaluate.render_views(loaded, prompts, views, 8, batch=4, progress=lambda done, total: seen.append((done, total)))
+    render = functools.partial(drawing.render_views, loaded, prompts, size=8, evaluator='test', batch=4)
+    one = render(views, progress=lambda done, total: seen.append((done, total)))
     assert one.shape == (3, 2, 8, 8, 3) and one.min() >= 0.0 and one.max() <= 1.0 and seen == [(3, 3)]
     own = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (3, *leaf.shape)), views)
-    np.testing.assert_allclose(evaluate.render_views(loaded, prompts, own, 8, batch=4), one, atol=1e-6)
+    np.testing.assert_allclose(render(own), one, atol=1e-6)

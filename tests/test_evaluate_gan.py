@@ -5,14 +5,19 @@ import numpy as np
 import pytest
 import small_triplanes
 
+from t3d import systems
+from t3d.build import captioners
 from t3d.core import config as configs
 from t3d.core import tree
 from t3d.core.errors import UsageError
-from t3d.data import shapes, single_view
+from t3d.core.outputs import Request
+from t3d.data.adapters import single_view
+from t3d.data.sets import shapes
+from t3d.evaluate import generated_objects, table
+from t3d.evaluate import scores as chosen
 from t3d.fields import triplane_generator
+from t3d.fields.triplane_generator import Generator
 from t3d.geom import cameras
-from t3d.train import captioners, evaluate, evaluate_gan, inference
-from t3d.train import scores as chosen
 
 GREY = 0.5
 
@@ -22,14 +27,14 @@ def true_pictures(scenes, labels, size=32):
     found = []
     for scene, label in zip(scenes, labels, strict=True):
         slots = scene.attributes
-        rgba = evaluate_gan.toy.render(
+        rgba = generated_objects.toy.render(
             shapes.single(slots['shape'], slots['colour'], slots['size']),
             label[:16].reshape(1, 4, 4),
             label[16:].reshape(1, 3, 3),
             size,
             supersample=3,
         )['image']
-        found.append(evaluate_gan.oracle.composite(rgba, GREY)[0])
+        found.append(generated_objects.oracle.composite(rgba, GREY)[0])
     return np.stack(found)
 
 
@@ -41,47 +46,47 @@ def config():
 
 @pytest.fixture(scope='module')
 def studio(config):
-    return evaluate_gan.Studio(config, small_triplanes.loaded().params, batch=3)
+    return generated_objects.GanRenderer(Generator(config), small_triplanes.loaded().weights, batch=3)
 
 
 def test_pictures_are_those_of_the_generator_whatever_the_batch(studio, config):
-    seeds, labels = np.arange(4) + 7, evaluate_gan.drawn_labels(config, 4)
+    seeds, labels = np.arange(4) + 7, generated_objects.drawn_labels(config, 4)
     shown = studio.images(studio.styles(seeds, 0.7), labels)
-    tree, generator = small_triplanes.loaded().params, triplane_generator.Generator(config)
+    tree, generator = small_triplanes.loaded().weights, triplane_generator.Generator(config)
     ws = generator.ws(tree['generator'], tree['buffers'], generator.z_of_seed(np.uint32(seeds)), psi=0.7)
     want = jax.jit(lambda ws, labels: generator.image(tree['generator'], tree['buffers'], ws, labels)[0])(ws, labels)
     np.testing.assert_allclose(shown, np.clip(0.5 + 0.5 * want, 0, 1), atol=2e-6)
-    other = studio.with_weights(small_triplanes.loaded(1).params)
+    other = studio.with_weights(small_triplanes.loaded(1).weights)
     assert np.abs(other.images(other.styles(seeds, 0.7), labels) - shown).max() > 0.01
     np.testing.assert_array_equal(studio.images(studio.styles(seeds, 0.7), labels), shown)
     rgb, depth, opacity = studio.raw(studio.styles(seeds), labels)
-    assert rgb.shape == (4, evaluate_gan.SIDE, evaluate_gan.SIDE, 3) and depth.shape == opacity.shape == rgb.shape[:3]
+    assert rgb.shape == (4, generated_objects.SIDE, generated_objects.SIDE, 3) and depth.shape == opacity.shape == rgb.shape[:3]
 
 
 def test_real_pictures_are_two_disjoint_sets(config):
-    true, others = evaluate_gan.real(config, 10)
+    true, others = generated_objects.real(config, 10)
     assert true.shape == others.shape == (10, 32, 32, 3) and 0 <= true.min() < true.max() <= 1
     assert not {image.tobytes() for image in true} & {image.tobytes() for image in others}
     whole = len(single_view.open_set(config))
-    assert len(evaluate_gan.real(config, 10**6)[0]) == whole // 2
+    assert len(generated_objects.real(config, 10**6)[0]) == whole // 2
 
 
 def test_labels_are_those_of_the_data(config):
     table = {label.tobytes() for label in single_view.labels(config)}
-    assert {label.tobytes() for label in evaluate_gan.drawn_labels(config, 50)} <= table
+    assert {label.tobytes() for label in generated_objects.drawn_labels(config, 50)} <= table
 
 
 def test_distances_tell_real_from_worse(config):
-    true, others = evaluate_gan.real(config, 90)
+    true, others = generated_objects.real(config, 90)
     pale = GREY + 0.5 * (others - GREY)
     noise = np.random.default_rng(0).uniform(size=others.shape)
-    scores = evaluate_gan.distances(pale, true, others, noise)
+    scores = generated_objects.distances(pale, true, others, noise)
     assert scores['control/real/fid_tiny'] < scores['fid_tiny'] < 0.3 * scores['control/untrained/fid_tiny']
     assert scores['control/real/kid_tiny'] < scores['kid_tiny'] < scores['control/untrained/kid_tiny']
     assert (
         scores['fid_tiny_fell_by'] == scores['control/untrained/fid_tiny'] / scores['fid_tiny'] and scores['fid_tiny_n'] == 90
     )
-    few = evaluate_gan.distances(pale[:20], true[:20], others[:20])
+    few = generated_objects.distances(pale[:20], true[:20], others[:20])
     assert set(few) == {'kid_tiny', 'control/real/kid_tiny', 'fid_tiny_n'}  # 64 features want more than 64 pictures
 
 
@@ -90,10 +95,10 @@ def test_variety_counts_what_appears(config):
     pairs = [('cube', 'red'), ('cube', 'blue'), ('cone', 'white')]
     scenes = [shapes.single(*pairs[k % 3], 'large' if k % 2 else 'small') for k in range(139)]
     scenes += [shapes.single('cube', 'green')]
-    labels = evaluate_gan.drawn_labels(config, 150)
+    labels = generated_objects.drawn_labels(config, 150)
     nothing = np.full((10, 32, 32, 3), GREY)
     shown = np.concatenate([true_pictures(scenes, labels[:140]), nothing])
-    scores = evaluate_gan.variety(captioners.ToyReader(GREY), shown, labels)
+    scores = generated_objects.variety(captioners.ToyReader(GREY), shown, labels)
     assert (scores['colours'], scores['shapes'], scores['sizes']) == (3, 2, 2)
     assert scores['readable'] == 140 / 150 and scores['readable_n'] == 150
     np.testing.assert_allclose(scores['share/green'], 1 / 140)
@@ -108,7 +113,7 @@ def test_cameras_go_as_far_around_as_the_data_set(config, span, monkeypatch):
     views = cameras.orbit(random.uniform(-span / 2, span / 2, 400), random.uniform(0.1, 0.5, 400), 2.7, 0.5)
     table = np.asarray(cameras.to_eg3d(views))
     monkeypatch.setattr(single_view, 'labels', lambda config: table)
-    found = evaluate_gan.ring(config, 8)
+    found = generated_objects.ring(config, 8)
     azimuth, elevation, radius = cameras.angles(found.world_from_cam)
     if span > 5:
         steps = np.diff(np.unwrap(np.asarray(azimuth)))
@@ -122,7 +127,7 @@ def test_cameras_go_as_far_around_as_the_data_set(config, span, monkeypatch):
 
 def test_true_objects_are_as_solid_as_themselves(config, monkeypatch):
     """A studio that shows toy objects has the numbers of the control; one that paints boards has not."""
-    monkeypatch.setattr(evaluate_gan, 'SOLID', 3)
+    monkeypatch.setattr(generated_objects, 'SOLID', 3)
     scenes = [shapes.single('sphere', 'red'), shapes.single('cube', 'blue'), shapes.single('cone', 'yellow')]
 
     class Truth:
@@ -132,37 +137,37 @@ def test_true_objects_are_as_solid_as_themselves(config, monkeypatch):
             return np.arange(len(seeds))[:, None, None]
 
         def raw(self, styles, labels):
-            rgb, depth, opacity = evaluate_gan.of_toy(scenes[int(styles[0, 0, 0])].attributes, labels, GREY)
+            rgb, depth, opacity = generated_objects.of_toy(scenes[int(styles[0, 0, 0])].attributes, labels, GREY)
             depth = np.where(np.asarray(opacity) > 0, shapes.RADIUS, 0.0) if self.flat else depth
             return rgb, depth, opacity
 
     reader = captioners.ToyReader(GREY)
-    found = evaluate_gan.solidity(Truth(), config, reader)
+    found = generated_objects.solidity(Truth(), config, reader)
     names = ('depth_deviation', 'bent', 'half_opaque', 'agreement_error', 'agreement_seen', 'agreement_overlap')
     for name in names:
         assert found[f'solid/{name}'] == found[f'control/true/solid/{name}'], name
     assert found['solid/agreement_seen'] > 0.95 and found['solid/bent'] > 0.08 and found['solid_n'] == 3
     Truth.flat = True
-    board = evaluate_gan.solidity(Truth(), config, reader)
+    board = generated_objects.solidity(Truth(), config, reader)
     assert board['solid/bent'] < 0.3 * board['control/true/solid/bent']
     assert board['solid/agreement_seen'] < board['control/true/solid/agreement_seen'] - 0.1
 
 
 def test_a_whole_evaluation(tmp_path, monkeypatch, config):
     """Every score is there, with what it is to be read against, and the sheets are in the run folder."""
-    monkeypatch.setattr(evaluate_gan, 'SOLID', 1)
-    monkeypatch.setattr(evaluate_gan, 'ROWS', 2)
+    monkeypatch.setattr(generated_objects, 'SOLID', 1)
+    monkeypatch.setattr(generated_objects, 'ROWS', 2)
     (tmp_path / 'checkpoints').mkdir()
     loaded = small_triplanes.loaded(data__poses=4)._replace(folder=tmp_path)
     lines = []
-    scores = evaluate.evaluate(loaded, lines.append, limit=70)
+    scores = table.evaluate(loaded, lines.append, limit=70)
     assert scores['fid_tiny_n'] == 70 and scores['readable_n'] == 70
     assert all(np.isfinite(value) for value in scores.values())
     for name in ('fid_tiny', 'control/real/fid_tiny', 'control/untrained/fid_tiny', 'kid_tiny', 'solid/agreement_seen'):
         assert name in scores
     assert {path.name for path in tmp_path.iterdir()} == {'checkpoints', 'truncation.png', 'interpolation.png', 'yaw.png'}
     with pytest.raises(UsageError, match="split 'val'"):
-        evaluate.evaluate(loaded, split='val')
+        table.evaluate(loaded, split='val')
 
 
 def test_chosen_scores():
@@ -171,10 +176,10 @@ def test_chosen_scores():
     found = chosen.evaluate(loaded, ['fid_tiny', 'kid_tiny'], limit=70)
     assert found['fid_tiny_n'] == found['fid_tiny_candidates'] == 70
     assert found['fid_tiny'] > 3.0 * found['control/fid_tiny_shuffled']
-    for name, why in (('psnr', 'psnr compares with true views'), ('clip', 'clip compares with captions')):
+    for name, why in (('psnr', 'psnr compares with the true view'), ('clip', 'clip compares with captions')):
         with pytest.raises(UsageError, match=why):
             chosen.evaluate(loaded, [name])
-    for judge in (evaluate.evaluate, lambda loaded, limit: chosen.evaluate(loaded, ['kid_tiny'], limit=limit)):
+    for judge in (table.evaluate, lambda loaded, limit: chosen.evaluate(loaded, ['kid_tiny'], limit=limit)):
         with pytest.raises(UsageError, match='--limit 0: '):
             judge(loaded, limit=0)
 
@@ -182,24 +187,27 @@ def test_chosen_scores():
 def test_the_gate_of_upsamplers_that_read_w():
     """The stand-ins for w change the pictures; where the affine layers are 0, w says nothing and the gap is 0."""
     loaded = small_triplanes.loaded(generator__sr_style='w', data__poses=4)
-    true, _ = evaluate_gan.real(loaded.config, 30)
-    seeds, labels = np.arange(30), evaluate_gan.drawn_labels(loaded.config, 30)
-    gate = lambda tree: evaluate_gan.style_gate(loaded.config, tree, seeds, labels, true)
-    found = gate(loaded.params)
+    true, _ = generated_objects.real(loaded.config, 30)
+    seeds, labels = np.arange(30), generated_objects.drawn_labels(loaded.config, 30)
+    gate = lambda tree: generated_objects.style_gate(loaded.config, tree, seeds, labels, true)
+    found = gate(loaded.weights)
     assert set(found) == {f'sr_style/{style}/{what}' for style in ('ones_w', 'w_avg') for what in ('kid_tiny', 'gap')}
     assert abs(found['sr_style/ones_w/gap']) > 0.01 and found['sr_style/ones_w/gap'] != found['sr_style/w_avg/gap']
     mute = lambda name, leaf: 0.0 * leaf if name.startswith('superres') and name.endswith('affine/weight') else leaf
-    generator = tree.map_with_name(mute, loaded.params['generator'])
-    silent = gate({**loaded.params, 'generator': generator})
+    generator = tree.map_with_name(mute, loaded.weights['generator'])
+    silent = gate({**loaded.weights, 'generator': generator})
     assert silent['sr_style/ones_w/gap'] == silent['sr_style/w_avg/gap'] == 0.0
 
 
 def test_other_data_sets_have_no_words(config):
     other = configs.from_dict({**config.to_dict(), 'data': {**config.data.to_dict(), 'name': 'eg3d'}})
-    assert evaluate_gan.knows_words(config) and not evaluate_gan.knows_words(other)
+    assert generated_objects.knows_words(config) and not generated_objects.knows_words(other)
 
 
 def test_the_prompt_of_a_gan_is_a_name():
-    inference.check_prompts(small_triplanes.config(), ['seed', 'words that nobody knows'])
+    check = systems.make(configs.load('configs/ganfusion_gan.py:tiny')).check
+    check([Request('seed'), Request('words that nobody knows')])
     with pytest.raises(UsageError, match='empty prompt'):
-        inference.check_prompts(small_triplanes.config(), [''])
+        check([Request('')])
+    with pytest.raises(UsageError, match='an image was given, and ganfusion_gan reads text alone'):
+        check([Request('seed', np.zeros((2, 2, 4)))])

@@ -8,11 +8,12 @@ from small_cli import TINY, alone, refusal, said  # noqa: F401
 from launch import align_head, curves, guidance_sweep, make_triplanes
 from launch import train as launch_train
 from t3d import cli
+from t3d.bench import table as bench
 from t3d.commands import outputs
 from t3d.core import config as configs
 from t3d.core import words
 from t3d.core.errors import UsageError
-from t3d.train import bench, inference
+from t3d.inference import loading
 
 ODD = {int: ('-2', '99999999999999'), float: ('nan', 'inf', '-1e9')}
 NUMBERS = {  # words of a command before its numbers
@@ -138,7 +139,7 @@ def test_no_word_of_the_field_means_two_things():
     ],
 )
 def test_what_cannot_be_written_is_refused_before_the_work(capsys, tmp_path, monkeypatch, command):
-    monkeypatch.setattr(inference, 'load', lambda *words: pytest.fail('the model was read first'))
+    monkeypatch.setattr(loading, 'load', lambda *words: pytest.fail('the model was read first'))
     (tmp_path / 'file').write_text('kept')
     for place in ('file/inside', '', '  ', 'x' * 300, '/proc/none/x'):
         error = refusal(capsys, *command, place)
@@ -157,16 +158,16 @@ def test_prompts_without_quotes_are_said_to_be_several(capsys):
 def test_a_relative_data_path_is_found_above_the_run_or_given(tmp_path):
     run, data = tmp_path / 'project' / 'runs' / '0001', tmp_path / 'project' / 'pairs'
     run.mkdir(parents=True)
-    loaded = inference.Loaded(configs.load(TINY, ['data.path=pairs']), None, None, 'small', 0, run)
+    loaded = loading.Loaded(configs.load(TINY, ['data.path=pairs']), None, None, 'small', 0, run)
     with pytest.raises(
         UsageError, match="data.path='pairs' of small is neither here nor above its folder: give it with --data DIR"
     ):
-        inference.with_data(loaded)
+        loading.with_data(loaded)
     data.mkdir()
-    assert pathlib.Path(inference.with_data(loaded).config.data.path) == data
+    assert pathlib.Path(loading.with_data(loaded).config.data.path) == data
     (tmp_path / 'pairs').mkdir()  # the working directory counts first
-    assert inference.with_data(loaded).config.data.path == 'pairs'
+    assert loading.with_data(loaded).config.data.path == 'pairs'
     (tmp_path / 'other').mkdir()
-    assert inference.with_data(loaded, 'other').config.data.path == 'other'
+    assert loading.with_data(loaded, 'other').config.data.path == 'other'
     with pytest.raises(UsageError, match='--data nowhere does not exist'):
-        inference.with_data(loaded, 'nowhere')
+        loading.with_data(loaded, 'nowhere')

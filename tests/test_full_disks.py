@@ -14,8 +14,8 @@ from dummy_system import DATA, config, make
 from t3d.checkpoint import store as stores
 from t3d.core import errors, files
 from t3d.core.errors import UsageError
-from t3d.export import camera_file, meshes, report, video
-from t3d.train import failures, loop, preview
+from t3d.export import camera_file, meshes, report, sheets, video
+from t3d.train import failures, loop
 from t3d.train import log as logs
 
 SIZE = 2**16  # floats of ballast, that do not compress
@@ -71,14 +71,14 @@ def test_other_files_that_cannot_be_written_stop_the_run_and_name_the_safe_step(
         raise reason
 
     if what == 'previews':
-        monkeypatch.setattr(preview, 'sheet', lambda *_, **__: np.zeros((2, 2, 3), np.uint8))
+        monkeypatch.setattr(sheets, 'sheet', lambda *_, **__: np.zeros((2, 2, 3), np.uint8))
         monkeypatch.setattr(files, 'write', fail)
     else:
         monkeypatch.setattr(logs.Log, 'progress', fail)
     store = stores.Store(trained / 'checkpoints', read_only=True)
     with pytest.raises(UsageError) as error, failures.told(None, store):
         if what == 'previews':
-            preview.write(tmp_path / 'x.png', np.zeros((2, 2, 3), np.uint8))
+            sheets.write(tmp_path / 'x.png', np.zeros((2, 2, 3), np.uint8))
         else:
             logs.Log(tmp_path, total=1, batch=1).progress(1, {}, seconds=1.0, steps=1)
     hint = '. Make room there, or choose another place' if code in errors.FULL else ''

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from t3d.data import captions, furniture, furniture_source, furniture_views, objmesh, raycast, sweethome
+from t3d.data.sets import captions, furniture, furniture_source, furniture_views, objmesh, raycast, sweethome
 from t3d.geom import cameras
 
 SIZE = 16
@@ -275,7 +275,7 @@ def test_sources_pickle_for_worker_processes(built):
 
 def test_reading_needs_no_tensorflow(built):
     code = (
-        f'import sys; from t3d.data import furniture_source; furniture_source.FurnitureSource({str(built[2])!r}, "train")[0]; '
+        f'import sys; from t3d.data.sets import furniture_source as fs; fs.FurnitureSource({str(built[2])!r}, "train")[0]; '
         'assert not {"tensorflow", "torch", "embreex"} & set(sys.modules)'
     )
     subprocess.run([sys.executable, '-c', code], check=True, timeout=120)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t3d.core.errors import UsageError
-from t3d.data import furniture, furniture_source, sweethome
+from t3d.data.sets import furniture, furniture_source, sweethome
 
 SIZE = 16
 BOX = """mtllib m.mtl

@@ -11,7 +11,7 @@ from t3d import cli
 from t3d.checkpoint import convert_clip, torch_files, weights
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
-from t3d.data import images, sweethome
+from t3d.data.sets import images, sweethome
 from t3d.diffusion import schedules
 from t3d.nets import unet, vae
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import asked
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,9 +17,11 @@ from t3d.core.errors import UsageError
 from t3d.data import sources
 from t3d.export import video
 from t3d.geom import cameras
+from t3d.inference import loading
 from t3d.metrics import image as image_metrics
+from t3d.nets import stylegan2_discriminator as discriminators
 from t3d.systems import ganfusion_gan
-from t3d.train import inference, loop
+from t3d.train import loop
 
 SMALL = (
     'batch=8',
@@ -110,14 +113,14 @@ def test_schedules_by_closed_form():
     made = model('blur.sigma=10.0', 'blur.images=2000', 'swap.p=0.8', 'swap.images=1000')
     for iteration in (0, 1, 100, 249, 250, 400, 10_000):
         images = iteration * 8
-        now = made.moment(jnp.int32(iteration))
+        now = made.schedules(jnp.int32(iteration))
         np.testing.assert_allclose(now.sigma, 10.0 * max(1.0 - images / 2000, 0.0), atol=1e-6)
         np.testing.assert_allclose(now.swap, 1.0 - 0.2 * min(images / 1000, 1.0), atol=1e-7)
         half_life = max(min(8 * 10 / 32 * 1000, 0.05 * images), 1e-8)
         np.testing.assert_allclose(optim.ema_decay_of_images(now.images, 8), 0.5 ** (8 / half_life), atol=1e-7)
-    assert ganfusion_gan.gamma(config('r1.gamma=0.0')) == pytest.approx(0.0002 * 16**2 / 8)
+    assert model('r1.gamma=0.0').gamma == pytest.approx(0.0002 * 16**2 / 8)
     pod = configs.load('configs/ganfusion_gan.py:pod')
-    assert ganfusion_gan.gamma(pod) == pytest.approx(0.3) and pod.r1.gamma == 0.0
+    assert discriminators.r1_gamma(pod.data.size, pod.batch) == pytest.approx(0.3) and pod.r1.gamma == 0.0
 
 
 def test_swapped_labels_are_the_next_of_the_micro_batch():
@@ -174,15 +177,15 @@ def test_each_phase_runs_when_it_is_due_with_a_step_of_its_own():
 
 def test_losses_are_those_of_the_logits():
     made, params, key = model('opacity.weight=6.0', 'opacity.images=(4,12)'), state().params, jax.random.key(5)
-    now, keys = made.moment(jnp.int32(1)), jax.random.split(key)
-    assert (float(now.opaque), float(made.moment(jnp.int32(9)).opaque)) == (3.0, 6.0)
-    assert float(made.moment(jnp.int32(0)).opaque) == 0.0
+    now, keys = made.schedules(jnp.int32(1)), jax.random.split(key)
+    assert (float(now.opaque), float(made.schedules(jnp.int32(9)).opaque)) == (3.0, 6.0)
+    assert float(made.schedules(jnp.int32(0)).opaque) == 0.0
     label = batch()['fake_labels'][:, 0]
     image, raw, w, opacity = jax.jit(made.fake, static_argnums=5)(
         params['generator'], params['buffers'], label, keys[0], now, 8
     )
     assert image.shape == (8, 16, 16, 3) and raw.shape == (8, 8, 8, 3) and w.shape == (8, 8) and opacity.shape == (8, 8, 8)
-    logits = made.judge(params['discriminator'], made.blurred(image, now.sigma), raw, label, keys[1], 0.0)
+    logits = made.discriminate(params['discriminator'], made.blurred(image, now.sigma), raw, label, keys[1], 0.0)
     loss, found = jax.jit(made.generator_loss, static_argnums=5)(params['generator'], params, batch(), key, now, 8, 0.0)
     adversarial = np.mean(np.log1p(np.exp(-np.float64(logits))))
     translucency = 1.0 - np.mean((1.0 - 2.0 * np.float64(opacity)) ** 2)  # 0 where every ray is 0 or 1
@@ -190,7 +193,7 @@ def test_losses_are_those_of_the_logits():
     np.testing.assert_allclose(found['translucency'], translucency, rtol=2e-5)
     np.testing.assert_allclose(loss, adversarial + 3.0 * translucency, rtol=2e-5)
     assert 0.01 < translucency < 1.0
-    unblurred = made.judge(params['discriminator'], image, raw, label, keys[1], 0.0)
+    unblurred = made.discriminate(params['discriminator'], image, raw, label, keys[1], 0.0)
     assert np.abs(unblurred - logits).max() > 1e-3
 
 
@@ -204,7 +207,7 @@ def test_a_share_of_part_of_a_micro_batch_is_refused():
 def test_density_loss_compares_neighbours():
     made, params = model(), state().params
     loss, measured = jax.jit(made.density_loss)(
-        params['generator'], params, batch(), jax.random.key(0), made.moment(jnp.int32(0))
+        params['generator'], params, batch(), jax.random.key(0), made.schedules(jnp.int32(0))
     )
     np.testing.assert_allclose(loss, 0.25 * 2 * measured, rtol=1e-6)
     planes = jnp.ones((1, 3, 8, 8, 4))
@@ -333,7 +336,7 @@ def test_a_restored_state_goes_on_with_the_same_bits(tmp_path):
 
 def test_assets_and_sheets():
     system, params = ganfusion_gan.make(config()), state().ema
-    one, two = system.generate(params, ['one', 'two'], jax.random.key(0))
+    one, two = asked.generate(system, params, ['one', 'two'], jax.random.key(0))
     density, rgb = one.field(one.scene, jnp.asarray([[0.0, 0.0, 0.0], [0.9, 0.0, 0.0]]))
     assert density[0] > 0 and density[1] == 0 and rgb.shape == (2, 3)
     views = cameras.turntable(3, elevation=0.3, radius=3.2, fov=0.7)
@@ -353,9 +356,9 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
     run = functools.partial(loop.run, config('augment.on=True', 'augment.p=0.3'), log=lambda line: None)
     whole, cut = run(tmp_path / 'whole'), run(tmp_path / 'cut', stop_after=2)
     run(tmp_path / 'cut')
-    found = [inference.load(folder) for folder in (whole, cut)]
+    found = [loading.load(folder) for folder in (whole, cut)]
     assert found[0].step == found[1].step == 5
-    jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(loaded.params) for loaded in found))
+    jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(loaded.weights) for loaded in found))
 
 
 @pytest.mark.slow

@@ -11,10 +11,11 @@ import random_weights
 from t3d.core import limits
 from t3d.core.errors import UsageError
 from t3d.geom import triplanes
-from t3d.nets import attention, bert, clip_vision, stylegan2, stylegan2_discriminator, text_decoder, triplane_unet, vae
+from t3d.inference import sample2d
+from t3d.nets import attention, stylegan2, stylegan2_discriminator, text_decoder, triplane_unet, vae
 from t3d.nets.clip import TextTower
+from t3d.nets.judges import bert, clip_vision
 from t3d.nets.unet import UNet
-from t3d.train import sample2d
 
 UNET = dict(
     block_out_channels=[16],

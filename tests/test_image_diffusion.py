@@ -2,6 +2,7 @@
 
 import functools
 
+import asked
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +11,13 @@ import random_weights
 
 from t3d import systems
 from t3d.core import config as configs
-from t3d.core import tokens
-from t3d.core.system import Picture
-from t3d.data import oracle, shapes, sources, toy
+from t3d.core.outputs import Picture
+from t3d.data import sources
+from t3d.data.sets import oracle, shapes, toy
+from t3d.evaluate import drawing, table, toy_pictures
+from t3d.inference import loading, publish
 from t3d.nets import patched_unet
 from t3d.systems import image_diffusion
-from t3d.train import evaluate, evaluate_pictures, inference, publish
 
 SMALL = (
     'batch=4',
@@ -47,12 +49,12 @@ def loaded():
     system = systems.make(config())
     batch = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()}
     params = random_weights.shaken(jax.jit(system.init)(jax.random.key(0), batch).params)
-    return inference.Loaded(config(), system, params, 'small', 0)
+    return loading.Loaded(config(), system, params, 'small', 0)
 
 
 @functools.cache
 def model():
-    return image_diffusion.Denoiser(config(), tokens.make(config().text))
+    return image_diffusion.Model(config())
 
 
 def batch():
@@ -72,7 +74,7 @@ def test_patches_are_squares_of_pixels_and_come_back():
 def test_dropped_text_is_not_read():
     given = batch()
     other = {**given, 'tokens': np.roll(given['tokens'], 1, axis=0)}
-    network, params = image_diffusion.Denoiser(config(), tokens.make(config().text)), loaded().params
+    network, params = image_diffusion.Model(config()), loaded().weights
 
     @jax.jit
     def loss(batch, share):
@@ -86,10 +88,10 @@ def test_the_loss_is_that_of_v_with_min_snr_weights():
     """One naive pass in numpy around the network's own outputs."""
     given, key = batch(), jax.random.key(3)
     seen = []
-    naive = image_diffusion.Denoiser(config('drop_text=0.0'), tokens.make(config().text))
+    naive = image_diffusion.Model(config('drop_text=0.0'))
     predict = jax.jit(naive.predict)
     naive.predict = lambda params, x, t, features: seen.append((x, t, predict(params, x, t, features))) or seen[-1][2]
-    loss, metrics = naive.loss(loaded().params, given, key)
+    loss, metrics = naive.loss(loaded().weights, given, key)
     noisy, t, output = (np.asarray(value, np.float64) for value in seen[0])
     rgba = given['image'][:, 0].astype(np.float64) / 255.0
     clean = 2.0 * (rgba[..., :3] * rgba[..., 3:] + 1.0 - rgba[..., 3:]) - 1.0
@@ -106,12 +108,12 @@ def test_the_loss_is_that_of_v_with_min_snr_weights():
 
 
 def test_a_sample_does_not_depend_on_its_neighbours_and_reads_its_text():
-    system, params, key = loaded().system, loaded().params, jax.random.key(4)
-    pictures = system.generate(params, ['a red cube', 'a blue cone'], key)
+    system, params, key = loaded().system, loaded().weights, jax.random.key(4)
+    pictures = asked.generate(system, params, ['a red cube', 'a blue cone'], key)
     assert [type(picture) for picture in pictures] == [Picture, Picture] and pictures[1].prompt == 'a blue cone'
     first = np.asarray(pictures[0].image)
     assert first.shape == (16, 16, 3) and first.min() >= 0.0 and first.max() <= 1.0 and first.std() > 0.01
-    again = system.generate(params, ['a red cube', 'a white sphere'], key)
+    again = asked.generate(system, params, ['a red cube', 'a white sphere'], key)
     np.testing.assert_allclose(again[0].image, first, atol=1e-5)
     assert np.abs(np.asarray(again[1].image) - np.asarray(pictures[1].image)).max() > 1e-4
 
@@ -119,9 +121,9 @@ def test_a_sample_does_not_depend_on_its_neighbours_and_reads_its_text():
 def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional():
     ids = jnp.asarray(batch()['tokens'][:2])
     noise = jax.random.normal(jax.random.key(5), (2, 16, 16, 3))
-    network, params = model(), loaded().params
+    network, params = model(), loaded().weights
     draw = jax.jit(lambda ids, scale: network.sample_from(params, ids, noise, steps=3, scale=scale))
-    empty = jnp.broadcast_to(model().empty, ids.shape)
+    empty = jnp.broadcast_to(model().text.empty, ids.shape)
     np.testing.assert_allclose(draw(ids, 0.0), draw(empty, 1.0), atol=1e-5)
     alone = jax.jit(lambda ids: network.sample_from(params, ids, noise, steps=3, scale=1.0))
     np.testing.assert_allclose(draw(ids, 1.0), alone(ids), atol=1e-5)
@@ -151,10 +153,10 @@ def test_frozen_text_does_not_move():
 
 
 def test_a_split_of_pictures_is_refused_and_data_without_labels_end_without_scores(tmp_path):
-    with pytest.raises(ValueError, match='pictures are scored on held-out and on seen captions at once'):
-        evaluate.evaluate(loaded(), split='test')
+    with pytest.raises(ValueError, match='toy is scored on held-out and on seen captions at once'):
+        table.evaluate(loaded(), split='test')
     with pytest.raises(ValueError, match="pictures of 'furniture' have no exact labels"):
-        evaluate.evaluate(loaded()._replace(config=config('data.name=furniture')))
+        table.evaluate(loaded()._replace(config=config('data.name=furniture')))
 
 
 def test_the_oracle_reads_true_pictures_from_cameras_of_its_own():
@@ -170,29 +172,31 @@ def test_the_oracle_reads_true_pictures_from_cameras_of_its_own():
 
 def test_scores_of_samples_have_their_controls(monkeypatch):
     monkeypatch.setattr(oracle, 'PictureOracle', functools.partial(oracle.PictureOracle, azimuths=4, elevations=2))
-    things, held_out = evaluate_pictures.pairs_of_toy(loaded())
+    things, held_out = toy_pictures.pairs_of_toy(loaded())
     assert len(things) == 32 and held_out.sum() == 8
     truth = {
         scene.captions[0]: oracle.composite(toy.record(scene, np.zeros(1), np.full(1, -0.2), 16)['image'])[0]
         for scene in shapes.singles('all')
     }
-    exact = loaded().system._replace(generate=lambda params, prompts, key: [Picture(p, truth[p]) for p in prompts])
-    scores = evaluate_pictures.evaluate(loaded()._replace(system=exact), samples=2)
+    exact = loaded().system._replace(
+        generate=lambda weights, requests, keys, given: [Picture(r.prompt, truth[r.prompt]) for r in requests]
+    )
+    scores = toy_pictures.evaluate(loaded()._replace(system=exact), limit=2)
     assert scores['held_out/both'] == scores['seen/both'] == 1.0 and scores['held_out/n'] == 16 and scores['seen/n'] == 48
     assert scores['seen/distance'] < 1e-3 and scores['control/seen/both_shuffled'] < 0.1
-    drawn = evaluate_pictures.evaluate(loaded(), samples=1)  # random weights
+    drawn = toy_pictures.evaluate(loaded(), limit=1)  # random weights
     assert drawn['seen/both'] < 0.3 and drawn['seen/distance'] > 0.05
 
 
 def test_sampling_options_are_checked():
-    assert evaluate_pictures.sampled_with(loaded(), guidance=7.0).config.sample.guidance == 7.0
+    assert drawing.with_sampling(loaded(), guidance=7.0).config.sample.guidance == 7.0
     with pytest.raises(ValueError, match="unknown sampling option 'scale'"):
-        evaluate_pictures.sampled_with(loaded(), scale=7.0)
+        drawing.with_sampling(loaded(), scale=7.0)
 
 
 def test_pictures_are_written_as_pictures(tmp_path):
     folders = publish.assets(loaded(), ['a red cube', 'a blue cone'], tmp_path, log=lambda line: None)
     assert [publish.to_open(folder).name for folder in folders] == ['image.png', 'image.png']
     assert {path.name for path in folders[0].iterdir()} == {'image.png'}
-    with pytest.raises(ValueError, match='makes pictures, which have no mesh'):
+    with pytest.raises(ValueError, match='a picture has no mesh'):
         publish.mesh_files(loaded(), ['a red cube'], tmp_path, log=lambda line: None)

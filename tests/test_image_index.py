@@ -11,7 +11,7 @@ from small_images import FRONTAL, grey, label
 
 from t3d import cli
 from t3d.core.errors import UsageError
-from t3d.data import images
+from t3d.data.sets import images
 
 FILES = ['00000/a.png', '00000/Würfel.png']
 

@@ -13,7 +13,8 @@ import pytest
 from small_images import FRONTAL, grey, label
 
 from t3d.core.errors import UsageError
-from t3d.data import archives, images, single_view
+from t3d.data.adapters import single_view
+from t3d.data.sets import archives, images
 
 
 def records(count: int, size: int = 4, channels: int = 3) -> list[dict]:

@@ -8,6 +8,7 @@ import sys
 from t3d.systems import SYSTEMS
 
 ROOT = pathlib.Path(__file__).parent.parent
+LIBRARIES = ('core', 'geom', 'nets', 'diffusion', 'parallel', 'fields', 'data', 'metrics', 'checkpoint', 'export')
 # Each package may import itself and these.
 MAY_IMPORT = {
     'core': set(),
@@ -21,11 +22,15 @@ MAY_IMPORT = {
     'checkpoint': {'core', 'parallel', 'nets', 'diffusion'},
     'export': {'core', 'geom'},
     'systems': {'core', 'geom', 'nets', 'diffusion', 'fields'},
-    'train': {'core', 'geom', 'nets', 'diffusion', 'parallel', 'fields', 'data', 'metrics', 'checkpoint', 'export', 'systems'},
-    'commands': {'core', 'parallel', 'data', 'export', 'systems', 'train', 'viewer'},
+    'inference': {*LIBRARIES, 'systems'},
+    'build': {*LIBRARIES, 'systems', 'inference'},
+    'evaluate': {*LIBRARIES, 'systems', 'inference', 'build'},
+    'train': {*LIBRARIES, 'systems', 'inference'},
+    'bench': {*LIBRARIES, 'systems', 'inference', 'train'},
+    'commands': {*LIBRARIES, 'systems', 'inference', 'build', 'evaluate', 'train', 'bench', 'viewer'},
 }
 SAME_LEVEL = {'systems'}  # siblings that do not import each other
-CORE = ('core', 'geom', 'nets', 'diffusion', 'fields', 'systems', 'parallel', 'train.bench')
+CORE = ('core', 'geom', 'nets', 'diffusion', 'fields', 'systems', 'parallel', 'bench.render')
 OPTIONAL = (
     'tensorflow',
     'tensorflow_datasets',
@@ -81,6 +86,50 @@ def test_imports_point_down():
                 wrong.append(f'{path.relative_to(ROOT)} imports {name}')
             if parts[0] in SAME_LEVEL and other == parts[0] and parts[-1] != '__init__':
                 wrong.append(f'{path.relative_to(ROOT)} imports its sibling {name}')
+    assert not wrong, '\n'.join(wrong)
+
+
+def test_no_module_imports_in_a_circle():
+    """Imports inside functions count: what a circle hides is that two files are one."""
+    paths = {'.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path for path in everything()}
+    edges = {}
+    for name, path in paths.items():
+        targets = {target if target in paths else target.rpartition('.')[0] for target in imported(path)}
+        edges[name] = {target for target in targets if target in paths and target not in (name, 't3d')}  # t3d: version, facade
+    assert sum(map(len, edges.values())) > 400
+    assert not circles(edges)
+    assert circles({'a': {'b'}, 'b': {'c'}, 'c': {'a'}, 'd': {'a'}}) == ['a', 'b', 'c']
+
+
+def everything():
+    return sorted((ROOT / 't3d').rglob('*.py'))
+
+
+def circles(edges) -> list[str]:
+    """The nodes that reach themselves."""
+    reached = {}
+    for start in edges:
+        seen, waiting = set(), list(edges[start])
+        while waiting:
+            node = waiting.pop()
+            if node not in seen:
+                seen.add(node)
+                waiting += edges[node]
+        reached[start] = seen
+    return sorted(node for node in edges if node in reached[node])
+
+
+def test_no_system_is_known_by_name_outside_its_own_files():
+    """No import of one, and no string that is its name: what differs between systems is in the contract or in the config."""
+    wrong = []
+    for path in everything():
+        if path.parent.name == 'systems':
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and node.value in (*SYSTEMS, *SYSTEMS.values()):
+                wrong.append(f'{path.relative_to(ROOT)}:{node.lineno} compares with {node.value!r}')
+        own = {f't3d.systems.{name}' for name in SYSTEMS}
+        wrong += [f'{path.relative_to(ROOT)} imports {name}' for name in imported(path) if name in own]
     assert not wrong, '\n'.join(wrong)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from t3d.core import tree
 from t3d.core.errors import UsageError
-from t3d.nets import inception
+from t3d.nets.judges import inception
 
 SIDE = 139  # 3 x 3 pixels are left in the last block, so that its pooling shows
 

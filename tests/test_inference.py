@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 import small_run
 
+from t3d import systems
 from t3d.checkpoint import weights
-from t3d.core import tree
+from t3d.commands import train
+from t3d.core import tokens, tree
 from t3d.core.errors import UsageError
-from t3d.data import oracle, shapes, toy
+from t3d.core.outputs import Request
+from t3d.data.sets import oracle, shapes, toy
+from t3d.evaluate import drawing, toy_objects
 from t3d.geom import cameras
-from t3d.train import evaluate, inference, publish
+from t3d.inference import loading, publish
 
 PROMPT = 'a red cube'
 
@@ -26,26 +30,26 @@ def no_weights_of_this_machine(monkeypatch):
 
 
 def planes(loaded, prompts=(PROMPT,), seeds=(0,)):
-    return [np.asarray(asset.scene['planes']) for _, asset in inference.generate(loaded, list(prompts), list(seeds))]
+    return [np.asarray(asset.scene['planes']) for _, asset in loading.generate(loaded, list(prompts), list(seeds))]
 
 
 def test_a_run_folder_holds_all_that_inference_needs(tmp_path):
     loaded = small_run.loaded()
     assert (loaded.name, loaded.step, os.fspath(loaded.folder)) == ('small', 2, os.fspath(small_run.folder()))
     assert loaded.config == small_run.config() and loaded.config.is_locked
-    assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(loaded.params))
+    assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(loaded.weights))
     bare = tmp_path / 'moved'
     shutil.copytree(small_run.folder() / 'checkpoints', bare / 'checkpoints')
     shutil.copy(small_run.folder() / 'config.json', bare)
-    jax.tree.map(np.testing.assert_array_equal, inference.load(bare).params, loaded.params)
+    jax.tree.map(np.testing.assert_array_equal, loading.load(bare).weights, loaded.weights)
 
 
 def test_shared_weights_give_the_bits_of_the_run(tmp_path):
     loaded = small_run.loaded()
-    inference.save_weights(loaded, tmp_path / 'shared')
+    loading.save_weights(loaded, tmp_path / 'shared')
     written = {path.name for path in (tmp_path / 'shared').iterdir()}
-    assert written - set(inference.ALONG) == {'config.json', 'model.safetensors'}
-    again = inference.load(tmp_path / 'shared')
+    assert written - set(loading.COPIED_FILES) == {'config.json', 'model.safetensors'}
+    again = loading.load(tmp_path / 'shared')
     assert (again.name, again.step, again.config) == ('shared', 2, loaded.config)
     for one, other in zip(planes(loaded, seeds=(0, 5)), planes(again, seeds=(0, 5)), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -54,54 +58,54 @@ def test_shared_weights_give_the_bits_of_the_run(tmp_path):
 @pytest.mark.parametrize('dtype, tolerance', [('float16', 2e-3), ('bfloat16', 2e-2)])
 def test_half_precision_is_half_the_bytes_and_float32_in_memory(tmp_path, dtype, tolerance):
     loaded = small_run.loaded()
-    inference.save_weights(loaded, tmp_path / 'half', dtype)
+    loading.save_weights(loaded, tmp_path / 'half', dtype)
     size = os.path.getsize(tmp_path / 'half' / weights.FILE)
-    assert 2 * tree.count(loaded.params) <= size < 2 * tree.count(loaded.params) + 200 * len(jax.tree.leaves(loaded.params))
-    again = inference.load(tmp_path / 'half')
-    for name, leaf in tree.flatten(again.params).items():
-        whole = np.asarray(tree.flatten(loaded.params)[name])
+    assert 2 * tree.count(loaded.weights) <= size < 2 * tree.count(loaded.weights) + 200 * len(jax.tree.leaves(loaded.weights))
+    again = loading.load(tmp_path / 'half')
+    for name, leaf in tree.flatten(again.weights).items():
+        whole = np.asarray(tree.flatten(loaded.weights)[name])
         assert leaf.dtype == np.float32 and leaf.shape == whole.shape, name
         np.testing.assert_allclose(leaf, whole, rtol=tolerance, atol=1e-6, err_msg=name)
     assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in planes(again))
 
 
 def test_weights_are_found_by_name_by_variable_and_by_system(tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, 'SHIPPED', tmp_path / 'assets')
-    assert inference.shipped() == {}
+    monkeypatch.setattr(loading, 'SHIPPED', tmp_path / 'assets')
+    assert loading.shipped() == {}
     with pytest.raises(FileNotFoundError, match='no weights for any system come with t3d'):
-        inference.load()
+        loading.load()
     names = ('instant3d-small', 'other-small')  # both of the system instant3d
     for name in names:
-        inference.save_weights(small_run.loaded(), tmp_path / 'assets' / name)
-    assert inference.shipped() == {name: tmp_path / 'assets' / name for name in names}
-    assert inference.load().name == 'instant3d-small'
-    assert inference.load(system='other-small').name == inference.load('other-small').name == 'other-small'
+        loading.save_weights(small_run.loaded(), tmp_path / 'assets' / name)
+    assert loading.shipped() == {name: tmp_path / 'assets' / name for name in names}
+    assert loading.load().name == 'instant3d-small'
+    assert loading.load(system='other-small').name == loading.load('other-small').name == 'other-small'
     with pytest.raises(FileNotFoundError, match=r'no weights for dreamfusion .*instant3d-small, other-small\)\. Train'):
-        inference.load(system='dreamfusion')
+        loading.load(system='dreamfusion')
     wholes = {'instant3d-smal': 'instant3d-small', 'other': 'other-small', 'instant3': 'instant3d', 'instant3d-': 'instant3d'}
     for part, whole in wholes.items():  # the beginning of a name is no name
         with pytest.raises(FileNotFoundError, match=rf'no weights for {part} .*\. Did you mean {whole}\? Train'):
-            inference.load(system=part)
+            loading.load(system=part)
     with pytest.raises(FileNotFoundError, match='no weights for ganfusion .*Train .*configs/ganfusion_diffusion.py:tiny'):
-        inference.load(system='ganfusion')
-    monkeypatch.setitem(inference.SHORT, 'ganfusion', 'instant3d')
-    assert inference.load(system='ganfusion').name == 'instant3d-small'
+        loading.load(system='ganfusion')
+    monkeypatch.setitem(systems.SHORT, 'ganfusion', 'instant3d')
+    assert loading.load(system='ganfusion').name == 'instant3d-small'
     monkeypatch.setenv('T3D_WEIGHTS', str(tmp_path / 'assets' / 'other-small'))
-    assert inference.load().name == 'other-small'
-    assert inference.load(system='instant3d').name == 'instant3d-small'  # asked for in words
-    assert inference.load(small_run.folder()).name == 'small'  # what is given goes before the variable
+    assert loading.load().name == 'other-small'
+    assert loading.load(system='instant3d').name == 'instant3d-small'  # asked for in words
+    assert loading.load(small_run.folder()).name == 'small'  # what is given goes before the variable
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
-    inference.save_weights(small_run.loaded()._replace(config=small_run.config('field.hidden=16')), tmp_path / 'other')
+    loading.save_weights(small_run.loaded()._replace(config=small_run.config('field.hidden=16')), tmp_path / 'other')
     with pytest.raises(UsageError, match='the weights in .*other do not fit the model of their config:\n  other shape: field/'):
-        inference.load(tmp_path / 'other')
+        loading.load(tmp_path / 'other')
 
 
 def test_the_same_seed_gives_the_same_asset_whatever_else_is_asked_for():
     loaded = small_run.loaded()
     alone = planes(loaded, ['a blue cone'], [3])[0]
-    together = inference.generate(loaded, [PROMPT, 'a blue cone'], [0, 3])
+    together = loading.generate(loaded, [PROMPT, 'a blue cone'], [0, 3])
     assert [(seed, asset.prompt) for seed, asset in together] == [
         (0, PROMPT),
         (0, 'a blue cone'),
@@ -113,10 +117,11 @@ def test_the_same_seed_gives_the_same_asset_whatever_else_is_asked_for():
 
 
 def test_a_bad_prompt_is_refused_before_the_good_ones_are_made():
-    loaded = small_run.loaded()._replace(system=None)
+    loaded = small_run.loaded()
+    loaded = loaded._replace(system=loaded.system._replace(generate=None))
     for prompt, message in (('', 'empty prompt'), ('a corgi', '"corgi"'), ('a cube ' * 9, 'would be dropped')):
         with pytest.raises(UsageError, match=message):
-            inference.generate(loaded, [PROMPT, prompt], [0])
+            loading.generate(loaded, [PROMPT, prompt], [0])
 
 
 README_PROMPTS = {  # megabytes at most, and prompts the README types
@@ -124,38 +129,39 @@ README_PROMPTS = {  # megabytes at most, and prompts the README types
     'instant3d-furniture': (9, ['a blue child chair', 'a sofa']),
     'image_diffusion-toy': (6, ['a red cube']),
     'ganfusion_diffusion-toy': (10, ['a large red cube']),
+    'ganfusion_gan-toy': (1, ['a name']),
 }
 
 
-@pytest.mark.parametrize('name', [*inference.shipped()])
+@pytest.mark.parametrize('name', [*loading.shipped()])
 def test_the_shipped_weights_are_small_and_read_the_prompts_of_the_readme(name, capsys):
-    folder = inference.shipped()[name]
+    folder = loading.shipped()[name]
     most, prompts = README_PROMPTS[name]
     assert os.path.getsize(folder / weights.FILE) < most * 1e6
-    loaded = inference.load(name)
-    inference.check_prompts(loaded.config, prompts)
+    loaded = loading.load(name)
+    loaded.system.check([Request(prompt) for prompt in prompts])
     assert capsys.readouterr().err == ''
     assert loaded.step == loaded.config.steps and os.fspath(loaded.folder) == os.fspath(folder)
 
 
 def test_words_that_an_open_vocabulary_never_met_are_named(capsys):
-    inference.check_prompts(inference.load('instant3d-furniture').config, ['a blue corgi', 'a sofa'])
+    tokens.check_prompts(loading.load('instant3d-furniture').config.text, ['a blue corgi', 'a sofa'])
     assert capsys.readouterr().err == 'note: words that this model never read, all alike to it: corgi\n'
 
 
 def test_the_default_weights_are_those_of_the_scenes():
-    assert inference.load().name == inference.DEFAULT == 'instant3d-scenes'
-    assert inference.load(system='instant3d-furniture').name == 'instant3d-furniture'
-    assert inference.load(system='ganfusion').name == 'ganfusion_diffusion-toy'
+    assert loading.load().name == loading.DEFAULT == 'instant3d-scenes'
+    assert loading.load(system='instant3d-furniture').name == 'instant3d-furniture'
+    assert loading.load(system='ganfusion').name == 'ganfusion_diffusion-toy'
 
 
-RELATED = [name for name in inference.shipped() if name.endswith('scenes')]
+RELATED = [name for name in loading.shipped() if name.endswith('scenes')]
 
 
 @pytest.mark.parametrize('name', RELATED)
 def test_the_shipped_weights_show_what_the_prompt_says(name):
     """The render is nearest to its own scene among those with colours, places or the relation exchanged."""
-    loaded, cone, cube = inference.load(name), ('cone', 'red'), ('cube', 'blue')
+    loaded, cone, cube = loading.load(name), ('cone', 'red'), ('cube', 'blue')
     scenes = [
         shapes.pair(first, relation, second)
         for relation in shapes.RELATIONS
@@ -166,10 +172,10 @@ def test_the_shipped_weights_show_what_the_prompt_says(name):
             (('cube', 'red'), ('cone', 'blue')),
         )
     ]
-    azimuth, elevation = evaluate.AZIMUTH[:3], evaluate.ELEVATION[:3]
+    azimuth, elevation = toy_objects.AZIMUTH[:3], toy_objects.ELEVATION[:3]
     views = cameras.Cameras(*toy.camera_arrays(azimuth, elevation, shapes.RADIUS, shapes.FOV))
     asked = scenes[::4] + scenes[1::4]
-    renders = evaluate.render_views(loaded, [scene.captions[0] for scene in asked], views, 24, batch=6)
+    renders = drawing.render_views(loaded, [scene.captions[0] for scene in asked], views, 24, evaluator='test', batch=6)
     judge = oracle.Oracle(scenes, azimuth, elevation, 24)
     assert [scenes[found].captions[0] for found in judge.nearest(renders)] == [scene.captions[0] for scene in asked]
 
@@ -179,7 +185,7 @@ def test_the_shipped_weights_show_what_the_prompt_says(name):
 def test_the_shipped_weights_make_a_textured_mesh_upright_in_the_right_colours(name, tmp_path):
     import trimesh
 
-    publish.assets(inference.load(name), ['a red cone on top of a blue cube'], tmp_path, log=lambda line: None, frames=2)
+    publish.assets(loading.load(name), ['a red cone on top of a blue cube'], tmp_path, log=lambda line: None, frames=2)
     mesh = trimesh.load(tmp_path / 'mesh.glb', force='mesh')
     assert mesh.visual.material.baseColorTexture.size == (512, 512)
     colours = np.asarray(mesh.visual.to_color().vertex_colors)[:, :3].astype(float)
@@ -220,7 +226,7 @@ def test_names_of_folders(prompt, seed, name):
 
 def test_a_finished_run_gets_scores_and_assets(tmp_path):
     workdir, lines = small_run.folder(), []
-    publish.finish(workdir, [PROMPT, 'a blue cone'], log=lines.append)
+    train.finish(workdir, [PROMPT, 'a blue cone'], log=lines.append)
     scores = json.loads((workdir / 'scores.json').read_text())
     assert scores['step'] == 2 and scores['held_out/n'] == 48 and scores['seen/n'] == 144
     assert scores['held_out/nearest'] < 0.3 and scores['held_out/psnr'] < 20.0  # two steps teach little
@@ -267,7 +273,7 @@ def test_an_unfinished_run_is_left_alone(tmp_path):
         copy = shutil.copytree if (small_run.folder() / name).is_dir() else shutil.copy
         copy(small_run.folder() / name, tmp_path / name)
     (tmp_path / 'config.json').write_text((tmp_path / 'config.json').read_text().replace('"steps": 2,', '"steps": 9,'))
-    publish.finish(tmp_path, [PROMPT])
+    train.finish(tmp_path, [PROMPT])
     assert sorted(path.name for path in tmp_path.iterdir()) == ['checkpoints', 'config.json']
 
 

@@ -1,5 +1,6 @@
 import functools
 
+import asked
 import chex
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def started():
 
 
 def a_batch(config):
-    source, transform = sources.make(config)
+    source, transform = sources.make(config, None, instant3d.batch_spec(config))
     random = np.random.default_rng(0)
     examples = [transform(source[k], random) for k in range(config.batch)]
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
@@ -115,7 +116,7 @@ def test_preview_shows_renders_beside_targets():
 def test_an_asset_renders_its_own_field():
     config, system, _, state = started()
     params = state.params
-    asset, other = system.generate(params, ['a red cube', 'a small blue cone'], jax.random.key(0))
+    asset, other = asked.generate(system, params, ['a red cube', 'a small blue cone'], jax.random.key(0))
     from t3d.geom import cameras
 
     rays = cameras.rays(cameras.orbit(0.3, 0.2, 3.2, 0.7), 6, 6)
@@ -124,7 +125,7 @@ def test_an_asset_renders_its_own_field():
     density, rgb = asset.field(asset.scene, jnp.zeros((5, 3)))
     assert density.shape == (5,) and rgb.shape == (5, 3) and density.min() >= 0 and 0 <= rgb.min() and rgb.max() <= 1
     assert asset.render == other.render and asset.field == other.field  # equal keys of the jit cache: one compiled program
-    alone = system.generate(params, ['a red cube'], jax.random.key(0))[0]
+    alone = asked.generate(system, params, ['a red cube'], jax.random.key(0))[0]
     np.testing.assert_allclose(alone.scene['planes'], asset.scene['planes'], atol=1e-5)
     assert np.abs(other.scene['planes'] - asset.scene['planes']).max() > 1e-3
 
@@ -132,7 +133,7 @@ def test_an_asset_renders_its_own_field():
 def test_rays_that_miss_the_box_show_the_background():
     config, system, _, state = started()
     params = state.params
-    asset = system.generate(params, ['a red cube'], jax.random.key(0))[0]
+    asset = asked.generate(system, params, ['a red cube'], jax.random.key(0))[0]
     from t3d.geom.rays import Rays
 
     origins = jnp.array([[0.0, 3.0, 3.0], [0.0, 0.0, 3.0], [0.0, 0.0, 3.0]])
@@ -160,4 +161,4 @@ def test_unknown_systems_and_words_are_refused_with_the_choices():
     with pytest.raises(ValueError, match="there are .*instant3d.* Did you mean 'instant3d'?"):
         systems.make({'system': 'instant3e'})
     with pytest.raises(ValueError, match='"corgi"'):
-        system.generate(state.params, ['a corgi'], jax.random.key(0))
+        asked.generate(system, state.params, ['a corgi'], jax.random.key(0))

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from t3d.checkpoint import convert, ldm_names, torch_files
 from t3d.checkpoint.torch_files import BadWeights
 from t3d.core import tree as trees
+from t3d.inference import weights_check
 from t3d.nets.unet import UNet
 from t3d.nets.vae import VAE
-from t3d.train import weights_check
 
 RESNET = ('norm1', 'conv1', 'time_emb_proj', 'norm2', 'conv2', 'conv_shortcut')
 ATTENTION = ('norm', 'proj_in', 'proj_out', 'transformer_blocks.0.attn1.to_q', 'transformer_blocks.0.ff.net.2')

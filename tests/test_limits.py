@@ -14,6 +14,7 @@ from t3d.core.errors import UsageError
 from t3d.data import sources
 from t3d.export import meshes
 from t3d.geom import triplanes
+from t3d.inference import loading
 from t3d.nets import clip
 
 ODD = ('-1', '0', '1e9', '2**32', '4294967296', 'nan', 'inf', '-inf', '', 'many', 'none', 'true', '(1,2,3,4,5)', "'x'", '1e400')
@@ -211,7 +212,7 @@ def test_numbers_that_do_not_fit_each_other_are_named_when_the_system_is_made(sp
         with config.unlocked():
             config.text.words = ('red', 'cube')
     with pytest.raises(UsageError) as error:
-        systems.make(config)
+        systems.make(config, loading.open_given(config))
     assert wanted in str(error.value)
 
 

@@ -20,7 +20,7 @@ from t3d.core import errors, tree
 from t3d.core.errors import NonFinite
 from t3d.data import pipeline, sources
 from t3d.parallel import devices
-from t3d.train import failures, loop, signals, workdirs
+from t3d.train import failures, loop, signals, states, workdirs
 
 
 def run(workdir, *, steps=6, system=None, log=lambda line: None, data=DATA, stop_after=None, init_from=None, **changes):
@@ -133,10 +133,10 @@ def test_traces_once_and_transfers_nothing_implicitly(tmp_path, monkeypatch):
 
 def test_the_first_step_finds_what_was_compiled_ahead():
     settings, system, mesh = configs.from_dict(config()), make(), devices.make({'data': 1})
-    target = loop.abstract(settings, system, mesh)
+    target = states.abstract(settings, system, mesh)
     program = loop.Program(settings, system, mesh, target)
     program.compile_ahead()
-    state, batch = loop.fresh(settings, system, target), next(pipeline.make(*DATA, batch=settings.batch, seed=0))
+    state, batch = states.fresh(settings, system, target), next(pipeline.make(*DATA, batch=settings.batch, seed=0))
     assert program._ahead.result() > 0.0
     compiled = []
     mine = threading.current_thread()
@@ -210,7 +210,7 @@ def test_non_finite_loss_names_part_step_and_checkpoint(tmp_path):
 def test_a_state_that_is_not_finite_under_a_finite_loss(tmp_path):
     plain = make()
 
-    def train_step(state, batch, key):
+    def train_step(state, batch, key, given):
         new, metrics = plain.train_step(state, batch, key)
         return new.replace(ema=jax.tree.map(lambda x: jnp.where(new.step == 4, jnp.nan, x), new.ema)), metrics
 
@@ -279,7 +279,7 @@ def test_labels_of_the_preview(tmp_path, monkeypatch):
         seen.update(rows=rows, labels=labels, title=title)
         return np.zeros((1, 1, 3), np.uint8)
 
-    monkeypatch.setattr(loop.preview, 'sheet', sheet)
+    monkeypatch.setattr(loop.sheets, 'sheet', sheet)
     batch = {'x': np.zeros((16, 8), np.float32), 'y': np.zeros((16, 3), np.float32)}
     run(tmp_path / 'run', steps=1, data=(*DATA, (batch, [f'caption {n}' for n in range(16)])))
     assert seen['rows'].shape == (4, 8, 8, 3) and seen['labels'] == [f'caption {n}' for n in range(4)]
@@ -306,15 +306,15 @@ def fail(error):
 
 def test_command_line(tmp_path, monkeypatch, capsys):
     from launch import train
-    from t3d.train import publish
+    from t3d.commands import train as commands_train
 
     finished = []
-    monkeypatch.setattr(publish, 'finish', lambda *words: finished.append(words))
+    monkeypatch.setattr(commands_train, 'finish', lambda *words: finished.append(words))
     (tmp_path / 'small.py').write_text(f'def get_config(variant=""):\n    return {config()!r}\n')
-    monkeypatch.setattr(systems, 'make', lambda config: make(batch=config.batch))
-    monkeypatch.setattr(systems, 'known', lambda config: 'small')
+    monkeypatch.setattr(systems, 'make', lambda config, given=None: make(batch=config.batch))
+    monkeypatch.setattr(systems, 'module', lambda name: None)
     monkeypatch.setattr(sources, 'resolve', lambda config: config)
-    monkeypatch.setattr(sources, 'make', lambda config: DATA)
+    monkeypatch.setattr(sources, 'make', lambda *args: DATA)
     monkeypatch.setattr(sources, 'preview', lambda config, spec: None)
     command = ['--config', str(tmp_path / 'small.py'), '--workdir', str(tmp_path / 'run')]
     command += ['--config.steps=2', '--config.batch', '8']

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import small_triplanes
 
+from t3d.build import captioners, make_triplanes
 from t3d.checkpoint import weights
 from t3d.core import config as configs
 from t3d.core import tree
 from t3d.core.errors import UsageError
-from t3d.data import shapes, triplanes
+from t3d.data.adapters import triplanes
+from t3d.data.sets import shapes
 from t3d.fields import triplane_generator
-from t3d.train import captioners, inference, make_triplanes
+from t3d.inference import loading
 
 PAIRS, BATCH = 10, 4
 
@@ -22,7 +24,7 @@ PAIRS, BATCH = 10, 4
 @pytest.fixture(autouse=True)
 def generators(monkeypatch):
     """Folders 'g0' and 'g1' of two generators."""
-    monkeypatch.setattr(inference, 'load', lambda folder: small_triplanes.loaded(int(folder[1]), folder))
+    monkeypatch.setattr(loading, 'load', lambda folder: small_triplanes.loaded(int(folder[1]), folder))
 
 
 def run(out, source='g0', pairs=PAIRS, **given):
@@ -32,7 +34,7 @@ def run(out, source='g0', pairs=PAIRS, **given):
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, 'load', lambda folder: small_triplanes.loaded(int(folder[1]), folder))
+        patch.setattr(loading, 'load', lambda folder: small_triplanes.loaded(int(folder[1]), folder))
         return run(tmp_path_factory.mktemp('pairs') / 'pairs')
 
 
@@ -46,7 +48,7 @@ def planes():
     loaded = small_triplanes.loaded()
     generator = triplane_generator.Generator(loaded.config)
     draw = jax.jit(lambda p, seeds: generator.planes_of_seeds(p['generator'], p['buffers'], seeds))
-    return np.asarray(draw(loaded.params, np.arange(PAIRS, dtype=np.uint32)))
+    return np.asarray(draw(loaded.weights, np.arange(PAIRS, dtype=np.uint32)))
 
 
 def test_the_folder(made):
@@ -68,10 +70,10 @@ def test_the_folder(made):
 
 
 def test_statistics_equal_two_passes_over_the_same_planes(made, planes):
-    params, config = weights.load(made / triplanes.FROZEN)
+    mean, std = triplanes.statistics(triplanes.read_manifest(made))
     rows = planes.astype(np.float64).transpose(1, 4, 0, 2, 3).reshape(12, -1)  # plane-major channels
-    np.testing.assert_allclose(params['stats']['mean'], rows.mean(1), rtol=2e-6, atol=1e-7)
-    np.testing.assert_allclose(params['stats']['std'], rows.std(1), rtol=2e-6)
+    np.testing.assert_allclose(mean, rows.mean(1), rtol=2e-6, atol=1e-7)
+    np.testing.assert_allclose(std, rows.std(1), rtol=2e-6)
     sums = json.loads((made / 'manifest.json').read_text())['stats']
     assert sums['count'] == PAIRS * 64
     np.testing.assert_allclose(np.sqrt(np.array(sums['squares']) / sums['count']), rows.std(1), rtol=1e-6)
@@ -79,9 +81,9 @@ def test_statistics_equal_two_passes_over_the_same_planes(made, planes):
 
 def test_the_frozen_generator_is_the_one_that_was_loaded(made):
     params, config = weights.load(made / triplanes.FROZEN)
-    given = tree.flatten(jax.device_get(small_triplanes.loaded().params))
+    given = tree.flatten(jax.device_get(small_triplanes.loaded().weights))
     found = tree.flatten(params)
-    assert set(found) == {*given, 'stats/mean', 'stats/std'}
+    assert set(found) == set(given)
     for name, leaf in given.items():
         np.testing.assert_array_equal(found[name], leaf, err_msg=name)
     assert config.system == 'ganfusion_gan' and config.generator == small_triplanes.config().generator
@@ -89,8 +91,8 @@ def test_the_frozen_generator_is_the_one_that_was_loaded(made):
 
 def test_normalised_planes_come_back(made, planes):
     """Check 21 of the reference: the round trip renders the same picture."""
-    stats = weights.load(made / triplanes.FROZEN)[0]['stats']
-    mean, std = (stats[name].reshape(3, 1, 1, 4) for name in ('mean', 'std'))
+    stats = triplanes.statistics(triplanes.read_manifest(made))
+    mean, std = (np.float32(value).reshape(3, 1, 1, 4) for value in stats)
     normal = (planes - mean) / std
     per_channel = normal.transpose(1, 4, 0, 2, 3).reshape(12, -1)
     np.testing.assert_allclose(per_channel.mean(1), 0.0, atol=1e-5)
@@ -98,7 +100,7 @@ def test_normalised_planes_come_back(made, planes):
     loaded = small_triplanes.loaded()
     generator = triplane_generator.Generator(loaded.config)
     label = np.asarray(generator.front())[None]
-    draw = jax.jit(lambda planes: generator.render(loaded.params['generator'], planes, label, size=8).features)
+    draw = jax.jit(lambda planes: generator.render(loaded.weights['generator'], planes, label, size=8).features)
     np.testing.assert_allclose(draw(normal[:1] * std + mean), draw(planes[:1]), atol=1e-5)
 
 
@@ -126,15 +128,15 @@ def test_a_pair_depends_on_its_seed_alone(made, tmp_path):
 def test_truncation_and_several_views(planes):
     """psi 0 is the average object from whichever side, psi 1 the planes of `planes_of_seeds`; pictures go to their labels."""
     loaded, seeds = small_triplanes.loaded(), np.arange(3, dtype=np.uint32)
-    average = make_triplanes.Drawer(loaded, 0.0, 2)(seeds, 4)
+    average = make_triplanes.SampleRenderer(loaded, 0.0, 2)(seeds, 4)
     assert average.images.shape == (3, 2, 32, 32, 3) and average.labels.shape == (3, 2, 25)
     one = average.channels.reshape(3, 64, 12)
     np.testing.assert_array_equal(one[0], one[2])
     assert np.ptp(average.images, axis=(0, 1)).max() > 0.01
-    whole = make_triplanes.Drawer(loaded, 1.0, 1)(seeds, 4)
+    whole = make_triplanes.SampleRenderer(loaded, 1.0, 1)(seeds, 4)
     np.testing.assert_allclose(whole.channels, make_triplanes.channels_of(planes[:3]), atol=1e-5)
     generator = triplane_generator.Generator(loaded.config)
-    params, buffers = loaded.params['generator'], loaded.params['buffers']
+    params, buffers = loaded.weights['generator'], loaded.weights['buffers']
     ws = generator.ws(params, buffers, generator.z_of_seed(seeds))
     image, _ = jax.jit(lambda ws, label: generator.image(params, buffers, ws, label))(ws, whole.labels[:, 0])
     np.testing.assert_allclose(whole.images[:, 0], np.clip(0.5 + 0.5 * image, 0, 1), atol=1e-5)
@@ -173,8 +175,11 @@ def test_a_set_of_other_draws_is_not_gone_on_with(made, tmp_path):
 
 def test_other_systems_make_no_triplanes(tmp_path, monkeypatch):
     other = configs.from_dict({**small_triplanes.config().to_dict(), 'system': 'instant3d'})
-    monkeypatch.setattr(inference, 'load', lambda folder: small_triplanes.loaded()._replace(config=other))
-    with pytest.raises(UsageError, match='g0 is of system instant3d: triplanes come from a run of ganfusion_gan'):
+    whole = small_triplanes.loaded()
+    monkeypatch.setattr(
+        loading, 'load', lambda folder: whole._replace(config=other, system=whole.system._replace(functions=None))
+    )
+    with pytest.raises(UsageError, match='g0 is of system instant3d: triplanes come from a run of a triplane GAN'):
         run(tmp_path / 'pairs')
 
 

@@ -9,7 +9,7 @@ import pytest
 from t3d.checkpoint import judges, torch_pickle
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
-from t3d.nets import mobilenet
+from t3d.nets.judges import mobilenet
 
 ROWS = ((1, 8, 1, 1), (6, 12, 2, 2), (3, 16, 3, 2), (6, 16, 1, 1))  # expansion, channels, repeats, stride
 SMALL = dict(stem=8, head=24, classes=10)

@@ -60,11 +60,13 @@ def test_a_run_folder_of_any_name_gives_back_what_was_saved(tmp_path):
         store.save(state(value), data={'position': 3}, config={})
         store.close()
         store = stores.Store(tmp_path / name / 'checkpoints', read_only=True)
-        assert np.array_equal(store.restore_ema()['a'], state(value).params['a']), name
+        assert np.array_equal(store.restore_weights()['a'], state(value).params['a']), name
         store.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)  # each under its own name, nothing beside
     (tmp_path / 'run [v2]').rename(tmp_path / 'run *')
-    assert stores.Store(tmp_path / 'run *' / 'checkpoints', read_only=True).restore_ema()['a'][0, 0] == NAMES.index('run [v2]')
+    assert stores.Store(tmp_path / 'run *' / 'checkpoints', read_only=True).restore_weights()['a'][0, 0] == NAMES.index(
+        'run [v2]'
+    )
 
 
 @pytest.mark.parametrize('name', BAD, ids=ascii)

@@ -9,8 +9,9 @@ import types
 import numpy as np
 import pytest
 
-from t3d.data import pipeline, toy
-from t3d.train import make_triplanes
+from t3d.build import make_triplanes
+from t3d.data import pipeline
+from t3d.data.sets import toy
 
 ORDERS = {
     (0, 12, 0): [9, 2, 7, 4, 5, 11, 0, 3, 6, 10, 8, 1],

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t3d.core.errors import UsageError
-from t3d.data import archives, objmesh
+from t3d.data.sets import archives, objmesh
 
 QUAD = 'v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n'
 RED = 'newmtl red\nKd 1 0 0\nmap_Kd t.png\n'

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from t3d.data import objmesh
+from t3d.data.sets import objmesh
 
 OBJ = """# \xe9t\xe9
 mtllib my colours.mtl

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t3d.nets import clip_vision, efficientnet, mobilenet, pil_resize
+from t3d.nets import pil_resize
+from t3d.nets.judges import clip_vision, efficientnet, mobilenet
 
 SIZES = [  # before (height, width), after: up, down, both, one axis alone, odd, tiny, far down
     ((128, 128), (224, 224)),

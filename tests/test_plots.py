@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from t3d.train import plots
+from t3d.export import plots
 
 
 def test_points_fall_where_their_values_say():

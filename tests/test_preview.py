@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from t3d.train import preview
+from t3d.export import sheets
 
 
 def test_small_images_are_enlarged_without_blur():
     rows = np.zeros((2, 8, 8, 3), np.float32)
     rows[1, :, :4] = (1.0, 0.0, 0.0)
-    sheet = preview.sheet(rows, ['one', 'two'])
+    sheet = sheets.sheet(rows, ['one', 'two'])
     assert sheet.dtype == np.uint8 and sheet.shape == (2 * (96 + 14 + 8) + 4, 96 + 8, 3)
     image = sheet[-100 - 4 : -8, 4:100]
     assert np.all(image[:, :48] == (255, 0, 0)) and np.all(image[:, 48:] == 0)
@@ -17,7 +17,7 @@ def test_small_images_are_enlarged_without_blur():
 
 def test_views_lie_side_by_side_and_labels_wrap():
     rows = np.random.default_rng(0).integers(0, 255, (1, 3, 128, 128, 3), np.uint8)
-    sheet = preview.sheet(rows, ['a red cone on top of a very blue cube ' * 4])
+    sheet = sheets.sheet(rows, ['a red cone on top of a very blue cube ' * 4])
     lines = (sheet.shape[0] - 128 - 12) // 14
     assert lines == 3 and sheet.shape[1] == 3 * 128 + 8
     np.testing.assert_array_equal(sheet[-136:-8, 4:132], rows[0, 0])
@@ -25,16 +25,16 @@ def test_views_lie_side_by_side_and_labels_wrap():
 
 
 def test_no_labels_and_bad_values():
-    sheet = preview.sheet(np.full((1, 100, 100, 3), np.nan))
+    sheet = sheets.sheet(np.full((1, 100, 100, 3), np.nan))
     assert sheet.shape == (112, 108, 3) and (sheet[4:104, 4:104] == 0).all()
-    assert preview.to_uint8(np.array([-1.0, 0.5, 2.0])).tolist() == [0, 128, 255]
+    assert sheets.to_uint8(np.array([-1.0, 0.5, 2.0])).tolist() == [0, 128, 255]
     with pytest.raises(ValueError, match='1 images and 2 labels'):
-        preview.sheet(np.zeros((1, 8, 8, 3)), ['a', 'b'])
+        sheets.sheet(np.zeros((1, 8, 8, 3)), ['a', 'b'])
 
 
 def test_write(tmp_path):
     from PIL import Image
 
-    image = preview.sheet(np.zeros((1, 8, 8, 3)), ['x'])
-    preview.write(tmp_path / 'previews' / '00000002.png', image)
+    image = sheets.sheet(np.zeros((1, 8, 8, 3)), ['x'])
+    sheets.write(tmp_path / 'previews' / '00000002.png', image)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'previews' / '00000002.png')), image)

@@ -7,9 +7,8 @@ import threading
 import pytest
 
 from t3d import cli
-from t3d.core import prompts, strict_json
+from t3d.core import prompts, strict_json, tokens
 from t3d.core.errors import UsageError
-from t3d.train import inference
 
 TEXT = 'a red cube\nein grüner Würfel\n红色立方体 🚀\n'
 LINES = ['a red cube', 'ein grüner Würfel', '红色立方体 🚀']
@@ -94,7 +93,7 @@ def test_the_command_line_reads_them(tmp_path, capsys, monkeypatch):
 def test_a_prompt_in_the_bytes_of_another_encoding_is_refused():
     words = os.fsdecode('ein grüner'.encode('latin-1'))
     with pytest.raises(UsageError, match=r"the prompt 'ein gr\\udcfcner' is no text in UTF-8: set the encoding"):
-        inference.check_prompts({}, [words])
+        tokens.check_prompts({}, [words])
 
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32'])

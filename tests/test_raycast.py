@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from t3d.data import objmesh, raycast
+from t3d.data.sets import objmesh, raycast
 from t3d.geom import cameras
 
 SIZE, RADIUS, FOV = 33, 3.5, 0.7027699

@@ -11,14 +11,16 @@ import pytest
 import small_run
 
 from t3d import cli
+from t3d.bench import plan, table
 from t3d.core import config as configs
-from t3d.train import bench, inference, plan, scores
+from t3d.evaluate import scores
+from t3d.inference import loading
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ('README.md', 'launch/README.md')
 DOCUMENTS = tuple(f'docs/{path.name}' for path in sorted((ROOT / 'docs').glob('*.md')))
 PROGRAMS = ('t3d', 'make', 'python', 'python3', 'pip', 'apt-get', 'sbatch', 'kubectl', 'launch/tpu_pod.sh')
-ENTRIES = {'launch.bench': 't3d.train.bench'}  # modules whose flags belong to another
+ENTRIES = {'launch.bench': 't3d.bench.render'}  # modules whose flags belong to another
 
 
 def code(page: str) -> tuple[list[list[str]], list[list[str]]]:
@@ -65,8 +67,8 @@ def reader(monkeypatch, tmp_path):
     monkeypatch.delenv('T3D_WEIGHTS', raising=False)
     monkeypatch.setenv('T3D_DATA', str(tmp_path / 'data'))
     monkeypatch.setattr(plan, 'compiled', lambda *args: ['train step compiled'])
-    loaded, load = small_run.loaded(), inference.load
-    monkeypatch.setattr(inference, 'load', lambda folder=None, system=None: load(system=system) if system else loaded)
+    loaded, load = small_run.loaded(), loading.load
+    monkeypatch.setattr(loading, 'load', lambda folder=None, system=None, given=None: load(system=system) if system else loaded)
 
 
 def test_the_pages_have_commands():
@@ -93,14 +95,13 @@ def test_commands_parse_and_run_dry(words, capsys, tmp_path):
 
 def check_bench(name: str, rest: list[str]) -> None:
     """The benchmark exists and takes these flags; other words are changes of its config."""
-    assert name in bench.COMMANDS
-    module = bench if name == 'render' else importlib.import_module(f't3d.train.bench_{name}')
+    module = importlib.import_module(table.BENCHMARKS[name])
     unknown = module.flags().parse_known_args(rest)[1]
     assert not [word for word in unknown if word.startswith('-')], f't3d bench {name} has no {unknown}'
 
 
 def test_a_misspelt_flag_of_a_benchmark_is_found():
-    for name in bench.COMMANDS:
+    for name in table.BENCHMARKS:
         check_bench(name, ['--repeats', '3'])
         with pytest.raises(AssertionError, match='--repaets'):
             check_bench(name, ['--repaets', '3'])

@@ -2,6 +2,7 @@
 
 import functools
 
+import asked
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,9 @@ from t3d import systems
 from t3d.core import config as configs
 from t3d.core import tree
 from t3d.core.errors import UsageError
+from t3d.core.system import params_of
 from t3d.geom import cameras
+from t3d.inference import loading
 from t3d.systems import renderdiffusion
 
 SMALL = (
@@ -156,8 +159,8 @@ def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional(
 
 def test_generated_assets_do_not_depend_on_their_neighbours():
     system, key = systems.make(config()), jax.random.key(5)
-    first, second = system.generate(params(), ['a red cube', 'a blue cone'], key)
-    again, _ = system.generate(params(), ['a red cube', 'a cone'], key)
+    first, second = asked.generate(system, params(), ['a red cube', 'a blue cone'], key)
+    again, _ = asked.generate(system, params(), ['a red cube', 'a cone'], key)
     np.testing.assert_allclose(first.scene['planes'], again.scene['planes'], atol=1e-5)
     assert second.prompt == 'a blue cone' and first.bound == pytest.approx(0.8) and first.camera['radius'] == pytest.approx(3.2)
     points = np.random.default_rng(0).uniform(-1, 1, (7, 3)).astype(np.float32)
@@ -193,9 +196,12 @@ def test_parameters_are_matched_to_those_of_ganfusion(variant):
     """All but the text tower against GANFusion's denoiser and generator."""
 
     def count(name):
-        system = systems.make(configs.load(f'configs/{name}.py:{variant}', ['text.words=("a",)']))
-        params = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec).params
-        return {part: tree.count(value) for part, value in params.items()}, params.get('frozen', {}).get('generator')
+        loaded = configs.load(f'configs/{name}.py:{variant}', ['text.words=("a",)'])
+        given = loading.open_given(loaded)  # of a config: shapes
+        system = systems.make(loaded, given)
+        params = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec, params_of(given)).params
+        generator = given['generator'].params['generator'] if given else None
+        return {part: tree.count(value) for part, value in params.items()}, generator
 
     (ours, _), (theirs, generator) = count('renderdiffusion'), count('ganfusion_diffusion')
     assert ours['text'] == theirs['text']

@@ -13,8 +13,8 @@ import small_pipeline
 from t3d import cli
 from t3d.checkpoint import torch_files, weights
 from t3d.core.errors import UsageError
-from t3d.train import sample2d
-from t3d.train.sample2d import Settings
+from t3d.inference import sample2d
+from t3d.inference.sample2d import Settings
 
 PROMPT, NEGATIVE = 'a red car', 'dim'
 
@@ -74,7 +74,7 @@ def test_velocity_and_the_fast_solver_are_those_of_diffusers(root, noise):
     pipe.scheduler = kept
     model = sample2d.open_model(folder)
     found = sample2d.sample(model, [PROMPT], Settings(steps=5, sampler='dpm', guidance=1.0), noise[:1])
-    assert model.schedule.prediction == 'v' and informative(wanted)
+    assert model.functions.schedule.prediction == 'v' and informative(wanted)
     np.testing.assert_allclose(found, wanted, atol=2e-4)
 
 
@@ -204,12 +204,14 @@ def test_weights_of_our_own_system(tmp_path):
     params = random_weights.drawn(shapes, 0.2)
     weights.save(tmp_path, params, config)
     model = sample2d.open_model(tmp_path)
-    assert model.native == 8 and model.schedule.prediction == 'v'
+    assert model.functions.native == 8 and model.functions.schedule.prediction == 'v'
     noise = np.random.default_rng(0).standard_normal((1, 8, 8, 3), np.float32)
     found = sample2d.sample(model, ['a red cube'], Settings(steps=3, guidance=3.0), noise)
-    net = image_diffusion.Denoiser(config, model.tokenize)
+    net = image_diffusion.Model(config)
     run = jax.jit(net.sample_from, static_argnames=('steps', 'scale'))
-    wanted = np.asarray(run(params, jnp.asarray(model.tokenize(['a red cube'])), jnp.asarray(noise), steps=3, scale=3.0))
+    wanted = np.asarray(
+        run(params, jnp.asarray(model.functions.tokenize(['a red cube'])), jnp.asarray(noise), steps=3, scale=3.0)
+    )
     assert informative(wanted)
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     with pytest.raises(UsageError, match='of 8 pixels only'):

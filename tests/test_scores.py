@@ -12,9 +12,10 @@ from test_evaluate import loaded_with, objects, toy_records  # noqa: F401
 from t3d import cli
 from t3d.checkpoint import weights
 from t3d.core.errors import UsageError
-from t3d.data import oracle, shapes, toy
+from t3d.data.sets import oracle, shapes, toy
+from t3d.evaluate import align_head, drawing, extractors, scores, table, toy_pictures
+from t3d.inference import features
 from t3d.metrics import align, fid
-from t3d.train import align_head, evaluate_pictures, scores
 
 
 @pytest.fixture(scope='module')
@@ -48,6 +49,10 @@ def test_held_out_views_of_objects_are_scored(objects):  # noqa: F811
     assert scores.evaluate(loaded, ['psnr'], limit=5)['psnr_n'] == 20
 
 
+def pictures(loaded, **options):
+    return table.first(loaded.config).pictures(loaded, **options)
+
+
 def test_a_distance_over_too_few_images_becomes_the_kernel_distance():
     random = np.random.default_rng(0)
     extractor, lines = fid.Extractor('noise', 16, None), []
@@ -78,7 +83,7 @@ def test_samples_of_captions_are_compared_with_true_pictures_as_sets(monkeypatch
             rows.append(oracle.composite(toy.record(by_caption[prompt], azimuth, elevation, SIDE, 3)['image']))
         return shown['change'](np.concatenate(rows))
 
-    monkeypatch.setattr(evaluate_pictures, 'draw', draw)
+    monkeypatch.setattr(toy_pictures, 'draw', draw)
     lines, shown['change'] = [], lambda images: images
     found = scores.evaluate(loaded, ['fid_tiny', 'kid_tiny'], lines.append, limit=4)
     assert (found['fid_tiny_n'], found['kid_tiny_n']) == (128, 128) and lines[0] == 'drawing 4 samples of each of 32 captions'
@@ -88,7 +93,7 @@ def test_samples_of_captions_are_compared_with_true_pictures_as_sets(monkeypatch
     assert found['kid_tiny'] < 0.2 * other['kid_tiny']
 
     shown['change'] = lambda images: images
-    few = scores.pictures(loaded, limit=2)
+    few = pictures(loaded, limit=2)
     assert few.shown.shape == few.true.shape == (32, 2, SIDE, SIDE, 3) and not few.paired
     words = [prompt.split()[-2] for prompt in few.prompts]
     for colour in ('red', 'green', 'blue'):  # caption and samples keep company on both sides
@@ -98,7 +103,7 @@ def test_samples_of_captions_are_compared_with_true_pictures_as_sets(monkeypatch
             front = rows[rows.min(-1) < 0.6]
             assert len(front) and (front.argmax(-1) == k).mean() > 0.9
     with pytest.raises(UsageError, match='--limit 0'):
-        scores.pictures(loaded, limit=0)
+        scores.evaluate(loaded, ['fid_tiny'], limit=0)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,7 @@ def test_samples_of_captions_are_compared_with_true_pictures_as_sets(monkeypatch
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_rendered(truth, names, weights, words, monkeypatch):
-    monkeypatch.setattr(scores, 'pictures', lambda *args, **options: pytest.fail('rendered'))
+    monkeypatch.setattr(table.first(truth.config), 'pictures', lambda *args, **options: pytest.fail('rendered'))
     with pytest.raises(UsageError, match=words):
         scores.evaluate(truth, names, **weights)
 
@@ -152,7 +157,7 @@ def test_a_pickle_of_inception_is_refused_with_the_way_to_convert_it(truth, tmp_
 def test_runs_that_make_pictures_have_no_true_view(truth):
     config = truth.config.copy_and_resolve_references()
     with config.unlocked():
-        config.system = 'image_diffusion'
+        config.system, config.evaluate = 'image_diffusion', ('toy_pictures',)
     with pytest.raises(UsageError, match='psnr compares with the true view.*fid_tiny'):
         scores.evaluate(truth._replace(config=config), ['psnr'])
 
@@ -189,11 +194,11 @@ def test_clip_scores_are_those_of_transformers_model(truth, tmp_path):
     small_pipeline.write_tokenizer(tmp_path)
     found = scores.evaluate(truth, ['clip'], clip_weights=str(tmp_path))
 
-    pictures = scores.pictures(truth)
+    drawn = pictures(truth)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path, local_files_only=True)
-    ids = tokenizer(pictures.prompts, padding='max_length', max_length=77, return_tensors='pt')['input_ids']
+    ids = tokenizer(drawn.prompts, padding='max_length', max_length=77, return_tensors='pt')['input_ids']
     mean, deviation = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
-    pixels = ((pictures.shown - mean) / deviation).reshape(-1, SIDE, SIDE, 3).transpose(0, 3, 1, 2).astype(np.float32)
+    pixels = ((drawn.shown - mean) / deviation).reshape(-1, SIDE, SIDE, 3).transpose(0, 3, 1, 2).astype(np.float32)
     with torch.no_grad():
         out = theirs(input_ids=ids, pixel_values=torch.from_numpy(pixels))
     cosine = (out.image_embeds @ out.text_embeds.T).numpy()
@@ -210,7 +215,7 @@ def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch, tm
     """With networks that see the mean colour and read the name of a colour: every caption's colour must be retrieved."""
     judges = pytest.importorskip('t3d.checkpoint.judges')
     words = list(shapes.COLOURS)
-    true = scores.pictures(truth)
+    true = pictures(truth)
     by_word = {word: [] for word in words}
     for prompt, views in zip(true.prompts, true.true):
         by_word[prompt.split()[-2]].append(views.reshape(-1, 3).mean(0))
@@ -218,7 +223,7 @@ def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch, tm
 
     def encode_images(images):
         colour = images.reshape(len(images), -1, 3).mean(1)
-        pooled = np.repeat(colour, 500, axis=1)[:, : scores.EFFNET]
+        pooled = np.repeat(colour, 500, axis=1)[:, : features.POOLED]
         return pooled, -1e4 * np.sum((colour[:, None] - means) ** 2, -1)
 
     def encode_texts(texts):
@@ -237,7 +242,7 @@ def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch, tm
     assert 'fd_effnet' not in found and abs(found['kd_effnet']) < 1e-2 and found['kd_effnet_extractor'] == 'EfficientNet-Lite0'
     assert any('fd_effnet of 192 images over 1280 features' in line for line in lines)
 
-    pooled = np.random.default_rng(0).random((4, scores.EFFNET), np.float32)
+    pooled = np.random.default_rng(0).random((4, features.POOLED), np.float32)
     captions, key = np.zeros((4, 1), int), jax.random.key(0)
     eye = np.eye(8, dtype=np.float32)
     head = align.fit(pooled, eye[:4], pooled[:, :12], eye, captions, key, steps=0)
@@ -246,7 +251,7 @@ def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch, tm
     assert other['align/r1_extractor'] == align.TRAINED and other['align/colour_acc_n'] == 32
     assert other['align/auc'] > 0.55 and other['align/auc'] != found['align/auc']  # a head that has learned nothing yet
     with monkeypatch.context() as patch, pytest.raises(UsageError, match=r'launch\.align_head --out DIR'):
-        patch.setattr(scores, 'pictures', lambda *args, **options: pytest.fail('rendered'))
+        patch.setattr(table.first(truth.config), 'pictures', lambda *args, **options: pytest.fail('rendered'))
         scores.evaluate(truth, ['align'], align_head=str(small_run.folder()))
 
     # The second judge sees all colours wrong, stands beside the first under its own names, and has no head that knows colours.
@@ -259,6 +264,6 @@ def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch, tm
     assert 'control/align_mobilenet/r5_shuffled' in both and 'align_mobilenet/colour_acc' not in both
     assert any(line.startswith('align_mobilenet/r1 ') and align.SECOND in line for line in lines)
 
-    samples = scores.Pictures(true.prompts, true.true[:, :3], true.true[:, :3], False)
-    report, colour = scores._align('align', None, truth.config)(samples)
+    samples = drawing.Pictures(true.prompts, true.true[:, :3], true.true[:, :3], False)
+    report, colour = extractors._align('align', None, truth.config)(samples)
     assert (report.n, report.candidates, colour.n) == (96, 32, 96)  # each sample on its own

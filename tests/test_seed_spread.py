@@ -5,8 +5,8 @@ import pytest
 import small_run
 
 from launch import seed_spread
-from t3d.core.system import Picture
-from t3d.train import inference
+from t3d.core.outputs import Picture
+from t3d.inference import loading
 
 
 def test_pairs_of_seeds_and_of_prompts_are_told_apart(monkeypatch, capsys):
@@ -16,8 +16,8 @@ def test_pairs_of_seeds_and_of_prompts_are_told_apart(monkeypatch, capsys):
         level = {'a red cube': 0.2, 'a blue cone': 0.3}
         return [(s, Picture(p, np.full((4, 4, 3), level[p] + 0.01 * s))) for s in seeds for p in prompts]
 
-    monkeypatch.setattr(inference, 'load', lambda run: None)
-    monkeypatch.setattr(inference, 'generate', generate)
+    monkeypatch.setattr(loading, 'load', lambda run: None)
+    monkeypatch.setattr(loading, 'generate', generate)
     seed_spread.main(['x', 'a red cube', 'a blue cone', '--seeds', '2'])
     assert capsys.readouterr().out.splitlines() == [
         'other seeds: PSNR 40.0 dB (mean of 2 pairs of objects, lowest 40.0)',
@@ -27,7 +27,7 @@ def test_pairs_of_seeds_and_of_prompts_are_told_apart(monkeypatch, capsys):
 
 def test_views_of_objects_are_those_of_each_prompt_and_seed(monkeypatch):
     loaded = small_run.loaded()
-    monkeypatch.setattr(inference, 'load', lambda run: loaded)
+    monkeypatch.setattr(loading, 'load', lambda run: loaded)
     pictures = seed_spread.views('x', ['a red cube', 'a blue cone'], 2, 16)
     assert pictures.shape == (2, 2, 4 * 16 * 16, 3) and 0.0 <= pictures.min() and pictures.max() <= 1.0
     assert np.ptp(pictures) > 0.05

@@ -8,7 +8,9 @@ from small_single_view import TEXT, make_config
 
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
-from t3d.data import furniture_source, pipeline, shapes, single_view, sources, toy
+from t3d.data import pipeline, sources
+from t3d.data.adapters import single_view
+from t3d.data.sets import furniture_source, shapes, toy
 from t3d.geom import cameras
 
 

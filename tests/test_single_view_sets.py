@@ -6,7 +6,9 @@ from small_single_view import TEXT, make_config
 
 from t3d import cli
 from t3d.core.errors import UsageError
-from t3d.data import images, single_view, sources
+from t3d.data import sources
+from t3d.data.adapters import single_view
+from t3d.data.sets import images
 from t3d.geom import cameras
 
 

@@ -8,7 +8,11 @@ import pytest
 
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
-from t3d.data import shapes, sources, toy
+from t3d.data import sets, sources
+from t3d.data.adapters import views
+from t3d.data.sets import shapes, toy
+from t3d.data.sets.captions import vocabulary
+from t3d.systems import instant3d
 
 SMALL = ('data.size=8', 'preview.rows=6', 'preview.views=2')
 
@@ -35,19 +39,19 @@ class Counted:
 
 def test_a_cached_source_reads_every_record_once_and_drops_depth():
     plain = Counted()
-    cached = sources.Cached(plain, depth=False)
+    cached = views.Cached(plain, ('image', 'captions'))
     for index in (2, np.int64(0), 2, 0, np.int64(2)):
         record = cached[index]
         assert 'depth' not in record
         np.testing.assert_array_equal(record['image'], Counted()[int(index)]['image'])
     assert plain.read == [2, 0] and len(cached) == 3
-    with_depth = sources.Cached(Counted(), depth=True)[1]
+    with_depth = views.Cached(Counted(), ('depth',))[1]
     np.testing.assert_array_equal(with_depth['depth'], Counted()[1]['depth'])
 
 
 def test_an_example_takes_training_views_alone():
     config = sources.resolve(tiny('data.views=3', 'data.train_views=5'))
-    transform, record, seen = sources.example(config), Counted()[1], set()
+    transform, record, seen = sources.make(config)[1], Counted()[1], set()
     for number in range(40):
         example = transform(record, np.random.default_rng(number))
         assert set(example) == {'tokens', 'image', 'world_from_cam', 'intrinsics'} and example['image'].shape == (3, 8, 8, 4)
@@ -57,11 +61,12 @@ def test_an_example_takes_training_views_alone():
             np.testing.assert_array_equal(image, record['image'][view])
         seen |= set(chosen)
     assert seen == {0, 1, 2, 3, 4}
-    assert 'depth' in sources.example(sources.resolve(tiny('loss.depth=0.1')))(record, np.random.default_rng(0))
+    asks = instant3d.batch_spec(tiny('loss.depth=0.1'))
+    assert 'depth' in asks and 'depth' in sources.make(config, None, asks)[1](record, np.random.default_rng(0))
 
 
 def test_an_example_depends_on_its_random_generator_alone():
-    transform, record = sources.example(sources.resolve(tiny('data.views=3'))), Counted()[1]
+    transform, record = sources.make(sources.resolve(tiny('data.views=3')))[1], Counted()[1]
     one, two, other = (transform(record, np.random.default_rng(seed)) for seed in (4, 4, 5))
     assert all(np.array_equal(one[name], two[name]) for name in one)
     assert not all(np.array_equal(one[name], other[name]) for name in one)
@@ -86,7 +91,7 @@ def test_the_preview_is_no_larger_than_a_batch():
 
 
 def test_the_preview_of_objects_shows_views_held_out(monkeypatch):
-    monkeypatch.setattr(sources, 'open_source', lambda data, split, depth=False: Counted())
+    monkeypatch.setattr(sets, 'open_set', lambda data, split: Counted())
     config = sources.resolve(tiny('data.name=furniture', 'data.train_views=12', 'batch=2'))
     batch, captions = sources.preview(config, {})
     for row, index in enumerate((0, 2)):
@@ -100,9 +105,9 @@ def test_the_vocabulary_is_that_of_the_data(monkeypatch):
     assert given.text.words == ('a', 'red') and given.is_locked
     folder = sources.resolve(tiny('text.folder=/somewhere'))
     assert folder.text.words == ()  # a tokenizer with a vocabulary of its own
-    monkeypatch.setattr(sources, 'open_source', lambda data, split, depth=False: Counted())
+    monkeypatch.setattr(sets, 'open_set', lambda data, split: Counted())
     words = sources.resolve(tiny('data.name=furniture')).text.words
-    assert words == tuple(sources.vocabulary(caption for k in range(3) for caption in Counted()[k]['captions']))
+    assert words == tuple(vocabulary(caption for k in range(3) for caption in Counted()[k]['captions']))
     assert 'sphere' in words and len(words) == len(set(words))
 
 
@@ -111,12 +116,13 @@ def test_sources_are_named_and_what_is_wrong_is_refused(monkeypatch, tmp_path):
     assert source[0]['captions'][0] in {caption for scene in shapes.singles('test') for caption in scene.captions}
     assert transform(source[0], np.random.default_rng(0))['tokens'].dtype == np.int32
     for override, message in (
-        ('data.name=tey', "data set (data.name) 'tey'. Did you mean 'toy'? Known: toy, furniture, triplanes. triplanes goes"),
-        ('data.name=eg3d', "data set (data.name) 'eg3d'. Known: toy, furniture, triplanes. triplanes goes with configs/"),
-        ('data.split=tset', "split of toy (data.split) 'tset'. Did you mean 'test'? Known: train, test, all."),
-        ('data.scenes=all', "toy scenes (data.scenes) 'all'. Known: singles, pairs, both."),
+        ('data.name=tey', "unknown data set (data.name) 'tey': there are furniture, toy; your own is named by its module"),
+        ('data.name=eg3d', "data.name='eg3d' gives no posed views: it goes with configs/ganfusion_gan.py"),
+        ('data.kind=veiws', "unknown adapter (data.kind) 'veiws': there are single_view, triplanes, views; your own"),
+        ('data.split=tset', "unknown split of toy (data.split) 'tset'. Did you mean 'test'? Known: train, test, all."),
+        ('data.scenes=all', "unknown toy scenes (data.scenes) 'all'. Known: singles, pairs, both."),
     ):
-        with pytest.raises(UsageError, match=re.escape(f'unknown {message}')):
+        with pytest.raises(UsageError, match=re.escape(message)):
             sources.make(sources.resolve(tiny('text.words=("a",)', override)))
     monkeypatch.setenv('T3D_DATA', str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r'no furniture data size=8 .*nothing built.*t3d data build furniture'):

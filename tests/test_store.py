@@ -68,7 +68,7 @@ def test_restores_exactly_on_any_mesh(saved, sizes):
 def test_latest_and_averaged_parameters_alone(saved):
     store = stores.Store(saved, read_only=True)
     assert store.latest() == 4 and store.steps() == [2, 4]
-    ema = store.restore_ema()
+    ema = store.restore_weights()
     chex.assert_trees_all_equal(ema, jax.tree.map(lambda x: np.asarray(x) + 1, placed(2, 4, 1).ema))
     store.close()
 
@@ -136,11 +136,11 @@ def test_flipped_byte_is_found_and_the_leaf_named(tmp_path):
     store = stores.Store(tmp_path, read_only=True)
     with pytest.raises(stores.CorruptCheckpoint, match=r'00000002 is corrupt: .* params/layer_out/kernel are not .* no other'):
         store.restore(target())
-    chex.assert_trees_all_equal(store.restore_ema(), jax.device_get(state.ema))  # the averages are intact
+    chex.assert_trees_all_equal(store.restore_weights(), jax.device_get(state.ema))  # the averages are intact
     store.close()
 
 
-@pytest.mark.parametrize('item', ['state', 'ema', 'meta', 'data'])
+@pytest.mark.parametrize('item', ['state', 'weights', 'meta', 'data'])
 def test_damaged_files_never_restore_silently(saved, tmp_path, item):
     """One byte flipped in each file of an item: the values come back as saved, or an error names the folder."""
     import shutil
@@ -173,7 +173,7 @@ import sys
 from t3d.checkpoint import store as stores
 store = stores.Store(sys.argv[1], read_only=True)
 try:
-    store.restore_ema()
+    store.restore_weights()
 except stores.CorruptCheckpoint as error:
     print(error)
 store.close()
@@ -195,7 +195,7 @@ def test_a_truncated_file_is_one_line_and_nothing_else_on_the_console(saved, tmp
 
     for kept in (0, 100):
         folder = shutil.copytree(saved, tmp_path / str(kept))
-        files = [path for path in (folder / '00000004' / 'ema').rglob('d/*') if path.is_file()]
+        files = [path for path in (folder / '00000004' / 'weights').rglob('d/*') if path.is_file()]
         with open(max(files, key=lambda path: path.stat().st_size), 'r+b') as file:
             file.truncate(kept)
         done = subprocess.run([sys.executable, '-c', READ, str(folder)], capture_output=True, text=True, check=False)
@@ -243,7 +243,7 @@ def test_nothing_to_restore(tmp_path, saved):
 
 def test_newer_format_is_refused(saved, monkeypatch):
     monkeypatch.setattr(stores, 'FORMAT', 0)
-    with pytest.raises(ValueError, match='has format 1, this t3d reads up to 0: update t3d'):
+    with pytest.raises(ValueError, match='has format 2, this t3d reads up to 0: update t3d'):
         stores.Store(saved, read_only=True).restore(target())
 
 

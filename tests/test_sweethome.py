@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from t3d.data import objmesh, sweethome
+from t3d.data.sets import objmesh, sweethome
 
 CATALOGUE = """# comment
 id=Test

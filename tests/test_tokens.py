@@ -7,7 +7,7 @@ import pytest
 
 from t3d.core import tokens
 from t3d.core.errors import UsageError
-from t3d.data import shapes
+from t3d.data.sets import shapes
 
 
 def test_words_round_trip_through_ids():
@@ -59,6 +59,7 @@ def test_a_vocabulary_of_words_that_no_prompt_holds_is_refused(word):
 
 
 SHIPPED = sorted((pathlib.Path(tokens.__file__).parents[1] / 'assets').glob('*/config.json'))
+SHIPPED = [path for path in SHIPPED if 'text' in json.loads(path.read_text())]  # a GAN reads none
 
 
 @pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.parent.name)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from t3d.core.errors import UsageError
-from t3d.data import oracle, shapes, toy
+from t3d.data.sets import oracle, shapes, toy
 from t3d.geom import cameras
 
 AZIMUTH, ELEVATION = np.array([0.3, 2.1, 4.0]), np.array([0.1, 0.6, -0.2])
@@ -67,7 +67,8 @@ def test_numpy_cameras_are_those_of_geom():
 def test_records_are_a_pure_function_of_seed_and_index_across_processes():
     record = toy.ToySource('train', scenes='both', size=16, views=2, seed=3)[17]
     code = (
-        'import hashlib; from t3d.data import toy; r = toy.ToySource("train", scenes="both", size=16, views=2, seed=3)[17];'
+        'import hashlib; from t3d.data.sets import toy; '
+        'r = toy.ToySource("train", scenes="both", size=16, views=2, seed=3)[17];'
         'print(hashlib.sha256(r["image"].tobytes() + r["depth"].tobytes() + r["world_from_cam"].tobytes()).hexdigest())'
     )
     import hashlib

@@ -17,11 +17,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from t3d import systems
+from t3d.bench import plan
 from t3d.checkpoint import store as stores
 from t3d.core import config as configs
 from t3d.core import tree
+from t3d.inference import loading
 from t3d.parallel import devices
-from t3d.train import loop, plan, traced
+from t3d.train import loop, states, traced
 
 MESHES = {'one': {'data': 1}, 'data x fsdp x tensor': {'data': 2, 'fsdp': 2, 'tensor': 2}}
 CODE = traced.code.__wrapped__
@@ -38,9 +40,9 @@ def train(keep, mesh, system, steps=3):
     """The state after some steps, the last metrics, and whether the first state was donated."""
     settings = configs.from_dict(config())
     with jax.set_mesh(mesh):
-        target = loop.abstract(settings, system, mesh)
+        target = states.abstract(settings, system, mesh)
         program = loop.Program(settings, system, mesh, target, keep=keep)
-        first = state = loop.fresh(settings, system, target, keep)
+        first = state = states.fresh(settings, system, target, keep)
         batch = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
         for _ in range(steps):
             state, metrics = program(state, {'x': batch, 'y': batch[:, :3]})
@@ -55,13 +57,14 @@ def test_the_same_bits_as_a_plain_trace_without_tracing(shape, tmp_path):
     kept, donated = train(traced.Keep(tmp_path, config()), mesh, system)
     assert donated and sorted(path.name.split('-')[0] for path in tmp_path.iterdir()) == ['init', 'train_step']
 
-    def never(*args):
-        raise AssertionError('traced again')
-
     again, donated = train(traced.Keep(tmp_path, config()), mesh, system._replace(train_step=never))
     assert donated
     for other in (kept, again):
         jax.tree.map(np.testing.assert_array_equal, plain, other)
+
+
+def never(*args):
+    raise AssertionError('traced again')
 
 
 def test_a_run_resumed_from_kept_traces_ends_with_the_bits_of_a_plain_one(tmp_path):
@@ -69,7 +72,7 @@ def test_a_run_resumed_from_kept_traces_ends_with_the_bits_of_a_plain_one(tmp_pa
     whole = loop.run(config(steps=4), tmp_path / 'whole', system=make(), **options)
     kept = {**options, 'traced_in': tmp_path / 'traced'}
     loop.run(config(steps=4), tmp_path / 'parts', system=make(), stop_after=2, **kept)
-    loop.run(config(steps=4), tmp_path / 'parts', system=make()._replace(train_step=None), **kept)  # not to be called
+    loop.run(config(steps=4), tmp_path / 'parts', system=make()._replace(train_step=never), **kept)  # not to be called
     ends = [json.loads((folder / 'metrics.jsonl').read_text().splitlines()[-1]) for folder in (whole, tmp_path / 'parts')]
     assert ends[0]['step'] == ends[1]['step'] == 4 and ends[0]['loss'] == ends[1]['loss']
     whole, parts = (stores.Store(folder / 'checkpoints', read_only=True) for folder in (whole, tmp_path / 'parts'))
@@ -234,11 +237,13 @@ def test_folder_is_beside_the_compilation_cache():
 @pytest.mark.parametrize('name', ['instant3d', 'ganfusion_gan', 'ganfusion_diffusion', 'image_diffusion', 'renderdiffusion'])
 def test_every_system_can_be_kept(name, tmp_path):
     settings = plan.resolve(configs.load(f'configs/{name}.py:tiny', []))
-    system, mesh = systems.make(settings), devices.make({'data': 2, 'fsdp': 2})
+    given, mesh = loading.open_given(settings, random=True), devices.make({'data': 2, 'fsdp': 2})
+    system = systems.make(settings, given)
     keep = traced.Keep(tmp_path, settings)
     with jax.set_mesh(mesh):
-        target = loop.abstract(settings, system, mesh)
-        program = loop.Program(settings, system, mesh, target, keep=keep)
+        params = states.placed(given, mesh, settings.fsdp_floor)
+        target = states.abstract(settings, system, mesh, params)
+        program = loop.Program(settings, system, mesh, target, keep=keep, given=params)
         lowered = program.step.lower(*program._arguments)
     assert [path.name.split('-')[0] for path in tmp_path.iterdir()] == ['train_step']
     state, _ = lowered.out_info

@@ -13,18 +13,19 @@ from t3d.checkpoint import weights
 from t3d.core import config as configs
 from t3d.core import prng, tokens, tree
 from t3d.core.errors import UsageError
-from t3d.data import pipeline, shapes, sources, triplanes
+from t3d.data import pipeline, sources
+from t3d.data.adapters import triplanes
+from t3d.data.sets import shapes
 
 PAIRS = [(3, 'a red cube', 0.1), (4, 'a blue cone', 0.2), (5, 'a red cube', 0.7), (4000000000, 'large white sphere', 0.3)]
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """Written by hand, as data/triplanes.py says."""
+    """Written by hand, as data/adapters/triplanes.py says."""
     out = tmp_path_factory.mktemp('triplanes')
     loaded = small_triplanes.loaded()
-    stats = {'mean': np.zeros(12, np.float32), 'std': np.ones(12, np.float32)}
-    weights.save(out / 'frozen', {**jax.device_get(loaded.params), 'stats': stats}, loaded.config)
+    weights.save(out / 'frozen', jax.device_get(loaded.weights), loaded.config)
     lines = [{'seed': seed, 'caption': text, 'slots': {'distance': far}} for seed, text, far in PAIRS]
     (out / 'manifest.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
     write_manifest(out)
@@ -32,7 +33,7 @@ def folder(tmp_path_factory):
 
 
 def write_manifest(out, **changes):
-    leaves = {name: np.asarray(leaf) for name, leaf in tree.flatten(small_triplanes.loaded().params).items()}
+    leaves = {name: np.asarray(leaf) for name, leaf in tree.flatten(small_triplanes.loaded().weights).items()}
     manifest = {
         'format_version': 1,
         'generator_sha256': triplanes.fingerprint(leaves),
@@ -40,6 +41,7 @@ def write_manifest(out, **changes):
         'psi': 1.0,
         'pairs': len(PAIRS),
         'triplanes': triplanes.meaning(small_triplanes.config()),
+        'stats': {'count': 4, 'mean': [0.25] * 12, 'squares': [16.0] * 12},
     }
     (out / 'manifest.json').write_text(json.dumps({**manifest, **changes}))
 
@@ -51,12 +53,11 @@ def config(folder, *overrides, **changes):
             'system': 'ganfusion_diffusion',
             'batch': 4,
             'psi': 1.0,
-            'frozen': '',
+            'sr_style': 'unit',
+            'given': {'generator': ''},
+            'planes': {'mean': (), 'std': ()},
             'text': {'words': (), 'length': 6, 'folder': '', 'open_vocabulary': False},
-            'generator': {},
-            'render': {},
             'data': {'name': 'triplanes', 'path': str(folder), 'split': 'train', 'max_distance': 0.0},
-            'loss': {'depth': 0.0},
             'preview': {'rows': 3},
             **changes,
         }
@@ -97,51 +98,44 @@ def test_batches_of_tokens_and_seeds(folder):
 
 
 def test_the_config_is_filled_from_the_folder(folder):
-    made, given = sources.resolve(config(folder)), small_triplanes.config()
-    assert made.generator == given.generator and made.render == given.render
-    assert made.frozen == str(folder / 'frozen')
+    made = sources.resolve(config(folder))
+    assert made.given.generator == str(folder / 'frozen')
+    assert made.planes.mean == (0.25,) * 12 and made.planes.std == (2.0,) * 12  # sqrt(16 / 4)
     assert made.text.words == ('a', 'cube', 'red', 'blue', 'cone', 'large', 'sphere', 'white')
     assert made.is_locked and sources.resolve(made) == made
-    kept = sources.resolve(config(folder, frozen='elsewhere', text={'words': ('mine',), 'length': 3}))
-    assert (kept.frozen, kept.text.words) == ('elsewhere', ('mine',))
+    kept = sources.resolve(config(folder, given={'generator': 'elsewhere'}, text={'words': ('mine',), 'length': 3}))
+    assert (kept.given.generator, kept.text.words) == ('elsewhere', ('mine',))
+    described = sources.resolve(config(folder, given={'generator': 'configs/ganfusion_gan.py:tiny'}))
+    assert described.given.generator == str(folder / 'frozen')  # a config only describes one
 
 
-def test_a_generator_of_other_sizes_is_followed_and_what_was_given_is_not_overruled(tmp_path):
-    """A config of a file: the values that its user left alone are those of the folder."""
+def test_what_nobody_chose_follows_the_folder_and_what_was_given_is_not_overruled(tmp_path):
     theirs = configs.load('configs/ganfusion_gan.py:tiny', ['generator.plane_resolution=8', 'generator.plane_channels=4'])
     for override in ('render.samples=7', 'generator.sr.channels=(8,4)', 'generator.sr_style=w', 'render.plane_axes=legacy'):
         configs.apply(theirs, override)
-    params = {'generator': {'a': np.ones(2, np.float32)}, 'stats': {'mean': np.zeros(12, np.float32)}}
-    weights.save(tmp_path / 'frozen', params, theirs)
+    weights.save(tmp_path / 'frozen', {'generator': {'a': np.ones(2, np.float32)}}, theirs)
     (tmp_path / 'manifest.jsonl').write_text(json.dumps({'seed': 1, 'caption': 'a red cube', 'slots': {}}) + '\n')
     sha = triplanes.fingerprint({'generator/a': np.ones(2, np.float32)})
     write_manifest(tmp_path, generator_sha256=sha, psi=0.7, pairs=1, triplanes=triplanes.meaning(theirs))
 
     def resolved(*overrides):
-        return sources.resolve(
-            configs.load('configs/ganfusion_diffusion.py:tiny', [f'data.path={tmp_path}', 'render.importance=3', *overrides])
-        )
+        return sources.resolve(configs.load('configs/ganfusion_diffusion.py:tiny', [f'data.path={tmp_path}', *overrides]))
 
     made = resolved()
-    assert made.generator == theirs.generator and made.psi == 0.7 and made.sr_style == 'ones_w' and made.is_locked
-    assert (made.render.samples, made.render.importance, made.render.plane_axes) == (7, 3, 'legacy')
+    assert made.psi == 0.7 and made.sr_style == 'ones_w' and made.is_locked
     assert sources.resolve(made) == made == resolved() and sources.make(made)
     assert resolved('sr_style=w_avg').sr_style == 'w_avg'
-    for override, text in (
-        ('render.plane_axes=other', "render.plane_axes='other': wanted one of 'orthogonal', 'legacy'"),
-        ('generator.plane_channels=16', 'generator.plane_channels=16, there 4'),
-        ('psi=0.5', 'psi=0.5, there 0.7'),
-    ):
-        with pytest.raises(UsageError, match=text):
-            resolved(override)
+    with pytest.raises(UsageError, match='holds planes of psi=0.7, this config has psi=0.5: set that of the folder'):
+        resolved('psi=0.5')
 
 
 def test_another_frozen_generator_is_refused(folder, tmp_path):
-    weights.save(tmp_path / 'other', jax.device_get(small_triplanes.loaded(1).params), small_triplanes.config())
-    with pytest.raises(UsageError, match='holds another generator .*not what the captions say'):
-        sources.resolve(config(folder, frozen=str(tmp_path / 'other')))
+    weights.save(tmp_path / 'other', jax.device_get(small_triplanes.loaded(1).weights), small_triplanes.config())
+    with pytest.raises(UsageError, match='is another generator .*not what the captions say'):
+        sources.resolve(config(folder, given={'generator': str(tmp_path / 'other')}))
     shutil.copytree(folder / 'frozen', tmp_path / 'same')
-    assert sources.resolve(config(folder, frozen=str(tmp_path / 'same'))).frozen == str(tmp_path / 'same')
+    same = {'generator': str(tmp_path / 'same')}
+    assert sources.resolve(config(folder, given=same)).given.generator == same['generator']
 
 
 def test_pairs_of_toy_know_its_whole_grammar(folder, tmp_path):
@@ -167,30 +161,42 @@ def test_failures_of_the_captioner_can_be_left_out(folder):
         ('generator', 'plane_resolution', 16, 'generator.plane_resolution=16, there 8'),
         ('generator', 'plane_channels', 8, 'generator.plane_channels=8, there 4'),
         ('generator', 'sr_style', 'w', "generator.sr_style='w', there 'unit'"),
-        (None, 'psi', 0.7, 'psi=0.7, there 1.0'),
     ],
     ids=lambda value: str(value)[:16],
 )
-def test_planes_that_mean_something_else_are_refused(folder, section, key, value, text):
+def test_planes_that_mean_something_else_are_refused(folder, tmp_path, section, key, value, text):
+    """Of the folder's own generator, and of another place whose arrays are the same."""
     theirs = small_triplanes.config().to_dict()
-    changes = {key: value} if section is None else {section: {**theirs[section], key: value}}
-    for use in (sources.resolve, sources.make):
-        with pytest.raises(UsageError, match='holds other triplanes than this config describes: ' + text):
-            use(config(folder, **{'generator': theirs['generator'], 'render': theirs['render'], **changes}))
+    other = configs.from_dict({**theirs, section: {**theirs[section], key: value}})
+    shutil.copytree(folder / 'frozen', tmp_path / 'same')
+    (tmp_path / 'same' / 'config.json').write_text(configs.to_json(other))
+    refused = pytest.raises(UsageError, match="holds other triplanes than its generator's config describes: " + text)
+    with refused:
+        sources.resolve(config(folder, given={'generator': str(tmp_path / 'same')}))
+    shutil.copytree(folder, tmp_path / 'copy')
+    shutil.copy(tmp_path / 'same' / 'config.json', tmp_path / 'copy' / 'frozen' / 'config.json')
+    with refused:
+        sources.resolve(config(tmp_path / 'copy'))
 
 
-def test_what_does_not_change_the_planes_may_differ(folder):
-    theirs = small_triplanes.config().render.to_dict()
-    made = sources.resolve(config(folder, render={**theirs, 'samples': 99}))
-    assert made.render.samples == 99 and made.generator == small_triplanes.config().generator
+def test_a_folder_of_an_older_version_says_how_it_is_made_new(folder, tmp_path):
+    """There the statistics were arrays beside the generator."""
+    shutil.copytree(folder, tmp_path / 'old')
+    stats = {'mean': np.zeros(12, np.float32), 'std': np.ones(12, np.float32)}
+    weights.save(
+        tmp_path / 'old' / 'frozen',
+        {**jax.device_get(small_triplanes.loaded().weights), 'stats': stats},
+        small_triplanes.config(),
+    )
+    with pytest.raises(UsageError, match='made by an older t3d: run the command that made it once more .* keeps the pairs'):
+        sources.resolve(config(tmp_path / 'old'))
 
 
 def test_a_manifest_of_another_generator_is_refused(folder, tmp_path):
     out = tmp_path / 'copy'
     shutil.copytree(folder, out)
     other = small_triplanes.loaded(1)
-    stats = {'mean': np.zeros(12, np.float32), 'std': np.ones(12, np.float32)}
-    weights.save(out / 'frozen', {**jax.device_get(other.params), 'stats': stats}, other.config)
+    weights.save(out / 'frozen', jax.device_get(other.weights), other.config)
     with pytest.raises(UsageError, match='is not the one its pairs were made with .*the captions are of other objects'):
         sources.resolve(config(out))
 
@@ -255,8 +261,8 @@ def test_seeds_that_are_none(folder, tmp_path, seed):
         triplanes.Pairs(out)
 
 
-def test_a_fingerprint_sees_every_bit_and_no_statistics():
-    leaves = {name: np.asarray(leaf) for name, leaf in tree.flatten(small_triplanes.loaded().params).items()}
+def test_a_fingerprint_sees_every_bit_and_no_other_part():
+    leaves = {name: np.asarray(leaf) for name, leaf in tree.flatten(small_triplanes.loaded().weights).items()}
     first = triplanes.fingerprint(leaves)
     assert first == triplanes.fingerprint({**dict(reversed(leaves.items())), 'stats/mean': np.ones(3)})
     for name in ('generator/decoder/out/bias', 'buffers/w_avg'):

@@ -16,14 +16,21 @@ from PIL import Image
 
 from t3d import viewer, viewer_panel, viewer_pictures
 from t3d.core.errors import UsageError
-from t3d.core.system import Picture
+from t3d.core.outputs import Picture
+from t3d.core.system import System, anything
 from t3d.geom import cameras
-from t3d.train import inference
+from t3d.inference import loading
 
 
 @pytest.fixture(scope='module')
 def shown():
     return viewer_pictures.make(small_run.loaded(), 'a red cube')
+
+
+def shows(output):
+    """A system that makes output(request) of each request."""
+    generate = lambda weights, requests, keys, given: [output(request) for request in requests]
+    return System(None, None, None, generate, anything, ('ema',), (), {})
 
 
 def pose(camera):
@@ -48,7 +55,7 @@ def test_a_wide_window_sees_more_at_the_sides_with_square_pixels(shown):
 
 def test_normals_and_depth_are_those_of_a_ball_from_any_distance():
     ball = analytic_assets.sphere()  # whose colours are its normals
-    loaded = small_run.loaded()._replace(system=types.SimpleNamespace(generate=lambda params, prompts, key: [ball]))
+    loaded = small_run.loaded()._replace(system=shows(lambda request: ball))
     shown = viewer_pictures.make(loaded, 'a red cube')
     for radius in (3.5, 2.4):
         matrix = pose(cameras.orbit(0.3, 0.2, radius, 0.7))
@@ -214,7 +221,7 @@ def test_an_error_of_the_program_is_told_in_its_browser_alone(monkeypatch, shown
 
 def test_a_system_of_pictures_shows_them(monkeypatch):
     pixels = np.float32([[[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 1, 1]]])
-    system = types.SimpleNamespace(generate=lambda params, prompts, key: [Picture(prompts[0], pixels)])
+    system = shows(lambda request: Picture(request.prompt, pixels))
     loaded = small_run.loaded()._replace(system=system)
     client = viser_stub.Client(aspect=2.0)
     viewer_panel.step({}, {0: client}, loaded, viewer_pictures.make(loaded, 'a red cube'), 8)
@@ -235,7 +242,7 @@ def test_the_link_is_the_port_that_is_listened_on(monkeypatch, capsys):
 
     monkeypatch.setitem(sys.modules, 'viser', types.SimpleNamespace(ViserServer=start))
     loaded = small_run.loaded()
-    monkeypatch.setattr(inference, 'load', lambda folder: loaded)
+    monkeypatch.setattr(loading, 'load', lambda folder: loaded)
     monkeypatch.setattr(viewer.socket, 'gethostname', lambda: 'node7')
     viewer.serve('x', 'a red cube', size=16, stop=lambda: next(rounds, None) is None)
     lines = capsys.readouterr().out.splitlines()
@@ -259,7 +266,7 @@ def test_listening_for_others_is_said(host, expected):
     + [({'host': host}, f'--host {host}: cannot listen there') for host in ('203.0.113.7', 'no host', 'x' * 70, '1.2.3.4.5')],
 )
 def test_addresses_that_cannot_be_are_refused_before_the_weights_are_read(given, text, monkeypatch):
-    monkeypatch.setattr(inference, 'load', lambda folder: pytest.fail('read'))
+    monkeypatch.setattr(loading, 'load', lambda folder: pytest.fail('read'))
     with pytest.raises(UsageError, match=text):
         viewer.serve('x', 'a red cube', **given)
 
@@ -273,6 +280,6 @@ def test_without_viser_the_message_names_the_extra(monkeypatch):
 def test_a_model_without_prompts_asks_for_one(monkeypatch):
     monkeypatch.setitem(sys.modules, 'viser', types.SimpleNamespace())
     loaded = small_run.loaded()._replace(config=small_run.config('export.prompts=()'))
-    monkeypatch.setattr(inference, 'load', lambda folder: loaded)
+    monkeypatch.setattr(loading, 'load', lambda folder: loaded)
     with pytest.raises(UsageError, match='names no prompt to begin with'):
         viewer.serve('x')

@@ -11,7 +11,7 @@ import small_pipeline
 
 from t3d import cli
 from t3d.checkpoint import convert, torch_files, weights
-from t3d.train import weights_check
+from t3d.inference import weights_check
 
 pytest.importorskip('torch')
 pytest.importorskip('diffusers')
@@ -151,9 +151,9 @@ def test_nothing_to_check(tmp_path, capsys):
 
 
 def test_weights_of_t3d_are_checked_too(tmp_path, capsys):
-    from t3d.train import inference
+    from t3d.inference import loading
 
-    folder = inference.shipped()['instant3d-scenes']
+    folder = loading.shipped()['instant3d-scenes']
     assert 'instant3d of t3d, step' in said(folder, capsys, 0)
     params, config = weights.load(folder)
     params = {name: value for name, value in params.items() if name != 'field'}

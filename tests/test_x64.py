@@ -15,9 +15,11 @@ import test_renderdiffusion
 from t3d import systems
 from t3d.core import config as configs
 from t3d.core import prng
+from t3d.core.system import params_of
 from t3d.data import sources
 from t3d.diffusion import samplers, schedules
 from t3d.geom import cameras
+from t3d.inference import loading
 from t3d.metrics import fid
 
 SMALL = {
@@ -51,14 +53,16 @@ def types(tree):
 def test_a_system_keeps_to_32_bits(name):
     """Traced, not run: the state is that of its step, and nothing in it or among the metrics is wide."""
     with wide():
-        system, key = systems.make(small(name)), jax.eval_shape(lambda: prng.key(0))
-        state = jax.eval_shape(system.init, key, system.batch_spec)
-        after, metrics = jax.eval_shape(system.train_step, state, system.batch_spec, key)
+        config, key = small(name), jax.eval_shape(lambda: prng.key(0))
+        given = loading.open_given(config)  # of a config: shapes
+        system, others = systems.make(config, given), params_of(given)
+        state = jax.eval_shape(system.init, key, system.batch_spec, others)
+        after, metrics = jax.eval_shape(system.train_step, state, system.batch_spec, key, others)
         assert types(after) == types(state)
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(state)} <= {'float32', 'int32', 'bool'}
         assert {name: str(leaf.dtype) for name, leaf in metrics.items()} == dict.fromkeys(metrics, 'float32')
         if name == 'renderdiffusion':  # its sampler renders at each step
-            found = jax.eval_shape(system.preview, state.ema, system.batch_spec, key)
+            found = jax.eval_shape(system.preview, state.ema, system.batch_spec, key, others)
             assert found.dtype == jnp.float32
 
 

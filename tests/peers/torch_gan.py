@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import torch_renderer  # noqa: E402
 import torch_stylegan2  # noqa: E402
 
-from t3d.train import memory  # noqa: E402
+from t3d.bench import memory  # noqa: E402
 
 PHASES = ('generator', 'density', 'discriminator', 'r1')
 

@@ -1,4 +1,4 @@
-"""MobileNetV2 in PyTorch, after arXiv 1801.04381, Table 2, with torchvision's names: a peer for t3d.nets.mobilenet."""
+"""MobileNetV2 in PyTorch, after arXiv 1801.04381, Table 2, with torchvision's names: a peer for t3d.nets.judges.mobilenet."""
 
 import torch
 from torch import nn

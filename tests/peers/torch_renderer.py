@@ -13,7 +13,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from t3d.train import memory
+from t3d.bench import memory
 
 AXES = {'orthogonal': ((0, 1), (0, 2), (2, 1)), 'legacy': ((0, 1), (0, 2), (2, 0))}
 
@@ -97,7 +97,7 @@ def render(params, planes, origins, directions, u_coarse, u_fine, *, near, far, 
 
 
 def workload(shape: dict):
-    """{'forward': f, 'both': f}: closures over random inputs of the given sizes (see t3d.train.bench.SHAPES)."""
+    """{'forward': f, 'both': f}: closures over random inputs of the given sizes (see t3d.bench.render.SHAPES)."""
     device = 'cuda' if shape['device'] in ('gpu', 'cuda') else 'cpu'
     torch.set_default_device(device)
     randn = torch.randn

@@ -1,0 +1,285 @@
+"""The contract of t3d.core.system, held by every system of the table: steps, devices, resuming, weights, requests.
+
+A system that comes new needs a line in `SMALL`, and no test here is written for one of them.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import random_weights
+
+from t3d import systems
+from t3d.bench import train as bench_train
+from t3d.checkpoint import store as stores
+from t3d.checkpoint import weights as folders
+from t3d.core import config as configs
+from t3d.core import prng, tree
+from t3d.core.errors import UsageError
+from t3d.core.outputs import KINDS, Request
+from t3d.core.system import params_of, weights_of, with_weights
+from t3d.data import sources
+from t3d.inference import given as givens
+from t3d.inference import loading
+from t3d.parallel import devices
+from t3d.train import program as programs
+from t3d.train import states
+
+DIFFUSION = (
+    'text.width=16',
+    'text.layers=1',
+    'text.heads=2',
+    'text.words=("a","red","blue","cube","cone")',
+    'unet.block_out_channels=(8,16)',
+    'unet.attention_head_dim=2',
+    'unet.cross_attention_dim=16',
+    'unet.norm_num_groups=4',
+    'unet.attention_levels=(False,True)',
+    'sample.steps=2',
+    'diffusion.timesteps=50',
+)
+GENERATOR = (
+    'generator.z=8',
+    'generator.w=8',
+    'generator.plane_resolution=8',
+    'generator.plane_channels=4',
+    'generator.channel_base=64',
+    'generator.channel_max=8',
+    'generator.hidden=8',
+    'generator.features=4',
+    'generator.sr.input_size=8',
+    'generator.sr.channels=(8,4)',
+)
+RENDER = ('render.size=8', 'render.samples=4', 'render.importance=4')
+SMALL = {
+    'ganfusion_gan': (
+        *GENERATOR,
+        *RENDER,
+        'micro_batch=8',
+        'discriminator.group=2',
+        'discriminator.channel_base=64',
+        'discriminator.channel_max=8',
+        'blur.sigma=1.0',
+        'data.size=16',
+        'density.every=2',
+        'r1.every=3',
+    ),
+    'ganfusion_diffusion': DIFFUSION,
+    'image_diffusion': (*DIFFUSION, 'data.size=16'),
+    'instant3d': (
+        'decoder.channels=(16,8,8)',
+        'decoder.heads=(2,2,0)',
+        'decoder.groups=(4,4,4)',
+        'decoder.mid_heads=2',
+        'decoder.base_channels=8',
+        'decoder.mixer_width=8',
+        'decoder.mixer_heads=2',
+        'decoder.style_width=8',
+        'decoder.style_channels=8',
+        'decoder.out_channels=12',
+        'decoder.out_groups=4',
+        'text.width=16',
+        'text.heads=2',
+        'text.words=("a","red","blue","cube","cone")',
+        'loss.rays=16',
+        'render.samples=8',
+        'render.samples_shown=8',
+        'data.size=16',
+        'field.hidden=8',
+    ),
+    'renderdiffusion': (
+        *DIFFUSION,
+        'data.size=16',
+        'planes.resolution=8',
+        'planes.channels=4',
+        'planes.hidden=16',
+        'render.samples=6',
+        'render.importance=0',
+        'loss.stride=2',
+    ),
+}
+GIVEN = {'ganfusion_diffusion': {'generator': ('ganfusion_gan', (*GENERATOR, *RENDER, 'data.size=16'))}}
+STEPS = 4
+# Leaves that no gradient reaches: softmax cancels a key's bias; fixed noise is a constant, and EG3D's upsampler adds none.
+STILL = re.compile(r'text/layers/key/bias|buffers/.*/noise_const|generator/superres/.*/noise_strength')
+NAMES = sorted(systems.SYSTEMS)
+
+
+@functools.cache
+def config(name, devices=1):
+    overrides = (*SMALL[name], 'batch=8', 'steps=100', 'optimizer.warmup=1' if name != 'ganfusion_gan' else 'seed=0')
+    return configs.load(f'configs/{name}.py:tiny', [*overrides, f'mesh.data={devices}'])
+
+
+@functools.cache
+def given(name):
+    """The models that a system is given, with random weights of which none is zero."""
+    found = {}
+    for key, (other, overrides) in GIVEN.get(name, {}).items():
+        made = configs.load(f'configs/{other}.py:tiny', list(overrides))
+        system = systems.make(made)
+        state = jax.jit(system.init)(prng.key(7), zeros(system))
+        params = random_weights.shaken(weights_of(state, system.weights))
+        functions = system if system.functions is None else system.functions
+        found[key] = givens.Given(functions, params, made, other, givens.digest(params), system.sharding)
+    return found
+
+
+@functools.cache
+def made(name, devices=1):
+    return systems.make(config(name, devices), given(name))
+
+
+def zeros(system):
+    return {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()}
+
+
+@functools.cache
+def batch(name):
+    """Random pictures in front of cameras, every place with words of its own."""
+    rows = bench_train.made_up(made(name).batch_spec)
+    random = np.random.default_rng(1)
+    for key, spec in made(name).batch_spec.items():
+        if jnp.issubdtype(spec.dtype, jnp.signedinteger) or key == 'seed':
+            rows[key] = random.integers(1, 5, spec.shape).astype(spec.dtype)
+    return rows
+
+
+@functools.cache
+def runner(name, count):
+    """(mesh, target, program, state of random weights on the host, one entry for each trace of the step) on `count` devices."""
+    loaded, traces = config(name, count), []
+    step = made(name, count).train_step
+    system = made(name, count)._replace(train_step=lambda *args: traces.append(1) or step(*args))
+    mesh = devices.make(loaded.mesh)
+    with jax.set_mesh(mesh):
+        params = states.placed(given(name), mesh, 1024)
+        target = states.abstract(loaded, system, mesh, params)
+        program = programs.Program(loaded, system, mesh, target, given=params)
+        state = states.fresh(loaded, system, target, given=params)
+        shaken = random_weights.shaken(state.params)
+        if 'ema' in system.weights:  # the average starts as a copy of what it is the average of
+            state = with_weights(
+                state, ('ema',), jax.tree.map(lambda _, new: np.array(new), state.ema, picked(shaken, state.ema))
+            )
+    return mesh, target, program, jax.device_get(state.replace(params=shaken)), traces
+
+
+def put(state, target):
+    return jax.tree.map(lambda leaf, like: jax.device_put(np.array(leaf), like.sharding), state, target)
+
+
+def picked(params, like):
+    """The part of params that has the names of `like`, which may hold it one level deeper."""
+    return {name: params[name] for name in like}
+
+
+@functools.cache
+def trained(name, count=1):
+    """(state before, after 2 steps, after 4, metrics of the last step), on the host."""
+    mesh, target, program, state, _ = runner(name, count)
+    kept = [state]
+    with jax.set_mesh(mesh):
+        state = put(state, target)
+        for k in range(STEPS):
+            state, metrics = program(state, batch(name))
+            kept += [jax.device_get(state)] if k in (1, STEPS - 1) else []
+    return (*kept, jax.device_get(metrics))
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+def test_each_system_of_the_table_is_held_to_it():
+    assert set(SMALL) == set(systems.SYSTEMS)
+
+
+def test_a_step_is_traced_once_and_moves_every_parameter(name):
+    before, _, after, metrics = trained(name)
+    assert len(runner(name, 1)[-1]) == 1
+    old = tree.flatten(before.params)
+    still = {leaf for leaf, value in tree.flatten(after.params).items() if np.array_equal(value, old[leaf])}
+    assert not [leaf for leaf in still if not STILL.fullmatch(leaf)]
+    assert int(after.step) == STEPS and np.isfinite(metrics['loss']) and jnp.shape(metrics['loss']) == ()
+    for leaf, value in tree.flatten(after.ema).items():
+        assert STILL.fullmatch(leaf) or not np.array_equal(value, tree.flatten(before.ema)[leaf]), leaf
+
+
+def test_a_run_that_stops_and_resumes_ends_with_the_same_bits(name, tmp_path):
+    mesh, target, program, *_ = runner(name, 1)
+    store = stores.Store(tmp_path / 'checkpoints', weights=made(name).weights)
+    with jax.set_mesh(mesh):
+        middle = put(trained(name)[1], target)
+        store.save(middle, data={'position': 2}, config=config(name).to_dict())
+        store.wait()
+        state = store.restore(target).state
+        for _ in range(STEPS - 2):
+            state, _ = program(state, batch(name))
+    store.close()
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), trained(name)[2])
+
+
+@pytest.mark.slow  # two programs of each system to compile; their own tests have smaller ones
+def test_eight_devices_are_one(name):
+    one, many = trained(name), trained(name, 8)
+    np.testing.assert_allclose(one[3]['loss'], many[3]['loss'], rtol=1e-4, atol=1e-6)
+    before = tree.flatten(one[0].params)
+    a, b = tree.flatten(one[1].params), tree.flatten(many[1].params)
+    for leaf, value in a.items():  # Adam moves by its rate whatever the gradient's size, so noise of zero gradients shows
+        moved = np.abs(np.asarray(value, np.float64) - before[leaf]).max()
+        assert np.abs(np.asarray(value, np.float64) - b[leaf]).mean() <= 0.02 * moved + 1e-7, leaf
+
+
+def test_the_weights_in_a_folder_are_enough_to_generate(name, tmp_path):
+    system, last = made(name), trained(name)[2]
+    folders.save(tmp_path / 'w', weights_of(last, system.weights), config(name))
+    givens.keep(tmp_path / 'w', given(name))
+    loaded = loading.load(tmp_path / 'w')
+    requests, keys = [Request('a red cube'), Request('a blue cone')], prng.each(prng.key(5), 2)
+    loaded.system.check(requests)
+    own = system.generate(jax.tree.map(jnp.asarray, weights_of(last, system.weights)), requests, keys, params_of(given(name)))
+    for output, other, request in zip(loaded.generate(requests, keys), own, requests):
+        assert type(output) in KINDS.values() and output.prompt == request.prompt
+        jax.tree.map(np.testing.assert_array_equal, arrays(output), arrays(other))
+    alone = loaded.generate(requests[1:], keys[1:])[0]  # depends on its request and its key alone
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), arrays(alone), arrays(own[1]))
+
+
+def arrays(output):
+    return {str(k): np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(output)) if isinstance(leaf, jax.Array)}
+
+
+def test_a_request_of_another_kind_is_refused_in_one_sentence(name):
+    picture = np.zeros((8, 8, 4), np.float32)
+    with pytest.raises(UsageError, match=f'an image was given, and {name}') as error:
+        made(name).check([Request('a red cube', image=picture)])
+    assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(UsageError, match=f'posed views were given, and {name}'):
+        made(name).check([Request('a red cube'), Request('a cone', views=picture)])
+
+
+def test_what_a_system_was_not_given_or_given_in_another_kind_is_named(name):
+    for key in given(name):
+        with pytest.raises(UsageError, match=f'given.{key} is missing'):
+            systems.make(config(name), {})
+        wrong = given(name)[key]._replace(functions=made('instant3d'), name='instant3d-scenes')
+        with pytest.raises(UsageError, match=f"given.{key}='instant3d-scenes' is a System, not a"):
+            systems.make(config(name), {key: wrong})
+
+
+def test_the_batch_is_what_the_data_deliver(name):
+    overrides = [word for word in SMALL[name] if not word.startswith('text.words')]
+    try:
+        loaded = sources.resolve(configs.load(f'configs/{name}.py:tiny', [*overrides, 'batch=8']))
+        source, transform = sources.make(loaded, None, made(name).batch_spec)
+    except FileNotFoundError:
+        pytest.skip('the data of this config are made by hand')
+    row = transform(source[0], np.random.default_rng(0))
+    assert {key: (value.shape, value.dtype) for key, value in row.items()} == {
+        key: (spec.shape[1:], spec.dtype) for key, spec in made(name).batch_spec.items()
+    }
