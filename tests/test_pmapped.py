@@ -59,7 +59,7 @@ def test_gradients_are_those_of_the_whole_batch():
 
 def test_a_step_that_does_not_average_is_refused():
     system = make()
-    bad = system._replace(train_step=lambda state, batch, key: (state.replace(step=state.step + 1), {}))
+    bad = system._replace(train_step=lambda state, batch, key, given: (state.replace(step=state.step + 1), {}))
     state = pmapped.replicate(system.init(jax.random.key(0), None))
     with pytest.raises(ValueError, match='does not average over replicas'):
         pmapped.train_step(bad)(state, pmapped.split(next(pipeline.make(*DATA, batch=16, seed=0)), 8), jax.random.key(1))
