@@ -47,11 +47,13 @@ def refuse_inside(names, folder) -> None:
       folder: a weights or run folder that is about to be read.
     """
     folder = pathlib.Path(folder).resolve()
-    for name in names:
+    starts = {pathlib.Path(start or '.').resolve() for start in [os.getcwd(), *sys.path]}
+    starts = [start for start in starts if start.is_relative_to(folder) or folder.is_relative_to(start)]
+    for name in names if starts else ():
         if not all(part.isidentifier() for part in name.split('.')):
             continue
-        for start in dict.fromkeys([os.getcwd(), *sys.path]):
-            place = pathlib.Path(start or '.', *name.split('.')).resolve()
+        for start in starts:
+            place = start.joinpath(*name.split('.')).resolve()
             if place.is_relative_to(folder) and (place.is_dir() or place.with_suffix('.py').exists()):
                 raise UsageError(
                     f'{folder} names a module of its own, {name}, in its config: code beside weights is never run. If you '

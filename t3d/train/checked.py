@@ -23,8 +23,7 @@ def prepare(config, given):
     """
     givens.require_weights(given)
     system = systems.make(config, given)
-    if system.train_step is None:
-        raise UsageError(f'{config.system} has nothing to train: `t3d generate PROMPT --config CONFIG` samples it.')
+    refuse_untrained(config, system)
     check_best(config, system, params_of(given))
     if not system.batch_spec:
         return system, None
@@ -32,6 +31,12 @@ def prepare(config, given):
     shown = sources.preview(config, system.batch_spec)
     check_example(config, system, source, transform)
     return system, (source, transform, shown)
+
+
+def refuse_untrained(config, system) -> None:
+    """Raises UsageError for a system that only samples."""
+    if system.train_step is None:
+        raise UsageError(f'{config.system} has nothing to train: `t3d generate PROMPT --config CONFIG` samples it.')
 
 
 def check_example(config, system, source, transform) -> None:

@@ -18,14 +18,13 @@ from t3d import systems
 from t3d.checkpoint import store as stores
 from t3d.core import config as configs
 from t3d.core import errors, files
-from t3d.core.errors import UsageError
 from t3d.core.system import Given, System, TrainState, params_of
 from t3d.data import pipeline, sources
 from t3d.export import sheets
 from t3d.inference import given as givens
 from t3d.inference import loading
 from t3d.parallel import devices, sharding
-from t3d.train import failures, signals, states, traced, workdirs
+from t3d.train import checked, failures, signals, states, traced, workdirs
 from t3d.train import log as logs
 from t3d.train.program import Program
 from t3d.train.window import Window
@@ -66,8 +65,7 @@ def run(
     givens.require_weights(given)
     if system is None:
         system = systems.make(config, given)
-    if system.train_step is None:
-        raise UsageError(f'{config.system} has nothing to train: `t3d generate PROMPT --config CONFIG` samples it.')
+    checked.refuse_untrained(config, system)
     with jax.set_mesh(mesh):
         target = states.abstract(config, system, mesh, params_of(given))  # a network that cannot be built leaves no folder
     active = jax.process_index() == 0
