@@ -1,6 +1,7 @@
 """The contract of t3d.core.system, held by every system of the table: steps, devices, resuming, weights, requests.
 
-A system that comes new needs a line in `SMALL`, and no test here is written for one of them.
+A system that comes new needs a line in `SMALL`, and no test here is written for one of them. Those that compile are `slow`: the
+systems' own tests compile once each.
 """
 
 import functools
@@ -139,6 +140,7 @@ def test_each_system_of_the_table_is_held_to_it():
     assert set(SMALL) == set(systems.SYSTEMS)
 
 
+@pytest.mark.slow
 def test_a_step_is_traced_once_and_moves_every_parameter(name):
     before, _, after, metrics = trained(name)
     assert len(runner(name, 1)[-1]) == 1
@@ -150,6 +152,7 @@ def test_a_step_is_traced_once_and_moves_every_parameter(name):
         assert STILL.fullmatch(leaf) or not np.array_equal(value, tree.flatten(before.ema)[leaf]), leaf
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_and_resumes_ends_with_the_same_bits(name, tmp_path):
     mesh, target, program, *_ = runner(name, 1)
     store = stores.Store(tmp_path / 'checkpoints', weights=made(name).weights)
@@ -164,7 +167,7 @@ def test_a_run_that_stops_and_resumes_ends_with_the_same_bits(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), trained(name)[2])
 
 
-@pytest.mark.slow  # two programs of each system to compile; their own tests have smaller ones
+@pytest.mark.slow
 def test_eight_devices_are_one(name):
     one, many = trained(name), trained(name, 8)
     np.testing.assert_allclose(one[3]['loss'], many[3]['loss'], rtol=1e-4, atol=1e-6)
@@ -175,6 +178,7 @@ def test_eight_devices_are_one(name):
         assert np.abs(np.asarray(value, np.float64) - b[leaf]).mean() <= 0.02 * moved + 1e-7, leaf
 
 
+@pytest.mark.slow
 def test_the_weights_in_a_folder_are_enough_to_generate(name, tmp_path):
     system, last = made(name), trained(name)[2]
     folders.save(tmp_path / 'w', weights_of(last, system.weights), config(name))
