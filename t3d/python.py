@@ -99,12 +99,13 @@ class Asset:
         return np.asarray(video.render_views(field, views, size).rgb, np.float32) / 255.0
 
     def at(self, points) -> tuple[np.ndarray, np.ndarray]:
-        """(density [N] per scene unit, colour [N, 3] in [0, 1]) of a field at points [N, 3] of the world."""
+        """(density [N] per scene unit, 0 outside the field's cube; colour [N, 3] in [0, 1]) at points [N, 3] of the world."""
         import jax
 
-        field = self._field('at')
-        density, rgb = jax.jit(field.field)(field.scene, np.asarray(points, np.float32))
-        return np.asarray(density), np.asarray(rgb)
+        field, points = self._field('at'), np.asarray(points, np.float32)
+        density, rgb = jax.jit(field.field)(field.scene, points)
+        inside = np.all(np.abs(points) <= field.bound, axis=-1)
+        return np.where(inside, density, 0.0), np.asarray(rgb)
 
     def mesh(self, *, grid: int = 96, faces: int = 20_000):
         """(vertices [N, 3], faces [F, 3], colours uint8 [N, 3]) of a field, or of a mesh as it is."""
