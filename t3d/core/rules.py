@@ -154,14 +154,14 @@ class Several(NamedTuple):
                 return (self.each.accept(value),) if self.least <= 1 else None
             except Refused:
                 return None
-        found = []
+        items = []
         for item in value:
             try:
-                found.append(self.each.accept(item))
+                items.append(self.each.accept(item))
             except Refused:
-                found.append(self.each.nearest(item))
+                items.append(self.each.nearest(item))
         try:
-            return self.accept(found)
+            return self.accept(items)
         except Refused:
             return None
 

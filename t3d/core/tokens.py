@@ -75,9 +75,9 @@ def refuse_unknown(prompt: str, words: list[str], known: tuple[str, ...]) -> Non
             f'"{quoted(word)}"' + (f' (nearest: {", ".join(near)})' if near else '') for word, near in nearest.items()
         )
         hints += f'; and {len(unknown) - NAMED} more' if len(unknown) > NAMED else ''
-        shown = ', '.join(known[:40]) + (f', ... ({len(known)} words)' if len(known) > 40 else '')
+        vocabulary = ', '.join(known[:40]) + (f', ... ({len(known)} words)' if len(known) > 40 else '')
         raise UsageError(
-            f'words this model was not trained on: {hints}, in the prompt "{quoted(prompt)}". It knows: {shown}. '
+            f'words this model was not trained on: {hints}, in the prompt "{quoted(prompt)}". It knows: {vocabulary}. '
             'Use these words, or choose weights trained on more text with --weights or --run.'
         )
 
