@@ -184,10 +184,10 @@ def check(folder) -> dict:
             f'it keeps the pairs and writes {FROZEN}/ anew.'
         )
     weights = folder / FROZEN / 'model.safetensors'
-    found = _fingerprint_of(str(weights), weights.stat().st_mtime_ns)
-    if found != manifest['generator_sha256']:
+    digest = _fingerprint_of(str(weights), weights.stat().st_mtime_ns)
+    if digest != manifest['generator_sha256']:
         raise UsageError(
-            f'{folder}: the generator in {FROZEN}/ (SHA-256 {found[:12]}) is not the one its pairs were made with '
+            f'{folder}: the generator in {FROZEN}/ (SHA-256 {digest[:12]}) is not the one its pairs were made with '
             f'({manifest["generator_sha256"][:12]}): the captions are of other objects. Copy the folder again, or make it anew.'
         )
     refuse_other_meaning(generator_config(folder), folder, manifest)
@@ -244,10 +244,10 @@ def refuse_other(config, folder, manifest: dict) -> None:
 
 def refuse_other_meaning(theirs, folder, manifest: dict) -> None:
     """Raises UsageError where a generator's config says otherwise than the manifest what a triplane means."""
-    says, wanted = meaning(theirs), manifest['triplanes']
+    says, meant = meaning(theirs), manifest['triplanes']
     wrong = [
         f'{MEANING.get(name, name)}={says.get(name)!r}, there {value!r}'
-        for name, value in wanted.items()
+        for name, value in meant.items()
         if says.get(name) != value
     ]
     if wrong:

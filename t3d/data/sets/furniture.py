@@ -143,8 +143,8 @@ def plan(source, work: pathlib.Path, config) -> tuple[list[furniture_views.Task]
     libraries = {library.name: library for library in sweethome.open_libraries(source, work / 'libraries')}
     entries, wrong = [], {}
     for library in libraries.values():
-        found, damaged = library.catalogue()
-        entries += found
+        listed, damaged = library.catalogue()
+        entries += listed
         wrong |= {f'{library.name}, entry {number}': reason for number, reason in damaged.items()}
     if config.license == 'cc0':
         entries = [entry for entry in entries if entry.licence.startswith('CC0')]
