@@ -117,16 +117,16 @@ def run(
     first = folder.pairs
     if first >= pairs:
         log(f'nothing to do: {out} has {first} pairs')
-    draw, shown, began = SampleRenderer(loaded, psi, views), [], time.monotonic()
+    draw, examples, began = SampleRenderer(loaded, psi, views), [], time.monotonic()
     for start in range(first, pairs, batch):
         seeds = np.arange(seed0 + start, seed0 + min(start + batch, pairs), dtype=np.uint32)
         made = draw(seeds, batch)
         lines = _captioned(reader, seeds, made)
         folder.append(lines, made.channels)
-        shown += list(zip(made.images, lines))[: SHOWN - len(shown)]
+        examples += list(zip(made.images, lines))[: SHOWN - len(examples)]
         rate = (folder.pairs - first) / (time.monotonic() - began)
         log(f'{folder.pairs}/{pairs} pairs, {rate:.1f}/s: {lines[-1]["caption"]}')
-    _finish(out, loaded, folder.stats, shown)
+    _finish(out, loaded, folder.stats, examples)
     return out
 
 
@@ -250,15 +250,15 @@ class Folder:
         part.replace(self.out / triplanes.MANIFEST)
 
 
-def _finish(out: pathlib.Path, loaded: loading.Loaded, stats: Moments, shown: list) -> None:
+def _finish(out: pathlib.Path, loaded: loading.Loaded, stats: Moments, examples: list) -> None:
     """The frozen generator with the statistics of all pairs, and a sheet of the first pairs of this call."""
     from t3d.checkpoint import weights
 
     weights.save(out / triplanes.FROZEN, loaded.weights, configs.from_dict({**loaded.config.to_dict(), 'steps': loaded.step}))
-    columns = min(4, len(shown))
-    if shown:
-        shown = shown[: len(shown) // columns * columns]
-        images = np.stack([pictures for pictures, _ in shown])  # [N, V, S, S, 3]
-        captions = [line['caption'] for _, line in shown]
+    columns = min(4, len(examples))
+    if examples:
+        examples = examples[: len(examples) // columns * columns]
+        images = np.stack([pictures for pictures, _ in examples])  # [N, V, S, S, 3]
+        captions = [line['caption'] for _, line in examples]
         labels = [' | '.join(captions[k : k + columns]) for k in range(0, len(captions), columns)]
         sheets.write(out / SHEET, sheets.sheet(images.reshape(len(labels), -1, *images.shape[2:]), labels))

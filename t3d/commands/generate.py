@@ -60,8 +60,8 @@ def run(args) -> None:
         options['formats'] = tuple(options['formats'])
     print(f'{loaded.config.system} from {loaded.name}, step {loaded.step}: {len(asked)} prompts, seeds {seeds} -> {args.out}')
     if args.dry_run:
-        shown = {'prompts': prompts, **publish.options(args.command, loaded, options)}
-        print('\n'.join(f'  {name} = {value}' for name, value in shown.items()))
+        settings = {'prompts': prompts, **publish.options(args.command, loaded, options)}
+        print('\n'.join(f'  {name} = {value}' for name, value in settings.items()))
         return
     if args.command == 'generate':
         paths = [publish.to_open(folder) for folder in publish.assets(loaded, asked, args.out, seeds=seeds, **options)]
