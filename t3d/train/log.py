@@ -204,9 +204,9 @@ def progress_line(step: int, total: int, values: dict[str, float], memory: tuple
         unit = name.removeprefix('perf/').removesuffix('_per_sec')
         if name == f'perf/{unit}_per_sec' and unit not in ('steps', 'examples'):
             parts.append(f'{si(value)}{unit.removesuffix("s")}/s')
-    shown = [f'{name[5:]} {value:.3g}' for name, value in values.items() if name.startswith('loss/')]
+    losses = [f'{name[5:]} {value:.3g}' for name, value in values.items() if name.startswith('loss/')]
     if 'loss' in values:
-        parts.append(f'loss {values["loss"]:.4g}' + (f' ({" ".join(shown)})' if shown else ''))
+        parts.append(f'loss {values["loss"]:.4g}' + (f' ({" ".join(losses)})' if losses else ''))
     for name in ('lr', 'learning_rate'):
         if name in values:
             parts.append(f'lr {values[name]:.1e}')
