@@ -41,7 +41,7 @@ def _files(text: str) -> list[pathlib.Path]:
 
 
 def lines(paths) -> int:
-    """Of all files."""
+    """The number of lines of all files."""
     return sum(len(path.read_text().splitlines()) for path in paths)
 
 

@@ -1,5 +1,6 @@
 """Captioned triplanes: what is written is what the generator makes, however often it was interrupted."""
 
+import functools
 import json
 import shutil
 
@@ -17,6 +18,7 @@ from t3d.data.adapters import triplanes
 from t3d.data.sets import shapes
 from t3d.fields import triplane_generator
 from t3d.inference import loading
+from t3d.metrics import fid
 
 PAIRS, BATCH = 10, 4
 
@@ -194,11 +196,11 @@ def test_changed_lines_are_noticed(tmp_path):
 def test_moments_merge_as_one_pass():
     random = np.random.default_rng(0)
     values = 1e4 + random.normal(size=(1000, 3)) * [1e-2, 1.0, 30.0]  # where sums of squares in float32 would fail
-    found = make_triplanes.no_moments(3)
-    for start in range(0, 1000, 130):
-        found = make_triplanes.merge(found, make_triplanes.moments(values[start : start + 130]))
-    np.testing.assert_allclose(found.mean, values.mean(0), rtol=1e-13)
-    np.testing.assert_allclose(found.std, values.std(0), rtol=1e-9)
+    parts = [make_triplanes.channel_moments(values[start : start + 130]) for start in range(0, 1000, 130)]
+    whole = functools.reduce(fid.merge, parts)
+    assert whole.n == 1000
+    np.testing.assert_allclose(whole.mean, values.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(np.sqrt(whole.covariance), values.std(0), rtol=1e-9)
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):

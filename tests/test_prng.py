@@ -82,7 +82,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize('settings', SETTINGS, ids=lambda settings: ' '.join(settings))
 def test_no_setting_of_jax_changes_a_draw(settings):
-    """Of a seed alone, and of the same seed as one of a batch."""
+    """Draws of a seed alone, and of the same seed as one of a batch."""
     wanted = jax.device_get(jax.jit(lambda seed: every(seed))(np.uint32(5)))
     before = {name: getattr(jax.config, name) for name in settings}
     try:

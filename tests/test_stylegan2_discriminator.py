@@ -226,7 +226,7 @@ def test_without_label_and_of_one_image():
 
 
 def test_bfloat16_stays_close(params, inputs, results):
-    """Of all four resolutions, and of the highest alone; the clamp acts at its bound."""
+    """In bfloat16 at all four resolutions and at the highest alone; the clamp acts at its bound."""
     wanted = np.asarray(results[0])
     errors = []
     for levels in (1, 4):

@@ -165,7 +165,7 @@ def test_failures_of_the_captioner_can_be_left_out(folder):
     ids=lambda value: str(value)[:16],
 )
 def test_planes_that_mean_something_else_are_refused(folder, tmp_path, section, key, value, text):
-    """Of the folder's own generator, and of another place whose arrays are the same."""
+    """Planes of the folder's own generator, and of a copy elsewhere with the same arrays."""
     theirs = small_triplanes.config().to_dict()
     other = configs.from_dict({**theirs, section: {**theirs[section], key: value}})
     shutil.copytree(folder / 'frozen', tmp_path / 'same')

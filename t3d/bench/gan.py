@@ -229,7 +229,7 @@ COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
 def flags() -> argparse.ArgumentParser:
-    """Of `t3d bench gan`."""
+    """The flags of `t3d bench gan`."""
     parser = argparse.ArgumentParser(
         prog='t3d bench gan', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

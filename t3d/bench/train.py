@@ -15,7 +15,7 @@ COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
 def flags() -> argparse.ArgumentParser:
-    """Of `t3d bench train`."""
+    """The flags of `t3d bench train`."""
     parser = argparse.ArgumentParser(prog='t3d bench train')
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
     parser.add_argument('--repeats', type=COUNT, default=15)

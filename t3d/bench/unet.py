@@ -188,7 +188,7 @@ COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
 def flags() -> argparse.ArgumentParser:
-    """Of `t3d bench unet`."""
+    """The flags of `t3d bench unet`."""
     parser = argparse.ArgumentParser(
         prog='t3d bench unet', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -23,8 +23,8 @@ from t3d.data.sets import captions, shapes, toy
 
 NAMES = ('toy', 'catalogue', 'blip', 'blip-vqa')
 COMPARED = 32  # px; larger pictures are averaged down to this before toy's comparison
-# Of toy's distance: an empty picture has 1, the truth below 0.3 (edges of small objects); at one half, three quarters of what
-# the object adds to the background are explained.
+# Toy's distance is 1 for an empty picture and below 0.3 for the truth (edges of small objects); at one half, three quarters of
+# what the object adds to the background are explained.
 THRESHOLD = 0.5
 
 

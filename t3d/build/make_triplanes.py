@@ -23,42 +23,17 @@ from t3d.data.adapters import triplanes
 from t3d.export import sheets
 from t3d.fields.triplane_generator import Generator
 from t3d.inference import loading
+from t3d.metrics import fid
 
 SHEET = 'pairs.png'
 SHOWN = 32  # pairs on the sheet
 
 
-class Moments(NamedTuple):
-    """Count, mean and sum of squared deviations of K channels, float64: merged by Chan's formula, exact for any batches."""
-
-    count: int
-    mean: np.ndarray  # [K]
-    squares: np.ndarray  # [K]
-
-    @property
-    def std(self) -> np.ndarray:
-        """[K], population."""
-        return np.sqrt(self.squares / max(self.count, 1))
-
-
-def no_moments(channels: int) -> Moments:
-    """Of nothing."""
-    return Moments(0, np.zeros(channels), np.zeros(channels))
-
-
-def moments(values: np.ndarray) -> Moments:
-    """Of values [N, K], in two passes."""
+def channel_moments(values: np.ndarray) -> fid.Moments:
+    """Statistics of values [N, K], in two passes: each channel alone, so `scatter` is [K]."""
     values = np.asarray(values, np.float64)
     mean = values.mean(0)
-    return Moments(len(values), mean, np.sum((values - mean) ** 2, 0))
-
-
-def merge(a: Moments, b: Moments) -> Moments:
-    """Of both sets (Chan, Golub, LeVeque 1979, eq. 2.1)."""
-    count = a.count + b.count
-    gap = b.mean - a.mean
-    mean = a.mean + gap * (b.count / max(count, 1))
-    return Moments(count, mean, a.squares + b.squares + gap**2 * (a.count * b.count / max(count, 1)))
+    return fid.Moments(len(values), mean, np.sum((values - mean) ** 2, 0))
 
 
 def channels_of(planes: np.ndarray) -> np.ndarray:
@@ -126,7 +101,7 @@ def run(
         examples += list(zip(made.images, lines))[: SHOWN - len(examples)]
         rate = (folder.pairs - first) / (time.monotonic() - began)
         log(f'{folder.pairs}/{pairs} pairs, {rate:.1f}/s: {lines[-1]["caption"]}')
-    _finish(out, loaded, folder.stats, examples)
+    _finish(out, loaded, examples)
     return out
 
 
@@ -227,7 +202,7 @@ class Folder:
         if wrong:
             raise UsageError(f'{out} was made otherwise: {"; ".join(wrong)}. Give the same values, or choose another --out.')
         self.pairs, sums = there['pairs'], there['stats']
-        self.stats = Moments(sums['count'], np.array(sums['mean']), np.array(sums['squares']))
+        self.stats = fid.Moments(sums['count'], np.array(sums['mean']), np.array(sums['squares']))
         lines = (out / triplanes.LINES).read_bytes().split(b'\n')[:-1]  # what follows the last newline was not finished
         kept = b''.join(line + b'\n' for line in lines[: self.pairs])
         self.digest.update(kept)
@@ -242,16 +217,17 @@ class Folder:
             file.write(text)
         self.digest.update(text)
         self.pairs += len(lines)
-        self.stats = merge(self.stats or no_moments(channels.shape[-1]), moments(channels))
-        sums = {'count': self.stats.count, 'mean': self.stats.mean.tolist(), 'squares': self.stats.squares.tolist()}
+        moments = channel_moments(channels)
+        self.stats = moments if self.stats is None else fid.merge(self.stats, moments)
+        sums = {'count': self.stats.n, 'mean': self.stats.mean.tolist(), 'squares': self.stats.scatter.tolist()}
         manifest = {**self.head, 'pairs': self.pairs, 'sha256': self.digest.hexdigest(), 'stats': sums}
         part = self.out / (triplanes.MANIFEST + '.part')
         part.write_text(json.dumps(manifest, indent=1) + '\n')
         part.replace(self.out / triplanes.MANIFEST)
 
 
-def _finish(out: pathlib.Path, loaded: loading.Loaded, stats: Moments, examples: list) -> None:
-    """The frozen generator with the statistics of all pairs, and a sheet of the first pairs of this call."""
+def _finish(out: pathlib.Path, loaded: loading.Loaded, examples: list) -> None:
+    """Writes the frozen generator, and a sheet of the first pairs of this call."""
     from t3d.checkpoint import weights
 
     weights.save(out / triplanes.FROZEN, loaded.weights, configs.from_dict({**loaded.config.to_dict(), 'steps': loaded.step}))

@@ -183,7 +183,7 @@ def make(text: dict):
 
 
 def refuse_empty(prompts: list[str]) -> None:
-    """Raises UsageError for a prompt without a word, or that is no text."""
+    """Raises UsageError for a prompt that has no word or is not a text."""
     for prompt in prompts:
         if any('\ud800' <= character <= '\udfff' for character in prompt):  # bytes of the command line in another encoding
             raise UsageError(f'the prompt {ascii(prompt)} is no text in UTF-8: set the encoding of the terminal to UTF-8.')

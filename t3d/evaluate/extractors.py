@@ -62,7 +62,7 @@ def _align(name: str, folder, config) -> Callable[[Pictures], list[reports.Repor
     except judges.MissingJudge as error:
         raise UsageError(f'{name}: {error}') from error
     head = None if folder is None or second else align_head.load(folder)
-    # Of recoloured objects; colours of the originals are measured ones. The second judge has no head, so it knows none.
+    # Colours are exact for recoloured objects and measured for originals. The second judge has no head, so it knows no colours.
     exact = not second and (config.data.name == 'toy' or config.data.get('variants', 0) > 0)
 
     def judge(pictures: Pictures) -> list[reports.Report]:

@@ -116,7 +116,7 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
 
 
 def renderer_of(loaded: Loaded) -> GanRenderer:
-    """Of a system that offers a triplane generator; UsageError for another, which this evaluator cannot judge."""
+    """The renderer of a system that offers a triplane generator; UsageError for other systems, which cannot be judged here."""
     if not isinstance(loaded.system.functions, Generator):
         raise UsageError(
             f'evaluate={NAME!r} walks the latents of a triplane generator, and {loaded.config.system} has none: name another '
@@ -187,7 +187,7 @@ def distances(
 
 
 def style_gate(config, tree, seeds, labels, true: np.ndarray) -> dict[str, float]:
-    """Of a generator whose upsampler reads w, which stage 2 has none of: the distances with the constants that stand in for it.
+    """Distances of a generator whose upsampler reads w, with the constants that stand in for w in stage 2, which has none.
 
     `sr_style/<style>/gap` is the relative change; beyond 0.1 the upsampler is to be trained on with the constant before any
     diffusion run starts (ganfusion.md, section 7.6).

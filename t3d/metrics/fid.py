@@ -24,7 +24,7 @@ FREE = 10_000  # images from which sets of different size are compared: the bias
 
 
 class Extractor(NamedTuple):
-    """From images to features.
+    """A function from images to features.
 
     Attributes:
       name: of the extractor, as it is printed beside every score.
@@ -41,6 +41,7 @@ class Moments(NamedTuple):
     """Running statistics of features, float64: `n`, their `mean` [D], and `scatter` [D, D], the sum of (f - mean)(f - mean)^T.
 
     Taken around the mean throughout: sums of plain products lose the digits of a covariance that is small beside the mean.
+    Where only the deviations are of interest, `scatter` is the diagonal of that matrix, [D].
     """
 
     n: int
@@ -49,12 +50,12 @@ class Moments(NamedTuple):
 
     @property
     def covariance(self) -> np.ndarray:
-        """[D, D], divided by n, as StyleGAN's evaluation has it; pytorch-fid divides by n - 1."""
+        """[D, D] (or its diagonal), divided by n, as StyleGAN's evaluation has it; pytorch-fid divides by n - 1."""
         return self.scatter / self.n
 
 
 def no_moments(dim: int) -> Moments:
-    """The statistics of nothing."""
+    """The statistics before any features."""
     return Moments(0, np.zeros(dim), np.zeros((dim, dim)))
 
 
@@ -71,11 +72,12 @@ def add(moments: Moments, features: np.ndarray) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Statistics of both sets, for example of two devices (Chan, Golub and LeVeque 1979)."""
+    """Statistics of both sets, for example of two devices (Chan, Golub and LeVeque 1979, eq. 2.1)."""
     n, between = a.n + b.n, b.mean - a.mean
     if not a.n or not b.n:
         return a if a.n else b
-    return Moments(n, a.mean + between * (b.n / n), a.scatter + b.scatter + np.outer(between, between) * (a.n * b.n / n))
+    square = between**2 if a.scatter.ndim == 1 else np.outer(between, between)
+    return Moments(n, a.mean + between * (b.n / n), a.scatter + b.scatter + square * (a.n * b.n / n))
 
 
 def moments(features: np.ndarray, batch: int = 1024) -> Moments:

@@ -157,7 +157,7 @@ def _read(path: pathlib.Path):
 
 
 def _write(path: pathlib.Path, data) -> None:
-    """Writes a file as a whole, behind its digest, and deletes those that were unused for longest. May fail, without a word."""
+    """Writes a file as a whole, behind its digest, and deletes those unused for longest. Errors of the system pass silently."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp('.part', dir=path.parent)
