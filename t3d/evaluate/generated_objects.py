@@ -50,8 +50,8 @@ class GanRenderer:
 
         def raw(tree, ws, labels):
             planes = generator.planes(tree['generator'], tree['buffers'], ws)
-            seen = generator.render(tree['generator'], planes, labels, size=SIDE, multiplier=2)
-            return numerics.to_unit(seen.features[..., :3]), seen.depth, seen.opacity
+            rendered = generator.render(tree['generator'], planes, labels, size=SIDE, multiplier=2)
+            return numerics.to_unit(rendered.features[..., :3]), rendered.depth, rendered.opacity
 
         self._styles, self._images, self._raw = jax.jit(styles), jax.jit(images), jax.jit(raw)
 
@@ -286,10 +286,10 @@ def measure(rgb, depth, opacity, views: cameras.Cameras) -> dict[str, jax.Array]
 def of_toy(slots: dict, labels: np.ndarray, background: float):
     """(colour, depth along the ray, opacity) of a true object from labels [V, 25], at `SIDE` pixels."""
     poses, lenses = labels[:, :16].reshape(-1, 4, 4), labels[:, 16:].reshape(-1, 3, 3)
-    seen = toy.render(shapes.single(slots['shape'], slots['colour'], slots['size']), poses, lenses, SIDE)
+    rendered = toy.render(shapes.single(slots['shape'], slots['colour'], slots['size']), poses, lenses, SIDE)
     views = cameras.Cameras(jnp.asarray(poses), jnp.asarray(lenses))
-    depth = consistency.ray_depth(jnp.asarray(seen['depth']), views)
-    return oracle.composite(seen['image'], background), depth, seen['image'][..., 3] / np.float32(255.0)
+    depth = consistency.ray_depth(jnp.asarray(rendered['depth']), views)
+    return oracle.composite(rendered['image'], background), depth, rendered['image'][..., 3] / np.float32(255.0)
 
 
 # -------------------------------------------------------------------------------------------------------------- sheets

@@ -327,8 +327,8 @@ class Model:
     def picture(self, scene, views: cameras.Cameras):
         """Field.picture."""
         planes, w = (jnp.broadcast_to(scene[name], (len(views.world_from_cam), *scene[name].shape)) for name in ('planes', 'w'))
-        seen = self.generator.render(scene['generator'], planes, cameras.to_eg3d(views), size=self.generator.render_size)
-        return numerics.to_unit(self.generator.upsample(scene['generator'], seen.features, w))
+        rendered = self.generator.render(scene['generator'], planes, cameras.to_eg3d(views), size=self.generator.render_size)
+        return numerics.to_unit(self.generator.upsample(scene['generator'], rendered.features, w))
 
 
 def check(config) -> None:
