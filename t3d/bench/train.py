@@ -99,7 +99,7 @@ def measured(config, repeats: int, steps: int) -> dict:
         'model GFLOP/step': round(model_flops / 1e9, 2),
         'model TFLOP/s': round(rate / 1e12, 4),
         'MFU': f'{rate / (peak * mesh.size):.1%}' if peak else 'peak of this device unknown',
-        'first step s': round(first_seconds, 1),  # the state made and the step compiled, side by side, and run once
+        'first step s': round(first_seconds, 1),  # makes the state while the step compiles, then runs it once
     }
 
 

@@ -139,7 +139,7 @@ class SampleRenderer:
     def __call__(self, seeds: np.ndarray, batch: int) -> Made:
         """The objects of at most `batch` seeds."""
         labels = np.stack([self.labels(int(seed), self.views) for seed in seeds])
-        pad = lambda x: np.concatenate([x, np.repeat(x[-1:], batch - len(x), axis=0)])  # one shape, one compilation
+        pad = lambda x: np.concatenate([x, np.repeat(x[-1:], batch - len(x), axis=0)])  # one shape, so one compilation
         planes, images = jax.device_get(self._draw(self.params, pad(seeds), pad(labels)))
         return Made(images[: len(seeds)], labels, channels_of(planes[: len(seeds)]))
 

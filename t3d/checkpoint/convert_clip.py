@@ -47,7 +47,7 @@ VISION = {
     'post_layernorm.bias': 'post_norm/bias',
 }
 PROJECTION = {'text': 'text_projection.weight', 'vision': 'visual_projection.weight'}
-IGNORED = ('position_ids', 'logit_scale')  # ends of names: counted positions, and a temperature that only training needs
+IGNORED = ('position_ids', 'logit_scale')  # name suffixes: position indices, and a temperature that only training needs
 
 
 class Clip(NamedTuple):

@@ -40,7 +40,7 @@ class Restored(NamedTuple):
 
 
 class NoCheckpoint(UsageError, FileNotFoundError):
-    """Nothing to restore."""
+    """There is nothing to restore."""
 
 
 class SaveFailed(OneProcess):
@@ -85,7 +85,7 @@ class Store:
             around_orbax.hush()
         if read_only and not self.folder.exists():
             return
-        with around_orbax.quiet('absl'):  # it warns of read_only
+        with around_orbax.quiet('absl'):  # Orbax warns of read_only
             options = ocp.CheckpointManagerOptions(
                 step_name_format=around_orbax.step_names(DIGITS),
                 preservation_policy=around_orbax.policy(keep, keep_every, best),

@@ -119,7 +119,7 @@ class Choice(NamedTuple):
         return 'one of ' + ', '.join(map(repr, self.choices))
 
     def nearest(self, value):
-        import difflib  # late, as everything that `t3d --help` does without
+        import difflib  # imported here, so that `t3d --help` starts without it
 
         word = str(value).lower()
         near = difflib.get_close_matches(word, self.choices, 1, 0.5)

@@ -62,7 +62,7 @@ def describe(encode_images, rgb: np.ndarray, alpha: np.ndarray) -> tuple[np.ndar
 
 
 def merge(*parts: Examples) -> Examples:
-    """Examples one after another."""
+    """All examples of several parts, in order."""
     return Examples(*(np.concatenate(arrays) for arrays in zip(*parts)))
 
 

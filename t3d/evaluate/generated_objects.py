@@ -126,7 +126,7 @@ def renderer_of(loaded: Loaded) -> GanRenderer:
 
 
 def refuse_split(split: str | None) -> None:
-    """Single views have no splits of objects."""
+    """Raises UsageError for a split: single views have no splits of objects."""
     if split is not None:
         raise UsageError(f'split {split!r}: this system is scored on the pictures it was trained on: leave it out.')
 

@@ -41,7 +41,7 @@ def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
 
 
 def refuse_split(split: str | None) -> None:
-    """The toy set has no built splits."""
+    """Raises UsageError for a split: the toy set is scored on held-out and seen captions at once."""
     if split is not None:
         raise UsageError(f'split {split!r}: toy is scored on held-out and on seen captions at once: leave it out.')
 

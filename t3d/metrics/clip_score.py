@@ -80,7 +80,7 @@ def _scores(cosine: np.ndarray, own: np.ndarray) -> dict[str, float]:
 
 
 def _batched(run, rows: np.ndarray, batch: int) -> np.ndarray:
-    """run over rows in batches of one shape, so that it compiles once."""
+    """Applies `run` to rows in batches of one shape, so that it compiles once."""
     outputs = []
     for start in range(0, len(rows), batch):
         some = rows[start : start + batch]

@@ -73,7 +73,7 @@ def make(config, given=None) -> System:
         return [model.object(params, request.prompt, w) for request, w in zip(requests, styles, strict=True)]
 
     def check(requests) -> None:
-        tokens.refuse_empty(only_prompts(requests, config.system))  # a prompt is a name
+        tokens.refuse_empty(only_prompts(requests, config.system))  # prompts only name the objects
 
     return System(init, model.train_step, preview, generate, check, ('ema',), SHARDING, batch_spec(config), model.generator)
 

@@ -53,7 +53,7 @@ class Log:
         self._files = {}
 
     def line(self, text: str) -> None:
-        """A line on the console and in log.txt."""
+        """Writes a line to the console and to log.txt."""
         if not self.active:
             return
         if self._bar is not None:
@@ -107,25 +107,25 @@ class Log:
             self.line(text)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Other numbers of a step (an evaluation), to the files."""
+        """Writes other numbers of a step (an evaluation) to the files."""
         if self.active:
             self._append('metrics.jsonl', json.dumps({'step': step} | {k: _number(v) for k, v in values.items()}))
             self._tensorboard(step, values)
 
     def image(self, step: int, image: np.ndarray) -> None:
-        """A contact sheet, uint8 [H, W, 3], to TensorBoard."""
+        """Writes a contact sheet, uint8 [H, W, 3], to TensorBoard."""
         if self.active and self._tensorboard(step, {}):
             self._guarded(self._board.image, step, image)
 
     def close(self) -> None:
-        """Ends the bar and the files."""
+        """Closes the progress bar and the files."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
         if self._board:
             self._guarded(self._board.close)
         for file in self._files.values():
-            with contextlib.suppress(OSError):  # what could not be written was said when it was tried
+            with contextlib.suppress(OSError):  # a failed write was reported when it happened
                 file.close()
         self._files = {}
 

@@ -119,7 +119,7 @@ def _train(config, workdir, lock, mesh: Mesh, log, stop, stop_after, system, tar
             _loop(config, program, state, batches, example, store, log, stop, end, workdir, lock, digests)
         store.wait()
     finally:
-        if jax.process_count() == 1 or not isinstance(sys.exception(), errors.OneProcess):  # it would wait for the others
+        if jax.process_count() == 1 or not isinstance(sys.exception(), errors.OneProcess):  # close waits for the others
             store.close()
 
 

@@ -155,12 +155,12 @@ class Furniture:
 
 @functools.lru_cache(2)
 def _furniture(root, *key) -> Furniture:
-    """Kept, because a start asks three times (vocabulary, training, preview) and a set takes seconds to read."""
+    """Cached: a start reads the set three times (vocabulary, training, preview), and each reading takes seconds."""
     return Furniture(*key)
 
 
 def chosen_view(index: int, seed: int, views: int) -> int:
-    """The one of its views that a record shows."""
+    """Which of its views a record shows."""
     return sweethome.bucket(f'{seed}/{index}', views)
 
 
@@ -267,7 +267,7 @@ def open_set(config, split: str | None = None) -> SingleView:
 
 @functools.lru_cache(2)
 def _image_set(path: pathlib.Path, labelled: bool, *changed: int) -> images.ImageSet:
-    """Kept as `_furniture` is: the size of every image is looked at."""
+    """Cached as `_furniture` is: opening a set reads the size of every image."""
     return images.ImageSet(path, labelled=labelled)
 
 

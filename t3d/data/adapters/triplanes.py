@@ -159,7 +159,7 @@ def check_draws(folder, manifest: dict) -> None:
 
 @functools.cache
 def _say_unchecked(folder: str) -> None:
-    """Once for each folder."""
+    """Prints the note once for each folder."""
     print(
         f'note: {folder} was made before sets kept how a z begins: its seeds are drawn as JAX does by default, and whether its '
         'captions are of these objects cannot be compared.',

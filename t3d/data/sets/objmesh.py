@@ -167,7 +167,7 @@ def _corner(word: str, counts: tuple[int, ...]) -> list[int]:
 def _assemble(raw: _Raw, materials: dict[str, Part]) -> Mesh:
     positions, uvs, normals = raw.tables.values()
     table, order = mtl.Table(materials), {}
-    owner = [order.setdefault(_part(table, name), len(order)) for name in raw.names]  # of each name, its part
+    owner = [order.setdefault(_part(table, name), len(order)) for name in raw.names]  # the part of each name
     points = _lookup(positions, raw.corners[:, 0])
     whole = np.ones(len(raw.sizes), bool)
     if len(raw.sizes):
@@ -255,7 +255,7 @@ def ear_clip(points: np.ndarray) -> np.ndarray:
                 place = max(place - 1, 0) % len(left)
                 break
             place = (place + 1) % len(left)
-        else:  # self-intersecting: nothing is right, a fan shows the outline at least
+        else:  # self-intersecting: no triangulation is right, and a fan at least shows the outline
             return np.concatenate([np.array(triangles, np.int64).reshape(-1, 3), _fan(np.array(left))])
     return np.array([*triangles, tuple(left)], np.int64)
 
