@@ -71,6 +71,18 @@ def adamw(
     )
 
 
+def staged(optimizer: optax.GradientTransformation, is_new, *, unfreeze_at: int, old_rate: float):
+    """The optimizer with parameters in two groups: those for whose name `is_new(name)` learn at its rate; the others stay as
+    they are until step `unfreeze_at` and then learn at `old_rate` times that rate."""
+
+    def update(updates, step, params=None):
+        factor = jnp.where(step >= unfreeze_at, old_rate, 0.0)
+        return tree.map_with_name(lambda name, leaf: leaf if is_new(name) else leaf * factor, updates), step + 1
+
+    scale = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+    return optax.chain(optimizer, scale)
+
+
 def lazy_adam(*, learning_rate: float, interval: int, b1: float = 0.0, b2: float = 0.99) -> optax.GradientTransformation:
     """Adam of a network that is regularised every `interval` steps (StyleGAN2, arXiv 1912.04958, App. B).
 

@@ -34,7 +34,8 @@ class Given(NamedTuple):
 
     Attributes:
       functions: what the model offers (`System.functions`, or a diffusion.prior.Prior); holds no arrays.
-      params: abstract while a system is made, arrays when it runs; never averaged, donated or checkpointed.
+      params: abstract while a system is made, arrays when it runs; never averaged, donated or checkpointed. Of a model that is
+        given others itself, {'weights', 'given': their params by name}.
       config: of the model, None where it has none of ours.
       name: where it came from, for messages.
       digest: of its content: what a run's metadata keep, and what resuming compares.
@@ -67,6 +68,9 @@ class System(NamedTuple):
       batch_spec: name -> `jax.ShapeDtypeStruct` of the global batch: what the data pipeline must deliver. {}: trains without
         data.
       functions: what another system gets as `Given.functions` when this one is given to it; None: this System.
+      other_steps: further train steps over the same state, each a compiled program of its own, with the same metrics.
+      choose: `(step) -> int`, on the host: 0 runs `train_step` at that step, k other_steps[k - 1]. A function of the config
+        and the step alone, so that all processes agree and a resumed run goes on alike. None: always 0.
     """
 
     init: Callable[..., TrainState]
@@ -78,6 +82,8 @@ class System(NamedTuple):
     sharding: tuple
     batch_spec: dict[str, jax.ShapeDtypeStruct]
     functions: Any = None
+    other_steps: tuple[Callable[..., tuple[TrainState, Metrics]], ...] = ()
+    choose: Callable[[int], int] | None = None
 
 
 def anything(requests: list[Request]) -> None:

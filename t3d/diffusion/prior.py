@@ -35,3 +35,31 @@ class Prior(NamedTuple):
     latents: Callable
     native: int
     guidance: float = 7.5  # usual for Stable Diffusion
+
+
+class MultiViewPrior(NamedTuple):
+    """A multi-view model, whatever it is made of; x is [B, V, H, W, C], V free at every call.
+
+    Attributes:
+      schedule: its noise levels, and what the network predicts.
+      tokenize: prompts -> int32 [B, N], on the host.
+      encode: (params, ids) -> text features [B, N, D].
+      predict: (params, x, t [B] or scalar, features, inputs) -> the network's output, in the schedule's prediction type.
+      inputs: Cameras [B, V] -> what `predict` is told of them; nets.mv_unet.ViewInputs() with V = 1 is the 2D mode.
+      decode: (params, x) -> images [B, V, S, S, 3] in [0, 1].
+      latents: (params, images [B, V, S, S, 3] in [0, 1]) -> x; the identity up to scale for a model of pixels.
+      shape: (H, W, C) of one view of x.
+      rig: number of objects -> the Cameras [B, V] of generated views.
+      guidance: the scale to take where none is asked for.
+    """
+
+    schedule: Schedule
+    tokenize: Callable
+    encode: Callable
+    predict: Callable
+    inputs: Callable
+    decode: Callable
+    latents: Callable
+    shape: tuple[int, int, int]
+    rig: Callable
+    guidance: float = 7.5

@@ -84,6 +84,12 @@ def cosine(steps: int = 1000, prediction: str = 'eps', **sampling) -> Schedule:
     return from_betas(scheduler_files.cosine_betas(steps), prediction, **sampling)
 
 
+def from_section(section) -> Schedule:
+    """The schedule of a config's `diffusion` section, of a model of pixels: schedule, timesteps, prediction."""
+    tables = {'cosine': cosine, 'linear': linear, 'scaled_linear': scaled_linear}
+    return tables[section.schedule](section.timesteps, prediction=section.prediction, spacing='trailing', clip=1.0)
+
+
 def exponential(steps: int = 1000, rate: float = 12.0, prediction: str = 'eps', **sampling) -> Schedule:
     """abar(u) = exp(-rate u): Shap-E's, with its rate (arXiv 2305.02463)."""
     return from_betas(scheduler_files.exponential_betas(steps, rate), prediction, **sampling)

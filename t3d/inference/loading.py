@@ -144,7 +144,8 @@ def open_one(name: str, value: str, *, random: bool = False) -> Given:
         raise UsageError(f'given.{name}={value!r} needs other models itself ({others}): give one that does not.')
     functions = loaded.system if loaded.system.functions is None else loaded.system.functions
     sharding = loaded.system.sharding
-    return Given(functions, loaded.weights, loaded.config, loaded.name, givens.digest(loaded.weights), sharding)
+    params = {'weights': loaded.weights, 'given': params_of(loaded.given)} if loaded.given else loaded.weights
+    return Given(functions, params, loaded.config, loaded.name, givens.digest(params), sharding)
 
 
 def _of_config(spec: str, random: bool) -> Given:

@@ -25,16 +25,17 @@ def from_patches(x: Float[Array, 'b h w pc'], patch: int) -> Float[Array, 'b h2 
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * patch, width * patch, -1)
 
 
-def from_section(section: Mapping, inputs: int, outputs: int, **ours) -> UNet:
+def from_section(section: Mapping, inputs: int, outputs: int, *, kind: type[UNet] = UNet, **ours) -> UNet:
     """The UNet of a config's `unet` section: keys of diffusers' config.json, and `attention_levels` for the kinds of blocks.
 
-    Args: inputs and outputs, channels of the patches; `ours` as in UNet.from_config. Raises: UsageError as there.
+    Args: inputs and outputs, channels of the patches; kind, the class of the network; `ours` as in UNet.from_config. Raises:
+      UsageError as there.
     """
     down = ['CrossAttnDownBlock2D' if attends else 'DownBlock2D' for attends in section['attention_levels']]
     up = ['CrossAttnUpBlock2D' if attends else 'UpBlock2D' for attends in reversed(section['attention_levels'])]
     plain = {name: value for name, value in section.items() if name != 'attention_levels'}
     kinds = {'down_block_types': down, 'up_block_types': up}
-    return UNet.from_config({**plain, **kinds, 'in_channels': inputs, 'out_channels': outputs}, **ours)
+    return kind.from_config({**plain, **kinds, 'in_channels': inputs, 'out_channels': outputs}, **ours)
 
 
 def zero_output(params):

@@ -164,8 +164,12 @@ class UNet(nn.Module):
         value = getattr(self, name)
         return value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
 
+    def options_of(self, level: int) -> Options:
+        """What the blocks of a level share; the middle is of the last one."""
+        return self.options(self.per_level('remat')[level])
+
     def options(self, remat: bool) -> Options:
-        """What the blocks of a level share."""
+        """`options_of` a level that is computed again in the backward pass, or not."""
         return Options(
             groups=self.norm_num_groups,
             epsilon=self.norm_eps,
@@ -194,25 +198,27 @@ class UNet(nn.Module):
         Returns: [B, H, W, out_channels], float32.
         """
         self.check_call(latents, text)
-        channels, heads = self.block_out_channels, self.per_level('attention_head_dim')
-        layers, remat = self.per_level('layers_per_block'), self.per_level('remat')
         temb = self.temb(t, latents.shape[0], embedding)
-        text = text.astype(self.dtype) if mask is None else Masked(text.astype(self.dtype), mask)
-        levels = range(len(channels))
+        return self.denoise(latents, temb, text.astype(self.dtype) if mask is None else Masked(text.astype(self.dtype), mask))
+
+    def denoise(self, latents, temb, text):
+        """The pass through all blocks; `text` is whatever their transformers read."""
+        channels, heads = self.block_out_channels, self.per_level('attention_head_dim')
+        layers, levels = self.per_level('layers_per_block'), range(len(channels))
         x = conv3(channels[0], self.dtype, 'conv_in')(latents)
         skips = (x,)
         for k in levels:
             count = heads[k] if ATTENTION[self.down_block_types[k]] else 0
-            block = DownBlock(channels[k], layers[k], count, k == levels[-1], self.options(remat[k]), name=f'down_blocks_{k}')
+            block = DownBlock(channels[k], layers[k], count, k == levels[-1], self.options_of(k), name=f'down_blocks_{k}')
             x, new = block(x, temb, text)
             skips += new
-        x = MidBlock(heads[-1], self.options(remat[-1]), name='mid_block')(x, temb, text)
+        x = MidBlock(heads[-1], self.options_of(levels[-1]), name='mid_block')(x, temb, text)
         for k in levels:
             level = levels[-1] - k
             count = heads[level] if ATTENTION[self.up_block_types[k]] else 0
             depth = layers[level] + 1
             skips, own = skips[:-depth], skips[-depth:]
-            block = UpBlock(channels[level], depth, count, level == 0, self.options(remat[level]), name=f'up_blocks_{k}')
+            block = UpBlock(channels[level], depth, count, level == 0, self.options_of(level), name=f'up_blocks_{k}')
             x = block(x, own, temb, text, skips[-1].shape[1:3] if skips else None)
         x = nn.silu(group_norm(self.options(False), self.norm_eps, 'conv_norm_out')(x))
         return conv3(self.out_channels, self.dtype, 'conv_out')(x).astype(jnp.float32)

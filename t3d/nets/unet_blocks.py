@@ -5,7 +5,7 @@ that weights are found by name. Maps are [B, H, W, C]. Parameters are float32; `
 while norm statistics and softmax are float32 always. Source: arXiv 2112.10752, Sec. 3 and App. E, and the released files.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,8 @@ class Options(NamedTuple):
 
     groups, epsilon: of the group norms. linear: the transformer's projections are matrices (2.1), not 1x1 convolutions (1.5).
     upcast: attention logits from float32 queries and keys. padding: of the stride-2 convolution, 1 is one texel on each side,
-    0 one texel at the far sides only. remat: compute again in the backward pass instead of storing.
+    0 one texel at the far sides only. remat: compute again in the backward pass instead of storing. transformer: the class of
+    the modules between ResNets, None for `Transformer`, and `settings` of that class.
     """
 
     groups: int
@@ -34,6 +35,8 @@ class Options(NamedTuple):
     padding: int = 1
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+    transformer: type | None = None
+    settings: Any = None
 
 
 class Masked(NamedTuple):
@@ -254,8 +257,9 @@ def residual(options: Options):
 
 
 def transformer(options: Options):
-    """Transformer, recomputed in the backward pass if asked for."""
-    return nn.remat(Transformer) if options.remat else Transformer
+    """The class of the modules between ResNets, recomputed in the backward pass if asked for."""
+    chosen = options.transformer or Transformer
+    return nn.remat(chosen) if options.remat else chosen
 
 
 class DownBlock(nn.Module):

@@ -11,6 +11,7 @@ SYSTEMS = {
     'ganfusion_diffusion': 't3d.systems.ganfusion_diffusion',
     'image_diffusion': 't3d.systems.image_diffusion',
     'instant3d': 't3d.systems.instant3d',
+    'mvdiffusion': 't3d.systems.mvdiffusion',
     'renderdiffusion': 't3d.systems.renderdiffusion',
 }
 SHORT = {'ganfusion': 'ganfusion_diffusion'}  # a system of two stages goes by its paper's name: the one that reads prompts

@@ -115,7 +115,7 @@ class Model:
         self.text = TextCondition(config.text, dtype)
         self.patch, self.size = config.patch, config.data.size
         self.unet = patched_unet.from_section(config.unet, 3 * self.patch**2, 3 * self.patch**2, dtype=dtype)
-        self.schedule = make_schedule(config.diffusion)
+        self.schedule = schedules.from_section(config.diffusion)
         self.min_snr, self.drop_text = config.diffusion.min_snr, config.drop_text
         self.background = config.render.background
         self.shape = (self.size, self.size, 3)
@@ -163,12 +163,6 @@ class Model:
             denoise = guidance.guided(predict, text, none, scale)
         x = samplers.ddim(denoise, self.schedule, noise, steps=steps)
         return jnp.clip(0.5 + 0.5 * x, 0.0, 1.0)
-
-
-def make_schedule(section) -> schedules.Schedule:
-    """The noise schedule of a config's `diffusion` section."""
-    tables = {'cosine': schedules.cosine, 'linear': schedules.linear, 'scaled_linear': schedules.scaled_linear}
-    return tables[section.schedule](section.timesteps, prediction=section.prediction, spacing='trailing', clip=1.0)
 
 
 def check(config) -> None:

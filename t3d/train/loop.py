@@ -151,7 +151,7 @@ def _loop(config, program, state: TrainState, batches, example, store, log, stop
         began = time.perf_counter()
         local = next(batches)
         window.waited(time.perf_counter() - began)
-        state, metrics = program(state, local)
+        state, metrics = program(state, local, step)
         step += 1
         if step == first + 1:
             window.begin(step)  # the first step compiles: not in the rate

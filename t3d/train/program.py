@@ -44,19 +44,24 @@ class Program:
 
         given_structure = jax.tree.structure(self._given)
 
-        def of_leaves(leaves, batch, data, given):
-            state, given = jax.tree.unflatten(structure, leaves), jax.tree.unflatten(given_structure, given)
-            state, metrics = system.train_step(state, batch, jax.random.fold_in(prng.of_data(data), state.step), given)
-            return jax.tree.leaves(state), metrics
+        def program(number: int, one_step):
+            def of_leaves(leaves, batch, data, given):
+                state, given = jax.tree.unflatten(structure, leaves), jax.tree.unflatten(given_structure, given)
+                state, metrics = one_step(state, batch, jax.random.fold_in(prng.of_data(data), state.step), given)
+                return jax.tree.leaves(state), metrics
 
-        def train_step(state, batch, key, given):
-            words = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=replicated)  # jax.export knows no keys but JAX's own
-            rows, others = self._arguments[1], jax.tree.leaves(self._arguments[3])
-            function = keep('train_step', of_leaves, jax.tree.leaves(target), rows, words, others)
-            leaves, metrics = function(jax.tree.leaves(state), batch, jax.random.key_data(key), jax.tree.leaves(given))
-            return jax.tree.unflatten(structure, leaves), metrics
+            def train_step(state, batch, key, given):
+                words = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=replicated)  # jax.export knows no keys but JAX's own
+                rows, others = self._arguments[1], jax.tree.leaves(self._arguments[3])
+                name = f'train_step_{number}' if number else 'train_step'
+                function = keep(name, of_leaves, jax.tree.leaves(target), rows, words, others)
+                leaves, metrics = function(jax.tree.leaves(state), batch, jax.random.key_data(key), jax.tree.leaves(given))
+                return jax.tree.unflatten(structure, leaves), metrics
 
-        self.step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, replicated))
+            return jax.jit(train_step, donate_argnums=0, out_shardings=(placed, replicated))
+
+        self._steps = [program(number, step) for number, step in enumerate((system.train_step, *system.other_steps))]
+        self.step = self._steps[0]
         self._preview = None if system.preview is None else jax.jit(system.preview, out_shardings=replicated)
         self.previews = system.preview is not None
         self._ahead, self._compiled = None, False
@@ -74,18 +79,22 @@ class Program:
         """Seconds that it took."""
         began = time.perf_counter()
         with jax.set_mesh(self.mesh):  # the context of a mesh is a thread's own
-            self.step.lower(*self._arguments).compile()
+            for step in self._steps:
+                step.lower(*self._arguments).compile()
         return time.perf_counter() - began
 
-    def __call__(self, state: TrainState, local: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One step, dispatched; the state is donated."""
+    def __call__(
+        self, state: TrainState, local: dict[str, np.ndarray], number: int = 0
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One step, dispatched; the state is donated. number: of the step that begins, from 0."""
         batch = sharding.global_batch(local, self.mesh)
+        step = self._steps[self._system.choose(number) if self._system.choose else 0]
         if not self._compiled:
-            return self._first(state, batch)
+            return self._first(step, state, batch)
         with jax.transfer_guard('disallow'):
-            return self.step(state, batch, self.key, self._given)
+            return step(state, batch, self.key, self._given)
 
-    def _first(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def _first(self, step, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """The first step, once it is compiled. (A call of the ahead-of-time executable costs 0.2 ms more at every step.)"""
         if self._ahead is None:
             self.compile_ahead()
@@ -96,7 +105,7 @@ class Program:
         seconds = 0.0 if failure is not None else self._ahead.result()
         devices.wait_for_all('t3d_train_step_is_compiled')
         began = time.perf_counter()
-        result = self.step(state, batch, self.key, self._given)
+        result = step(state, batch, self.key, self._given)
         seconds += time.perf_counter() - began
         self._log.line(f'compiled train_step in {seconds:.1f} s (cached next time)')
         self._compiled, self._ahead = True, None

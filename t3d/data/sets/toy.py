@@ -8,6 +8,8 @@ from t3d.core.config import unknown
 from t3d.core.errors import UsageError
 from t3d.data.sets import shapes
 
+RIGS = ('free', 'ring', 'canonical')
+
 
 def camera_arrays(azimuth: np.ndarray, elevation: np.ndarray, radius: float, fov: float):
     """(world_from_cam [V, 4, 4], intrinsics [V, 3, 3]) float32: geom.cameras.orbit for processes that never touch JAX."""
@@ -70,6 +72,8 @@ class ToySource:
       views: views a record holds, at azimuths drawn uniformly and elevations in `elevation`.
       supersample: rays per side of a pixel for colour and alpha, an odd number.
       poses: records a scene gives before the source ends; every one has views of its own.
+      rig: 'free', or 'ring': the views of a record stand evenly around the object, from a random azimuth on, at one elevation;
+        or 'canonical': the same with the first view at azimuth 0.
     """
 
     def __init__(
@@ -83,7 +87,11 @@ class ToySource:
         seed: int = 0,
         elevation: tuple[float, float] = (-0.2, 0.9),
         supersample: int = 1,
+        rig: str = 'free',
     ):
+        if rig not in RIGS:
+            raise UsageError(unknown(rig, RIGS, 'camera rig (data.rig)'))
+        self.rig = rig
         choices = {
             'singles': lambda: (shapes.singles(split), []),
             'pairs': lambda: ([], shapes.pairs(split)),
@@ -116,8 +124,12 @@ class ToySource:
     def angles(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """(azimuth, elevation) [views] in radians of record `index`, without rendering it."""
         random = np.random.default_rng((self.seed, index))
-        azimuth = random.uniform(0.0, 2.0 * math.pi, self.views)
-        return azimuth, random.uniform(*self.elevation, self.views)
+        if self.rig == 'free':
+            azimuth = random.uniform(0.0, 2.0 * math.pi, self.views)
+            return azimuth, random.uniform(*self.elevation, self.views)
+        first, elevation = random.uniform(0.0, 2.0 * math.pi), random.uniform(*self.elevation)
+        around = np.arange(self.views) * (2.0 * math.pi / self.views)
+        return around + (first if self.rig == 'ring' else 0.0), np.full(self.views, elevation)
 
 
 def record(scene: shapes.Scene, azimuth: np.ndarray, elevation: np.ndarray, size: int, supersample: int = 1) -> dict:
@@ -140,7 +152,7 @@ def record(scene: shapes.Scene, azimuth: np.ndarray, elevation: np.ndarray, size
 def open_set(data, split: str) -> ToySource:
     """The source of a config's `data` section."""
     names = ('scenes', 'size', 'views', 'poses', 'seed', 'supersample')
-    return ToySource(split, **{name: data[name] for name in names})
+    return ToySource(split, **{name: data[name] for name in names}, rig=data.get('rig', 'free'))
 
 
 def preview_records(data, count: int, views: int) -> list[dict]:

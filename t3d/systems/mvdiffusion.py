@@ -1,0 +1,307 @@
+"""Text to several views of one object at once: multi-view diffusion in three forms (MVDream, SPAD, epipolar blocks).
+
+prompt, cameras -> text features, camera inputs -> UNet over all views -> eps, v or x0 -> DDIM with guidance -> posed views.
+
+It grows out of a text-to-image model: `given.prior` (a trained tiny model, or a Stable Diffusion folder) lends its text tower,
+autoencoder, noise schedule and the weights that the UNet starts from; without one a text tower is trained along, on pixels.
+Sources: MVDream, arXiv 2308.16512; SPAD, arXiv 2402.05235; Guided multi-view diffusion, Sec. 3.1 and 3.2.
+
+Differences from the papers:
+- Steps of single pictures (2D), a compiled program of its own chosen by seed and step (`flat_share`), see the views of the same
+  records without their cameras, where MVDream's come from a set of photographs.
+- The guided report gives no sizes for its epipolar blocks and left them in training; those of `views` are ours, and the views
+  see each other through these blocks alone.
+- Small configs predict v on pixels, and sample 4 views at the front, right, back and left; elevations are those of the set.
+- The masks of `masked` follow the geometry of each level; `views.masks='spad_legacy'` has those of the released weights.
+- Text and camera are dropped apart from each other; the released models drop the text alone.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from t3d.core import optim, prng, replicas, tokens, tree
+from t3d.core.errors import UsageError
+from t3d.core.outputs import Views, only_prompts
+from t3d.core.system import System, TrainState, require
+from t3d.diffusion import guidance, losses, samplers, schedules
+from t3d.diffusion.prior import MultiViewPrior, Prior
+from t3d.geom.cameras import Cameras, turntable
+from t3d.nets import mv_unet, patched_unet, text_condition, unet, view_inputs
+from t3d.nets.text_condition import TextCondition
+from t3d.nets.view_inputs import ViewOptions
+
+SHARDING = (*mv_unet.SHARDING, *unet.SHARDING)
+
+
+def make(config, given=None) -> System:
+    """The system of a config (configs/mvdiffusion.py): sections text, unet, views, diffusion, sample, optimizer.
+
+    Args:
+      given: {'prior': the text-to-image model it grows out of}, or {} to learn from nothing.
+    """
+    model = Model(config, given or {})
+    optimizer = optim.staged(optim.adamw(**config.optimizer, total=config.steps), is_new, **config.staged)
+
+    def init(key, batch, given) -> TrainState:
+        params = model.init(key, batch, given)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), tree.copy(params), {})
+
+    def step_of(loss):
+        def train_step(state: TrainState, batch, key, given):
+            (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, given, batch, key)
+            grads, metrics = replicas.mean((grads, metrics))
+            params, opt_state = optim.update(optimizer, state, grads)
+            return optim.advance(config, state, params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)})
+
+        return train_step
+
+    def choose(step: int) -> int:
+        """1, a step of single pictures, with probability `flat_share`, drawn by seed and step."""
+        return int(np.random.default_rng((config.seed, FLAT, step)).random() < config.flat_share)
+
+    def preview(params, batch, key, given) -> jax.Array:
+        cameras = Cameras(batch['world_from_cam'], batch['intrinsics'])
+        keys = jax.random.split(key, batch['tokens'].shape[0])
+        images = model.sample(params, given, batch['tokens'], cameras, keys)
+        both = jnp.concatenate([images, model.composite(batch['image'])], 1)
+        return both.transpose(0, 2, 1, 3, 4).reshape(both.shape[0], both.shape[2], -1, 3)
+
+    draw = jax.jit(model.sample)
+
+    def generate(params, requests, keys, given) -> list[Views]:
+        prompts = only_prompts(requests, config.system)
+        cameras = model.rig(len(prompts))
+        images = draw(params, given, jnp.asarray(model.tokenize(prompts)), cameras, keys)
+        return [
+            Views(prompt, *one)
+            for prompt, one in zip(prompts, zip(images, cameras.world_from_cam, cameras.intrinsics, strict=True), strict=True)
+        ]
+
+    def check(requests) -> None:
+        prompts = only_prompts(requests, config.system)
+        if model.text is not None:
+            return tokens.check_prompts(config.text, prompts)
+        model.tokenize(prompts)
+
+    step, flat_step = step_of(model.loss), (step_of(model.flat_loss),) if config.flat_share else ()
+    spec, functions = batch_spec(config), model.functions()
+    chooses = choose if config.flat_share else None
+    return System(init, step, preview, generate, check, ('ema',), SHARDING, spec, functions, flat_step, chooses)
+
+
+FLAT = 2  # of the draws that choose between views and single pictures
+
+
+def is_new(name: str) -> bool:
+    """Whether a parameter is of a layer that the text-to-image UNet does not have."""
+    return 'camera_embedding' in name or 'epipolar' in name
+
+
+def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the data pipeline delivers: posed RGBA views of captioned objects."""
+    batch, views, size = config.batch, config.data.views, config.data.size
+    spec = {
+        'tokens': ((batch, config.text.length), jnp.int32),
+        'image': ((batch, views, size, size, 4), jnp.uint8),
+        'world_from_cam': ((batch, views, 4, 4), jnp.float32),
+        'intrinsics': ((batch, views, 3, 3), jnp.float32),
+    }
+    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in spec.items()}
+
+
+class Model:
+    """The networks of a config and the functions that join them; holds no parameters.
+
+    Parameters are {'unet'}, and 'text' where no prior is given. `given` is {'prior': its parameters} or {}.
+    """
+
+    def __init__(self, config, given):
+        self.config, self.prior = config, None
+        dtype = jnp.dtype(config.dtype)
+        if given:
+            wanted = 'a text-to-image model: image_diffusion-toy, a run of image_diffusion, or a Stable Diffusion folder'
+            self.prior = require(given, 'prior', Prior, wanted).functions
+        if self.prior is None:
+            text_condition.check(config.text, config.unet)
+            self.text, self.size = TextCondition(config.text, dtype), config.data.size
+            self.tokenize, self.schedule = self.text.tokenize, schedules.from_section(config.diffusion)
+            self.shape = (self.size, self.size, 3)
+        else:
+            self.text, self.size = None, config.data.size
+            self.tokenize, self.schedule = self.prior.tokenize, self.prior.schedule
+            self.shape = self.prior.shape(self.size)
+        self.patch = config.patch
+        check(config, self.shape)
+        channels, v = self.shape[2] * self.patch**2, config.views
+        self.unet = patched_unet.from_section(
+            config.unet,
+            channels,
+            channels,
+            kind=mv_unet.MultiViewUNet,
+            dtype=dtype,
+            form=v.form,
+            camera=view_inputs.VECTORS[v.camera] if v.camera else 0,
+            camera_zero=v.camera_zero,
+            plucker=v.plucker,
+            block_levels=tuple(v.block_levels),
+        )
+        self.options = ViewOptions(v.camera, v.masks, v.line_width, v.samples, v.near, v.far)
+        self.empty = jnp.asarray(self.tokenize(['']))
+
+    # ---------------------------------------------------------------------------------------------------------- parameters
+
+    def init(self, key, batch, given):
+        """New parameters; the UNet's are the prior's where it has them."""
+        key_text, key_unet = jax.random.split(key)
+        params = {} if self.text is None else {'text': self.text.init(key_text, batch['tokens'][:1])}
+        features = self.features(params, given, batch['tokens'][:1])
+        cameras = Cameras(batch['world_from_cam'][:1], batch['intrinsics'][:1])
+        noisy = self.patched(jnp.zeros((1, cameras.intrinsics.shape[1], *self.shape), jnp.float32))
+        made = self.unet.init(key_unet, noisy, jnp.zeros((1,), jnp.int32), features, self.inputs(cameras))['params']
+        if self.prior is not None and self.config.start:
+            made = mv_unet.graft(made, given['prior']['unet'])
+        return {**params, 'unet': made}
+
+    # ------------------------------------------------------------------------------------------------------------ networks
+
+    def features(self, params, given, ids):
+        """Text features [B, N, D] of ids [B, N]; those of a prior are never trained."""
+        if self.text is None:
+            return jax.lax.stop_gradient(self.prior.encode(given['prior'], ids))
+        return self.text.features(params['text'], ids)[0]
+
+    def patched(self, x):
+        """[B, V, H, W, C] with `patch` x `patch` of them as one position."""
+        return patched_unet.to_patches(x.reshape(-1, *x.shape[2:]), self.patch).reshape(
+            *x.shape[:2], x.shape[2] // self.patch, x.shape[3] // self.patch, -1
+        )
+
+    def inputs(self, cameras: Cameras, jitter=None) -> mv_unet.ViewInputs:
+        """What the network is told of cameras [B, V]."""
+        height, width = (side // self.patch for side in self.shape[:2])
+        return view_inputs.make(self.unet, cameras, height, width, self.options, jitter)
+
+    def predict(self, params, x, t, features, views: mv_unet.ViewInputs):
+        """The network's output for x [B, V, H, W, C], t [B] or scalar; with empty `views` and V = 1 that of pictures."""
+        out = self.unet.apply({'params': params['unet']}, self.patched(x), t, features, views).astype(jnp.float32)
+        flat = patched_unet.from_patches(out.reshape(-1, *out.shape[2:]), self.patch)
+        return flat.reshape(x.shape)
+
+    def composite(self, rgba):
+        """uint8 RGBA over the background, [0, 1]."""
+        rgba = rgba.astype(jnp.float32) / 255.0
+        return rgba[..., :3] * rgba[..., 3:] + self.config.render.background * (1.0 - rgba[..., 3:])
+
+    def clean(self, given, images):
+        """What the network denoises, of images [B, V, S, S, 3] in [0, 1]."""
+        x = 2.0 * images - 1.0
+        if self.prior is None:
+            return x
+        flat = jax.lax.stop_gradient(self.prior.latents(given['prior'], x.reshape(-1, *x.shape[2:])))
+        return flat.reshape(*x.shape[:2], *self.shape)
+
+    # -------------------------------------------------------------------------------------------------------------- losses
+
+    def loss(self, params, given, batch, key):
+        """(loss, metrics) of posed views: one time for all views of an object, noise of each its own."""
+        key_text, key_camera, key_jitter, key_noise = jax.random.split(key, 4)
+        cameras = Cameras(batch['world_from_cam'], batch['intrinsics'])
+        ids = self.dropped(key_text, batch['tokens'])
+        views = self.inputs(cameras, key_jitter)
+        if views.camera is not None and self.config.drop_camera > 0.0:
+            keep = ~prng.coin(key_camera, self.config.drop_camera, (ids.shape[0],))
+            views = views._replace(keep=jnp.broadcast_to(keep[:, None], views.camera.shape[:2]))
+        return self._denoising(params, given, self.composite(batch['image']), ids, views, key_noise)
+
+    def flat_loss(self, params, given, batch, key):
+        """(loss, metrics) of the views as pictures of their own, without cameras: B V objects of one view."""
+        key_text, key_noise = jax.random.split(key)
+        images = self.composite(batch['image'])
+        ids = self.dropped(key_text, jnp.repeat(batch['tokens'], images.shape[1], axis=0))
+        images = images.reshape(-1, 1, *images.shape[2:])
+        return self._denoising(params, given, images, ids, mv_unet.ViewInputs(), key_noise)
+
+    def _denoising(self, params, given, images, ids, views, key):
+        features = self.features(params, given, ids)
+        denoised = losses.denoising(
+            lambda x, t: self.predict(params, x, t, features, views),
+            self.schedule,
+            self.clean(given, images),
+            key,
+            gamma=self.config.diffusion.min_snr or None,
+        )
+        return denoised.loss, {'loss': denoised.loss, 'mse': jnp.mean(denoised.each)}
+
+    def dropped(self, key, ids):
+        """The ids with `drop_text` of the rows emptied."""
+        return jnp.where(prng.coin(key, self.config.drop_text, (ids.shape[0], 1)), self.empty, ids)
+
+    # ------------------------------------------------------------------------------------------------------------ sampling
+
+    def rig(self, objects: int) -> Cameras:
+        """The cameras of generated views, [objects, V]: once around, front first."""
+        sample, render = self.config.sample, self.config.render
+        views = turntable(sample.views, elevation=sample.elevation, radius=render.radius, fov=render.fov)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (objects, *leaf.shape)), views)
+
+    def sample(self, params, given, ids, cameras: Cameras, keys):
+        """Images [B, V, S, S, 3] in [0, 1], each object a function of its ids, cameras and key alone."""
+        sample, count = self.config.sample, cameras.intrinsics.shape[1]
+        noise = jax.vmap(lambda key: jax.random.normal(key, (count, *self.shape), jnp.float32))(keys)
+        views, text = self.inputs(cameras), self.features(params, given, ids)
+
+        def predict(x, t, condition):
+            return self.predict(params, x, jnp.broadcast_to(t, x.shape[:1]), *condition)
+
+        if sample.guidance == 1.0:  # the conditional model alone, at half the cost
+            denoise = lambda x, t: predict(x, t, (text, views))
+        else:
+            none = self.features(params, given, jnp.broadcast_to(self.empty, ids.shape))
+            denoise = guidance.guided(predict, (text, views), (none, views), sample.guidance, sample.rescale)
+        x = samplers.ddim(denoise, self.schedule, noise, steps=sample.steps)
+        return self.decoded(given, x)
+
+    def decoded(self, given, x):
+        """Images in [0, 1] of x [B, V, H, W, C]."""
+        if self.prior is not None:
+            flat = self.prior.decode(given['prior'], x.reshape(-1, *x.shape[2:]))
+            x = flat.reshape(*x.shape[:2], *flat.shape[1:])
+        return jnp.clip(0.5 + 0.5 * x, 0.0, 1.0)
+
+    def functions(self) -> MultiViewPrior:
+        """The multi-view model that this system is to others. Its parameters are {'weights', 'given'}, or the weights alone."""
+
+        def parts(params):
+            return (params, {}) if self.prior is None else (params['weights'], params['given'])
+
+        def encode(params, ids):
+            return self.features(*parts(params), ids)
+
+        def predict(params, x, t, features, views):
+            return self.predict(parts(params)[0], x, t, features, views)
+
+        def decode(params, x):
+            return self.decoded(parts(params)[1], x)
+
+        def latents(params, images):
+            return self.clean(parts(params)[1], images)
+
+        sample = self.config.sample
+        return MultiViewPrior(
+            self.schedule, self.tokenize, encode, predict, self.inputs, decode, latents, self.shape, self.rig, sample.guidance
+        )
+
+
+def check(config, shape) -> None:
+    """Raises UsageError where sections do not fit each other."""
+    patch, size = config.patch, config.data.size
+    if shape[0] % patch:
+        raise UsageError(f'patch={patch} does not divide the {shape[0]} positions of data.size={size}: set patch=1.')
+    if config.views.camera and config.views.camera not in view_inputs.VECTORS:
+        raise UsageError(f"views.camera={config.views.camera!r}: wanted one of {', '.join(view_inputs.VECTORS)}, or ''.")
+    if config.data.views < 2 and not config.flat_share:
+        raise UsageError(
+            f'data.views={config.data.views}: wanted 2 or more, the views of one object that are learned together.'
+        )
