@@ -45,10 +45,12 @@ class MultiViewPrior(NamedTuple):
       tokenize: prompts -> int32 [B, N], on the host.
       encode: (params, ids) -> text features [B, N, D].
       predict: (params, x, t [B] or scalar, features, inputs) -> the network's output, in the schedule's prediction type.
-      inputs: Cameras [B, V] -> what `predict` is told of them; nets.mv_unet.ViewInputs() with V = 1 is the 2D mode.
+      inputs: (Cameras [B, V], shape of x or None) -> what `predict` is told of them; nets.mv_unet.NO_VIEWS with V = 1 is the
+        2D mode.
       decode: (params, x) -> images [B, V, S, S, 3] in [0, 1].
       latents: (params, images [B, V, S, S, 3] in [0, 1]) -> x; the identity up to scale for a model of pixels.
       shape: (H, W, C) of one view of x.
+      pixels: of an image, for each position of x.
       rig: number of objects -> the Cameras [B, V] of generated views.
       guidance: the scale to take where none is asked for.
     """
@@ -61,5 +63,6 @@ class MultiViewPrior(NamedTuple):
     decode: Callable
     latents: Callable
     shape: tuple[int, int, int]
+    pixels: int
     rig: Callable
     guidance: float = 7.5

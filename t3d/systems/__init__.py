@@ -9,6 +9,7 @@ from t3d.core.system import Given, System
 SYSTEMS = {
     'ganfusion_gan': 't3d.systems.ganfusion_gan',
     'ganfusion_diffusion': 't3d.systems.ganfusion_diffusion',
+    'guided_mv': 't3d.systems.guided_mv',
     'image_diffusion': 't3d.systems.image_diffusion',
     'instant3d': 't3d.systems.instant3d',
     'mvdiffusion': 't3d.systems.mvdiffusion',

@@ -178,9 +178,9 @@ class Model:
             *x.shape[:2], x.shape[2] // self.patch, x.shape[3] // self.patch, -1
         )
 
-    def inputs(self, cameras: Cameras, jitter=None) -> mv_unet.ViewInputs:
-        """What the network is told of cameras [B, V]."""
-        height, width = (side // self.patch for side in self.shape[:2])
+    def inputs(self, cameras: Cameras, shape=None, jitter=None) -> mv_unet.ViewInputs:
+        """What the network is told of cameras [B, V]; shape: (H, W, C) of x, None for that of the config."""
+        height, width = (side // self.patch for side in (shape or self.shape)[:2])
         return view_inputs.make(self.unet, cameras, height, width, self.options, jitter)
 
     def predict(self, params, x, t, features, views: mv_unet.ViewInputs):
@@ -209,7 +209,7 @@ class Model:
         key_text, key_camera, key_jitter, key_noise = jax.random.split(key, 4)
         cameras = Cameras(batch['world_from_cam'], batch['intrinsics'])
         ids = self.dropped(key_text, batch['tokens'])
-        views = self.inputs(cameras, key_jitter)
+        views = self.inputs(cameras, jitter=key_jitter)
         if views.camera is not None and self.config.drop_camera > 0.0:
             keep = ~prng.coin(key_camera, self.config.drop_camera, (ids.shape[0],))
             views = views._replace(keep=jnp.broadcast_to(keep[:, None], views.camera.shape[:2]))
@@ -290,7 +290,17 @@ class Model:
 
         sample = self.config.sample
         return MultiViewPrior(
-            self.schedule, self.tokenize, encode, predict, self.inputs, decode, latents, self.shape, self.rig, sample.guidance
+            self.schedule,
+            self.tokenize,
+            encode,
+            predict,
+            self.inputs,
+            decode,
+            latents,
+            self.shape,
+            self.size // self.shape[0],
+            self.rig,
+            sample.guidance,
         )
 
 
