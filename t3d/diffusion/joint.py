@@ -3,7 +3,7 @@
 eps_mix = lambda eps_mv + (1 - lambda) eps_2d, or eps_2d + g (eps_mv(all views) - eps_mv(each alone)); lambda rises as t falls.
 Source: Guided multi-view diffusion, Sec. 3.3 and 3.4 (Eq. 2, 3); the report gives no schedule of lambda, ours are `weights`.
 
-Both predictions are of one x_t at one noise level, where noise, v and x_0 are affine functions of each other, the same for both:
+Both predictions are of one x_t at one noise level, where noise, v and x_0 are affine functions of each other, the same ones:
 so they are mixed in the prediction type of the multi-view model, which is Eq. 2 without a division by a_t near t = T. What is
 sampled is a composition of scores: the product of Eq. 3 where the two models agree in their covariances, and near it elsewhere.
 """
