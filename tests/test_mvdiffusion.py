@@ -1,0 +1,170 @@
+"""Multi-view diffusion as a system: two programs over one tree, what moves when, given text, samples of each object alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import random_weights
+import test_image_diffusion
+
+from t3d import systems
+from t3d.core import config as configs
+from t3d.core import tree
+from t3d.core.errors import UsageError
+from t3d.core.outputs import Request, Views
+from t3d.core.system import Given, params_of
+from t3d.data import sources
+from t3d.geom import cameras
+from t3d.inference import given as givens
+from t3d.inference import loading
+from t3d.systems import mvdiffusion
+
+SMALL = (
+    'batch=2',
+    'steps=40',
+    'given.prior=',
+    'text.width=16',
+    'text.layers=1',
+    'text.heads=2',
+    'unet.block_out_channels=(8,16)',
+    'unet.attention_head_dim=2',
+    'unet.cross_attention_dim=16',
+    'unet.norm_num_groups=4',
+    'unet.attention_levels=(False,True)',
+    'data.size=16',
+    'data.views=3',
+    'data.supersample=1',
+    'data.poses=2',
+    'sample.views=3',
+    'sample.steps=3',
+    'views.samples=3',
+    'diffusion.timesteps=50',
+    'staged.unfreeze_at=0',
+    'optimizer.warmup=1',
+)
+@functools.cache
+def config(variant='tiny', *overrides):
+    return sources.resolve(configs.load(f'configs/mvdiffusion.py:{variant}', [*SMALL, *overrides]))
+
+
+@functools.cache
+def prior() -> dict[str, Given]:
+    """A small text-to-image model with random weights."""
+    made = sources.resolve(configs.load('configs/image_diffusion.py:tiny', [*SMALL[8:15], *test_image_diffusion.SMALL]))
+    system = systems.make(made, {})
+    params = random_weights.shaken(jax.jit(system.init)(jax.random.key(0), zeros(system)).params)
+    return {'prior': Given(system.functions, params, made, 'small', givens.digest(params))}
+
+
+def zeros(system):
+    return {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()}
+
+
+@functools.cache
+def batch(variant='tiny'):
+    source, transform = sources.make(config(variant))
+    examples = [transform(source[k], np.random.default_rng(k)) for k in range(2)]
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+@functools.cache
+def started(*overrides, given=False):
+    """(system, state) of random weights; with the given prior, its own start."""
+    others = prior() if given else {}
+    system = systems.make(config('tiny', *overrides), others)
+    state = jax.jit(system.init)(jax.random.key(0), batch(), params_of(others))
+    return system, state if given else state.replace(params=random_weights.shaken(state.params))
+
+
+def test_views_of_a_record_stand_around_the_object_at_one_elevation():
+    views = cameras.angles(batch()['world_from_cam'])
+    azimuth, elevation, radius = (np.asarray(value) for value in views)
+    np.testing.assert_allclose(np.diff(azimuth, axis=1) % (2 * np.pi), 2 * np.pi / 3, atol=1e-4)
+    np.testing.assert_allclose(elevation, elevation[:, :1] * np.ones(3), atol=1e-5)
+    assert abs(azimuth[0, 0] - azimuth[1, 0]) > 1e-2
+
+
+def test_each_step_is_of_one_kind_by_seed_and_step_and_both_learn():
+    system, state = started()
+    kinds = [system.choose(step) for step in range(2000)]
+    assert abs(np.mean(kinds) - config().flat_share) < 0.03 and kinds[:50] == [system.choose(step) for step in range(50)]
+    other = systems.make(config('tiny', 'seed=1'), {})
+    assert [other.choose(step) for step in range(50)] != kinds[:50]
+    for step, other_name in ((system.train_step, 'camera_embedding'), (system.other_steps[0], None)):
+        after, metrics = jax.jit(step)(state, batch(), jax.random.key(1), {})
+        assert set(metrics) == {'loss', 'mse', 'grad_norm', 'lr'} and np.isfinite(metrics['loss'])
+        moved = {
+            name: bool((np.asarray(new) != np.asarray(old)).any())
+            for (name, new), old in zip(tree.flatten(after.params).items(), jax.tree.leaves(state.params), strict=True)
+        }
+        of_cameras = [value for name, value in moved.items() if 'camera_embedding' in name]
+        assert all(of_cameras) == (other_name is not None)
+        still = [name for name, value in moved.items() if not value and 'camera_embedding' not in name]
+        assert all(name.endswith('layers/key/bias') for name in still), still
+    assert systems.make(config('tiny', 'flat_share=0.0'), {}).choose is None
+
+
+def test_new_layers_learn_first_and_the_prior_is_where_the_others_start():
+    system, state = started('staged.unfreeze_at=2', given=True)
+    unet = tree.flatten(prior()['prior'].params['unet'])
+    for name, leaf in unet.items():
+        np.testing.assert_array_equal(tree.flatten(state.params['unet'])[name], leaf)
+    assert set(state.params) == {'unet'}
+    step = jax.jit(system.train_step)
+    others = params_of(prior())
+    for count in range(3):
+        state, _ = step(state, batch(), jax.random.key(count), others)
+        old = [np.asarray(tree.flatten(state.params['unet'])[name] == leaf).all() for name, leaf in unet.items()]
+        assert all(old) if count < 2 else not any(old[:5])
+        new = tree.flatten(state.params['unet'])['camera_embedding/linear_2/kernel']
+        assert count or np.asarray(new).any()
+
+
+def test_an_object_is_a_function_of_its_prompt_and_key_alone():
+    system, state = started()
+    prompts, keys = ['a red cube', 'a blue sphere'], jax.random.split(jax.random.key(5), 2)
+    both = system.generate(state.ema, [Request(prompt) for prompt in prompts], keys, {})
+    alone = system.generate(state.ema, [Request(prompts[1])], keys[1:], {})[0]
+    assert isinstance(alone, Views) and alone.images.shape == (3, 16, 16, 3) and alone.world_from_cam.shape == (3, 4, 4)
+    np.testing.assert_allclose(both[1].images, alone.images, atol=2e-5)
+    azimuth, elevation, radius = cameras.angles(alone.world_from_cam)
+    np.testing.assert_allclose(np.asarray(azimuth) % (2 * np.pi), np.arange(3) * 2 * np.pi / 3, atol=1e-4)
+    assert np.abs(np.asarray(both[0].images) - np.asarray(both[1].images)).max() > 1e-3
+
+
+def test_a_prior_of_another_vocabulary_or_size_is_refused():
+    with pytest.raises(UsageError, match='given.prior was trained with other words'):
+        systems.make(configs.load('configs/mvdiffusion.py:tiny', [*SMALL, 'text.words=("red","cube")']), prior())
+    with pytest.raises(UsageError, match='makes pictures of 16 pixels only'):
+        systems.make(config('tiny', 'data.size=32'), prior())
+    with pytest.raises(UsageError, match='patch=3 does not divide'):
+        systems.make(config('tiny', 'patch=3'), {})
+    wider = mvdiffusion.make(config('tiny', 'unet.block_out_channels=(16,16)'), prior())
+    with pytest.raises(UsageError, match='make `unet` of the same sizes'):
+        jax.eval_shape(wider.init, jax.random.key(0), batch(), params_of(prior()))
+
+
+@pytest.mark.parametrize('variant', ['tiny_masked', 'tiny_epipolar'])
+def test_other_forms_make_their_state_and_step_by_shapes(variant):
+    system = systems.make(config(variant), {})
+    state = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec, {})
+    after, _ = jax.eval_shape(system.train_step, state, system.batch_spec, jax.random.key(0), {})
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    names = ' '.join(tree.flatten(state.params))
+    assert ('epipolar/to_q' in names) == (variant == 'tiny_epipolar')
+
+
+def test_given_to_another_it_is_its_functions_and_both_trees():
+    system, state = started(given=True)
+    made = loading.Loaded(config(), system, state.ema, 'small', 0, None, prior())
+    params = {'weights': made.weights, 'given': params_of(made.given)}
+    model = system.functions
+    ids = jnp.asarray(model.tokenize(['a red cube']))
+    views = model.rig(1)
+    text = model.encode(params, ids)
+    x = jnp.zeros((1, 3, *model.shape))
+    out = jax.jit(model.predict)(params, x, jnp.array([3]), text, model.inputs(views, None))
+    assert out.shape == x.shape and np.isfinite(np.asarray(out)).all()
+    np.testing.assert_allclose(model.decode(params, model.latents(params, jnp.full((1, 3, 16, 16, 3), 0.3))), 0.3, atol=1e-6)
