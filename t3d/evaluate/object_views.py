@@ -17,6 +17,7 @@ SHARED = (1, 4, 7, 10)  # views of furniture at azimuths 30, 120, 210, 300 degre
 NAME = 'object_views'
 PAIRED = True  # renders stand beside true views from the same cameras
 CAPTIONED = True
+NEEDS = {'data.name': None, 'data.train_views': None, 'render.background': None}
 
 
 def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:

@@ -34,10 +34,13 @@ def write(output: outputs.Output, out, *, report_info: Mapping | None = None, lo
     """
     kind = outputs.kind_of(output)
     check_formats(kind, options.get('formats') or ())
-    writer = (
-        tables.find(options['writer'], {}, 'writer (export.writer)', 'write').write if options.get('writer') else WRITERS[kind]
-    )
+    writer = own(options) or WRITERS[kind]
     return writer(output, pathlib.Path(out), report_info=report_info, log=log, **_taken(writer, options))
+
+
+def own(options: Mapping):
+    """The writer of a user's own that options name (`writer`), or None; UsageError where it cannot be found."""
+    return tables.find(options['writer'], {}, 'writer (export.writer)', 'write').write if options.get('writer') else None
 
 
 def meshes_of(output: outputs.Output, out, *, log=print, **options) -> dict[str, pathlib.Path]:

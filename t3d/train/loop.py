@@ -61,7 +61,7 @@ def run(
     devices.keep_freed_memory()
     mesh = devices.make(config.mesh)
     devices.check_batch(config.batch, mesh)
-    given = loading.open_given(config, workdir) if given is None else dict(given)
+    given = loading.open_given(config, workdir, kept_first=False) if given is None else dict(given)
     givens.require_weights(given)
     if system is None:
         system = systems.make(config, given)
