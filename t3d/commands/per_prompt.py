@@ -2,6 +2,7 @@
 
 import pathlib
 
+from t3d.core import files
 from t3d.core.errors import UsageError
 
 RUN = 'run'  # folder under --out, which the same command goes on with
@@ -38,6 +39,17 @@ def model(config, prompts: list[str], seeds: list[int], out, given: dict[str, st
     return loaded
 
 
+def _refuse_another_run(folder: pathlib.Path, config) -> None:
+    """Raises UsageError where the folder holds what was trained for other prompts, or of another seed."""
+    from t3d.checkpoint import run_configs
+
+    if (folder / 'config.json').exists():
+        old = run_configs.read(folder)
+        if (tuple(old.get('prompts', ())), old.get('seed')) != (config.prompts, config.seed):
+            prompts = ' '.join(files.quoted(prompt) for prompt in old.get('prompts', ()))
+            raise UsageError(f'{folder} was trained for {prompts}, seed {old.get("seed")}: give another --out, or these again.')
+
+
 def prepared(config, prompts: list[str], seeds: list[int], out, given: dict[str, str]):
     """(config, run folder, given models, system, data) of what `model` would train; nothing is written."""
     from t3d.core.outputs import Request
@@ -59,6 +71,7 @@ def prepared(config, prompts: list[str], seeds: list[int], out, given: dict[str,
             config.given[name] = value
     config = sources.resolve(config)
     folder = pathlib.Path(out) / RUN
+    _refuse_another_run(folder, config)
     opened = loading.open_given(config, folder, kept_first=False)
     system, data = checked.prepare(config, opened)
     system.check([Request(prompt) for prompt in prompts])

@@ -87,6 +87,7 @@ def load(
         others = open_given(config, folder, given)
         own = {name: one for name, one in others.items() if name not in (given or {})}
         givens.refuse_other(own, recorded, folder, 'copy the run again, or give that one with --given NAME=MODEL.')
+        givens.require_weights(others)
         built = systems.make(config, others)
     except UsageError:
         raise
