@@ -32,6 +32,13 @@ from t3d import cli
         (('configs/instant3d.py:furniture',), 'run `t3d data build furniture --source PATH --size 64'),
         ((TINY, '--prompts', 'a red corgi'), 'words this model was not trained on: "corgi"'),
         ((TINY, '--prompts', 'a red cube', ' '), "empty prompt ' '"),
+        ((TINY, 'system=ganfusion_gan'), 'system=ganfusion_gan: '),
+        ((TINY, 'system=ganfusion_gan'), 'of ganfusion_gan. Start from configs/ganfusion_gan.py.'),
+        ((TINY, "evaluate=('toy_object',)"), "unknown evaluator (evaluate) 'toy_object': there are captioned_objects, "),
+        ((TINY, 'data.kind=vews'), "unknown adapter (data.kind) 'vews': there are single_view, triplanes, views; "),
+        ((TINY, '--init-from', 'nowhere'), 'model.safetensors and config.json not found in '),
+        ((TINY, '--init-from', 'nowhere'), 'Give a run folder or a weights folder to start from (--init-from DIR), or leave'),
+        ((TINY, '--init-from', 'image_diffusion-toy'), 'image_diffusion-toy do not fit the model'),
     ],
 )
 def test_train_refuses_before_it_makes_a_folder(capsys, tmp_path, words, wanted):

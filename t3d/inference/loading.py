@@ -114,6 +114,8 @@ def open_given(
     """
     wanted = dict(config.get('given', {}))
     unknown = sorted(set(others or {}) - set(wanted))
+    if unknown and not wanted:
+        raise UsageError(f'given.{unknown[0]}={others[unknown[0]]!r}: {config.system} uses no other model: leave it out.')
     if unknown:
         raise UsageError(configs.unknown(unknown[0], wanted, f'given of {config.system}'))
     found = {}
