@@ -36,6 +36,12 @@ from t3d import cli
         ((TINY, 'system=ganfusion_gan'), 'of ganfusion_gan. Start from configs/ganfusion_gan.py.'),
         ((TINY, "evaluate=('toy_object',)"), "unknown evaluator (evaluate) 'toy_object': there are captioned_objects, "),
         ((TINY, 'data.kind=vews'), "unknown adapter (data.kind) 'vews': there are single_view, triplanes, views; "),
+        (
+            (TINY, 'data.kind=triplanes'),
+            "data.kind='triplanes' reads given.generator, which this config does not have",
+        ),
+        (('configs/ganfusion_gan.py:tiny', 'data.kind=views'), "data.kind='views' reads text.length, which this config does"),
+        (('configs/instant3d.py:furniture', 'data.name=toy'), 'data.train_views=12, but a record of toy has 2 views: set 0'),
         ((TINY, '--init-from', 'nowhere'), 'model.safetensors and config.json not found in '),
         ((TINY, '--init-from', 'nowhere'), 'Give a run folder or a weights folder to start from (--init-from DIR), or leave'),
         ((TINY, '--init-from', 'image_diffusion-toy'), 'image_diffusion-toy do not fit the model'),

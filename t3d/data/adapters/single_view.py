@@ -41,6 +41,7 @@ FAKES = 3  # labels for the generator's phase, its regularisation, and the discr
 CACHE = 2 << 30  # bytes of decoded pictures kept in memory
 DRAWN = 10_000  # labels that stand for a distribution
 YAW, PITCH = (-np.pi, np.pi), (-0.2, 0.9)  # radians; the ranges of `toy`
+NEEDS = ('data.mode', 'data.mirror')
 
 
 def make(config, split: str | None = None, batch_spec: dict | None = None) -> tuple['SingleView', Callable]:
