@@ -200,7 +200,7 @@ def test_an_evaluator_that_does_not_fit_is_refused_before_anything_is_drawn(tmp_
         (
             truth.config,
             'object_views',
-            "'object_views' is for runs with data.train_views, and .* has no data.train_views",
+            'reads view 10 and those from data.train_views=0 on, and a record of toy has 1 views',
         ),
         (truth.config, 'captioned_objects', 'for runs with data.mode, and .* has no data.mode: name another evaluator'),
         (truth.config, 'generated_objects', 'walks the latents of a triplane generator, and instant3d has none'),
