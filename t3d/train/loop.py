@@ -68,9 +68,9 @@ def run(
     checked.refuse_untrained(config, system)
     with jax.set_mesh(mesh):
         target = states.abstract(config, system, mesh, params_of(given))  # a network that cannot be built leaves no folder
-        if init_from is not None:
-            init_from = loading.shipped().get(str(init_from), init_from)
-            states.check_source(config, system, target, init_from, workdir)
+    if init_from is not None:
+        init_from = loading.shipped().get(str(init_from), init_from)
+        states.check_source(config, system, target, init_from, workdir)
     active = jax.process_index() == 0
     workdir, lock = workdirs.prepare(workdir, config, (log or print) if active else lambda line: None)
     logger = logs.Log(workdir, total=config.steps, batch=config.batch, write=log, active=active)
