@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     with parsing.refusing(parser):
         parsing.held(args, RANGES)
         parsing.writable(args.out)
-        given = {name: getattr(args, name) for name in names}
-        out = make_triplanes.run(args.run, args.out, weights=args.captioner_weights, **given)
+        options = {name: getattr(args, name) for name in names}
+        out = make_triplanes.run(args.run, args.out, weights=args.captioner_weights, **options)
     print(f'wrote {out}: set data.path={out} of configs/ganfusion_diffusion.py')
 
 

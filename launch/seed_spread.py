@@ -46,10 +46,10 @@ def views(run, prompts: list[str], seeds: int, size: int) -> np.ndarray:
 
 def spread(pictures: np.ndarray) -> tuple[float, float, int]:
     """(mean, lowest, number) of the PSNR in dB over the pairs along the second axis of [A, B, pixels, 3]."""
-    found = []
+    values = []
     for row in pictures:
-        found += [-10.0 * np.log10(max(np.mean((a - b) ** 2), 1e-10)) for a, b in itertools.combinations(row, 2)]
-    return float(np.mean(found)), float(np.min(found)), len(found)
+        values += [-10.0 * np.log10(max(np.mean((a - b) ** 2), 1e-10)) for a, b in itertools.combinations(row, 2)]
+    return float(np.mean(values)), float(np.min(values)), len(values)
 
 
 if __name__ == '__main__':

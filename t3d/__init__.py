@@ -3,7 +3,7 @@
 import time
 
 __version__ = '0.1.0'
-IMPORTED = time.time()  # the source files that are younger may not be the code that runs
+IMPORTED = time.time()  # source files changed after this may differ from the code that runs
 
 
 def __getattr__(name: str):

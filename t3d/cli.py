@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         status = COMMANDS[args.command].run(args) or 0
         sys.stdout.flush()  # a closed pipe is met here, not at the interpreter's end
         return status
-    except BrokenPipeError:  # the reader has left, as `head` does: what it did not want is not an error
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as a program that SIGPIPE ended
     except Exception as error:

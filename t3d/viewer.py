@@ -11,7 +11,7 @@ import warnings
 
 from t3d.core.errors import UsageError
 
-HOST = '127.0.0.1'  # whoever reaches the port can use the model: this machine, unless told
+HOST = '127.0.0.1'  # anyone who reaches the port can use the model, so by default only this machine
 
 
 def serve(folder, prompt: str = '', *, port: int = 8080, host: str = HOST, size: int = 256, stop=lambda: False) -> None:

@@ -31,7 +31,7 @@ class Panel:
         self.edited = self.entered = False  # since the last step
         self.due, self.moved = None, -STILL  # times: of generating, of the camera's last move
         self.lens = self.drawn = None
-        self.wanted = []  # files
+        self.downloads = []  # kinds of file, in the order of asking
         solid, gui = shown.densities is not None, client.gui
         with gui.add_form(None) as form:
             self.box = gui.add_text('prompt', shown.prompt, hint='Enter, or a pause, makes it.')
@@ -46,15 +46,15 @@ class Panel:
         for field in (self.box, self.seed):
             field.on_update(lambda _: setattr(self, 'edited', True))
         for kind in ('png', 'glb') if solid else ('png',):
-            gui.add_button(f'download {kind.upper()}').on_click(lambda _, kind=kind: self.wanted.append(kind))
+            gui.add_button(f'download {kind.upper()}').on_click(lambda _, kind=kind: self.downloads.append(kind))
 
     def step(self, now: float) -> None:
         """Does what is due at a time (s); an error is told in the browser and never leaves."""
         try:
             self._ask(now)
             self._draw(now)
-            while self.wanted:
-                self._send(self.wanted.pop(0))
+            while self.downloads:
+                self._send(self.downloads.pop(0))
         except UsageError as error:
             self.say(f'<b>Not made:</b> {html.escape(str(error))}')
         except Exception as error:

@@ -183,10 +183,10 @@ def pictures(source, folder):
 
 
 def _train_on(path):
-    found = single_view.SingleView(images.ImageSet(path), background=0.5, posed=True, mirror=False)
-    for k in range(len(found)):
-        found[k]
-    list(found.captions())
+    source = single_view.SingleView(images.ImageSet(path), background=0.5, posed=True, mirror=False)
+    for k in range(len(source)):
+        source[k]
+    list(source.captions())
 
 
 @functools.cache
@@ -196,14 +196,14 @@ def _config_keys(name: str) -> dict:
 
 def overrides(source, folder):
     spec = f'{source.choice(("instant3d", "renderdiffusion", "ganfusion_gan", "image_diffusion", "ganfusion_diffusion"))}:tiny'
-    flat, given = _config_keys(spec), []
+    flat, words = _config_keys(spec), []
     for _ in range(source.randint(1, 3)):
         key = source.choice(list(flat))
         old = str(flat[key])
         value = source.choice((old, mutate.text(source, old), str(source.choice(mutate.VALUES)), mutate.words(source, 2)))
         key = key if source.random() < 0.8 else mutate.text(source, key)
-        given.append(key + source.choice(('=',) * 9 + ('', '==')) + value)
-    configs.to_json(configs.load(spec if source.random() < 0.95 else mutate.text(source, spec), given))
+        words.append(key + source.choice(('=',) * 9 + ('', '==')) + value)
+    configs.to_json(configs.load(spec if source.random() < 0.95 else mutate.text(source, spec), words))
 
 
 def prompt(source, folder):

@@ -31,17 +31,17 @@ def walks() -> dict[str, list[pathlib.Path]]:
 
 
 def _files(text: str) -> list[pathlib.Path]:
-    found = []
+    files = []
     for name in re.findall(r'`([\w/]+\.py)`', text):
         places = [path for path in (ROOT / 't3d').rglob(pathlib.Path(name).name) if str(path).endswith(f'/{name}')]
         if len(places) != 1:
             raise SystemExit(f'{PAGE.name}: {name} is {len(places)} files of t3d: write it with its room.')
-        found += [path for path in places if path not in found]
-    return found
+        files += [path for path in places if path not in files]
+    return files
 
 
 def lines(paths) -> int:
-    """Of all files."""
+    """The number of lines of all files."""
     return sum(len(path.read_text().splitlines()) for path in paths)
 
 

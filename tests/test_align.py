@@ -13,11 +13,11 @@ random = np.random.default_rng(0)
 
 def test_conse_against_a_loop():
     logits, classes = 3 * random.normal(size=(4, 2, 30)), random.normal(size=(30, 8))
-    for given in (logits, logits[:, 0]):
-        for got, row in zip(align.conse(given, classes, top=5), given.mean(1) if given.ndim == 3 else given):
+    for some in (logits, logits[:, 0]):
+        for got, row in zip(align.conse(some, classes, top=5), some.mean(1) if some.ndim == 3 else some):
             odds = np.exp(row) / np.exp(row).sum()
-            wanted = sum(odds[k] * classes[k] for k in np.argsort(-odds)[:5])
-            np.testing.assert_allclose(got, wanted / np.linalg.norm(wanted), atol=1e-6)
+            mean = sum(odds[k] * classes[k] for k in np.argsort(-odds)[:5])
+            np.testing.assert_allclose(got, mean / np.linalg.norm(mean), atol=1e-6)
     huge = align.conse(np.array([[1e4, 0.0, -1e4]]), np.eye(3), top=2)
     np.testing.assert_allclose(huge, [[1.0, 0.0, 0.0]], atol=1e-7)
 
@@ -47,8 +47,8 @@ def test_colour_histograms_count_what_is_in_front():
     image[:, :2] = [1.0, 0.0, 0.0]
     mask = np.zeros((1, 4, 4))
     mask[:, :, :2], mask[:, 2:, :2] = 1.0, 1 / 3
-    found = align.colour_histogram(image, mask, lambda rgb: (rgb[:, 0] > 0.5).astype(int), 3)
-    np.testing.assert_allclose(found, np.sqrt([[0.25, 0.75, 0.0]]), atol=1e-6)
+    histogram = align.colour_histogram(image, mask, lambda rgb: (rgb[:, 0] > 0.5).astype(int), 3)
+    np.testing.assert_allclose(histogram, np.sqrt([[0.25, 0.75, 0.0]]), atol=1e-6)
     np.testing.assert_array_equal(align.colour_histogram(image, 0 * mask, lambda rgb: np.zeros(len(rgb), int), 3), [[0, 0, 0]])
 
 

@@ -45,7 +45,7 @@ def test_a_head_names_colours_of_unseen_nouns(examples, tmp_path):
     train, test = (align_head.Examples(*(array[which] for array in examples)) for which in (~unseen, unseen))
     assert len(align_head.merge(train, test).nouns) == 160
     head = align_head.fit(train, encode_texts, jax.random.key(0), steps=200)
-    untrained, trained = (align_head.judge(given, test, encode_texts) for given in (None, head))
+    untrained, trained = (align_head.judge(some_head, test, encode_texts) for some_head in (None, head))
     assert [report.extractor for report in untrained + trained] == 2 * [align.UNTRAINED] + 2 * [align.TRAINED]
     assert untrained[0].values['align/r1'] > 0.9 and untrained[0].candidates == 4 and untrained[0].n == 32
     assert untrained[1].values['align/colour_acc'] < 0.4 < 0.8 < trained[1].values['align/colour_acc']
@@ -81,11 +81,11 @@ def test_examples_are_read_from_records():
         calls.append(len(pictures))
         return np.arange(len(pictures))[:, None] * np.ones((1, 3)), np.zeros((len(pictures), 7))
 
-    found = align_head.examine(Source(), encode, limit=3, batch=2)
+    examples = align_head.examine(Source(), encode, limit=3, batch=2)
     assert calls == [8, 4]  # two objects of four views, then one
-    assert found.pooled.shape == (3, 4, 3) and found.logits.shape == (3, 4, 7) and len(set(found.nouns)) == 3
-    assert found.pooled[..., 0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]]
-    assert found.histograms[0, 0, captions.COLOURS.index('red')] == 1.0 and found.histograms[0, 0].sum() == 1.0
+    assert examples.pooled.shape == (3, 4, 3) and examples.logits.shape == (3, 4, 7) and len(set(examples.nouns)) == 3
+    assert examples.pooled[..., 0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]]
+    assert examples.histograms[0, 0, captions.COLOURS.index('red')] == 1.0 and examples.histograms[0, 0].sum() == 1.0
     with pytest.raises(UsageError, match='limit of at least 1'):
         align_head.examine(Source(), encode, limit=0)
 
@@ -116,16 +116,16 @@ def test_the_command_trains_a_head_that_names_colours(monkeypatch, tmp_path, cap
     assert kept['unseen_nouns']['conse/colour_acc'] < 0.5 < 0.7 < kept['unseen_nouns']['head/colour_acc']
 
     prompts = [f'a 3D model of a{"n" * (word[0] == "o")} {word} lamp' for word in PALETTE]
-    shown = np.stack([Source('x', range(8), 8)[k]['image'][:2] for k in range(8)]) / np.float32(255)
-    shown = shown[..., :3] * shown[..., 3:] + 1.0 - shown[..., 3:]
-    reports = align_head.judge_pictures(align_head.load(out), shown, prompts, colour_seen, encode_texts, colours=True)
+    images = np.stack([Source('x', range(8), 8)[k]['image'][:2] for k in range(8)]) / np.float32(255)
+    images = images[..., :3] * images[..., 3:] + 1.0 - images[..., 3:]
+    reports = align_head.judge_pictures(align_head.load(out), images, prompts, colour_seen, encode_texts, colours=True)
     assert [report.extractor for report in reports] == 2 * [align.TRAINED]
     assert reports[0].values['align/r1'] > 0.7 > 0.3 > reports[0].shuffled['align/r1'] and reports[0].candidates == 8
     assert reports[1].values['align/colour_acc'] > 0.7 and (reports[1].n, reports[1].candidates) == (8, 8)
-    assert len(align_head.judge_pictures(None, shown, prompts, colour_seen, encode_texts)) == 1  # colours are not asked for
+    assert len(align_head.judge_pictures(None, images, prompts, colour_seen, encode_texts)) == 1  # colours are not asked for
 
     monkeypatch.undo()
-    monkeypatch.setattr(judges, '_find', lambda wanted: None)
+    monkeypatch.setattr(judges, '_find', lambda file: None)
     with pytest.raises(SystemExit) as stopped:
         launcher.main(['--out', str(out)])
     assert stopped.value.code == 2 and 'pip install --no-deps' in capsys.readouterr().err

@@ -67,7 +67,7 @@ def test_no_change_of_bytes_ends_in_anything_but_the_content_or_a_sentence(tmp_p
 
 
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    """Of 40 MB of zeros nothing is kept, nor where the header says that they are 10 bytes."""
+    """Nothing of 40 MB of zeros stays in memory, also where the header says that they are 10 bytes."""
     monkeypatch.setattr(archives, 'MOST_BYTES', 16 << 20)
     path = damaged_zips.write(tmp_path / 'x.zip', {'zeros': bytes(40 << 20), 'a': b'x'})
     tracemalloc.start()

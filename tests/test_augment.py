@@ -87,9 +87,9 @@ MATRICES = {
 def test_each_warp_is_the_naive_one(name):
     image = picture()
     out = apply(image, with_parts(warp=MATRICES[name], warped=True))
-    wanted = np.stack([naive_warp(image[1, :, :, c], MATRICES[name]) for c in range(2)], -1)
-    np.testing.assert_allclose(out[1, :, :, :2], wanted, atol=2e-5)
-    assert np.abs(wanted - image[1, :, :, :2]).max() > 0.1
+    expected = np.stack([naive_warp(image[1, :, :, c], MATRICES[name]) for c in range(2)], -1)
+    np.testing.assert_allclose(out[1, :, :, :2], expected, atol=2e-5)
+    assert np.abs(expected - image[1, :, :, :2]).max() > 0.1
 
 
 def test_matrices_are_those_moves():
@@ -181,8 +181,8 @@ def test_each_colour_operation_is_its_formula(monkeypatch, name, drawn, acting):
     colour, coloured = augment._draw_colour(fixed.on, fixed.number, fixed.number, keys, augment.Strengths())
     image = picture()
     out = np.asarray(apply(image, with_parts()._replace(colour=colour, coloured=coloured)))
-    wanted = colour_by_numpy(name, acting, image.reshape(BATCH, SIZE, SIZE, 2, 3))
-    np.testing.assert_allclose(out, wanted.reshape(image.shape), atol=1e-6)
+    expected = colour_by_numpy(name, acting, image.reshape(BATCH, SIZE, SIZE, 2, 3))
+    np.testing.assert_allclose(out, expected.reshape(image.shape), atol=1e-6)
     assert np.abs(out - image).max() > 0.1
 
 
@@ -201,18 +201,18 @@ def draws():
 
 
 def test_shares_follow_p(draws):
-    found, run = draws
+    plans, run = draws
     assert run._cache_size() == 1  # p is traced
     near = lambda flags, share: abs(np.mean(flags) - share) < 4 * np.sqrt(share * (1 - share) / 20000) + 1e-9
-    for p, plan in found.items():
+    for p, plan in plans.items():
         none = 1 - (1 - p) ** 4  # scale, squeeze, shift, and one of two rotations
         assert near(plan.flip, 0.5 * p) and near(plan.turns == 1, 0.25 * p) and near(plan.turns == 3, 0.25 * p), p
         assert near(plan.warped, none) and near(plan.coloured, 1 - (1 - p) ** 4 * (1 - 0.5 * p)), (
             p
         )  # the luma flip tosses a coin
         assert near(np.any(plan.shift != 0, -1), p * (1 - (1 / 16) ** 2)) or p == 0
-    assert not found[0.0].active.any()
-    assert found[1.0].active.all()
+    assert not plans[0.0].active.any()
+    assert plans[1.0].active.all()
 
 
 def test_moves_have_their_strengths(draws):
@@ -260,9 +260,9 @@ def pair():
 def test_p_0_is_the_identity_bit_for_bit(pair):
     image, raw = picture(32, 8, 3), picture(16, 8, 3, 1)
     (_, out), gradient = pair(image, raw, 0.0)
-    for given, got, slope in zip((image, raw), out, gradient):
-        np.testing.assert_array_equal(got, given)
-        np.testing.assert_allclose(slope, np.sin(np.arange(given.size)).reshape(given.shape), atol=1e-5)
+    for before, got, slope in zip((image, raw), out, gradient):
+        np.testing.assert_array_equal(got, before)
+        np.testing.assert_allclose(slope, np.sin(np.arange(before.size)).reshape(before.shape), atol=1e-5)
 
 
 def test_both_pictures_change_alike_and_gradients_are_those_of_the_change(pair):

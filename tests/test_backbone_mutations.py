@@ -41,16 +41,16 @@ class Epsilons:
 
     def find(self, params, *inputs) -> dict[str, float]:
         """The epsilon of every norm, by its path."""
-        found = {}
+        epsilons = {}
 
         def note(call, args, kwargs, context):
             if isinstance(context.module, (nn.GroupNorm, nn.LayerNorm)):
-                found['/'.join(context.module.path)] = context.module.epsilon
+                epsilons['/'.join(context.module.path)] = context.module.epsilon
             return call(*args, **kwargs)
 
         with nn.intercept_methods(note):
             jax.eval_shape(functools.partial(self.module.apply, method=self.method), {'params': params}, *inputs)
-        return found
+        return epsilons
 
     def _apply(self, epsilons, params, *inputs):
         def change(call, args, kwargs, context):
@@ -64,43 +64,43 @@ class Epsilons:
 
 def faults(epsilons: dict[str, float], error):
     """{norm: error with its epsilon exchanged}, and the error with none; `error` of {norm: epsilon}."""
-    found = {}
+    errors = {}
     for name, right in epsilons.items():
-        found[name] = error({**epsilons, name: 1e-5 if right < 5e-6 else 1e-6})
-    return found, error(epsilons)
+        errors[name] = error({**epsilons, name: 1e-5 if right < 5e-6 else 1e-6})
+    return errors, error(epsilons)
 
 
-def show(title, found, right, tolerance):
+def show(title, errors, right, tolerance):
     print(f'\n{title}: {right:.1e} right, tolerance {tolerance:.0e}')
-    print('\n'.join(f'  {value:.1e}  {name}' for name, value in sorted(found.items(), key=lambda item: item[1])))
+    print('\n'.join(f'  {value:.1e}  {name}' for name, value in sorted(errors.items(), key=lambda item: item[1])))
 
 
 def test_the_probe_finds_the_epsilon_of_every_norm_of_the_unet(unet):
     low, inputs = unet.quiet(), unet.inputs(scale=3e-3)
     program = Epsilons(unet.ours)
-    _, wanted = low.run(*inputs)
+    _, expected = low.run(*inputs)
     epsilons = program.find(low.params, *inputs)
     assert len(epsilons) == 33
-    found, right = faults(epsilons, lambda changed: relative(program.apply(changed, low.params, *inputs), wanted))
-    show('UNet, one epsilon', found, right, 1e-5)
-    assert right < 1e-5 < min(found.values())
+    errors, right = faults(epsilons, lambda changed: relative(program.apply(changed, low.params, *inputs), expected))
+    show('UNet, one epsilon', errors, right, 1e-5)
+    assert right < 1e-5 < min(errors.values())
 
 
 @pytest.mark.parametrize('method', ['encode', 'decode'])
 def test_the_probe_finds_the_epsilon_of_every_norm_of_the_autoencoder(vae, method):
     low, program = vae.quiet(), Epsilons(vae.ours, method)
     x = 3e-3 * (test_vae.images(3, 16, 8) if method == 'encode' else test_vae.latents(3, 8))
-    wanted = low.encodings(x)[1][0] if method == 'encode' else low.decodings(x)[1]
+    expected = low.encodings(x)[1][0] if method == 'encode' else low.decodings(x)[1]
 
     def error(epsilons):
         got = program.apply(epsilons, low.params, x)
-        return relative(got[0] if method == 'encode' else got, wanted)
+        return relative(got[0] if method == 'encode' else got, expected)
 
     epsilons = program.find(low.params, x)
     assert len(epsilons) == (10 if method == 'encode' else 14) and set(epsilons.values()) == {1e-6}
-    found, right = faults(epsilons, error)
-    show(f'autoencoder, {method}, one epsilon', found, right, 1e-5)
-    assert right < 1e-5 < min(found.values())
+    errors, right = faults(epsilons, error)
+    show(f'autoencoder, {method}, one epsilon', errors, right, 1e-5)
+    assert right < 1e-5 < min(errors.values())
 
 
 def bilinear(x):
@@ -150,10 +150,10 @@ def test_parity_of_the_unet_finds(unet, name, monkeypatch):
         monkeypatch.setattr(*mistake)
     inputs = unet.inputs()
     got = jax.jit(UNet.from_config(config).apply)({'params': unet.params}, *inputs)
-    right, wanted = unet.run(*inputs)
-    error = np.abs(got - wanted).max()
-    right = np.abs(right - wanted).max()
-    print(f'\n{name}: {error:.1e}, {relative(got, wanted):.1e} relative (right {right:.1e}, tolerance 2e-5)')
+    right, expected = unet.run(*inputs)
+    error = np.abs(got - expected).max()
+    right = np.abs(right - expected).max()
+    print(f'\n{name}: {error:.1e}, {relative(got, expected):.1e} relative (right {right:.1e}, tolerance 2e-5)')
     assert error > 4e-5
 
 

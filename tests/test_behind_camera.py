@@ -110,5 +110,5 @@ def test_views_that_look_apart_share_no_points():
     lens = jnp.stack([cameras.intrinsics_from_fov(0.8)] * 2)
     pose = cameras.look_at(jnp.array([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]]), jnp.array([[0.0, 0.0, 9.0], [0.0, 0.0, -9.0]]))
     rgb, depth, opacity = np.full((2, 5, 5, 3), 0.5, np.float32), np.full((2, 5, 5), 2.0), np.ones((2, 5, 5))
-    found = consistency.agreement(rgb, depth.astype(np.float32), opacity.astype(np.float32), cameras.Cameras(pose, lens), 3.0)
-    assert found.overlap == 0.0 and found.seen == 0.0
+    shared = consistency.agreement(rgb, depth.astype(np.float32), opacity.astype(np.float32), cameras.Cameras(pose, lens), 3.0)
+    assert shared.overlap == 0.0 and shared.seen == 0.0

@@ -29,8 +29,8 @@ def test_a_turn_counts_one_call_in_the_midst_of_work(monkeypatch):
 
     ours = side('ours', 70.0, 40.0, 3.0, 99.0, 1.0, 5.0)  # 70 + 40 wake the machine, 3 counts; 99 + 1 wake it, 5 counts
     slow, quick = side('slow', 200.0, 9.0, 200.0, 7.0), side('quick', 200.0, 6.0, 200.0, 8.0)
-    found, best = measure.take_turns(ours, [slow, quick], 2)
-    assert found == (4.0, 3.0, 5.0) and best == (7.0, 6.0, 8.0)
+    own, best = measure.take_turns(ours, [slow, quick], 2)
+    assert own == (4.0, 3.0, 5.0) and best == (7.0, 6.0, 8.0)
     assert log == 2 * ['ours', 'ours', 'ours', 'slow', 'slow', 'quick', 'quick']
     assert measure.take_turns(side('ours', 100.0, 2.0), [], 1) == ((2.0, 2.0, 2.0), None)
 
@@ -60,8 +60,8 @@ def test_a_batch_spread_over_the_devices_renders_the_same(monkeypatch):
     alone = render_workload.render_workload(shape)
     assert len(spread.args[1].sharding.device_set) == jax.device_count() == 8
     for name in ('forward', 'both', 'lookup'):
-        found, wanted = (jax.device_get(jax.jit(getattr(work, name))(*work.args[:2], None)) for work in (spread, alone))
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, wanted)
+        across, single = (jax.device_get(jax.jit(getattr(work, name))(*work.args[:2], None)) for work in (spread, alone))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), across, single)
 
 
 @pytest.mark.slow
@@ -79,9 +79,9 @@ def test_a_train_step_of_any_system_is_measured():
 
     from t3d.bench import train as train_bench
 
-    found = train_bench.measured(test_image_diffusion.config('mesh.data=1'), repeats=2, steps=1)
-    assert 'krays/s' not in found and found['steps/s'] > 0 and found['model GFLOP/step'] > 0
-    assert found['first step s'] > 0 and found['MFU'] == 'peak of this device unknown'
+    figures = train_bench.measured(test_image_diffusion.config('mesh.data=1'), repeats=2, steps=1)
+    assert 'krays/s' not in figures and figures['steps/s'] > 0 and figures['model GFLOP/step'] > 0
+    assert figures['first step s'] > 0 and figures['MFU'] == 'peak of this device unknown'
 
 
 def test_an_unknown_size_is_named(capsys):

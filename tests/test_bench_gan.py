@@ -59,17 +59,17 @@ def uncompiled(monkeypatch):
 def test_the_table_without_a_peer(uncompiled, tmp_path, capsys):
     file = tmp_path / 'bench.json'
     assert table.main(['gan', '--repeats', '2', '--no-peer', '--json', str(file), *SMALL]) == 0
-    printed, found = capsys.readouterr().out, json.loads(file.read_text())
+    printed, report = capsys.readouterr().out, json.loads(file.read_text())
     for name in (*gan_bench.PHASES, 'iteration'):
         assert f'| {name} |' in printed
     assert 'batch 4 of 16 px, 8^2 rays of 6 + 6 samples' in printed and 'peer: not asked for' in printed
-    rows = found['phases']
+    rows = report['phases']
     every = {'generator': 1, 'density': 4, 'discriminator': 1, 'r1': 16}
     for field, of in (('gflop', lambda row: row['gflop']), ('t3d_ms', lambda row: row['t3d_ms'][0])):
-        wanted = sum(of(rows[name]) / times for name, times in every.items())
-        assert abs(of(rows['iteration']) - wanted) < 1e-6 * wanted, field
+        total = sum(of(rows[name]) / times for name, times in every.items())
+        assert abs(of(rows['iteration']) - total) < 1e-6 * total, field
     assert abs(rows['iteration']['images_per_s'] * rows['iteration']['t3d_ms'][0] - 4000) < 1e-3
-    assert rows['iteration']['compile_s'] == 6.0 and found['step_temp_mib'] == 3.0
+    assert rows['iteration']['compile_s'] == 6.0 and report['step_temp_mib'] == 3.0
 
 
 def test_the_larger_size_is_a_system(model):

@@ -54,10 +54,10 @@ def test_features_and_sentence_vectors_are_those_of_transformers(tmp_path, run):
     import torch
 
     theirs, params = pair(tmp_path)
-    wanted, got = their_features(theirs), run(params, TOKENS, MASK)
-    np.testing.assert_allclose(np.asarray(got)[MASK], wanted[MASK], atol=1e-5)
+    expected, got = their_features(theirs), run(params, TOKENS, MASK)
+    np.testing.assert_allclose(np.asarray(got)[MASK], expected[MASK], atol=1e-5)
     weights = MASK[..., None].astype(np.float32)
-    mean = torch.from_numpy((wanted * weights).sum(1) / weights.sum(1))
+    mean = torch.from_numpy((expected * weights).sum(1) / weights.sum(1))
     vectors = bert.sentence(got, jnp.asarray(MASK))
     np.testing.assert_allclose(vectors, torch.nn.functional.normalize(mean, dim=-1).numpy(), atol=2e-6)
 
@@ -65,11 +65,11 @@ def test_features_and_sentence_vectors_are_those_of_transformers(tmp_path, run):
 def test_the_epsilon_is_that_of_the_config(tmp_path, run, monkeypatch):
     """Embeddings of deviation 1e-5: with an epsilon of 1e-12 the first norm still brings them to one."""
     theirs, params = pair(tmp_path, embedding_scale=1e-5)
-    wanted = their_features(theirs)
-    np.testing.assert_allclose(np.asarray(run(params, TOKENS, MASK))[MASK], wanted[MASK], atol=1e-4)
+    expected = their_features(theirs)
+    np.testing.assert_allclose(np.asarray(run(params, TOKENS, MASK))[MASK], expected[MASK], atol=1e-4)
     monkeypatch.setattr(bert, 'EPSILON', 1e-6)
     wrong = bert.Bert(**SMALL).apply({'params': params}, TOKENS, MASK)
-    assert np.abs(np.asarray(wrong) - wanted)[MASK].max() > 1e-2
+    assert np.abs(np.asarray(wrong) - expected)[MASK].max() > 1e-2
 
 
 def test_padding_changes_nothing(run):

@@ -66,19 +66,19 @@ def decode(path):
 def test_projected_points_are_where_the_pictures_show_them(size, render_size, tmp_path):
     asset, lines = balls(), []
     densities = meshing.density_grid(asset.field, asset.scene, asset.bound, 48)
-    given = {'frames': 3, 'size': size, 'render_size': render_size, 'log': lines.append}
-    paths = assets.write_turntable(asset, densities, tmp_path, **given)
+    options = {'frames': 3, 'size': size, 'render_size': render_size, 'log': lines.append}
+    paths = assets.write_turntable(asset, densities, tmp_path, **options)
     stored = json.loads(paths['cameras'].read_text())
     assert (stored['camera_model'], stored['convention'], stored['up'], stored['front']) == ('PINHOLE', 'opengl', '+y', '+z')
     (said,) = stored['videos']
-    shown, (width, height) = decode(tmp_path / said['file_path'])
-    assert (said['w'], said['h'], said['panels']) == (width, height, ['colour', 'normal', 'depth']) and len(shown) == 3
+    frames, (width, height) = decode(tmp_path / said['file_path'])
+    assert (said['w'], said['h'], said['panels']) == (width, height, ['colour', 'normal', 'depth']) and len(frames) == 3
     assert height == size + size % 2 and width == 3 * height
     assert any('even sizes' in line for line in lines) == (size % 2 == 1)
-    check_pictures(shown[:, :, :height], stored['frames'])
+    check_pictures(frames[:, :, :height], stored['frames'])
     assert not any('file_path' in frame for frame in stored['frames'])  # a panel of a video is not a file
 
-    paths = assets.write_turntable(asset, densities, tmp_path, **given, images=True, gif=True)
+    paths = assets.write_turntable(asset, densities, tmp_path, **options, images=True, gif=True)
     stored = json.loads(paths['cameras'].read_text())
     files = [tmp_path / frame['file_path'] for frame in stored['frames']]
     assert sorted(files) == sorted((tmp_path / 'images').iterdir()) and len(files) == 3

@@ -32,9 +32,9 @@ def test_the_frontal_pose_is_the_documented_matrix():
 
 
 def test_orbit_and_angles_are_inverse(poses):
-    found = cameras.angles(cameras.orbit(*poses, 0.7).world_from_cam)
-    for got, wanted in zip(found, poses):
-        np.testing.assert_allclose(got, wanted, atol=2e-6)
+    angles = cameras.angles(cameras.orbit(*poses, 0.7).world_from_cam)
+    for got, expected in zip(angles, poses):
+        np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
 def test_poses_are_rigid_and_right_handed(poses):
@@ -71,8 +71,8 @@ def test_look_at_along_up_is_rigid_and_the_same_inside_jit(up):
 def test_look_at_straight_down_is_what_orbit_sees_from_the_front():
     for sign in (1.0, -1.0):
         position = jnp.float32(np.array([0.0, 2.0 * sign, 0.0]))
-        wanted = cameras.orbit(0.0, sign * np.pi / 2, 2.0, 0.8).world_from_cam
-        np.testing.assert_allclose(cameras.look_at(position, jnp.zeros(3)), wanted, atol=1e-6)
+        expected = cameras.orbit(0.0, sign * np.pi / 2, 2.0, 0.8).world_from_cam
+        np.testing.assert_allclose(cameras.look_at(position, jnp.zeros(3)), expected, atol=1e-6)
 
 
 def test_colmap_pytorch3d_and_units_by_hand(poses):
@@ -141,8 +141,8 @@ def test_spad_angles_name_the_same_position(poses):
     z_up = jnp.stack([jnp.sin(polar) * jnp.cos(phi), jnp.sin(polar) * jnp.sin(phi), jnp.cos(polar)], -1)
     ours = cameras.to_blender(cameras.orbit(azimuth, elevation, 1.0, 0.7).world_from_cam)[:, :3, 3]
     np.testing.assert_allclose(ours, z_up, atol=1e-6)
-    for got, wanted in zip(cameras.from_spad_angles(phi, polar), (azimuth, elevation)):
-        np.testing.assert_allclose(got, wanted, atol=1e-6)
+    for got, expected in zip(cameras.from_spad_angles(phi, polar), (azimuth, elevation)):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 def quaternion(axis, angle) -> np.ndarray:
@@ -162,10 +162,10 @@ def of_matrix(rotation: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize('azimuth', [0.4, 1.5, 2.9, -2.0])
 @pytest.mark.parametrize('elevation', [-0.5, 0.2, 1.1])
 def test_viser_pose_is_that_of_look_at(azimuth, elevation):
-    wanted = np.asarray(cameras.orbit(azimuth, elevation, 3.0, 0.7).world_from_cam, np.float64)
-    given = of_matrix(wanted[:3, :3])
+    pose = np.asarray(cameras.orbit(azimuth, elevation, 3.0, 0.7).world_from_cam, np.float64)
+    quaternion = of_matrix(pose[:3, :3])
     for factor in (1.0, -1.0, 2.5):  # q and -q are one rotation; the length does not matter
-        np.testing.assert_allclose(cameras.from_viser(factor * given, wanted[:3, 3]), wanted, atol=1e-5)
+        np.testing.assert_allclose(cameras.from_viser(factor * quaternion, pose[:3, 3]), pose, atol=1e-5)
 
 
 def test_viser_quarter_turn_about_each_axis():

@@ -16,12 +16,12 @@ SIZE, GREY = 64, 0.5
 def pictures(scenes, views=1, seed=3, size=SIZE):
     """(images [N, V, S, S, 3] on grey, labels [N, V, 25]) from random cameras."""
     random = np.random.default_rng(seed)
-    shown, labels = [], []
+    images, labels = [], []
     for scene in scenes:
         record = toy.record(scene, random.uniform(0, 2 * np.pi, views), random.uniform(-0.2, 0.9, views), size, 3)
-        shown.append(oracle.composite(record['image'], GREY))
+        images.append(oracle.composite(record['image'], GREY))
         labels.append(single_view.to_labels(record['world_from_cam'], record['intrinsics']))
-    return np.stack(shown), np.stack(labels)
+    return np.stack(images), np.stack(labels)
 
 
 def toy_config(**data):
@@ -36,11 +36,11 @@ def reader():
 def test_toy_reads_every_object_of_the_grammar(reader):
     scenes = shapes.singles('all')
     images, labels = pictures(scenes)
-    found = reader.caption(images, labels)
-    for slots, scene in zip(found, scenes, strict=True):
+    readings = reader.caption(images, labels)
+    for slots, scene in zip(readings, scenes, strict=True):
         assert {name: slots[name] for name in scene.attributes} == scene.attributes
         assert slots['distance'] < 0.3  # edges: compared at 32 px
-    assert reader.render(found[0]) == scenes[0].captions[0]
+    assert reader.render(readings[0]) == scenes[0].captions[0]
     large = shapes.single('cube', 'orange')
     slots = {**large.attributes, 'distance': 0.0}
     assert {reader.render(slots, choice) for choice in range(8)} == set(large.captions)
@@ -76,7 +76,7 @@ def test_two_views_tell_more_than_one(reader):
     scenes = shapes.singles('all')[::5]
     images, labels = pictures(scenes, views=6)
     noisy = images + np.random.default_rng(2).normal(size=images.shape) * 0.8
-    right = lambda found: np.mean([slots['shape'] == scene.attributes['shape'] for slots, scene in zip(found, scenes)])
+    right = lambda readings: np.mean([slots['shape'] == scene.attributes['shape'] for slots, scene in zip(readings, scenes)])
     assert right(reader.caption(noisy, labels)) >= right(reader.caption(noisy[:, :1], labels[:, :1]))
 
 
@@ -92,8 +92,8 @@ def test_unknown_names_and_other_data():
 
 def records(scenes, **extra):
     images, _ = pictures(scenes)
-    shown = np.round(255.0 * images[:, 0]).astype(np.uint8)
-    return [{'image': image, 'captions': scene.captions, 'attributes': {}, **extra} for image, scene in zip(shown, scenes)]
+    pixels = np.round(255.0 * images[:, 0]).astype(np.uint8)
+    return [{'image': image, 'captions': scene.captions, 'attributes': {}, **extra} for image, scene in zip(pixels, scenes)]
 
 
 def test_catalogue_gives_the_words_of_the_nearest_picture():
@@ -101,10 +101,10 @@ def test_catalogue_gives_the_words_of_the_nearest_picture():
     captioner = captioners.catalogue(toy_config(), extractor=fid.tiny(), records=records(scenes))
     assert captioner.name == f'catalogue of 64 pictures, {fid.tiny().name}'
     images, labels = pictures(scenes)  # the same pictures
-    found = captioner.caption(images, labels)
-    assert [slots['caption'] for slots in found] == [max(scene.captions, key=len) for scene in scenes]
-    assert max(slots['distance'] for slots in found) < 1e-3
-    assert captioner.render(found[0]) == found[0]['caption']
+    readings = captioner.caption(images, labels)
+    assert [slots['caption'] for slots in readings] == [max(scene.captions, key=len) for scene in scenes]
+    assert max(slots['distance'] for slots in readings) < 1e-3
+    assert captioner.render(readings[0]) == readings[0]['caption']
     images, labels = pictures(scenes, seed=4)  # from other sides
     colours = [
         scene.attributes['colour'] in slots['caption'] for slots, scene in zip(captioner.caption(images, labels), scenes)
@@ -117,9 +117,9 @@ def test_catalogue_speaks_of_nouns_and_colours():
     captioner = captioners.catalogue(
         toy_config(), extractor=fid.tiny(), records=records(shapes.singles('all')[:4], attributes=words)
     )
-    found = captioner.caption(*pictures(shapes.singles('all')[:2]))
-    assert {(slots['noun'], slots['colour']) for slots in found} == {('sofa', 'red')}
-    said = {captioner.render(found[0], choice) for choice in range(9)}
+    readings = captioner.caption(*pictures(shapes.singles('all')[:2]))
+    assert {(slots['noun'], slots['colour']) for slots in readings} == {('sofa', 'red')}
+    said = {captioner.render(readings[0], choice) for choice in range(9)}
     assert 'a red sofa' in said and all('red' in text for text in said)
     assert 'a sofa' in {captioner.render({'noun': 'sofa', 'colour': ''}, choice) for choice in range(9)}
     with pytest.raises(UsageError, match="'toy' has no captions"):
@@ -192,12 +192,12 @@ def test_blip_describes_as_transformers_does(blip):
     folder, model = blip['BlipForConditionalGeneration']
     captioner = captioners.make('blip', toy_config(), weights=folder)
     images = coloured(8).reshape(4, 2, 40, 40, 3)
-    found = captioner.caption(images, None)
+    readings = captioner.caption(images, None)
     ids = model.generate(pixel_values=peer_pixels(images[:, 0]), max_new_tokens=24, do_sample=False, num_beams=1)
     want = [' '.join(WORDS[k] for k in row if k not in (0, 2, 3, 4, 5, 6)) for row in ids.tolist()]
     joined = lambda text: ''.join(text.split())  # a decoder writes no space before a question mark
-    assert [joined(slots['caption']) for slots in found] == [joined(text) for text in want]
-    assert len(set(want)) > 1 and captioner.render(found[0]) == found[0]['caption'] and captioner.name.startswith('blip ')
+    assert [joined(slots['caption']) for slots in readings] == [joined(text) for text in want]
+    assert len(set(want)) > 1 and captioner.render(readings[0]) == readings[0]['caption'] and captioner.name.startswith('blip ')
 
 
 def test_blip_answers_as_transformers_does(blip):
@@ -206,7 +206,7 @@ def test_blip_answers_as_transformers_does(blip):
 
     folder, model = blip['BlipForQuestionAnswering']
     images = coloured(3)
-    found = captioners_blip.Blip(folder, 'BlipForQuestionAnswering').say(images, 'what color is the chair?')
+    answers = captioners_blip.Blip(folder, 'BlipForQuestionAnswering').say(images, 'what color is the chair?')
     asked = torch.tensor([[2, *(WORDS.index(word) for word in 'what color is the chair ?'.split()), 3]] * 3)
     ids = model.generate(
         input_ids=asked,
@@ -217,7 +217,7 @@ def test_blip_answers_as_transformers_does(blip):
         num_beams=1,
     )
     want = [''.join(WORDS[k] for k in row if k not in (0, 2, 3, 4, 5, 6)) for row in ids.tolist()]
-    assert [''.join(text.split()) for text in found] == want and len(set(want)) > 1
+    assert [''.join(text.split()) for text in answers] == want and len(set(want)) > 1
 
 
 def test_attribute_questions_fill_the_templates(blip, monkeypatch):

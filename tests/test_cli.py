@@ -170,12 +170,12 @@ def test_generate_says_what_it_would_do(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'command, wanted, absent', [('export', "formats = ('obj',)", 'gif'), ('render', 'frames = 7', "formats = ('obj")]
+    'command, expected, absent', [('export', "formats = ('obj',)", 'gif'), ('render', 'frames = 7', "formats = ('obj")]
 )
-def test_export_and_render_take_the_words_of_their_part(capsys, command, wanted, absent):
+def test_export_and_render_take_the_words_of_their_part(capsys, command, expected, absent):
     words = {'export': ('--format', 'obj'), 'render': ('--frames', '7')}
     text = said(capsys, command, str(small_run.folder()), 'a red cube', *words[command], '--dry-run')
-    assert wanted in text and absent not in text
+    assert expected in text and absent not in text
     other = words['render' if command == 'export' else 'export']
     with pytest.raises(SystemExit):
         cli.main([command, str(small_run.folder()), 'a red cube', *other, '--dry-run'])

@@ -11,7 +11,7 @@ from t3d import cli
 
 
 @pytest.mark.parametrize(
-    'words, wanted',
+    'words, expected',
     [
         ((TINY, 'bach=2'), "unknown config key 'bach'. Did you mean 'batch'?"),
         ((TINY, 'data.sice=8'), "unknown config key 'data.sice'. Did you mean 'data.size'?"),
@@ -46,8 +46,8 @@ from t3d import cli
         ((TINY, '--init-from', 'nowhere'), 'Give a run folder or a weights folder to start from (--init-from DIR), or leave'),
     ],
 )
-def test_train_refuses_before_it_makes_a_folder(capsys, tmp_path, words, wanted):
-    assert wanted in refusal(capsys, 'train', *words, '--workdir', 'run')
+def test_train_refuses_before_it_makes_a_folder(capsys, tmp_path, words, expected):
+    assert expected in refusal(capsys, 'train', *words, '--workdir', 'run')
     assert not (tmp_path / 'run').exists()
 
 
@@ -57,7 +57,7 @@ def test_a_dry_run_refuses_a_batch_the_devices_cannot_share(capsys):
 
 
 @pytest.mark.parametrize(
-    'words, wanted',
+    'words, expected',
     [
         (('a red corgi',), 'words this model was not trained on: "corgi"'),
         (('a large red clone',), '"clone" (nearest: cone)'),
@@ -79,9 +79,9 @@ def test_a_dry_run_refuses_a_batch_the_devices_cannot_share(capsys):
     ],
 )
 @pytest.mark.parametrize('dry', [True, False])
-def test_generate_refuses_before_it_makes_anything(capsys, tmp_path, words, wanted, dry):
+def test_generate_refuses_before_it_makes_anything(capsys, tmp_path, words, expected, dry):
     options = ('--out', 'out', '--run', str(small_run.folder()), *(('--dry-run',) if dry else ()))
-    assert wanted in refusal(capsys, 'generate', *options, *words)
+    assert expected in refusal(capsys, 'generate', *options, *words)
     assert not (tmp_path / 'out').exists()
 
 

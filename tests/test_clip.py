@@ -103,17 +103,17 @@ def test_the_text_tower_and_its_sentence_vector(transformers, ids, activation):
     theirs, module = text_pair(transformers, activation)
     run = jax.jit(lambda params, rows: module.apply({'params': params}, rows))
     with torch.no_grad():
-        wanted = theirs(torch.from_numpy(ids).long())
+        expected = theirs(torch.from_numpy(ids).long())
     params, projection = text_params(theirs, module)
     features = run(params, ids)
-    np.testing.assert_allclose(features, wanted.last_hidden_state.numpy(), atol=2e-5)
+    np.testing.assert_allclose(features, expected.last_hidden_state.numpy(), atol=2e-5)
     for end in (None, 63):
         vectors = clip.embed(features, ids, projection, end)
-        np.testing.assert_allclose(vectors, wanted.text_embeds.numpy(), atol=2e-5)
+        np.testing.assert_allclose(vectors, expected.text_embeds.numpy(), atol=2e-5)
     quiet(theirs)
     with torch.no_grad():
-        wanted = theirs(torch.from_numpy(ids).long()).last_hidden_state.numpy()
-    np.testing.assert_allclose(run(text_params(theirs, module)[0], ids), wanted, atol=1e-5 * np.abs(wanted).max())
+        expected = theirs(torch.from_numpy(ids).long()).last_hidden_state.numpy()
+    np.testing.assert_allclose(run(text_params(theirs, module)[0], ids), expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize('activation', ['quick_gelu', 'gelu'])
@@ -128,17 +128,17 @@ def test_the_vision_tower(transformers, activation):
     for probe in (lambda x: x, quiet):
         probe(theirs)
         with torch.no_grad():
-            wanted = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+            expected = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2)))
         got = run(vision_params(theirs, module), images)
-        scale = np.abs(wanted.last_hidden_state.numpy()).max()
-        np.testing.assert_allclose(got.hidden, wanted.last_hidden_state.numpy(), atol=min(2e-5, 1e-5 * scale))
-        np.testing.assert_allclose(got.pooled, wanted.image_embeds.numpy(), atol=2e-5)
+        scale = np.abs(expected.last_hidden_state.numpy()).max()
+        np.testing.assert_allclose(got.hidden, expected.last_hidden_state.numpy(), atol=min(2e-5, 1e-5 * scale))
+        np.testing.assert_allclose(got.pooled, expected.image_embeds.numpy(), atol=2e-5)
     assert clip_vision.grid(got).shape == (2, 9, 32)
     np.testing.assert_array_equal(clip_vision.grid(got)[:, 4], got.hidden[:, 5])
 
 
 @pytest.mark.parametrize(
-    'module, wanted',
+    'module, expected',
     [
         (clip.TextTower(**clip.TEXT['L/14']), 123_060_480),
         (clip.TextTower(**clip.TEXT['H/14']), 340_387_840),
@@ -146,9 +146,9 @@ def test_the_vision_tower(transformers, activation):
         (clip_vision.VisionTower(**clip_vision.VISION['H/14']), 632_076_800),
     ],
 )
-def test_released_sizes_have_their_parameter_counts(module, wanted):
+def test_released_sizes_have_their_parameter_counts(module, expected):
     text = isinstance(module, clip.TextTower)
-    assert trees.count((convert_clip.text_shapes if text else convert_clip.vision_shapes)(module)) == wanted
+    assert trees.count((convert_clip.text_shapes if text else convert_clip.vision_shapes)(module)) == expected
 
 
 def test_the_vision_tower_refuses_another_size():
@@ -166,10 +166,10 @@ def test_images_are_prepared_as_transformers_does(transformers, shape):
     picture = np.round(picture).astype(np.uint8)
     short = {'shortest_edge': 56}
     processor = transformers.models.clip.CLIPImageProcessorPil(size=short, crop_size={'height': 56, 'width': 56})
-    wanted = np.asarray(processor(Image.fromarray(picture), return_tensors='np')['pixel_values'])[0].transpose(1, 2, 0)
+    expected = np.asarray(processor(Image.fromarray(picture), return_tensors='np')['pixel_values'])[0].transpose(1, 2, 0)
     got = clip_vision.prepare(jnp.asarray(picture[None] / 255.0, jnp.float32), 56)[0]
     # Theirs rounds to 8 bits after resizing: half a step of 1/255, over the smallest deviation 0.261, twice (two passes).
-    np.testing.assert_allclose(got, wanted, atol=1.5 / 255 / 0.26)
+    np.testing.assert_allclose(got, expected, atol=1.5 / 255 / 0.26)
 
 
 def wrong_epsilon(monkeypatch, bad):
@@ -189,10 +189,10 @@ def test_a_wrong_epsilon_fails_the_text_probe(transformers, ids, monkeypatch, ba
     theirs, module = text_pair(transformers, 'gelu')
     quiet(theirs)
     with torch.no_grad():
-        wanted = theirs(torch.from_numpy(ids).long()).last_hidden_state.numpy()
+        expected = theirs(torch.from_numpy(ids).long()).last_hidden_state.numpy()
     params = text_params(theirs, module)[0]
     wrong_epsilon(monkeypatch, bad)
-    error = np.abs(jax.jit(module.apply)({'params': params}, ids) - wanted).max() / np.abs(wanted).max()
+    error = np.abs(jax.jit(module.apply)({'params': params}, ids) - expected).max() / np.abs(expected).max()
     assert error > 3e-5, error
 
 

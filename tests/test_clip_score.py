@@ -124,11 +124,11 @@ def test_the_true_shapes_of_vit_b_32(tmp_path):
 def test_attribute_shares_against_pairs_counted_by_hand():
     captions = [{'colour': c, 'shape': s} for c in 'rgb' for s in 'xy']
     own = np.array([0, 1, 2, 3, 4, 5, 5])
-    found = [dict(captions[k]) for k in (0, 1, 2, 3, 4, 5, 0)]  # the last one shows another caption
-    found[1] = {'colour': 'r', 'shape': 'x'}  # the right colour of the wrong shape
-    values, control = scores.attribute_shares(found, captions, own, ('colour', 'shape'))
+    samples = [dict(captions[k]) for k in (0, 1, 2, 3, 4, 5, 0)]  # the last one shows another caption
+    samples[1] = {'colour': 'r', 'shape': 'x'}  # the right colour of the wrong shape
+    values, control = scores.attribute_shares(samples, captions, own, ('colour', 'shape'))
     assert values == {'colour': 6 / 7, 'shape': 5 / 7, 'both': 5 / 7}
     for slot in ('colour', 'shape'):
-        pairs = [f[slot] == c[slot] for f, k in zip(found, own) for j, c in enumerate(captions) if j != k]
+        pairs = [f[slot] == c[slot] for f, k in zip(samples, own) for j, c in enumerate(captions) if j != k]
         assert control[slot] == pytest.approx(np.mean(pairs))
     assert control['both'] == pytest.approx(2 / 35)  # the two samples that show a caption of the list, not their own

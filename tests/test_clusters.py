@@ -51,9 +51,9 @@ def hydra(rank, size, local, local_size, **more):
 
 
 def torch(rank, size, local=None, local_size=None, **more):
-    given = {'RANK': rank, 'WORLD_SIZE': size, 'LOCAL_RANK': local, 'LOCAL_WORLD_SIZE': local_size}
-    given |= {'MASTER_ADDR': 'host0', 'MASTER_PORT': 29500} | more
-    return {name: str(value) for name, value in given.items() if value is not None}
+    variables = {'RANK': rank, 'WORLD_SIZE': size, 'LOCAL_RANK': local, 'LOCAL_WORLD_SIZE': local_size}
+    variables |= {'MASTER_ADDR': 'host0', 'MASTER_PORT': 29500} | more
+    return {name: str(value) for name, value in variables.items() if value is not None}
 
 
 MIG = 'MIG-c7384736-a75d-5afc-978f-d2f1294409fd'
@@ -210,9 +210,9 @@ FLAGS = [
 ]
 
 
-def read(environment, *given, **host):
+def read(environment, *flags, **host):
     host = {'present': environment.get('present', 0)} | host
-    return clusters.read({name: value for name, value in environment.items() if name != 'present'}, *given, **host)
+    return clusters.read({name: value for name, value in environment.items() if name != 'present'}, *flags, **host)
 
 
 @pytest.mark.parametrize('name', READ)
@@ -230,10 +230,10 @@ def test_refused(name):
         read(environment)
 
 
-@pytest.mark.parametrize('given, says', FLAGS)
-def test_flags_that_cannot_be_meant(given, says):
+@pytest.mark.parametrize('flags, says', FLAGS)
+def test_flags_that_cannot_be_meant(flags, says):
     with pytest.raises(UsageError, match=says):
-        read({}, *given)
+        read({}, *flags)
 
 
 def test_flags_take_the_place_of_what_the_launcher_says():
@@ -246,9 +246,9 @@ def test_flags_take_the_place_of_what_the_launcher_says():
 
 
 @pytest.mark.parametrize('tasks', [1, 2, 4, 8])
-@pytest.mark.parametrize('shown', [EIGHT, None])
-def test_the_tasks_of_a_node_drive_each_gpu_once(tasks, shown):
-    drives = [read(slurm(n, n, 0, tasks * 2, f'{tasks}(x2)', 8, shown)) for n in range(tasks)]
+@pytest.mark.parametrize('visible', [EIGHT, None])
+def test_the_tasks_of_a_node_drive_each_gpu_once(tasks, visible):
+    drives = [read(slurm(n, n, 0, tasks * 2, f'{tasks}(x2)', 8, visible)) for n in range(tasks)]
     taken = [position for cluster in drives for position in cluster.local_device_ids or range(8)]
     assert sorted(taken) == list(range(8))
 

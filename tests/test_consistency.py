@@ -26,9 +26,9 @@ def test_relief_of_a_ball(radius):
     rho2 = grid[:, None] ** 2 + grid[None] ** 2
     hit = rho2 < radius**2
     depth = 200.0 - np.sqrt(np.maximum(radius**2 - rho2, 0.0))
-    found = consistency.relief(jnp.float32(depth)[None], jnp.float32(hit)[None], views)
-    np.testing.assert_allclose(found.depth, radius / np.sqrt(18.0), rtol=5e-3)
-    np.testing.assert_allclose(found.bent, radius / np.sqrt(18.0), rtol=5e-3)  # across it is wider: r / 2
+    relief = consistency.relief(jnp.float32(depth)[None], jnp.float32(hit)[None], views)
+    np.testing.assert_allclose(relief.depth, radius / np.sqrt(18.0), rtol=5e-3)
+    np.testing.assert_allclose(relief.bent, radius / np.sqrt(18.0), rtol=5e-3)  # across it is wider: r / 2
 
 
 def test_relief_of_boards():
@@ -41,9 +41,9 @@ def test_relief_of_boards():
         points = rays.origins + depth[..., None] * rays.directions
         across = points @ jnp.array([np.cos(angle), 0.0, -np.sin(angle)])
         opacity = ((jnp.abs(across) < 0.5) & (jnp.abs(points[..., 1]) < 0.5)).astype(jnp.float32)
-        found = consistency.relief(depth, opacity, views)
-        np.testing.assert_allclose(found.bent, 0.0, atol=2e-4)
-        np.testing.assert_allclose(found.depth, np.sin(angle) / np.sqrt(12.0), atol=8e-3)  # more rays hit its nearer half
+        relief = consistency.relief(depth, opacity, views)
+        np.testing.assert_allclose(relief.bent, 0.0, atol=2e-4)
+        np.testing.assert_allclose(relief.depth, np.sin(angle) / np.sqrt(12.0), atol=8e-3)  # more rays hit its nearer half
     nothing = consistency.relief(depth, jnp.zeros_like(depth), views)
     assert (nothing.depth, nothing.bent) == (0.0, 0.0)
 
@@ -62,7 +62,7 @@ def test_agreement_against_a_loop():
     rgb = random.uniform(size=(2, 7, 7, 3)).astype(np.float32)
     depth = random.uniform(2.9, 3.1, (2, 7, 7)).astype(np.float32)
     opacity = random.choice([0.0, 0.6, 1.0, 1.0, 1.0], (2, 7, 7)).astype(np.float32)
-    found = consistency.agreement(rgb, depth, opacity, views, tolerance=0.1)
+    agreement = consistency.agreement(rgb, depth, opacity, views, tolerance=0.1)
     rays = jax.device_get(cameras.rays(views, 7, 7))
     pose, lens = np.asarray(views.world_from_cam, np.float64), np.asarray(views.intrinsics, np.float64)
     wrong, counts = [], dict.fromkeys(('seen', 'hidden', 'contradicted'), 0)
@@ -95,9 +95,9 @@ def test_agreement_against_a_loop():
                     counts['seen'] += 1
                     wrong.append(np.mean(np.abs(total[:3] - rgb[a, row, column])))
     assert min(counts.values()) > 0
-    np.testing.assert_allclose(found.colour, np.mean(wrong), rtol=1e-4)
-    np.testing.assert_allclose(found.seen, (counts['seen'] + counts['hidden']) / sum(counts.values()), rtol=1e-5)
-    np.testing.assert_allclose(found.overlap, counts['seen'] / np.sum(opacity > 0.5), rtol=1e-5)
+    np.testing.assert_allclose(agreement.colour, np.mean(wrong), rtol=1e-4)
+    np.testing.assert_allclose(agreement.seen, (counts['seen'] + counts['hidden']) / sum(counts.values()), rtol=1e-5)
+    np.testing.assert_allclose(agreement.overlap, counts['seen'] / np.sum(opacity > 0.5), rtol=1e-5)
 
 
 def truth(shape, colour='green'):
@@ -110,8 +110,8 @@ def truth(shape, colour='green'):
 @pytest.mark.parametrize('shape', shapes.SHAPES)
 def test_true_geometry_agrees_and_boards_do_not(shape):
     rgb, depth, opacity, views = truth(shape)
-    found = consistency.agreement(rgb, depth, opacity, views)
-    assert found.seen > 0.97 and found.colour < 0.012 and found.overlap > 0.2, found
+    agreement = consistency.agreement(rgb, depth, opacity, views)
+    assert agreement.seen > 0.97 and agreement.colour < 0.012 and agreement.overlap > 0.2, agreement
     one = consistency.agreement(np.full_like(rgb, 0.3), depth, opacity, views)
     assert one.colour < 1e-6  # of one colour, and exact
     flat = jnp.where(
@@ -120,7 +120,7 @@ def test_true_geometry_agrees_and_boards_do_not(shape):
         0.0,
     )
     board = consistency.agreement(rgb, flat, opacity, views)  # in every view a board that faces it
-    assert board.seen < found.seen - 0.15, (board, found)
+    assert board.seen < agreement.seen - 0.15, (board, agreement)
     assert consistency.half_opaque(opacity) == 0.0
     assert consistency.relief(depth, opacity, views).bent > 0.05
     assert consistency.relief(flat, opacity, views).bent < 1e-3

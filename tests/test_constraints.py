@@ -28,10 +28,10 @@ def test_every_requirement_is_pinned_within_its_range(path):
     version = path.stem.removeprefix('constraints-')
     pins = {canonicalize_name(line.name): str(line.specifier).removeprefix('==') for line in lines(path)}
     environment = {'python_version': version, 'python_full_version': f'{version}.0'}
-    for wanted in lines(ROOT / 'requirements.txt'):
-        if wanted.marker is None or wanted.marker.evaluate(environment):
-            pin = pins.get(canonicalize_name(wanted.name))
-            assert pin and wanted.specifier.contains(pin), f'{path.name} pins {wanted.name} to {pin}; wanted {wanted}'
+    for required in lines(ROOT / 'requirements.txt'):
+        if required.marker is None or required.marker.evaluate(environment):
+            pin = pins.get(canonicalize_name(required.name))
+            assert pin and required.specifier.contains(pin), f'{path.name} pins {required.name} to {pin}; wanted {required}'
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
@@ -46,7 +46,7 @@ def test_pins_are_exact_sorted_and_of_run_time_packages_only(path):
 def test_make_hands_pip_the_file_of_the_running_python():
     """And nothing on a Python without a file."""
     rule = 'show: ; @echo $(CONSTRAINTS)'
-    shown = subprocess.run(
+    option = subprocess.run(
         ['make', '--silent', '--eval', rule, 'show', f'BIN={pathlib.Path(sys.executable).parent}'],
         cwd=ROOT,
         capture_output=True,
@@ -54,4 +54,4 @@ def test_make_hands_pip_the_file_of_the_running_python():
         check=True,
     ).stdout.strip()
     name = 'constraints-{}.{}.txt'.format(*sys.version_info)
-    assert shown == (f'-c {name}' if (ROOT / name).exists() else '')
+    assert option == (f'-c {name}' if (ROOT / name).exists() else '')

@@ -58,15 +58,15 @@ def config(name, devices=1):
 @functools.cache
 def given(name):
     """The models that a system is given, with random weights of which none is zero."""
-    found = {}
+    models = {}
     for key, (other, overrides) in GIVEN.get(name, {}).items():
         made = configs.load(f'configs/{other}.py:tiny', list(overrides))
         system = systems.make(made)
         state = jax.jit(system.init)(prng.key(7), zeros(system))
         params = random_weights.shaken(weights_of(state, system.weights))
         functions = system if system.functions is None else system.functions
-        found[key] = givens.Given(functions, params, made, other, givens.digest(params), system.sharding)
-    return found
+        models[key] = givens.Given(functions, params, made, other, givens.digest(params), system.sharding)
+    return models
 
 
 @functools.cache

@@ -45,10 +45,10 @@ def state(model) -> dict[str, np.ndarray]:
     return {key: value.detach().numpy() for key, value in model.state_dict().items()}
 
 
-def equal(found: dict, wanted: dict):
-    assert set(found) == set(wanted)
-    for key, value in wanted.items():
-        np.testing.assert_array_equal(found[key], value, err_msg=key)
+def equal(tensors: dict, expected: dict):
+    assert set(tensors) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(tensors[key], value, err_msg=key)
 
 
 def change(path, **changes):
@@ -80,9 +80,9 @@ def change(path, **changes):
 )
 def test_names_are_one_rule_and_reversible(key, path):
     leaf = {'weight': 'scale' if 'norm' in key else 'kernel'}.get(key.rpartition('.')[2])
-    found = convert_names.flax_name(key, leaf)
-    assert path is None or found == path
-    assert convert_names.torch_name(found) == key
+    ours = convert_names.flax_name(key, leaf)
+    assert path is None or ours == path
+    assert convert_names.torch_name(ours) == key
 
 
 def test_every_name_of_the_small_nets_comes_back(folder):
@@ -96,13 +96,13 @@ def test_every_name_of_the_small_nets_comes_back(folder):
         assert all(convert_names.flax_name(key, name.rpartition('/')[2]) == name for key, name in names.items())
 
 
-@pytest.mark.parametrize('stored, wanted', [((5, 3), (3, 5)), ((5, 3, 2, 4), (2, 4, 3, 5)), ((5, 3, 2, 4, 6), (2, 4, 6, 3, 5))])
-def test_kernels_turn_and_turn_back(stored, wanted):
+@pytest.mark.parametrize('stored, shape', [((5, 3), (3, 5)), ((5, 3, 2, 4), (2, 4, 3, 5)), ((5, 3, 2, 4, 6), (2, 4, 6, 3, 5))])
+def test_kernels_turn_and_turn_back(stored, shape):
     value = np.random.default_rng(0).normal(size=stored)
-    turned = convert_names.to_flax(value, 'kernel', wanted)
+    turned = convert_names.to_flax(value, 'kernel', shape)
     assert turned[(0,) * (len(stored) - 2) + (2, 4)] == value[(4, 2) + (0,) * (len(stored) - 2)]
     np.testing.assert_array_equal(convert_names.to_torch(turned, 'kernel'), value)
-    assert convert_names.to_flax(value, 'kernel', (*wanted[:-1], 6)) is None
+    assert convert_names.to_flax(value, 'kernel', (*shape[:-1], 6)) is None
 
 
 def test_a_1x1_convolution_is_a_dense_layer_both_ways():
@@ -164,12 +164,12 @@ def test_old_attention_names_and_1x1_convolutions_of_a_vae(folder, copy):
         tensors[key] = np.array(value)
     assert sum('proj_attn' in key or '.query.' in key for key in tensors) == 8
     torch_files.write(path, tensors)
-    _, wanted = convert.load_vae(folder / 'vae')
-    jax.tree.map(np.testing.assert_array_equal, convert.load_vae(copy / 'vae')[1], wanted)
+    _, expected = convert.load_vae(folder / 'vae')
+    jax.tree.map(np.testing.assert_array_equal, convert.load_vae(copy / 'vae')[1], expected)
     matrices = {key: value for key, value in tensors.items() if '.attentions.0.' in key and value.ndim == 2}
     assert len(matrices) == 8
     torch_files.write(path, {**tensors, **{key: value[:, :, None, None] for key, value in matrices.items()}})
-    jax.tree.map(np.testing.assert_array_equal, convert.load_vae(copy / 'vae')[1], wanted)
+    jax.tree.map(np.testing.assert_array_equal, convert.load_vae(copy / 'vae')[1], expected)
 
 
 def test_projections_of_one_layout_load_into_the_other(root):

@@ -55,8 +55,8 @@ def golden(name, module):
 
 def test_peer_mapping_is_the_stored_one():
     stored, net = golden('mapping', peer.Mapping(16, 25, 16, 2))
-    wanted = stored['w'][:, 0]
-    torch.testing.assert_close(net(stored['z'], stored['c']), wanted, atol=2e-6, rtol=0)
+    expected = stored['w'][:, 0]
+    torch.testing.assert_close(net(stored['z'], stored['c']), expected, atol=2e-6, rtol=0)
     torch.testing.assert_close(net(stored['z'], 0 * stored['c']), stored['w_c0'][:, 0], atol=2e-6, rtol=0)
     pulled = net.w_avg + 0.5 * (net(stored['z'], stored['c']) - net.w_avg)
     torch.testing.assert_close(pulled, stored['w_psi05_cut3'][:, 2], atol=2e-6, rtol=0)
@@ -197,9 +197,9 @@ def test_the_whole_generator_gives_the_same_planes_features_and_pictures(nets, l
     z, c = np.random.default_rng(0).standard_normal((3, SHAPE['z'])).astype(np.float32), labels(3)
     u = volume.draws(jax.random.key(1), (3, 64), 8, 8)
     run = jax.jit(lambda made, *inputs: ours(made, config(), *inputs))
-    for got, wanted, scale in zip(run(loaded[0], z, c, *u), theirs(nets[0], z, c, *u), (1e-5, 1e-5, 2e-5), strict=True):
-        assert float(wanted.std()) > 0.05
-        np.testing.assert_allclose(got, wanted, atol=scale * float(wanted.abs().max()))
+    for got, expected, scale in zip(run(loaded[0], z, c, *u), theirs(nets[0], z, c, *u), (1e-5, 1e-5, 2e-5), strict=True):
+        assert float(expected.std()) > 0.05
+        np.testing.assert_allclose(got, expected, atol=scale * float(expected.abs().max()))
 
 
 def test_the_discriminator_gives_the_same_logits(nets, loaded):
@@ -209,9 +209,9 @@ def test_the_discriminator_gives_the_same_logits(nets, loaded):
     got = jax.jit(lambda params, *inputs: net.apply({'params': params}, *inputs))(loaded[1], image, raw, labels(8))
     with torch.no_grad():
         nchw = [torch.from_numpy(x).permute(0, 3, 1, 2) for x in (image, raw)]
-        wanted = nets[1](*nchw, torch.from_numpy(labels(8)))
-    assert float(wanted.std()) > 0.05
-    np.testing.assert_allclose(got, wanted, atol=1e-5 * float(wanted.abs().max()))
+        expected = nets[1](*nchw, torch.from_numpy(labels(8)))
+    assert float(expected.std()) > 0.05
+    np.testing.assert_allclose(got, expected, atol=1e-5 * float(expected.abs().max()))
 
 
 # ------------------------------------------------------------------------------------------------------------ the files
@@ -219,9 +219,9 @@ def test_the_discriminator_gives_the_same_logits(nets, loaded):
 
 def test_the_way_back_is_the_state_dictionary(state, loaded):
     back = convert_eg3d.save_eg3d(*loaded, config())
-    wanted = {**state['G_ema'], **state['D']}
-    assert set(back) == set(wanted)
-    for key, value in wanted.items():
+    expected = {**state['G_ema'], **state['D']}
+    assert set(back) == set(expected)
+    for key, value in expected.items():
         if key.startswith('superresolution.') and key.endswith('.noise_const'):
             value = np.zeros_like(value)  # read by no mode of the upsampler
         np.testing.assert_array_equal(back[key], value, err_msg=key)
@@ -346,7 +346,7 @@ def test_shapes_of_the_released_size():
     vars(cfg.generator).update(wide, plane_resolution=256, plane_channels=32)
     vars(cfg.generator.sr).update(stylegan2.sr_preset(512))
     vars(cfg.discriminator).update(channel_base=32768, channel_max=512)
-    found = convert_eg3d.shapes(cfg)
-    total = lambda place: sum(leaf.size for name, leaf in found.items() if name.startswith(place))
+    shapes = convert_eg3d.shapes(cfg)
+    total = lambda place: sum(leaf.size for name, leaf in shapes.items() if name.startswith(place))
     assert total('generator/superres') == 1_649_578
     assert round(total('generator/') / 1e4) == 3066 and round(total('discriminator/') / 1e4) == 3136

@@ -96,7 +96,7 @@ def test_the_gradient_is_clipped_by_its_global_norm():
 def test_clipping_is_that_of_optax(size):
     grads = {'a': size * jax.random.normal(jax.random.key(0), (5, 7)), 'b': size * jnp.ones(3, jnp.bfloat16)}
     clips = (optim.clip_by_global_norm, optax.clip_by_global_norm)
-    found, wanted = (method(2.0).update(grads, optax.EmptyState())[0] for method in clips)
-    assert found['b'].dtype == jnp.bfloat16
-    np.testing.assert_allclose(found['a'], wanted['a'], rtol=3e-7)
-    np.testing.assert_allclose(found['b'].astype(np.float32), wanted['b'].astype(np.float32), rtol=8e-3)  # one step of bf16
+    ours, theirs = (method(2.0).update(grads, optax.EmptyState())[0] for method in clips)
+    assert ours['b'].dtype == jnp.bfloat16
+    np.testing.assert_allclose(ours['a'], theirs['a'], rtol=3e-7)
+    np.testing.assert_allclose(ours['b'].astype(np.float32), theirs['b'].astype(np.float32), rtol=8e-3)  # one step of bf16

@@ -39,7 +39,7 @@ def test_ddim_and_inversion_errors_halve_on_gaussians():
     table = schedules.scaled_linear(steps_offset=1, alpha_to_one=False)
     x = np.random.default_rng(5).standard_normal((4096, 1)).astype(np.float32)
     a, s = (np.asarray(level, np.float64) for level in (table.signal, table.noise))
-    found = {}
+    errors = {}
     for steps in (25, 50, 100, 200):
         first = samplers.timesteps(1000, steps, 'leading', 1)[0]
         out = run(samplers.ddim, table, x, steps=steps)
@@ -47,11 +47,11 @@ def test_ddim_and_inversion_errors_halve_on_gaussians():
         data = (MEAN + SPREAD * x).astype(np.float32)
         noise = run(samplers.ddim_invert, table, data, steps=steps)
         back = run(samplers.ddim, table, noise, steps=steps)
-        found[steps] = rms(out - exact), rms(back - data), out.std()
+        errors[steps] = rms(out - exact), rms(back - data), out.std()
     for steps in (25, 50, 100):
         for i in range(2):
-            assert 1.6 < found[steps][i] / found[2 * steps][i] < 2.4, found
-    assert found[50][0] < 2 * 2.3e-2 and found[50][1] < 2 * 3.2e-2 and abs(found[50][2] - 0.278) < 0.01, found
+            assert 1.6 < errors[steps][i] / errors[2 * steps][i] < 2.4, errors
+    assert errors[50][0] < 2 * 2.3e-2 and errors[50][1] < 2 * 3.2e-2 and abs(errors[50][2] - 0.278) < 0.01, errors
 
 
 def path(sampler, schedule, x, **options):

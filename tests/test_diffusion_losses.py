@@ -16,9 +16,9 @@ T = jnp.array([0, 146, 354, 999])
 def test_the_target_is_what_the_conversions_understand(prediction):
     table = schedules.scaled_linear(prediction=prediction)
     x = schedules.q_sample(table, X0, T, NOISE)
-    wanted = losses.target(table, X0, T, NOISE)
-    np.testing.assert_allclose(schedules.to_x0(table, wanted, x, T), X0, atol=2e-5)  # eps: / .068 at t = 999
-    np.testing.assert_allclose(schedules.to_eps(table, wanted, x, T), NOISE, atol=2e-5)
+    target = losses.target(table, X0, T, NOISE)
+    np.testing.assert_allclose(schedules.to_x0(table, target, x, T), X0, atol=2e-5)  # eps: / .068 at t = 999
+    np.testing.assert_allclose(schedules.to_eps(table, target, x, T), NOISE, atol=2e-5)
 
 
 def test_the_v_target_equals_diffusers():
@@ -33,10 +33,10 @@ def test_the_v_target_equals_diffusers():
 
 
 def test_mse_and_its_weights():
-    output, wanted = jnp.zeros((2, 2, 2)), jnp.stack([jnp.full((2, 2), 1.0), jnp.full((2, 2), 3.0)])
-    assert losses.mse(output, wanted) == 5.0
-    assert losses.mse(output, wanted, jnp.array([2.0, 0.0])) == 1.0
-    assert losses.mse(output.astype(jnp.bfloat16), wanted).dtype == jnp.float32
+    output, target = jnp.zeros((2, 2, 2)), jnp.stack([jnp.full((2, 2), 1.0), jnp.full((2, 2), 3.0)])
+    assert losses.mse(output, target) == 5.0
+    assert losses.mse(output, target, jnp.array([2.0, 0.0])) == 1.0
+    assert losses.mse(output.astype(jnp.bfloat16), target).dtype == jnp.float32
 
 
 def test_min_snr():
@@ -54,14 +54,14 @@ def test_min_snr():
 def test_min_snr_weighs_the_error_of_x0_alike_for_all_targets():
     """The same wrong x_0, told as eps, v or x_0, costs the same."""
     t, wrong = jnp.array([100, 300, 500, 700]), X0 + 0.1
-    found = []
+    weighted = []
     for name in schedules.PREDICTIONS:
         table = schedules.scaled_linear(prediction=name)
         x = schedules.q_sample(table, X0, t, NOISE)
         output = schedules.from_x0(table, wrong, x, t)
-        found.append(losses.min_snr(table, t) * losses.per_object(output, losses.target(table, X0, t, NOISE)))
-    np.testing.assert_allclose(found[0], found[2], rtol=1e-3)
-    np.testing.assert_allclose(found[1], found[2], rtol=1e-3)
+        weighted.append(losses.min_snr(table, t) * losses.per_object(output, losses.target(table, X0, t, NOISE)))
+    np.testing.assert_allclose(weighted[0], weighted[2], rtol=1e-3)
+    np.testing.assert_allclose(weighted[1], weighted[2], rtol=1e-3)
 
 
 def test_min_snr_at_zero_terminal_snr():

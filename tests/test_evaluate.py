@@ -130,9 +130,9 @@ def test_shuffled_prompts_leave_every_attribute_to_chance():
     scenes = shapes.pairs('test')
     others = [scenes[place] for place in derangement(len(scenes))]
     chance = {'shape': 1 / 4, 'shape_b': 1 / 4, 'colour': 1 / 8, 'colour_b': 1 / 8, 'relation': 1 / 3}
-    for name, wanted in chance.items():
-        found = np.mean([scene.attributes[name] == other.attributes[name] for scene, other in zip(scenes, others, strict=True)])
-        assert abs(found - wanted) < 0.1, name
+    for name, probability in chance.items():
+        share = np.mean([scene.attributes[name] == other.attributes[name] for scene, other in zip(scenes, others, strict=True)])
+        assert abs(share - probability) < 0.1, name
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ GREY = 0.5
 
 def true_pictures(scenes, labels, size=32):
     """[N, S, S, 3] in [0, 1] of scenes from their labels [N, 25]."""
-    found = []
+    images = []
     for scene, label in zip(scenes, labels, strict=True):
         slots = scene.attributes
         rgba = generated_objects.toy.render(
@@ -34,8 +34,8 @@ def true_pictures(scenes, labels, size=32):
             size,
             supersample=3,
         )['image']
-        found.append(generated_objects.oracle.composite(rgba, GREY)[0])
-    return np.stack(found)
+        images.append(generated_objects.oracle.composite(rgba, GREY)[0])
+    return np.stack(images)
 
 
 @pytest.fixture(scope='module')
@@ -45,21 +45,21 @@ def config():
 
 
 @pytest.fixture(scope='module')
-def studio(config):
+def renderer(config):
     return generated_objects.GanRenderer(Generator(config), small_triplanes.loaded().weights, batch=3)
 
 
-def test_pictures_are_those_of_the_generator_whatever_the_batch(studio, config):
+def test_pictures_are_those_of_the_generator_whatever_the_batch(renderer, config):
     seeds, labels = np.arange(4) + 7, generated_objects.drawn_labels(config, 4)
-    shown = studio.images(studio.styles(seeds, 0.7), labels)
+    images = renderer.images(renderer.styles(seeds, 0.7), labels)
     tree, generator = small_triplanes.loaded().weights, triplane_generator.Generator(config)
     ws = generator.ws(tree['generator'], tree['buffers'], generator.z_of_seed(np.uint32(seeds)), psi=0.7)
     want = jax.jit(lambda ws, labels: generator.image(tree['generator'], tree['buffers'], ws, labels)[0])(ws, labels)
-    np.testing.assert_allclose(shown, np.clip(0.5 + 0.5 * want, 0, 1), atol=2e-6)
-    other = studio.with_weights(small_triplanes.loaded(1).weights)
-    assert np.abs(other.images(other.styles(seeds, 0.7), labels) - shown).max() > 0.01
-    np.testing.assert_array_equal(studio.images(studio.styles(seeds, 0.7), labels), shown)
-    rgb, depth, opacity = studio.raw(studio.styles(seeds), labels)
+    np.testing.assert_allclose(images, np.clip(0.5 + 0.5 * want, 0, 1), atol=2e-6)
+    other = renderer.with_weights(small_triplanes.loaded(1).weights)
+    assert np.abs(other.images(other.styles(seeds, 0.7), labels) - images).max() > 0.01
+    np.testing.assert_array_equal(renderer.images(renderer.styles(seeds, 0.7), labels), images)
+    rgb, depth, opacity = renderer.raw(renderer.styles(seeds), labels)
     assert rgb.shape == (4, generated_objects.SIDE, generated_objects.SIDE, 3) and depth.shape == opacity.shape == rgb.shape[:3]
 
 
@@ -97,8 +97,8 @@ def test_variety_counts_what_appears(config):
     scenes += [shapes.single('cube', 'green')]
     labels = generated_objects.drawn_labels(config, 150)
     nothing = np.full((10, 32, 32, 3), GREY)
-    shown = np.concatenate([true_pictures(scenes, labels[:140]), nothing])
-    scores = generated_objects.variety(captioners.ToyReader(GREY), shown, labels)
+    images = np.concatenate([true_pictures(scenes, labels[:140]), nothing])
+    scores = generated_objects.variety(captioners.ToyReader(GREY), images, labels)
     assert (scores['colours'], scores['shapes'], scores['sizes']) == (3, 2, 2)
     assert scores['readable'] == 140 / 150 and scores['readable_n'] == 150
     np.testing.assert_allclose(scores['share/green'], 1 / 140)
@@ -113,8 +113,8 @@ def test_cameras_go_as_far_around_as_the_data_set(config, span, monkeypatch):
     views = cameras.orbit(random.uniform(-span / 2, span / 2, 400), random.uniform(0.1, 0.5, 400), 2.7, 0.5)
     table = np.asarray(cameras.to_eg3d(views))
     monkeypatch.setattr(single_view, 'labels', lambda config: table)
-    found = generated_objects.ring(config, 8)
-    azimuth, elevation, radius = cameras.angles(found.world_from_cam)
+    ring = generated_objects.ring(config, 8)
+    azimuth, elevation, radius = cameras.angles(ring.world_from_cam)
     if span > 5:
         steps = np.diff(np.unwrap(np.asarray(azimuth)))
         np.testing.assert_allclose(steps, np.pi / 4, atol=1e-5)
@@ -122,11 +122,11 @@ def test_cameras_go_as_far_around_as_the_data_set(config, span, monkeypatch):
         assert 0.4 < azimuth.max() < 0.5 and -0.5 < azimuth.min() < -0.4
     np.testing.assert_allclose(elevation, 0.3, atol=0.03)
     np.testing.assert_allclose(radius, 2.7, rtol=1e-5)
-    np.testing.assert_array_equal(found.intrinsics[3], views.intrinsics[0])
+    np.testing.assert_array_equal(ring.intrinsics[3], views.intrinsics[0])
 
 
 def test_true_objects_are_as_solid_as_themselves(config, monkeypatch):
-    """A studio that shows toy objects has the numbers of the control; one that paints boards has not."""
+    """A renderer that shows toy objects has the numbers of the control; one that paints boards has not."""
     monkeypatch.setattr(generated_objects, 'SOLID', 3)
     scenes = [shapes.single('sphere', 'red'), shapes.single('cube', 'blue'), shapes.single('cone', 'yellow')]
 
@@ -142,11 +142,11 @@ def test_true_objects_are_as_solid_as_themselves(config, monkeypatch):
             return rgb, depth, opacity
 
     reader = captioners.ToyReader(GREY)
-    found = generated_objects.solidity(Truth(), config, reader)
+    scores = generated_objects.solidity(Truth(), config, reader)
     names = ('depth_deviation', 'bent', 'half_opaque', 'agreement_error', 'agreement_seen', 'agreement_overlap')
     for name in names:
-        assert found[f'solid/{name}'] == found[f'control/true/solid/{name}'], name
-    assert found['solid/agreement_seen'] > 0.95 and found['solid/bent'] > 0.08 and found['solid_n'] == 3
+        assert scores[f'solid/{name}'] == scores[f'control/true/solid/{name}'], name
+    assert scores['solid/agreement_seen'] > 0.95 and scores['solid/bent'] > 0.08 and scores['solid_n'] == 3
     Truth.flat = True
     board = generated_objects.solidity(Truth(), config, reader)
     assert board['solid/bent'] < 0.3 * board['control/true/solid/bent']
@@ -173,9 +173,9 @@ def test_a_whole_evaluation(tmp_path, monkeypatch, config):
 def test_chosen_scores():
     """`t3d eval --metrics`: distances between sets at one n; nothing that wants true views or captions."""
     loaded = small_triplanes.loaded(data__poses=4)
-    found = chosen.evaluate(loaded, ['fid_tiny', 'kid_tiny'], limit=70)
-    assert found['fid_tiny_n'] == found['fid_tiny_candidates'] == 70
-    assert found['fid_tiny'] > 3.0 * found['control/fid_tiny_shuffled']
+    scores = chosen.evaluate(loaded, ['fid_tiny', 'kid_tiny'], limit=70)
+    assert scores['fid_tiny_n'] == scores['fid_tiny_candidates'] == 70
+    assert scores['fid_tiny'] > 3.0 * scores['control/fid_tiny_shuffled']
     for name, why in (('psnr', 'psnr compares with the true view'), ('clip', 'clip compares with captions')):
         with pytest.raises(UsageError, match=why):
             chosen.evaluate(loaded, [name])
@@ -190,9 +190,9 @@ def test_the_gate_of_upsamplers_that_read_w():
     true, _ = generated_objects.real(loaded.config, 30)
     seeds, labels = np.arange(30), generated_objects.drawn_labels(loaded.config, 30)
     gate = lambda tree: generated_objects.style_gate(loaded.config, tree, seeds, labels, true)
-    found = gate(loaded.weights)
-    assert set(found) == {f'sr_style/{style}/{what}' for style in ('ones_w', 'w_avg') for what in ('kid_tiny', 'gap')}
-    assert abs(found['sr_style/ones_w/gap']) > 0.01 and found['sr_style/ones_w/gap'] != found['sr_style/w_avg/gap']
+    scores = gate(loaded.weights)
+    assert set(scores) == {f'sr_style/{style}/{what}' for style in ('ones_w', 'w_avg') for what in ('kid_tiny', 'gap')}
+    assert abs(scores['sr_style/ones_w/gap']) > 0.01 and scores['sr_style/ones_w/gap'] != scores['sr_style/w_avg/gap']
     mute = lambda name, leaf: 0.0 * leaf if name.startswith('superres') and name.endswith('affine/weight') else leaf
     generator = tree.map_with_name(mute, loaded.weights['generator'])
     silent = gate({**loaded.weights, 'generator': generator})

@@ -123,8 +123,8 @@ def test_the_ceiling_of_captions_is_what_two_views_agree_on(monkeypatch, two_fac
 
     monkeypatch.setattr(generated_objects, 'GanRenderer', Fake)
     scores = scored(monkeypatch, truth, small_triplanes.given(data__split='train'))
-    found = {slot: scores[f'ceiling/{slot}'] for slot in ('colour', 'shape', 'size', 'both')}
-    assert found == {'colour': 1.0 - two_faced, 'shape': 1.0, 'size': 1.0, 'both': 1.0 - two_faced}
+    ceiling = {slot: scores[f'ceiling/{slot}'] for slot in ('colour', 'shape', 'size', 'both')}
+    assert ceiling == {'colour': 1.0 - two_faced, 'shape': 1.0, 'size': 1.0, 'both': 1.0 - two_faced}
 
 
 def test_the_sweep_sets_the_guidance(monkeypatch):
@@ -157,7 +157,7 @@ def test_the_set_is_the_runs_own_or_that_of_the_generator_it_was_given():
     assert captioned_objects.data_config(alone._replace(given=given)) is given['generator'].config
 
 
-# ------------------------------------------------------------------------------------------------------------- painter
+# ------------------------------------------------------------------------------------------------------------- drawing
 
 
 def labels(count):
@@ -180,9 +180,9 @@ def test_a_picture_is_that_of_its_own_planes_prompt_and_label(peer):
     prompts, where = ['a red cube', 'a blue cone', 'a red cube'], cameras.from_eg3d(labels(3))
     draw = lambda loaded, prompts, views: drawing.pictures(loaded, prompts, views, 16, evaluator='test', batch=2, seed=5)
     each = jax.tree.map(lambda leaf: leaf[:, None], where)
-    shown = draw(loaded, prompts, each)[:, 0]
-    size = shown.shape[1]
-    assert shown.shape == (3, size, size, 3) and 0 <= shown.min() and shown.max() <= 1
+    images = draw(loaded, prompts, each)[:, 0]
+    size = images.shape[1]
+    assert images.shape == (3, size, size, 3) and 0 <= images.min() and images.max() <= 1
     if peer is test_ganfusion_diffusion:
         look = lambda planes, views: numerics.to_unit(model.rendered(model.scene(peer.frozen(), planes), views)[1])
     else:
@@ -192,12 +192,12 @@ def test_a_picture_is_that_of_its_own_planes_prompt_and_label(peer):
         key = jax.random.fold_in(jax.random.key(5), k)
         planes = model.draw(params, model.text.tokenize([prompts[k]] * 2), jax.numpy.stack([key, key]))  # compiled for two
         want = look(planes[0], jax.tree.map(lambda leaf, k=k: leaf[k : k + 1], where))[0]
-        np.testing.assert_allclose(shown[k], want, atol=2e-4)
-    assert np.abs(shown[0] - shown[2]).max() > 1e-3  # other noise and another side
+        np.testing.assert_allclose(images[k], want, atol=2e-4)
+    assert np.abs(images[0] - images[2]).max() > 1e-3  # other noise and another side
     around = jax.tree.map(lambda leaf: leaf[:2], where)
     turned = draw(loaded, prompts[:2], around)
-    np.testing.assert_allclose(turned[0, 0], shown[0], atol=1e-5)
-    np.testing.assert_allclose(turned[1, 1], shown[1], atol=1e-5)
+    np.testing.assert_allclose(turned[0, 0], images[0], atol=1e-5)
+    np.testing.assert_allclose(turned[1, 1], images[1], atol=1e-5)
 
 
 def test_the_sheet_shows_captions_of_the_whole_list_from_all_sides(tmp_path, monkeypatch):

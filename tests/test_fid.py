@@ -18,9 +18,9 @@ def gaussian(dim, seed):
 def test_diagonal_gaussians_have_a_closed_form():
     random = np.random.default_rng(0)
     means, deviations = random.normal(size=(2, 40)), random.uniform(0.1, 3.0, (2, 40))
-    wanted = np.sum((means[0] - means[1]) ** 2) + np.sum((deviations[0] - deviations[1]) ** 2)
+    expected = np.sum((means[0] - means[1]) ** 2) + np.sum((deviations[0] - deviations[1]) ** 2)
     got = fid.frechet_distance(means[0], np.diag(deviations[0] ** 2), means[1], np.diag(deviations[1] ** 2))
-    assert got == pytest.approx(wanted, abs=1e-9)
+    assert got == pytest.approx(expected, abs=1e-9)
 
 
 def test_gaussians_that_share_their_axes_have_a_closed_form():
@@ -35,25 +35,25 @@ def test_gaussians_that_share_their_axes_have_a_closed_form():
 def test_any_gaussians_against_the_matrix_square_root_of_scipy():
     linalg = pytest.importorskip('scipy.linalg')
     (mean_a, a), (mean_b, b) = gaussian(24, 2), gaussian(24, 3)
-    wanted = np.sum((mean_a - mean_b) ** 2) + np.trace(a + b - 2.0 * np.real(linalg.sqrtm(a @ b)))
-    assert fid.frechet_distance(mean_a, a, mean_b, b) == pytest.approx(wanted, abs=1e-6)
-    assert fid.frechet_distance(mean_b, b, mean_a, a) == pytest.approx(wanted, abs=1e-6)
+    expected = np.sum((mean_a - mean_b) ** 2) + np.trace(a + b - 2.0 * np.real(linalg.sqrtm(a @ b)))
+    assert fid.frechet_distance(mean_a, a, mean_b, b) == pytest.approx(expected, abs=1e-6)
+    assert fid.frechet_distance(mean_b, b, mean_a, a) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_set_has_no_distance_from_itself_even_where_its_covariance_is_singular():
     features = np.random.default_rng(4).normal(size=(200, 8)) @ np.random.default_rng(5).normal(size=(8, 64)) + 30.0
-    found = fid.moments(features)
-    assert fid.frechet(found, found) == pytest.approx(0.0, abs=1e-6)
+    moments = fid.moments(features)
+    assert fid.frechet(moments, moments) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_moments_of_pieces_are_those_of_the_whole():
     features = np.random.default_rng(6).normal(3.0, 2.0, (1000, 6)).astype(np.float32)
     whole, pieces = fid.moments(features, batch=1000), fid.moments(features, batch=17)
     both = fid.merge(fid.moments(features[:333]), fid.moments(features[333:]))
-    for found in (whole, pieces, both):
-        assert found.n == 1000 and found.scatter.dtype == np.float64
-        np.testing.assert_allclose(found.mean, features.astype(np.float64).mean(0), rtol=1e-12)
-        np.testing.assert_allclose(found.covariance, np.cov(features.astype(np.float64), rowvar=False, ddof=0), rtol=1e-10)
+    for moments in (whole, pieces, both):
+        assert moments.n == 1000 and moments.scatter.dtype == np.float64
+        np.testing.assert_allclose(moments.mean, features.astype(np.float64).mean(0), rtol=1e-12)
+        np.testing.assert_allclose(moments.covariance, np.cov(features.astype(np.float64), rowvar=False, ddof=0), rtol=1e-10)
 
 
 def test_the_distance_of_samples_comes_near_that_of_their_gaussians():
@@ -97,11 +97,11 @@ def test_the_kernel_distance_is_the_papers_double_sum():
     assert value == pytest.approx(naive_kid(a.tolist(), b.tolist()), rel=1e-9) and np.isnan(deviation)
     value, deviation = fid.kernel_distance(a, b, subsets=3, subset=7)
     draws = np.random.default_rng(0)
-    wanted = []
+    expected = []
     for _ in range(3):
         x = a[draws.choice(9, 7, replace=False)]
-        wanted.append(naive_kid(x.tolist(), b[draws.choice(7, 7, replace=False)].tolist()))
-    assert value == pytest.approx(np.mean(wanted), rel=1e-9) and deviation == pytest.approx(np.std(wanted), rel=1e-6)
+        expected.append(naive_kid(x.tolist(), b[draws.choice(7, 7, replace=False)].tolist()))
+    assert value == pytest.approx(np.mean(expected), rel=1e-9) and deviation == pytest.approx(np.std(expected), rel=1e-6)
 
 
 def test_the_kernel_distance_is_unbiased_and_the_frechet_distance_is_not():
@@ -135,8 +135,8 @@ def test_features_are_extracted_in_equal_batches_of_8_bit_images():
 
     images = np.random.default_rng(13).uniform(-0.2, 1.2, (7, 4, 4, 3))
     got = fid.extract(fid.Extractor('mean', 3, features), images, batch=3)
-    wanted = (np.round(np.clip(images, 0.0, 1.0) * 255.0) / 255.0).mean((1, 2))
-    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    expected = (np.round(np.clip(images, 0.0, 1.0) * 255.0) / 255.0).mean((1, 2))
+    np.testing.assert_allclose(got, expected, atol=1e-6)
     assert shapes == [(3, 4, 4, 3)] * 3 and got.dtype == np.float32
 
 
@@ -157,11 +157,11 @@ def test_the_tiny_distances_grow_with_damage_and_with_another_colour():
 
     def discs(count, red):
         """White pictures, each with a disc of random place and size."""
-        found = np.ones((count, 16, 16, 3))
-        for picture in found:
+        images = np.ones((count, 16, 16, 3))
+        for picture in images:
             x, y, radius = random.uniform(-3, 3), random.uniform(-3, 3), random.uniform(2.5, 5.0)
             picture[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = (red, 0.2, 1.0 - red)
-        return found
+        return images
 
     def blurred(images):
         return (images + np.roll(images, 1, 1) + np.roll(images, 1, 2) + np.roll(images, (1, 1), (1, 2))) / 4.0
@@ -174,7 +174,7 @@ def test_the_tiny_distances_grow_with_damage_and_with_another_colour():
         'blue': discs(200, 0.1),
     }
     features = {name: fid.extract(extractor, images, batch=50) for name, images in others.items()}
-    wanted = fid.extract(extractor, true, batch=50)
+    target = fid.extract(extractor, true, batch=50)
     for measure in (lambda a, b: fid.frechet(fid.moments(a), fid.moments(b)), lambda a, b: fid.kernel_distance(a, b)[0]):
-        found = {name: measure(value, wanted) for name, value in features.items()}
-        assert found['blurred'] < found['twice'] and 10.0 * abs(found['same']) < found['blue'], found
+        distance = {name: measure(value, target) for name, value in features.items()}
+        assert distance['blurred'] < distance['twice'] and 10.0 * abs(distance['same']) < distance['blue'], distance

@@ -15,8 +15,8 @@ def nhwc(x):
     return np.asarray(x).transpose(0, 2, 3, 1)
 
 
-def largest(got, wanted) -> float:
-    return float(np.abs(np.asarray(got) - wanted).max())
+def largest(got, expected) -> float:
+    return float(np.abs(np.asarray(got) - expected).max())
 
 
 def naive(x, taps, *, up=1, down=1, pad=(0, 0)):
@@ -69,10 +69,10 @@ def test_blur_is_a_gaussian_of_base_two(sigma):
     x, radius = random(1, 20, 18, 2), int(3 * sigma)
     taps = 2.0 ** -((np.arange(-radius, radius + 1) / sigma) ** 2)
     taps /= taps.sum()
-    wanted = naive(x, np.outer(taps, taps), pad=(radius, radius))
-    assert largest(fir.blur(x, sigma), wanted) < 1e-6
+    expected = naive(x, np.outer(taps, taps), pad=(radius, radius))
+    assert largest(fir.blur(x, sigma), expected) < 1e-6
     traced = jax.jit(lambda x, s: fir.blur(x, s, 8))
-    assert largest(traced(x, sigma), wanted) < 1e-6
+    assert largest(traced(x, sigma), expected) < 1e-6
     assert largest(traced(x, 0.33), x) == 0.0  # floor(3 sigma) = 0
     assert largest(traced(x, 0.0), x) == 0.0
 
@@ -112,7 +112,7 @@ def test_resize_is_the_golden_antialiased_one(golden):
 def test_resize_is_that_of_torch(sizes):
     torch = pytest.importorskip('torch')
     x = random(1, sizes[0], sizes[0], 2)
-    wanted = torch.nn.functional.interpolate(
+    expected = torch.nn.functional.interpolate(
         torch.from_numpy(x).permute(0, 3, 1, 2), size=sizes[1:] * 2, mode='bilinear', align_corners=False, antialias=True
     )
-    assert largest(fir.resize_aa(x, sizes[1]), nhwc(wanted.numpy())) < 1e-6
+    assert largest(fir.resize_aa(x, sizes[1]), nhwc(expected.numpy())) < 1e-6

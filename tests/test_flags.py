@@ -49,14 +49,14 @@ def test_no_number_of_a_command_is_left_out():
     """The table above against the parsers themselves."""
     parser = cli.make_parser()
     for command, numbers in NUMBERS.items():
-        found = parser.commands.choices[command[0]]
+        subparser = parser.commands.choices[command[0]]
         if command[0] == 'data':
-            found = found._subparsers._group_actions[0].choices[command[1]]
-        assert {action.dest for action in found._actions if action.type in (int, float)} == set(numbers), command
+            subparser = subparser._subparsers._group_actions[0].choices[command[1]]
+        assert {action.dest for action in subparser._actions if action.type in (int, float)} == set(numbers), command
 
 
 @pytest.mark.parametrize(
-    'launcher, command, wanted',
+    'launcher, command, expected',
     [
         (launch_train, ('--config', TINY, '--stop-after', '0'), '--stop-after 0: wanted a whole number from 1'),
         (launch_train, ('--config', TINY, '--process-id', '-1'), '--process-id -1: wanted a whole number from 0'),
@@ -76,13 +76,13 @@ def test_no_number_of_a_command_is_left_out():
         (bench, ('unet', '--batch', '-1'), '-1: wanted a whole number from 1'),
     ],
 )
-def test_launchers_refuse_before_they_work(capsys, tmp_path, launcher, command, wanted):
+def test_launchers_refuse_before_they_work(capsys, tmp_path, launcher, command, expected):
     (tmp_path / 'file').write_text('')
     try:
         status = launcher.main(list(command))
     except SystemExit as stop:
         status = stop.code
-    assert status == 2 and wanted in capsys.readouterr().err
+    assert status == 2 and expected in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
@@ -95,7 +95,7 @@ def test_seeds_that_are_too_many_or_no_numbers(text):
 
 
 @pytest.mark.parametrize(
-    'command, wanted',
+    'command, expected',
     [
         (('fly',), "unknown command 'fly'. Commands: generate, train"),
         (('genrate', 'x'), "Did you mean 'generate'?"),
@@ -114,11 +114,11 @@ def test_seeds_that_are_too_many_or_no_numbers(text):
         (('render', 'run', 'x', '--fps', '3'), 'unrecognized arguments: --fps'),
     ],
 )
-def test_words_that_no_command_knows_get_a_next_step(capsys, command, wanted):
+def test_words_that_no_command_knows_get_a_next_step(capsys, command, expected):
     with pytest.raises(SystemExit) as stop:
         cli.main(list(command))
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and wanted in error and error.startswith('error: ') and error.count('\n') == 1
+    assert stop.value.code == 2 and expected in error and error.startswith('error: ') and error.count('\n') == 1
 
 
 def test_no_word_of_the_field_means_two_things():

@@ -103,12 +103,12 @@ def test_view_zero_is_the_front_and_depth_is_planar(built):
 
 def test_what_is_stored_is_what_was_rendered(built, tmp_path):
     _, library, folder = built
-    found = sweethome.open_libraries(library, tmp_path)[0]
-    entry = found.entries()[3]
+    opened = sweethome.open_libraries(library, tmp_path)[0]
+    entry = opened.entries()[3]
     records = [record for members in every_record(folder).values() for record in members]
     record = next(record for record in records if record['name'] == entry.object_id)
-    mesh = objmesh.load(entry.model, found.read)
-    scene = raycast.Scene(dataclasses.replace(mesh, positions=raycast.fit_sphere(mesh.positions, 0.9)), found.read)
+    mesh = objmesh.load(entry.model, opened.read)
+    scene = raycast.Scene(dataclasses.replace(mesh, positions=raycast.fit_sphere(mesh.positions, 0.9)), opened.read)
     for view in (0, 13):
         pose, lens = record['world_from_cam'][view], record['intrinsics'][view]
         hits = raycast.view_hits(scene, pose, lens, SIZE, furniture_views.SUPERSAMPLE)

@@ -186,8 +186,8 @@ def test_ddim_of_an_oracle_returns_its_planes_and_clips_beyond_the_limit():
     clean = model().normalise(planes())
     clean = clean.at[0, 0, 0, 0, 0].set(9.0)
     noise = jax.random.normal(jax.random.key(0), clean.shape)
-    found = samplers.ddim(lambda x, t: clean, schedule, noise, steps=5, rederive=True)
-    np.testing.assert_allclose(found, np.clip(clean, -5.0, 5.0), atol=1e-5)
+    sample = samplers.ddim(lambda x, t: clean, schedule, noise, steps=5, rederive=True)
+    np.testing.assert_allclose(sample, np.clip(clean, -5.0, 5.0), atol=1e-5)
 
 
 @pytest.mark.parametrize('prediction', ['x0', 'v', 'eps'])
@@ -207,8 +207,8 @@ def test_the_loss_is_that_of_a_naive_pass(prediction):
     a, s = np.sqrt(snr / (1 + snr)), np.sqrt(1 / (1 + snr))
     noise = (noisy - a * clean) / s
     assert abs(noise.std() - 1.0) < 0.1 and abs(noise.mean()) < 0.1  # moments of the draw
-    wanted = {'x0': clean, 'v': a * noise - s * clean, 'eps': noise}[prediction]
-    each, snr = np.mean((output - wanted) ** 2, axis=(1, 2, 3, 4)), snr.reshape(-1)
+    target = {'x0': clean, 'v': a * noise - s * clean, 'eps': noise}[prediction]
+    each, snr = np.mean((output - target) ** 2, axis=(1, 2, 3, 4)), snr.reshape(-1)
     weight = np.minimum(snr, 5.0) / {'x0': 1.0, 'v': snr + 1.0, 'eps': snr}[prediction]
     np.testing.assert_allclose(float(loss), np.mean(weight * each), rtol=2e-4)
     np.testing.assert_allclose(float(metrics['mse']), each.mean(), rtol=2e-4)
@@ -335,8 +335,8 @@ def test_generated_assets_do_not_depend_on_their_neighbours_and_render_as_the_ge
     out = jax.jit(first.render)(first.scene, cameras.rays(views, 8, 8))
     scene = first.scene
     planes = jnp.broadcast_to(scene['planes'], (2, *scene['planes'].shape))
-    wanted = network.generator.render(frozen()['generator'], planes, cameras.to_eg3d(views), None, size=8)
-    np.testing.assert_allclose(out.features, np.clip(0.5 + 0.5 * wanted.features[..., :3], 0, 1), atol=1e-5)
+    expected = network.generator.render(frozen()['generator'], planes, cameras.to_eg3d(views), None, size=8)
+    np.testing.assert_allclose(out.features, np.clip(0.5 + 0.5 * expected.features[..., :3], 0, 1), atol=1e-5)
     density, rgb = first.field(first.scene, np.zeros((5, 3), np.float32))
     assert density.shape == (5,) and np.all(density > 0) and rgb.shape == (5, 3)
     image = jax.jit(network.picture)(first.scene, views)
@@ -350,14 +350,14 @@ def test_previews_show_upsampled_views_beside_raw_ones():
     np.testing.assert_array_equal(raw[:, ::2, ::2], raw[:, 1::2, 1::2])  # pixels twice as large
 
 
-@pytest.mark.parametrize('style, wanted', [('ones_w', 1.0), ('w_avg', 0.25)])
-def test_styles_of_an_upsampler_that_reads_w(style, wanted):
+@pytest.mark.parametrize('style, value', [('ones_w', 1.0), ('w_avg', 0.25)])
+def test_styles_of_an_upsampler_that_reads_w(style, value):
     network = ganfusion_diffusion.Model(config(f'sr_style={style}'), generator('generator.sr_style=w'))
     scene = {'w_avg': jnp.full(8, 0.25), 'planes': jnp.zeros(network.shape)}
-    np.testing.assert_allclose(network.style(scene, 3), np.full((3, 8), wanted))
+    np.testing.assert_allclose(network.style(scene, 3), np.full((3, 8), value))
     assert model().style(scene, 3) is None
     weights, _ = jax.jit(network.generator.init)(jax.random.key(0))
     features = jax.random.normal(jax.random.key(1), (3, 8, 8, 5))
     up = jax.jit(network.generator.upsample)
     image = up(weights, features, network.style(scene, 3))
-    assert np.abs(image - up(weights, features, jnp.full((3, 8), -wanted))).max() > 1e-4
+    assert np.abs(image - up(weights, features, jnp.full((3, 8), -value))).max() > 1e-4

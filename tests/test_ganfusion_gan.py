@@ -97,15 +97,15 @@ def lazy_adam_by_hand():
     value, state = jnp.float64(1.0), optimizer.init(jnp.float64(1.0))
     rate, decay = 0.0025 * 4 / 5, 0.99**0.8
     assert rate == pytest.approx(0.0020)
-    wanted, second, count = 1.0, 0.0, 0
+    weight, second, count = 1.0, 0.0, 0
     random = np.random.default_rng(0)
     for _ in range(100):
         gradient = random.normal()
         updates, state = optimizer.update(jnp.float64(gradient), state, value)
         value += updates
         count, second = count + 1, decay * second + (1 - decay) * gradient**2
-        wanted -= rate * gradient / (np.sqrt(second / (1 - decay**count)) + 1e-8)
-    np.testing.assert_allclose(value, wanted, atol=1e-7)
+        weight -= rate * gradient / (np.sqrt(second / (1 - decay**count)) + 1e-8)
+    np.testing.assert_allclose(value, weight, atol=1e-7)
     assert optim.lazy_adam(learning_rate=0.002, interval=16).init(jnp.zeros(())) is not None
 
 
@@ -151,8 +151,8 @@ def test_averages_by_closed_form():
     key_fake = jax.random.split(jax.random.split(key, 4)[2], 3)[0]
     z = jax.random.normal(jax.random.split(key_fake, 4)[0], (8, 8))
     w = model().generator.map(new.params['generator'], z)
-    wanted = 0.998 * old.params['buffers']['w_avg'] + 0.002 * w.mean(0)
-    np.testing.assert_allclose(new.params['buffers']['w_avg'], wanted, atol=1e-7)
+    expected = 0.998 * old.params['buffers']['w_avg'] + 0.002 * w.mean(0)
+    np.testing.assert_allclose(new.params['buffers']['w_avg'], expected, atol=1e-7)
     jax.tree.map(np.testing.assert_array_equal, new.ema['buffers'], new.params['buffers'])
     decay = 0.5 ** (8 / (0.05 * 40 * 8))
     mixed = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old.ema['generator'], new.params['generator'])
@@ -186,11 +186,11 @@ def test_losses_are_those_of_the_logits():
     )
     assert image.shape == (8, 16, 16, 3) and raw.shape == (8, 8, 8, 3) and w.shape == (8, 8) and opacity.shape == (8, 8, 8)
     logits = made.discriminate(params['discriminator'], made.blurred(image, now.sigma), raw, label, keys[1], 0.0)
-    loss, found = jax.jit(made.generator_loss, static_argnums=5)(params['generator'], params, batch(), key, now, 8, 0.0)
+    loss, measured = jax.jit(made.generator_loss, static_argnums=5)(params['generator'], params, batch(), key, now, 8, 0.0)
     adversarial = np.mean(np.log1p(np.exp(-np.float64(logits))))
     translucency = 1.0 - np.mean((1.0 - 2.0 * np.float64(opacity)) ** 2)  # 0 where every ray is 0 or 1
-    np.testing.assert_allclose(found['loss/generator'], adversarial, rtol=2e-5)
-    np.testing.assert_allclose(found['translucency'], translucency, rtol=2e-5)
+    np.testing.assert_allclose(measured['loss/generator'], adversarial, rtol=2e-5)
+    np.testing.assert_allclose(measured['translucency'], translucency, rtol=2e-5)
     np.testing.assert_allclose(loss, adversarial + 3.0 * translucency, rtol=2e-5)
     assert 0.01 < translucency < 1.0
     unblurred = made.discriminate(params['discriminator'], image, raw, label, keys[1], 0.0)
@@ -343,8 +343,8 @@ def test_assets_and_sheets():
     pictures = jax.jit(one.picture)(one.scene, views)
     assert pictures.shape == (3, 16, 16, 3) and 0 <= pictures.min() and pictures.max() <= 1
     frames = video.render_views(one, views, 32)
-    wanted = jax.image.resize(pictures, (3, 32, 32, 3), 'bilinear')
-    np.testing.assert_allclose(frames.rgb, wanted, atol=1e-5)
+    expected = jax.image.resize(pictures, (3, 32, 32, 3), 'bilinear')
+    np.testing.assert_allclose(frames.rgb, expected, atol=1e-5)
     sheet = np.asarray(jax.jit(system.preview)(params, batch(), jax.random.key(0)))
     assert sheet.shape == (2, 16, 16 * 5, 3) and sheet.std() > 0.01
     assert np.abs(one.scene['planes'] - two.scene['planes']).max() > 1e-3
@@ -356,9 +356,9 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
     run = functools.partial(loop.run, config('augment.on=True', 'augment.p=0.3'), log=lambda line: None)
     whole, cut = run(tmp_path / 'whole'), run(tmp_path / 'cut', stop_after=2)
     run(tmp_path / 'cut')
-    found = [loading.load(folder) for folder in (whole, cut)]
-    assert found[0].step == found[1].step == 5
-    jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(loaded.weights) for loaded in found))
+    models = [loading.load(folder) for folder in (whole, cut)]
+    assert models[0].step == models[1].step == 5
+    jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(loaded.weights) for loaded in models))
 
 
 @pytest.mark.slow

@@ -43,8 +43,8 @@ def test_gradients_equal_those_of_plain_indexing():
 
     slopes = lambda lookup: jax.jit(jax.grad(lambda grid, xy: jnp.sum(weights * lookup(grid, xy) ** 2), (0, 1)))(grid, xy)
     ours, theirs = slopes(grids.bilinear), slopes(plain)
-    for got, wanted in zip(ours, theirs):
-        np.testing.assert_allclose(got, wanted, atol=2e-5)
+    for got, expected in zip(ours, theirs):
+        np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
 def test_a_second_derivative_is_right():
@@ -85,8 +85,8 @@ def test_lookup_map_equals_lookup_then_map(block):
 
         return jax.jit(jax.value_and_grad(of, (0, 1, 2, 3)))
 
-    got, wanted = (loss(blocks)(kernel, table, points, jnp.float32(0.3)) for blocks in (block, None))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5), got, wanted)
+    got, expected = (loss(blocks)(kernel, table, points, jnp.float32(0.3)) for blocks in (block, None))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5), got, expected)
 
 
 def test_lookup_map_over_a_batch_shares_its_parameters():
@@ -103,5 +103,5 @@ def test_lookup_map_over_a_batch_shares_its_parameters():
     def looped(kernel, tables):
         return sum(jnp.sum(function(kernel, grids.weighted_rows(t, *corners(p))) ** 2) for t, p in zip(tables, points))
 
-    got, wanted = (jax.grad(f, (0, 1))(kernel, tables) for f in (batched, looped))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5), got, wanted)
+    got, expected = (jax.grad(f, (0, 1))(kernel, tables) for f in (batched, looped))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5), got, expected)

@@ -33,8 +33,8 @@ def test_rescale_takes_the_views_of_an_object_jointly():
     out = guidance.cfg(UNCOND, COND, 7.5) * contrast
     ratio = np.asarray(guidance.rescale(out, COND, 0.7) / out)
     for b in range(2):
-        wanted = 0.7 * np.asarray(COND[b]).std() / np.asarray(out[b]).std() + 0.3
-        np.testing.assert_allclose(ratio[b], wanted, rtol=1e-5)
+        expected = 0.7 * np.asarray(COND[b]).std() / np.asarray(out[b]).std() + 0.3
+        np.testing.assert_allclose(ratio[b], expected, rtol=1e-5)
     per_view = np.asarray(guidance.rescale(out, COND, 0.7, axes=(2, 3, 4)) / out)
     assert np.ptp(per_view[0, :, 0, 0, 0]) > 0.05
 
@@ -81,10 +81,10 @@ def test_guided_makes_one_call_with_objects_doubled():
         calls.clear()
         out = guidance.guided(predict, cond, uncond, 4.0)(COND, t)
         assert calls == [((4, 4, 5, 5, 3), (4,) if t.ndim else (), (4, 6, 8))]
-        wanted = guidance.cfg(predict(COND, t, uncond), predict(COND, t, cond), 4.0)
-        np.testing.assert_allclose(out, wanted, atol=1e-5)
+        expected = guidance.cfg(predict(COND, t, uncond), predict(COND, t, cond), 4.0)
+        np.testing.assert_allclose(out, expected, atol=1e-5)
     rescaled = guidance.guided(predict, cond, uncond, 4.0, phi=0.7)(COND, t)
-    np.testing.assert_allclose(rescaled, guidance.rescale(wanted, predict(COND, t, cond), 0.7), atol=1e-4)
+    np.testing.assert_allclose(rescaled, guidance.rescale(expected, predict(COND, t, cond), 0.7), atol=1e-4)
     late = guidance.guided(predict, cond, uncond, lambda t: jnp.where(t > 6, 4.0, 1.0))(COND, t)
     np.testing.assert_allclose(late[0], predict(COND, t, cond)[0], atol=1e-5)
-    np.testing.assert_allclose(late[1], wanted[1], atol=1e-5)
+    np.testing.assert_allclose(late[1], expected[1], atol=1e-5)

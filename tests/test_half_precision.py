@@ -91,10 +91,10 @@ BFLOAT16 = ('clip text', 'bert', 'attention', 'upsampler')  # that CPUs have eve
 
 @pytest.mark.parametrize('name, dtype', [(name, 'float16') for name in NETWORKS] + [(name, 'bfloat16') for name in BFLOAT16])
 def test_a_network_computes_in_half_precision_on_a_cpu(name, dtype):
-    variables, wanted = whole(name)
+    variables, exact_leaves = whole(name)
     make, inputs = NETWORKS[name]
-    found = jax.tree.leaves(jax.jit(make(jnp.dtype(dtype)).apply)(variables, *inputs))
-    for value, exact in zip(found, wanted, strict=True):
+    leaves = jax.tree.leaves(jax.jit(make(jnp.dtype(dtype)).apply)(variables, *inputs))
+    for value, exact in zip(leaves, exact_leaves, strict=True):
         error = np.abs(np.asarray(value, np.float32) - exact)
         assert error.max() > 0.0 or name == 'discriminator'  # the type was used
         assert error.max() < (0.08 if dtype == 'bfloat16' else 0.012) * np.abs(exact).max()
@@ -105,17 +105,17 @@ def test_causal_and_masked_attention_in_float16():
     mask = (jnp.arange(4) < 3)[None, None, None]
     for options in ({'is_causal': True}, {'mask': mask}):
         exact = attention.softmax_attention(q, k, v, **options)
-        found = attention.softmax_attention(*(x.astype(jnp.float16) for x in (q, k, v)), **options)
-        assert found.dtype == jnp.float16
-        np.testing.assert_allclose(found.astype(jnp.float32), exact, atol=4e-3)
+        half = attention.softmax_attention(*(x.astype(jnp.float16) for x in (q, k, v)), **options)
+        assert half.dtype == jnp.float16
+        np.testing.assert_allclose(half.astype(jnp.float32), exact, atol=4e-3)
 
 
 @pytest.mark.parametrize(
-    'given, nearest',
+    'name, nearest',
     [('fp16', 'float16'), ('bf16', 'bfloat16'), ('float64', 'float32'), ('Float16', 'float16'), ('int8', None)],
 )
-def test_another_name_of_a_type_gets_the_nearest(given, nearest):
+def test_another_name_of_a_type_gets_the_nearest(name, nearest):
     hint = f' Nearest: --dtype {nearest}.' if nearest else ''
     with pytest.raises(UsageError) as refused:
-        sample2d.run('a red cube', 'image_diffusion-toy', 'none.png', sample2d.Settings(), dtype=given)
-    assert str(refused.value) == f'--dtype {given}: choose one of {", ".join(limits.DTYPES)}.{hint}'
+        sample2d.run('a red cube', 'image_diffusion-toy', 'none.png', sample2d.Settings(), dtype=name)
+    assert str(refused.value) == f'--dtype {name}: choose one of {", ".join(limits.DTYPES)}.{hint}'

@@ -72,8 +72,8 @@ def test_patches_are_squares_of_pixels_and_come_back():
 
 
 def test_dropped_text_is_not_read():
-    given = batch()
-    other = {**given, 'tokens': np.roll(given['tokens'], 1, axis=0)}
+    examples = batch()
+    other = {**examples, 'tokens': np.roll(examples['tokens'], 1, axis=0)}
     network, params = image_diffusion.Model(config()), loaded().weights
 
     @jax.jit
@@ -81,19 +81,19 @@ def test_dropped_text_is_not_read():
         network.drop_text = share
         return network.loss(params, batch, jax.random.key(2))[0]
 
-    assert loss(given, 1.0) == loss(other, 1.0) and loss(given, 0.0) != loss(other, 0.0)
+    assert loss(examples, 1.0) == loss(other, 1.0) and loss(examples, 0.0) != loss(other, 0.0)
 
 
 def test_the_loss_is_that_of_v_with_min_snr_weights():
     """One naive pass in numpy around the network's own outputs."""
-    given, key = batch(), jax.random.key(3)
+    examples, key = batch(), jax.random.key(3)
     seen = []
     naive = image_diffusion.Model(config('drop_text=0.0'))
     predict = jax.jit(naive.predict)
     naive.predict = lambda params, x, t, features: seen.append((x, t, predict(params, x, t, features))) or seen[-1][2]
-    loss, metrics = naive.loss(loaded().weights, given, key)
+    loss, metrics = naive.loss(loaded().weights, examples, key)
     noisy, t, output = (np.asarray(value, np.float64) for value in seen[0])
-    rgba = given['image'][:, 0].astype(np.float64) / 255.0
+    rgba = examples['image'][:, 0].astype(np.float64) / 255.0
     clean = 2.0 * (rgba[..., :3] * rgba[..., 3:] + 1.0 - rgba[..., 3:]) - 1.0
     betas = 1.0 - np.cos((np.arange(1, 51) / 50 + 0.008) / 1.008 * np.pi / 2) ** 2 / (
         np.cos((np.arange(50) / 50 + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -131,15 +131,15 @@ def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional(
 
 
 def test_a_step_learns_and_previews():
-    system, given = systems.make(config('optimizer.warmup=1', 'optimizer.learning_rate=5e-3')), batch()
-    state = jax.jit(system.init)(jax.random.key(0), given)
+    system, examples = systems.make(config('optimizer.warmup=1', 'optimizer.learning_rate=5e-3')), batch()
+    state = jax.jit(system.init)(jax.random.key(0), examples)
     step = jax.jit(system.train_step)
     losses = []
     for n in range(12):
-        state, metrics = step(state, given, jax.random.key(n % 3))
+        state, metrics = step(state, examples, jax.random.key(n % 3))
         losses.append(float(metrics['loss']))
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
-    images = jax.jit(system.preview)(state.ema, given, jax.random.key(0))
+    images = jax.jit(system.preview)(state.ema, examples, jax.random.key(0))
     assert images.shape == (4, 16, 4 * 16, 3)
 
 

@@ -42,15 +42,15 @@ def test_every_table_finds_its_files_however_they_are_spelled(tmp_path, spelled,
         'captions': {spelled(FILES[1]): ['ein roter Würfel', '红色']},
         'attributes': {spelled(FILES[1]): {'colour': 'rot', 'n': 2, 'x': 0.5, 'whole': True, 'none': None}},
     }
-    found = made(tmp_path, index, encoding)
-    place = found.names.index(FILES[1])
-    np.testing.assert_array_equal(found.labels[place], np.float32(label(0.3)))
-    assert found.text(place) == {
+    image_set = made(tmp_path, index, encoding)
+    place = image_set.names.index(FILES[1])
+    np.testing.assert_array_equal(image_set.labels[place], np.float32(label(0.3)))
+    assert image_set.text(place) == {
         'captions': ('ein roter Würfel', '红色'),
         'attributes': {'colour': 'rot', 'n': 2, 'x': 0.5, 'whole': True, 'none': None},
         'name': FILES[1],
     }
-    assert found.text(1 - place)['captions'] == () and found.text(1 - place)['attributes'] == {}
+    assert image_set.text(1 - place)['captions'] == () and image_set.text(1 - place)['attributes'] == {}
 
 
 def with_value(value) -> list:

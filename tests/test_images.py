@@ -36,29 +36,29 @@ def save(folder, named: dict, labels='each', suffix_options=None) -> None:
 @pytest.mark.parametrize('name', ['set.zip', 'deep/set'])
 @pytest.mark.parametrize('channels', [3, 4])
 def test_a_set_comes_back_bit_for_bit(tmp_path, name, channels):
-    given = records(5, channels=channels)
-    given[2] |= {'captions': ('a red cube', 'cube'), 'attributes': {'colour': 'red'}}
-    assert images.write(tmp_path / name, given, {'LICENCE.md': b'CC0'}) == 5
-    found = images.ImageSet(tmp_path / name)
-    assert len(found) == 5 and found.size == 4
-    assert found.names == [f'00000/img{k:08d}.png' for k in range(5)]
-    assert found.labels.dtype == np.float32
-    np.testing.assert_array_equal(found.labels, [record['label'] for record in given])
-    for k, record in enumerate(given):
-        np.testing.assert_array_equal(found.image(k), record['image'])
-    assert found.text(2) == {
+    written = records(5, channels=channels)
+    written[2] |= {'captions': ('a red cube', 'cube'), 'attributes': {'colour': 'red'}}
+    assert images.write(tmp_path / name, written, {'LICENCE.md': b'CC0'}) == 5
+    image_set = images.ImageSet(tmp_path / name)
+    assert len(image_set) == 5 and image_set.size == 4
+    assert image_set.names == [f'00000/img{k:08d}.png' for k in range(5)]
+    assert image_set.labels.dtype == np.float32
+    np.testing.assert_array_equal(image_set.labels, [record['label'] for record in written])
+    for k, record in enumerate(written):
+        np.testing.assert_array_equal(image_set.image(k), record['image'])
+    assert image_set.text(2) == {
         'captions': ('a red cube', 'cube'),
         'attributes': {'colour': 'red'},
         'name': '00000/img00000002.png',
     }
-    assert found.text(1) == {'captions': (), 'attributes': {}, 'name': '00000/img00000001.png'}
+    assert image_set.text(1) == {'captions': (), 'attributes': {}, 'name': '00000/img00000001.png'}
 
 
 def test_the_zip_is_what_the_loader_of_eg3d_expects(tmp_path):
     """Read as that loader does: sorted image names, a dictionary of labels, stored PNG members."""
-    given = records(1002, size=2)
-    images.write(tmp_path / 'a.zip', given)
-    images.write(tmp_path / 'b.zip', given)
+    written = records(1002, size=2)
+    images.write(tmp_path / 'a.zip', written)
+    images.write(tmp_path / 'b.zip', written)
     assert (tmp_path / 'a.zip').read_bytes() == (tmp_path / 'b.zip').read_bytes()
     with zipfile.ZipFile(tmp_path / 'a.zip') as archive:
         names = sorted(name for name in archive.namelist() if name.endswith('.png'))
@@ -67,8 +67,8 @@ def test_the_zip_is_what_the_loader_of_eg3d_expects(tmp_path):
         table = np.array([labels[name] for name in names]).astype(np.float32)
         picture = np.array(PIL.Image.open(io.BytesIO(archive.read(names[1001]))))
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
-    np.testing.assert_array_equal(table, [record['label'] for record in given])
-    np.testing.assert_array_equal(picture, given[1001]['image'])
+    np.testing.assert_array_equal(table, [record['label'] for record in written])
+    np.testing.assert_array_equal(picture, written[1001]['image'])
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.zip', 'b.zip']  # nothing half written stays
 
 
@@ -78,10 +78,10 @@ def test_jpeg_and_png_of_other_kinds_are_read_and_other_files_ignored(tmp_path):
     (tmp_path / '.hidden').mkdir()
     for name in ('.hidden/d.png', '._b.png', '__MACOSX.png.txt'):
         (tmp_path / name).write_bytes(b'nothing')
-    found = images.ImageSet(tmp_path)
-    assert found.names == ['b.png', 'c.jpeg', 'x/a.JPG'] and found.size == 8
-    np.testing.assert_array_equal(found.image(0), np.full((8, 8, 3), 77))
-    assert np.abs(found.image(2).astype(int) - 100).max() <= 1
+    image_set = images.ImageSet(tmp_path)
+    assert image_set.names == ['b.png', 'c.jpeg', 'x/a.JPG'] and image_set.size == 8
+    np.testing.assert_array_equal(image_set.image(0), np.full((8, 8, 3), 77))
+    assert np.abs(image_set.image(2).astype(int) - 100).max() <= 1
 
 
 def test_backslashes_of_windows_and_the_order_of_entries_do_not_matter(tmp_path):
@@ -90,18 +90,18 @@ def test_backslashes_of_windows_and_the_order_of_entries_do_not_matter(tmp_path)
 
 
 def test_many_threads_read_one_zip(tmp_path):
-    given = records(200, size=16)
-    images.write(tmp_path / 'a.zip', given)
-    found = images.ImageSet(tmp_path / 'a.zip')
+    written = records(200, size=16)
+    images.write(tmp_path / 'a.zip', written)
+    image_set = images.ImageSet(tmp_path / 'a.zip')
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        read = list(pool.map(found.image, list(range(200)) * 3))
+        read = list(pool.map(image_set.image, list(range(200)) * 3))
     for k, image in enumerate(read):
-        np.testing.assert_array_equal(image, given[k % 200]['image'])
+        np.testing.assert_array_equal(image, written[k % 200]['image'])
 
 
 def test_a_set_without_labels_is_read_where_none_are_wanted(tmp_path):
-    given = [{**record, 'label': None} for record in records(3)]
-    images.write(tmp_path / 'a.zip', given)
+    written = [{**record, 'label': None} for record in records(3)]
+    images.write(tmp_path / 'a.zip', written)
     assert images.ImageSet(tmp_path / 'a.zip', labelled=False).labels is None
     with pytest.raises(UsageError, match=r"a\.zip: dataset\.json has no labels \(null\).*data\.mode='pose-distribution'"):
         images.ImageSet(tmp_path / 'a.zip')
@@ -244,17 +244,17 @@ def test_a_bad_picture_is_named_and_left_out(tmp_path, damage, capsys):
     path.write_bytes(content)
     with zipfile.ZipFile(path, 'a') as archive:
         archive.writestr('dataset.json', json.dumps({'labels': labels}))
-    found = images.ImageSet(path)
+    image_set = images.ImageSet(path)
     message = message.replace('b.bin', 'b.png').replace('60000', r'\d+')
-    if len(found) == 3:
+    if len(image_set) == 3:
         with pytest.raises(archives.Damaged, match=message + r'|b\.png cannot be read'):
-            found.image(1)
+            image_set.image(1)
     else:
         assert re.search(rf'1 of 3 images are left out: .*({message}|b\.png is no whole PNG or JPEG)', capsys.readouterr().out)
-        assert found.names == ['a.png', 'c.png']
-    np.testing.assert_array_equal(found.image(len(found) - 1), pictures[2])
-    np.testing.assert_array_equal(found.labels[-1], np.float32(label(0.2)))
-    source = single_view.SingleView(found, background=0.0, posed=True, mirror=False)
+        assert image_set.names == ['a.png', 'c.png']
+    np.testing.assert_array_equal(image_set.image(len(image_set) - 1), pictures[2])
+    np.testing.assert_array_equal(image_set.labels[-1], np.float32(label(0.2)))
+    source = single_view.SingleView(image_set, background=0.0, posed=True, mirror=False)
     records = [source[k] for k in range(len(source))]
     assert {record['name'] for record in records} == {'a.png', 'c.png'}
     for record in records:

@@ -45,9 +45,9 @@ def test_features_are_those_of_the_twin_and_each_deviation_would_show(twins):
     images, weights, ours = twins
     variances = np.concatenate([value.numpy() for name, value in weights.items() if name.endswith('running_var')])
     assert np.median(variances) < 5e-3  # the epsilon of 1e-3 counts
-    wanted = torch_inception.Twin(weights)(images).numpy()
-    assert wanted.shape == (2, inception.FEATURES) and wanted.std() > 0.1
-    np.testing.assert_allclose(ours, wanted, atol=2e-5)  # 94 layers; the deviations below are 1e-2
+    expected = torch_inception.Twin(weights)(images).numpy()
+    assert expected.shape == (2, inception.FEATURES) and expected.std() > 0.1
+    np.testing.assert_allclose(ours, expected, atol=2e-5)  # 94 layers; the deviations below are 1e-2
     for name in ('epsilon', 'pool', 'last'):
         off = np.abs(torch_inception.Twin(weights, (name,))(images[:1]).numpy() - ours[:1]).max()
         assert off > 1e-2, (name, off)
@@ -75,14 +75,14 @@ def test_the_graph_takes_128_for_the_middle_grey(monkeypatch):
     monkeypatch.setattr(inception.ConvNorm, '__call__', lambda self, x: seen.append(np.asarray(x)) or x)
     levels = np.array([0, 64, 128, 255])
     images = np.broadcast_to((levels / 127.5 - 1.0)[:, None, None, None], (4, 80, 80, 3))
-    for convention, wanted in (('graph', (levels - 128) / 128), ('pytorch_fid', levels / 127.5 - 1.0)):
+    for convention, expected in (('graph', (levels - 128) / 128), ('pytorch_fid', levels / 127.5 - 1.0)):
         seen.clear()
         module = inception.Inception(convention=convention)
         with pytest.raises(Exception, match='stop'):
             monkeypatch.setattr(inception.nn, 'max_pool', lambda *args: (_ for _ in ()).throw(RuntimeError('stop')))
             module.apply({'params': {}}, images)
         assert seen[0].shape == (4, 299, 299, 3)
-        np.testing.assert_allclose(seen[0][:, 7, 11, 0], wanted, atol=1e-6)
+        np.testing.assert_allclose(seen[0][:, 7, 11, 0], expected, atol=1e-6)
 
 
 def test_wrong_weights_and_images_are_refused(twins):

@@ -177,7 +177,7 @@ def test_the_shipped_weights_show_what_the_prompt_says(name):
     asked = scenes[::4] + scenes[1::4]
     renders = drawing.render_views(loaded, [scene.captions[0] for scene in asked], views, 24, evaluator='test', batch=6)
     judge = oracle.Oracle(scenes, azimuth, elevation, 24)
-    assert [scenes[found].captions[0] for found in judge.nearest(renders)] == [scene.captions[0] for scene in asked]
+    assert [scenes[index].captions[0] for index in judge.nearest(renders)] == [scene.captions[0] for scene in asked]
 
 
 @pytest.mark.slow

@@ -108,8 +108,8 @@ def test_preview_shows_renders_beside_targets():
     images = jax.jit(system.preview)(params, batch, jax.random.key(0))
     views = config.preview.views
     assert images.shape == (len(labels), 16, 2 * views * 16, 3) and images.min() >= 0 and images.max() <= 1
-    wanted = instant3d.over(batch['image'], config.render.background)  # [B, V, H, W, 3]
-    strip = np.concatenate(list(np.moveaxis(np.asarray(wanted), 1, 0)), 2)
+    expected = instant3d.over(batch['image'], config.render.background)  # [B, V, H, W, 3]
+    strip = np.concatenate(list(np.moveaxis(np.asarray(expected), 1, 0)), 2)
     np.testing.assert_allclose(images[:, :, views * 16 :], strip, atol=1e-6)
 
 

@@ -75,10 +75,10 @@ def test_all_that_is_said_comes_through(text):
     ],
 )
 def test_the_end_by_the_service_is_one_sentence(said, who):
-    wanted = f'error: process 1 of 4 stopped: {who} (ended, or the host or network is down; its own output says more). '
-    wanted += 'Start all processes again: they go on from the last checkpoint.\n'
-    assert filtered(b'step 3\n', said) == b'step 3\n' + wanted.encode()
-    assert filtered(b'step 3\n', said + b'error: disk full\n') == b'step 3\nerror: disk full\n' + wanted.encode()
+    sentence = f'error: process 1 of 4 stopped: {who} (ended, or the host or network is down; its own output says more). '
+    sentence += 'Start all processes again: they go on from the last checkpoint.\n'
+    assert filtered(b'step 3\n', said) == b'step 3\n' + sentence.encode()
+    assert filtered(b'step 3\n', said + b'error: disk full\n') == b'step 3\nerror: disk full\n' + sentence.encode()
 
 
 def test_lines_about_peers_are_passed_on_while_the_process_lives(monkeypatch):

@@ -76,11 +76,11 @@ def test_every_name_of_the_real_unets_both_ways(layout, single_file):
     ours = keys(convert.unet_shapes(unet))
     there = ldm_names.unet_to_ldm(ours)
     assert len(ours) == 686 == len(set(there.values()))
-    found, origin = ldm_names.unet_from_ldm({key: key for key in [*there.values(), *CAMERA]})  # MVDream's 690
-    assert len(found) == 690 and {found[name]: name for name in ours} == {key: name for name, key in there.items()}
-    assert origin == found and ldm_names.unet_layers(there.values()) == (2, 2, 2, 2)
+    renamed, origin = ldm_names.unet_from_ldm({key: key for key in [*there.values(), *CAMERA]})  # MVDream's 690
+    assert len(renamed) == 690 and {renamed[name]: name for name in ours} == {key: name for name, key in there.items()}
+    assert origin == renamed and ldm_names.unet_layers(there.values()) == (2, 2, 2, 2)
     for key, name in KNOWN.items():
-        assert found[name] == key
+        assert renamed[name] == key
     with torch.device('meta'):
         config = dict(cross_attention_dim=unet.cross_attention_dim, use_linear_projection=unet.use_linear_projection)
         theirs = diffusers.UNet2DConditionModel(**config, attention_head_dim=unet.attention_head_dim)
@@ -97,10 +97,10 @@ def test_every_name_of_the_real_autoencoder_both_ways(single_file):
     ours = keys(convert.vae_shapes(VAE()))
     there = ldm_names.vae_to_ldm(ours)
     assert len(ours) == 248 == len(set(there.values()))
-    found, _ = ldm_names.vae_from_ldm({key: key for key in there.values()})
-    assert {key: name for name, key in found.items()} == {key: name for name, key in there.items()}
+    renamed, _ = ldm_names.vae_from_ldm({key: key for key in there.values()})
+    assert {key: name for name, key in renamed.items()} == {key: name for name, key in there.items()}
     for key, name in KNOWN_VAE.items():
-        assert found[name] == key
+        assert renamed[name] == key
     levels = dict(block_out_channels=(128, 256, 512, 512), down_block_types=('DownEncoderBlock2D',) * 4, layers_per_block=2)
     with torch.device('meta'):
         theirs = diffusers.AutoencoderKL(**levels, up_block_types=('UpDecoderBlock2D',) * 4)
@@ -165,9 +165,9 @@ def test_diffusers_reads_the_single_file_we_write(whole, single_file):
         (pipe.unet, single_file.convert_ldm_unet_checkpoint),
         (pipe.vae, single_file.convert_ldm_vae_checkpoint),
     ):
-        found, wanted = function(dict(checkpoint), model.config), model.state_dict()
-        assert set(found) == set(wanted)
-        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+        theirs, state = function(dict(checkpoint), model.config), model.state_dict()
+        assert set(theirs) == set(state)
+        assert all(torch.equal(theirs[key], state[key]) for key in state)
 
 
 def test_the_moving_average_is_asked_for(whole):
@@ -204,14 +204,14 @@ def test_open_clip_text_is_split_and_ends_before_the_last_layer(single_file):
     shapes = {f'transformer.resblocks.{k}.{name}': shape for k in range(24) for name, shape in block.items()}
     shapes |= {'positional_embedding': (77, width), 'token_embedding.weight': (9, width), 'text_projection': (width, width)}
     shapes |= {'ln_final.weight': (width,), 'ln_final.bias': (width,), 'attn_mask': (77, 77), 'logit_scale': ()}
-    given = {f'cond_stage_model.model.{key}': np.asarray(rng.normal(size=shape)) for key, shape in shapes.items()}
-    found = ldm_names.component(Stored(given, dict.fromkeys(given, 'file'), ('file',)), 'text').tensors
+    stored = {f'cond_stage_model.model.{key}': np.asarray(rng.normal(size=shape)) for key, shape in shapes.items()}
+    tensors = ldm_names.component(Stored(stored, dict.fromkeys(stored, 'file'), ('file',)), 'text').tensors
     sizes = dict(vocab_size=9, hidden_size=width, intermediate_size=16, num_hidden_layers=23, num_attention_heads=2)
     model = transformers.CLIPTextModel(transformers.CLIPTextConfig(**sizes))
     own = {key.removeprefix('text_model.'): tuple(value.shape) for key, value in model.state_dict().items()}
-    assert {key: value.shape for key, value in found.items()} == own and len(own) == 372
-    read = single_file.convert_open_clip_checkpoint(model, {key: torch.from_numpy(value) for key, value in given.items()})
+    assert {key: value.shape for key, value in tensors.items()} == own and len(own) == 372
+    read = single_file.convert_open_clip_checkpoint(model, {key: torch.from_numpy(value) for key, value in stored.items()})
     read = {key.removeprefix('text_model.'): value.numpy() for key, value in read.items()}
-    for key, value in found.items():
+    for key, value in tensors.items():
         np.testing.assert_array_equal(value, read[key], err_msg=key)
-    assert set(read) - set(found) <= {'text_projection.weight', 'embeddings.position_ids'}
+    assert set(read) - set(tensors) <= {'text_projection.weight', 'embeddings.position_ids'}

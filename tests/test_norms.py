@@ -37,12 +37,12 @@ def one_pass(source: str) -> list[int]:
 
 
 def test_no_norm_of_the_tree_takes_the_difference_of_squares():
-    found = {}
+    lines_of = {}
     for folder in ('t3d', 'launch', 'configs'):
         for path in (ROOT / folder).rglob('*.py'):
             if lines := one_pass(path.read_text()):
-                found[str(path.relative_to(ROOT))] = lines
-    assert not found, found
+                lines_of[str(path.relative_to(ROOT))] = lines
+    assert not lines_of, lines_of
 
 
 @pytest.mark.parametrize(
@@ -72,17 +72,17 @@ def test_a_large_mean_costs_no_digits(mean, styled):
     plain = {'scale': np.ones(32, np.float32), 'bias': np.zeros(32, np.float32)}
     got = layers.AdaptiveGroupNorm(8).apply({'params': {'affine': affine} if styled else {'norm': plain}}, x, style)
     groups = x.astype(np.float64).reshape(2, 36, 8, 4)
-    wanted = (groups - groups.mean((1, 3), keepdims=True)) / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-5)
-    np.testing.assert_allclose(got, wanted.reshape(x.shape), atol=1e-6 * mean)
+    expected = (groups - groups.mean((1, 3), keepdims=True)) / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-5)
+    np.testing.assert_allclose(got, expected.reshape(x.shape), atol=1e-6 * mean)
 
 
 @pytest.mark.parametrize('mean', [0.0, 1e3, 1e6, 1e9])
 def test_statistics_of_features_keep_their_digits(mean):
     """FID's sums, in pieces and merged, against NumPy's two passes; the distance of two sets does not see a common mean."""
     features = np.random.default_rng(0).normal(size=(300, 4)) * [1.0, 0.5, 2.0, 1.0] + mean
-    found = fid.merge(fid.moments(features[:111], batch=13), fid.moments(features[111:], batch=50))
-    assert found.n == 300
-    np.testing.assert_allclose(found.mean, features.mean(0), rtol=1e-14, atol=1e-14)
-    np.testing.assert_allclose(found.covariance, np.cov(features.T, bias=True), rtol=1e-6, atol=1e-8)
+    moments = fid.merge(fid.moments(features[:111], batch=13), fid.moments(features[111:], batch=50))
+    assert moments.n == 300
+    np.testing.assert_allclose(moments.mean, features.mean(0), rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(moments.covariance, np.cov(features.T, bias=True), rtol=1e-6, atol=1e-8)
     moved = fid.moments(features + 0.3)
-    np.testing.assert_allclose(fid.frechet(found, moved), 4 * 0.09, rtol=1e-5)
+    np.testing.assert_allclose(fid.frechet(moments, moved), 4 * 0.09, rtol=1e-5)

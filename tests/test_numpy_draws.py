@@ -24,9 +24,9 @@ def test_the_bits():
     assert words == [11749869230777074271, 4976686463289251617]
 
 
-@pytest.mark.parametrize('given, wanted', ORDERS.items())
-def test_the_order_of_an_epoch(given, wanted):
-    assert pipeline._permutation(*given).tolist() == wanted
+@pytest.mark.parametrize('arguments, order', ORDERS.items())
+def test_the_order_of_an_epoch(arguments, order):
+    assert pipeline._permutation(*arguments).tolist() == order
 
 
 def test_the_cameras_of_a_pair():
@@ -39,9 +39,9 @@ def test_the_cameras_of_a_pair():
 
 
 def test_which_caption_a_pair_gets():
-    speaker = types.SimpleNamespace(caption=lambda images, labels: [{}] * 3, render=lambda slots, choice: str(choice))
+    captioner = types.SimpleNamespace(caption=lambda images, labels: [{}] * 3, render=lambda slots, choice: str(choice))
     made = make_triplanes.Made(None, None, None)
-    lines = make_triplanes._captioned(speaker, np.array([0, 17, 2**32 - 1], np.uint32), made)
+    lines = make_triplanes._captioned(captioner, np.array([0, 17, 2**32 - 1], np.uint32), made)
     assert [line['caption'] for line in lines] == ['61925', '15929', '38297']
 
 

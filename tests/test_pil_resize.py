@@ -43,8 +43,8 @@ def picture(name, size):
 def test_every_pixel_is_that_of_pil(name, before, after):
     image = picture(name, before)
     got = pil_resize._rounded(jnp.asarray(image[None] / 255.0, jnp.float32), *after)[0]
-    wanted = Image.fromarray(image).resize(after[::-1], Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(np.round(255.0 * np.asarray(got)), np.asarray(wanted))
+    expected = Image.fromarray(image).resize(after[::-1], Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(np.round(255.0 * np.asarray(got)), np.asarray(expected))
 
 
 @pytest.mark.parametrize('name', ['disc', 'board', 'noise'])
@@ -56,25 +56,25 @@ def test_clip_reads_what_transformers_gives_it(name, size):
     processor = transformers.models.clip.CLIPImageProcessorPil(
         size={'shortest_edge': 224}, crop_size={'height': 224, 'width': 224}
     )
-    wanted = np.asarray(processor(Image.fromarray(image), return_tensors='np')['pixel_values'])[0].transpose(1, 2, 0)
+    expected = np.asarray(processor(Image.fromarray(image), return_tensors='np')['pixel_values'])[0].transpose(1, 2, 0)
     got = clip_vision.prepare(jnp.asarray(image[None] / 255.0, jnp.float32), 224)[0]
-    np.testing.assert_allclose(got, wanted, atol=2e-6)
+    np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize('size', [64, 225, 300])
 def test_the_other_judges_read_the_same_pixels(size):
     image = picture('disc', (size, size))
     pixels = np.asarray(Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC), np.float32)
-    given = jnp.asarray(image[None] / 255.0, jnp.float32)
-    np.testing.assert_allclose(efficientnet.prepare(given)[0], (pixels - 127.0) / 128.0, atol=2e-6)
+    images = jnp.asarray(image[None] / 255.0, jnp.float32)
+    np.testing.assert_allclose(efficientnet.prepare(images)[0], (pixels - 127.0) / 128.0, atol=2e-6)
     mean, deviation = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
-    np.testing.assert_allclose(mobilenet.prepare(given)[0], (pixels / 255.0 - mean) / deviation, atol=2e-6)
+    np.testing.assert_allclose(mobilenet.prepare(images)[0], (pixels / 255.0 - mean) / deviation, atol=2e-6)
 
 
 def test_gradients_pass_and_native_sizes_are_untouched():
     x = jnp.asarray(np.random.default_rng(0).uniform(0.3, 0.7, (1, 6, 5, 3)), jnp.float32)
     weight = np.random.default_rng(1).normal(size=(1, 9, 8, 3)).astype(np.float32)
     got = jax.grad(lambda x: jnp.sum(weight * pil_resize.bicubic(x, 9, 8)))(x)
-    wanted = jax.grad(lambda x: jnp.sum(weight * jax.image.resize(x, (1, 9, 8, 3), 'bicubic', antialias=True)))(x)
-    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    expected = jax.grad(lambda x: jnp.sum(weight * jax.image.resize(x, (1, 9, 8, 3), 'bicubic', antialias=True)))(x)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
     np.testing.assert_array_equal(pil_resize.bicubic(x, 6, 5), x)

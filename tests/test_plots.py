@@ -50,9 +50,9 @@ def test_curves_of_a_run_folder(tmp_path, capsys):
 
     rows = [{'step': 5, 'loss': 2.0, 'perf/x': 1.0}, {'step': 10, 'loss': 1.5}, {'step': 10, 'loss': 1.0, 'loss/rgb': 0.5}]
     (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, rows)))
-    found = plots.history(tmp_path)
-    assert found['loss'][0].tolist() == [5, 10] and found['loss'][1].tolist() == [2.0, 1.0]
-    assert list(plots.chosen(found, [])) == ['loss', 'loss/rgb'] == list(plots.chosen(found, ['loss*']))
+    series = plots.history(tmp_path)
+    assert series['loss'][0].tolist() == [5, 10] and series['loss'][1].tolist() == [2.0, 1.0]
+    assert list(plots.chosen(series, [])) == ['loss', 'loss/rgb'] == list(plots.chosen(series, ['loss*']))
     out = tmp_path / 'c.png'
     curves.main([str(tmp_path), 'loss', '--out', str(out)])
     assert out.stat().st_size > 1000 and '1 curves in' in capsys.readouterr().out

@@ -51,20 +51,20 @@ def test_the_numbers_are_those_of_jax_as_it_comes(name):
 
 def test_threefry_is_that_of_its_paper():
     """Random123's known answers (kat_vectors, threefry2x32, 20 rounds), by fold_in's words: counter (0, n)."""
-    found = [prng.of_data(np.zeros(2, np.uint32)), prng.of_data(np.full(2, 2**32 - 1, np.uint32))]
-    assert [hex(word) for word in np.asarray(jax.random.key_data(jax.random.fold_in(found[0], 0)))] == [
+    keys = [prng.of_data(np.zeros(2, np.uint32)), prng.of_data(np.full(2, 2**32 - 1, np.uint32))]
+    assert [hex(word) for word in np.asarray(jax.random.key_data(jax.random.fold_in(keys[0], 0)))] == [
         '0x6b200159',
         '0x99ba4efe',
     ]
-    assert not np.array_equal(*(jax.random.key_data(jax.random.fold_in(key, 0)) for key in found))
+    assert not np.array_equal(*(jax.random.key_data(jax.random.fold_in(key, 0)) for key in keys))
 
 
 def every(seed) -> dict:
     """All the draws of a seed, of a key that this module makes and of one that a caller made."""
     keys = {'': prng.key(seed), ' settled': prng.settled(jax.random.wrap_key_data(key_words(seed), impl='threefry2x32'))}
-    found = {name + kind: draw(key) for kind, key in keys.items() for name, draw in DRAWS.items()}
-    found['coin'] = prng.coin(keys[''], 0.3, (20,))
-    return {**found, 'each': jax.random.key_data(prng.each(keys[''], 4))}
+    draws = {name + kind: draw(key) for kind, key in keys.items() for name, draw in DRAWS.items()}
+    draws['coin'] = prng.coin(keys[''], 0.3, (20,))
+    return {**draws, 'each': jax.random.key_data(prng.each(keys[''], 4))}
 
 
 def key_words(seed):
@@ -82,8 +82,8 @@ SETTINGS = [
 
 @pytest.mark.parametrize('settings', SETTINGS, ids=lambda settings: ' '.join(settings))
 def test_no_setting_of_jax_changes_a_draw(settings):
-    """Of a seed alone, and of the same seed as one of a batch."""
-    wanted = jax.device_get(jax.jit(lambda seed: every(seed))(np.uint32(5)))
+    """Draws of a seed alone, and of the same seed as one of a batch."""
+    draws = jax.device_get(jax.jit(lambda seed: every(seed))(np.uint32(5)))
     before = {name: getattr(jax.config, name) for name in settings}
     try:
         for name, value in settings.items():
@@ -94,7 +94,7 @@ def test_no_setting_of_jax_changes_a_draw(settings):
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
-    for name, value in wanted.items():
+    for name, value in draws.items():
         np.testing.assert_array_equal(alone[name], value, err_msg=name)
         np.testing.assert_array_equal(batch[name][1], value, err_msg=name)
         np.testing.assert_array_equal(eager.get(name, value), value, err_msg=name)
@@ -137,33 +137,33 @@ def test_seeds_that_are_none(seed):
 
 def faults(text: str) -> list[str]:
     """What a source file does with random numbers that would depend on settings, or on nothing."""
-    found = []
+    lines = []
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom | ast.Import):
             names = [alias.name for alias in node.names] + [getattr(node, 'module', None) or '']
             if 'random' in names or any(name in ('jax.random', 'numpy.random') for name in names):
-                found.append(f'line {node.lineno}: imports a module of random numbers under another name')
+                lines.append(f'line {node.lineno}: imports a module of random numbers under another name')
         module = ast.unparse(node.value) if isinstance(node, ast.Attribute) else ''
         if module in ('np.random', 'numpy.random') and node.attr not in ('default_rng', 'Generator'):
-            found.append(f'line {node.lineno}: {module}.{node.attr} draws from a global state')
+            lines.append(f'line {node.lineno}: {module}.{node.attr} draws from a global state')
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
         if name == 'hash':
-            found.append(f'line {node.lineno}: hash() of a text differs from process to process')
+            lines.append(f'line {node.lineno}: hash() of a text differs from process to process')
         if name.endswith('random.default_rng') and not node.args:
-            found.append(f'line {node.lineno}: {name} without a seed')
+            lines.append(f'line {node.lineno}: {name} without a seed')
         if name == 'self.param' and len(node.args) < 4:
-            found.append(f'line {node.lineno}: a parameter without dtype')
+            lines.append(f'line {node.lineno}: a parameter without dtype')
         if not name.startswith('jax.random.'):
             continue
         draw = name.removeprefix('jax.random.')
         if draw not in DTYPE:
-            found.append(f'line {node.lineno}: {name}: keys are made by core.prng, coins by prng.coin; others state a dtype')
+            lines.append(f'line {node.lineno}: {name}: keys are made by core.prng, coins by prng.coin; others state a dtype')
         elif DTYPE[draw] is not None and len(node.args) <= DTYPE[draw] and 'dtype' not in {word.arg for word in node.keywords}:
-            found.append(f'line {node.lineno}: {name} without dtype')
-    return found
+            lines.append(f'line {node.lineno}: {name} without dtype')
+    return lines
 
 
 @functools.cache
@@ -173,9 +173,9 @@ def sources() -> list[pathlib.Path]:
 
 def test_every_draw_of_the_package_states_what_it_depends_on():
     wrong = {
-        str(path.relative_to(ROOT)): found
+        str(path.relative_to(ROOT)): lines
         for path in sources()
-        if path.name != 'prng.py' and (found := faults(path.read_text()))
+        if path.name != 'prng.py' and (lines := faults(path.read_text()))
     }
     assert not wrong, json.dumps(wrong, indent=1)
     assert len(sources()) > 100

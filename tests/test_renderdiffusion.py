@@ -91,7 +91,7 @@ def test_one_pixel_of_each_cell_is_drawn_and_all_alike(stride):
 @pytest.mark.parametrize('stride', [1, 2])
 def test_each_pixel_is_compared_with_the_ray_through_its_centre(stride):
     """A renderer that paints its rays' directions, and pictures of these directions by a naive loop: no error is left."""
-    loaded, given = config(f'loss.stride={stride}'), batch()
+    loaded, examples = config(f'loss.stride={stride}'), batch()
     network = renderdiffusion.Model(loaded)
 
     class Painted:
@@ -101,41 +101,41 @@ def test_each_pixel_is_compared_with_the_ray_through_its_centre(stride):
     network.colour = lambda decoder, planes, rays, key: Painted(rays)
     image = np.zeros((4, 16, 16, 3))
     for b, i, j in np.ndindex(4, 16, 16):
-        pose, lens = given['label'][b, :16].reshape(4, 4), given['label'][b, 16:].reshape(3, 3)
+        pose, lens = examples['label'][b, :16].reshape(4, 4), examples['label'][b, 16:].reshape(3, 3)
         at = np.linalg.solve(lens.astype(np.float64), [(j + 0.5) / 16, (i + 0.5) / 16, 1.0])
         direction = pose[:3, :3].astype(np.float64) @ at
         image[b, i, j] = direction / np.linalg.norm(direction)
-    given['image'] = np.round(127.5 * (image + 1.0)).astype(np.uint8)
-    find = jax.jit(lambda given: network.loss(params(), given, jax.random.key(0)))
-    loss, metrics = find(given)
+    examples['image'] = np.round(127.5 * (image + 1.0)).astype(np.uint8)
+    find = jax.jit(lambda some: network.loss(params(), some, jax.random.key(0)))
+    loss, metrics = find(examples)
     assert float(loss) < (1.0 / 255) ** 2 and metrics['count/rays'] == 4 * (16 // stride) ** 2
-    given['image'] = given['image'][:, :, ::-1]
-    assert float(find(given)[0]) > 0.01
+    examples['image'] = examples['image'][:, :, ::-1]
+    assert float(find(examples)[0]) > 0.01
 
 
 def test_text_and_camera_are_read_and_dropped_text_is_not():
-    given, network = batch(), model()
-    other = {**given, 'tokens': np.roll(given['tokens'], 1, axis=0)}
+    examples, network = batch(), model()
+    other = {**examples, 'tokens': np.roll(examples['tokens'], 1, axis=0)}
     for share in (0.0, 1.0):
         some = renderdiffusion.Model(config(f'drop_text={share}'))
         loss = jax.jit(lambda batch, some=some: some.loss(params(), batch, jax.random.key(2))[0])
-        assert (loss(given) == loss(other)) == (share == 1.0)
+        assert (loss(examples) == loss(other)) == (share == 1.0)
     x, t = jnp.zeros((4, 16, 16, 3)), jnp.full(4, 7)
-    condition = network.text.features(params()['text'], given['tokens'])
+    condition = network.text.features(params()['text'], examples['tokens'])
     planes = jax.jit(network.planes)
-    first = planes(params(), x, t, condition, given['label'])
+    first = planes(params(), x, t, condition, examples['label'])
     assert first.shape == (4, 3, 8, 8, 4)
-    second = planes(params(), x, t, condition, np.roll(given['label'], 1, axis=0))
+    second = planes(params(), x, t, condition, np.roll(examples['label'], 1, axis=0))
     assert np.abs(first - second).max() > 1e-3
     blind = renderdiffusion.Model(config('camera_embedding=false'))
-    assert 'camera' not in jax.eval_shape(blind.init, jax.random.key(0), given['tokens'][:1])
+    assert 'camera' not in jax.eval_shape(blind.init, jax.random.key(0), examples['tokens'][:1])
 
 
 def test_the_planes_of_the_last_step_are_what_was_last_seen_and_the_asset_renders_them():
-    network, given = model(), batch()
+    network, examples = model(), batch()
     noise = jax.random.normal(jax.random.key(3), (2, 16, 16, 3))
     sample = jax.jit(lambda ids, noise: network.sample_from(params(), ids, noise, None, 2))
-    picture, planes = sample(given['tokens'][:2], noise)
+    picture, planes = sample(examples['tokens'][:2], noise)
     assert np.abs(picture).max() <= 1.0 and picture.std() > 0.01
     view = network.orbit(1, config().sample.elevation)
     render = jax.jit(network.render_rays)
@@ -170,13 +170,13 @@ def test_generated_assets_do_not_depend_on_their_neighbours():
 
 def test_steps_learn_move_every_parameter_and_compile_once():
     system = systems.make(config('steps=100', 'optimizer.warmup=1', 'optimizer.learning_rate=5e-3', 'drop_text=0.3'))
-    given, traces = batch(), []
-    state = start = jax.jit(system.init)(jax.random.key(0), given)
+    examples, traces = batch(), []
+    state = start = jax.jit(system.init)(jax.random.key(0), examples)
 
     @jax.jit
     def step(state, key):
         traces.append(0)
-        return system.train_step(state, given, key)
+        return system.train_step(state, examples, key)
 
     losses = []
     for n in range(40):
@@ -185,7 +185,7 @@ def test_steps_learn_move_every_parameter_and_compile_once():
     assert len(traces) == 1 and np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])
     still = [name for name, leaf in tree.flatten(state.params).items() if np.all(leaf == tree.flatten(start.params)[name])]
     assert [name for name in still if 'embedding' not in name] == ['text/layers/key/bias']  # which softmax cancels
-    images = jax.jit(system.preview)(state.ema, given, jax.random.key(0))
+    images = jax.jit(system.preview)(state.ema, examples, jax.random.key(0))
     assert images.shape == (4, 16, 2 * 16, 3) and images.min() >= 0.0 and images.max() <= 1.0
 
 
@@ -205,8 +205,8 @@ def test_parameters_are_matched_to_those_of_ganfusion(variant):
 
     (ours, _), (theirs, generator) = count('renderdiffusion'), count('ganfusion_diffusion')
     assert ours['text'] == theirs['text']
-    wanted = theirs['denoiser'] + tree.count(generator)
-    assert abs(sum(ours.values()) - ours['text'] - wanted) < 0.01 * wanted
+    expected = theirs['denoiser'] + tree.count(generator)
+    assert abs(sum(ours.values()) - ours['text'] - expected) < 0.01 * expected
 
 
 def test_sizes_that_do_not_fit_are_refused():

@@ -51,17 +51,17 @@ def informative(images):
 def test_ddim_is_that_of_diffusers(root, model, noise):
     prompts = [PROMPT, 'a cube']
     settings = Settings(steps=4, guidance=3.0, negative=NEGATIVE)
-    found = np.asarray(sample2d.sample(model, prompts, settings, noise))
+    images = np.asarray(sample2d.sample(model, prompts, settings, noise))
     pipe = small_pipeline.saved(root)[1]
-    wanted = theirs(pipe, noise, prompts, num_inference_steps=4, guidance_scale=3.0, negative_prompt=[NEGATIVE] * 2)
-    assert found.shape == wanted.shape == (2, 16, 16, 3) and informative(wanted)
-    np.testing.assert_allclose(found, wanted, atol=2e-5)  # seen 1.2e-6
+    expected = theirs(pipe, noise, prompts, num_inference_steps=4, guidance_scale=3.0, negative_prompt=[NEGATIVE] * 2)
+    assert images.shape == expected.shape == (2, 16, 16, 3) and informative(expected)
+    np.testing.assert_allclose(images, expected, atol=2e-5)  # seen 1.2e-6
     other = theirs(pipe, noise, prompts, num_inference_steps=4, guidance_scale=3.0, negative_prompt=[''] * 2)
-    assert np.abs(other - wanted).max() > 2e-3  # the negative prompt is seen
+    assert np.abs(other - expected).max() > 2e-3  # the negative prompt is seen
     other = theirs(pipe, noise, ['a rod', 'a cube'], num_inference_steps=4, guidance_scale=3.0, negative_prompt=[NEGATIVE] * 2)
-    assert np.abs(other - wanted)[0].max() > 2e-3  # and the prompt
+    assert np.abs(other - expected)[0].max() > 2e-3  # and the prompt
     again = np.asarray(sample2d.sample(model, prompts, settings, noise))
-    np.testing.assert_array_equal(found, again)
+    np.testing.assert_array_equal(images, again)
 
 
 def test_velocity_and_the_fast_solver_are_those_of_diffusers(root, noise):
@@ -70,12 +70,12 @@ def test_velocity_and_the_fast_solver_are_those_of_diffusers(root, noise):
     folder, pipe = small_pipeline.saved(root, True, 'v_prediction')
     kept = pipe.scheduler
     pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(kept.config, timestep_spacing='linspace')
-    wanted = theirs(pipe, noise, [PROMPT], num_inference_steps=5, guidance_scale=1.0)
+    expected = theirs(pipe, noise, [PROMPT], num_inference_steps=5, guidance_scale=1.0)
     pipe.scheduler = kept
     model = sample2d.open_model(folder)
-    found = sample2d.sample(model, [PROMPT], Settings(steps=5, sampler='dpm', guidance=1.0), noise[:1])
-    assert model.functions.schedule.prediction == 'v' and informative(wanted)
-    np.testing.assert_allclose(found, wanted, atol=2e-4)
+    images = sample2d.sample(model, [PROMPT], Settings(steps=5, sampler='dpm', guidance=1.0), noise[:1])
+    assert model.functions.schedule.prediction == 'v' and informative(expected)
+    np.testing.assert_allclose(images, expected, atol=2e-4)
 
 
 def test_seeds_decide_and_every_sampler_runs(model):
@@ -108,9 +108,9 @@ def test_pixels_and_metadata_of_a_png(model, tmp_path):
 
     image = jnp.asarray([[[0.0, 0.5, 1.0], [-1.0, 2.0, 0.25]]])
     sample2d.write_png(tmp_path / 'a.png', image, 'ein roter Würfel', Settings(), model)
-    with Image.open(tmp_path / 'a.png') as found:
-        assert np.asarray(found).tolist() == [[[0, 128, 255], [0, 255, 64]]]
-        assert found.text['prompt'] == 'ein roter Würfel'
+    with Image.open(tmp_path / 'a.png') as picture:
+        assert np.asarray(picture).tolist() == [[[0, 128, 255], [0, 255, 64]]]
+        assert picture.text['prompt'] == 'ein roter Würfel'
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_a_single_file_beside_settings(root, noise, tmp_path, capsys):
     settings = shutil.copytree(folder, tmp_path / 'settings', ignore=shutil.ignore_patterns('*.safetensors'))
     chosen = Settings(steps=2, guidance=2.0)
     model = sample2d.open_model(tmp_path / 'sd.safetensors', config=settings)
-    wanted = sample2d.sample(sample2d.open_model(folder), [PROMPT], chosen, noise[:1])
-    np.testing.assert_array_equal(sample2d.sample(model, [PROMPT], chosen, noise[:1]), wanted)
+    expected = sample2d.sample(sample2d.open_model(folder), [PROMPT], chosen, noise[:1])
+    np.testing.assert_array_equal(sample2d.sample(model, [PROMPT], chosen, noise[:1]), expected)
     file = shutil.copy(tmp_path / 'sd.safetensors', settings)
     words = ['sample2d', PROMPT, '--steps', '2', '--out', str(tmp_path / 'image.png'), '--weights']
     assert cli.main([*words, file]) == 0 and 'sd.safetensors: predicts eps' in capsys.readouterr().out  # settings lie beside it
@@ -206,14 +206,14 @@ def test_weights_of_our_own_system(tmp_path):
     model = sample2d.open_model(tmp_path)
     assert model.functions.native == 8 and model.functions.schedule.prediction == 'v'
     noise = np.random.default_rng(0).standard_normal((1, 8, 8, 3), np.float32)
-    found = sample2d.sample(model, ['a red cube'], Settings(steps=3, guidance=3.0), noise)
+    images = sample2d.sample(model, ['a red cube'], Settings(steps=3, guidance=3.0), noise)
     net = image_diffusion.Model(config)
     run = jax.jit(net.sample_from, static_argnames=('steps', 'scale'))
-    wanted = np.asarray(
+    expected = np.asarray(
         run(params, jnp.asarray(model.functions.tokenize(['a red cube'])), jnp.asarray(noise), steps=3, scale=3.0)
     )
-    assert informative(wanted)
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert informative(expected)
+    np.testing.assert_allclose(images, expected, atol=1e-4)
     with pytest.raises(UsageError, match='of 8 pixels only'):
         sample2d.sample(model, ['a red cube'], Settings(size=16))
 

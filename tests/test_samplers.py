@@ -37,16 +37,16 @@ def theirs(name, prediction, steps, x=X, exact=False, **config):
     dtype = torch.float32 if name.startswith('DPM') else torch.float64
     x = torch.tensor(np.asarray(x, np.float64)).to(dtype) * getattr(scheduler, 'scale', 1.0)
     for i, t in enumerate(scheduler.timesteps):
-        given = scheduler.scale_model_input(x, t)
-        output = torch.tensor(model(given.numpy().astype(np.float64), float(t), np)).to(dtype)
+        scaled = scheduler.scale_model_input(x, t)
+        output = torch.tensor(model(scaled.numpy().astype(np.float64), float(t), np)).to(dtype)
         x = scheduler.step(output, t, x, **step_options(i)).prev_sample
     return x.numpy()
 
 
-def close(ours, wanted):
+def close(ours, expected):
     """Row 13: 5e-6 at unit scale, 1e-4 at scale 60."""
-    scale = np.abs(wanted).max()
-    np.testing.assert_allclose(ours, wanted, rtol=0, atol=max(5e-6, 1.6e-6 * scale), err_msg=f'scale {scale:.1f}')
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=max(5e-6, 1.6e-6 * scale), err_msg=f'scale {scale:.1f}')
 
 
 def test_the_quoted_timesteps():
@@ -68,9 +68,9 @@ def test_timesteps_equal_diffusers_for_every_number_of_steps(spacing):
     too_many = []
     for steps in (*range(1, 130), 250, 333, 499):
         ddim.set_timesteps(steps)
-        wanted = ddim.timesteps.numpy()
-        too_many += [steps] * (len(wanted) - steps)
-        np.testing.assert_array_equal(samplers.timesteps(1000, steps, spacing, 1), wanted[:steps])
+        expected = ddim.timesteps.numpy()
+        too_many += [steps] * (len(expected) - steps)
+        np.testing.assert_array_equal(samplers.timesteps(1000, steps, spacing, 1), expected[:steps])
         solver.set_timesteps(steps)
         np.testing.assert_array_equal(samplers.solver_timesteps(1000, steps, spacing, 1), solver.timesteps[:steps])
     assert too_many[:4] == ([61, 103, 121, 122] if spacing == 'trailing' else [])  # these end at t = -1
@@ -82,11 +82,11 @@ def test_ddim_equals_diffusers(spacing, steps):
     """Also where its steps do not meet (linspace; trailing of 7): `aligned=False` means just that."""
     for prediction in ('eps', 'v') if steps < 50 else ('eps',):
         table = schedules.scaled_linear(prediction=prediction, steps_offset=1, alpha_to_one=False, aligned=False)
-        wanted = theirs(
+        expected = theirs(
             *('DDIMScheduler', prediction, steps),
             **dict(timestep_spacing=spacing, steps_offset=1, set_alpha_to_one=False, clip_sample=False),
         )
-        close(run(samplers.ddim, table, steps=steps, spacing=spacing), wanted)
+        close(run(samplers.ddim, table, steps=steps, spacing=spacing), expected)
 
 
 def test_ddim_with_noise_clip_and_threshold_equals_diffusers():
@@ -100,14 +100,14 @@ def test_ddim_with_noise_clip_and_threshold_equals_diffusers():
         ('v', 0.0, {'threshold': (0.9, 1.5)}, thresholding),
     ):
         step = lambda i: {'eta': eta, 'variance_noise': torch.tensor(draws[i]).double()}  # noqa: B023
-        wanted = theirs('DDIMScheduler', prediction, 20, step=step, **config)
+        expected = theirs('DDIMScheduler', prediction, 20, step=step, **config)
         key = {'key': jnp.asarray(draws)} if eta else {}
-        close(run(samplers.ddim, schedules.scaled_linear(prediction=prediction, **options), steps=20, eta=eta, **key), wanted)
+        close(run(samplers.ddim, schedules.scaled_linear(prediction=prediction, **options), steps=20, eta=eta, **key), expected)
 
 
 def test_ddim_rederives_eps_as_glide_does():
-    wanted = theirs('DDIMScheduler', 'eps', 10, step=lambda i: {'use_clipped_model_output': True}, clip_sample=True)
-    close(run(samplers.ddim, schedules.scaled_linear(clip=1.0), steps=10, rederive=True), wanted)
+    expected = theirs('DDIMScheduler', 'eps', 10, step=lambda i: {'use_clipped_model_output': True}, clip_sample=True)
+    close(run(samplers.ddim, schedules.scaled_linear(clip=1.0), steps=10, rederive=True), expected)
 
 
 def test_aligned_ddim_is_euler_in_sigma():
@@ -134,40 +134,40 @@ def test_ddpm_equals_diffusers(variance, monkeypatch):
         config = {'timestep_spacing': spacing, 'clip_sample': clip is not None, 'variance_type': f'fixed_{variance}'}
         if variance == 'large' and spacing == 'trailing':
             continue  # it adds beta's noise after the last step too, unless that is at t = 0
-        wanted = theirs('DDPMScheduler', prediction, steps, exact=True, **config)  # of its float32: 3e-6
+        expected = theirs('DDPMScheduler', prediction, steps, exact=True, **config)  # of its float32: 3e-6
         table = schedules.scaled_linear(prediction=prediction, clip=clip)
         out = run(samplers.ddpm, table, steps=steps, spacing=spacing, variance=variance, key=jnp.asarray(draws, jnp.float32))
-        close(out, wanted)
+        close(out, expected)
 
 
 @pytest.mark.parametrize('steps', [10, 20, 50, 3, 2, 1])
 @pytest.mark.parametrize('spacing', samplers.SPACINGS)
 def test_dpm_solver_equals_diffusers(spacing, steps):
     prediction = 'v' if steps in (3, 20) else 'eps'
-    wanted = theirs('DPMSolverMultistepScheduler', prediction, steps, timestep_spacing=spacing, steps_offset=1)
+    expected = theirs('DPMSolverMultistepScheduler', prediction, steps, timestep_spacing=spacing, steps_offset=1)
     table = schedules.scaled_linear(prediction=prediction, steps_offset=1)
-    out, scale = run(samplers.dpm_solver_2m, table, steps=steps, spacing=spacing), np.abs(wanted).max()
-    np.testing.assert_allclose(out, wanted, rtol=0, atol=max(1e-5, 3e-6 * scale))  # theirs is float32 throughout
+    out, scale = run(samplers.dpm_solver_2m, table, steps=steps, spacing=spacing), np.abs(expected).max()
+    np.testing.assert_allclose(out, expected, rtol=0, atol=max(1e-5, 3e-6 * scale))  # theirs is float32 throughout
 
 
 @pytest.mark.parametrize('steps', [10, 20, 7, 2])
 def test_dpm_solver_over_karras_levels_equals_diffusers(steps):
     prediction = 'v' if steps == 20 else 'eps'
-    wanted = theirs('DPMSolverMultistepScheduler', prediction, steps, use_karras_sigmas=True)
+    expected = theirs('DPMSolverMultistepScheduler', prediction, steps, use_karras_sigmas=True)
     out = run(samplers.dpm_solver_2m, schedules.scaled_linear(prediction=prediction), steps=steps, spacing='karras')
-    scale = np.abs(wanted).max()
-    np.testing.assert_allclose(out, wanted, rtol=0, atol=max(1e-5, 3e-6 * scale))  # theirs is float32 throughout
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(out, expected, rtol=0, atol=max(1e-5, 3e-6 * scale))  # theirs is float32 throughout
     plain = run(samplers.dpm_solver_2m, schedules.scaled_linear(prediction=prediction), steps=steps)
-    assert np.abs(plain - wanted).max() > 1e-3 * scale
+    assert np.abs(plain - expected).max() > 1e-3 * scale
     with pytest.raises(UsageError, match='choose 1 to 1000'):
         samplers.dpm_solver_2m(model, schedules.scaled_linear(), jnp.asarray(X), steps=0, spacing='karras')
 
 
 def test_dpm_solver_thresholds_and_starts_from_zero_terminal_snr():
     config = {'thresholding': True, 'sample_max_value': 1.5, 'timestep_spacing': 'trailing', 'rescale_betas_zero_snr': True}
-    wanted = theirs('DPMSolverMultistepScheduler', 'v', 10, **config)
+    expected = theirs('DPMSolverMultistepScheduler', 'v', 10, **config)
     table = schedules.zero_terminal_snr(schedules.scaled_linear(prediction='v', threshold=(0.995, 1.5)))
-    np.testing.assert_allclose(run(samplers.dpm_solver_2m, table, steps=10, spacing='trailing'), wanted, atol=2e-5)
+    np.testing.assert_allclose(run(samplers.dpm_solver_2m, table, steps=10, spacing='trailing'), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(('prediction', 'steps'), [('eps', 10), ('eps', 20), ('v', 20), ('eps', 7)])
@@ -175,10 +175,10 @@ def test_heun_equals_diffusers(prediction, steps, monkeypatch):
     diffusers = pytest.importorskip('diffusers')
     scale = property(lambda self: (1.0 + float(self.sigmas[0]) ** 2) ** 0.5)
     monkeypatch.setattr(diffusers.HeunDiscreteScheduler, 'scale', scale, raising=False)
-    wanted = theirs('HeunDiscreteScheduler', prediction, steps, use_karras_sigmas=True)
+    expected = theirs('HeunDiscreteScheduler', prediction, steps, use_karras_sigmas=True)
     out = run(samplers.heun, schedules.scaled_linear(prediction=prediction), steps=steps)
     # t differs in its last float32 digits: theirs takes the log of float32 sigmas
-    np.testing.assert_allclose(out, wanted, rtol=0, atol=max(1e-5, 5e-6 * np.abs(wanted).max()))
+    np.testing.assert_allclose(out, expected, rtol=0, atol=max(1e-5, 5e-6 * np.abs(expected).max()))
 
 
 def test_heun_with_churn_equals_a_plain_loop():
@@ -213,9 +213,9 @@ def test_heun_with_churn_equals_a_plain_loop():
 def test_inversion_equals_diffusers(spacing):
     for prediction in ('eps', 'v'):
         config = {'timestep_spacing': spacing, 'steps_offset': 1, 'set_alpha_to_one': False, 'clip_sample': False}
-        wanted = theirs('DDIMInverseScheduler', prediction, 20, **config)
+        expected = theirs('DDIMInverseScheduler', prediction, 20, **config)
         table = schedules.scaled_linear(prediction=prediction, steps_offset=1, alpha_to_one=False)
-        close(run(samplers.ddim_invert, table, steps=20, spacing=spacing), wanted)
+        close(run(samplers.ddim_invert, table, steps=20, spacing=spacing), expected)
 
 
 @pytest.mark.parametrize('to_one', [True, False])

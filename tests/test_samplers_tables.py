@@ -51,8 +51,8 @@ def theirs(config, steps):
     if 'Heun' in config['_class_name'] or 'Euler' in config['_class_name']:
         x = x * (1.0 + float(scheduler.sigmas[0]) ** 2) ** 0.5
     for t in scheduler.timesteps:
-        given = scheduler.scale_model_input(x, t).numpy().astype(np.float64)
-        x = scheduler.step(torch.tensor(model(given, float(t), np)).to(dtype), t, x).prev_sample
+        scaled = scheduler.scale_model_input(x, t).numpy().astype(np.float64)
+        x = scheduler.step(torch.tensor(model(scaled, float(t), np)).to(dtype), t, x).prev_sample
     return x.numpy()
 
 
@@ -74,8 +74,8 @@ def solved(schedule, times):
         x, before = s[i + 1] / s[i] * x - a[i + 1] * np.expm1(-h) * lean, x0
 
 
-def error(got, wanted):
-    return np.abs(np.asarray(got) - wanted).max() / max(np.abs(wanted).max(), 1.0)
+def error(got, expected):
+    return np.abs(np.asarray(got) - expected).max() / max(np.abs(expected).max(), 1.0)
 
 
 @pytest.mark.parametrize('prediction', PREDICTIONS)

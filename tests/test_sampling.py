@@ -14,13 +14,13 @@ def importance_of_one_ray(depths, weights, u):
     mass = smooth[1:-1] + 1e-5
     cdf = np.concatenate([[0.0], np.cumsum(mass / mass.sum())])
     bins = 0.5 * (depths[1:] + depths[:-1])
-    found = []
+    samples = []
     for value in u:
         place = np.searchsorted(cdf, value, side='right')
         low, high = max(place - 1, 0), min(place, len(mass))
         span = cdf[high] - cdf[low]
-        found.append(bins[low] + (value - cdf[low]) / (span if span >= 1e-5 else 1.0) * (bins[high] - bins[low]))
-    return np.array(found)
+        samples.append(bins[low] + (value - cdf[low]) / (span if span >= 1e-5 else 1.0) * (bins[high] - bins[low]))
+    return np.array(samples)
 
 
 @pytest.fixture
@@ -45,21 +45,21 @@ def test_stratified_is_a_jittered_linspace():
 
 def test_importance_equals_the_search(draw):
     depths, weights, u = draw
-    found = sampling.importance(*(jnp.asarray(value) for value in draw))
+    samples = sampling.importance(*(jnp.asarray(value) for value in draw))
     for b in range(2):
         for r in range(5):
             expected = importance_of_one_ray(depths[b, :, r].astype(float), weights[b, :, r].astype(float), u[b, :, r])
-            np.testing.assert_allclose(found[b, :, r], expected, atol=2e-6)
+            np.testing.assert_allclose(samples[b, :, r], expected, atol=2e-6)
 
 
 def test_importance_goes_where_the_weight_is_and_keeps_the_inherited_end():
     depths = jnp.linspace(0.0, 1.0, 21)[:, None]
     weights = jnp.zeros((20, 1)).at[10].set(1.0)
     u = ((jnp.arange(2000) + 0.5) / 2000)[:, None]
-    found = sampling.importance(depths, weights, u)
-    near = jnp.mean((found > 0.4) & (found < 0.6))
+    samples = sampling.importance(depths, weights, u)
+    near = jnp.mean((samples > 0.4) & (samples < 0.6))
     assert near > 0.85
-    assert found.min() >= 0.025 and found.max() <= 0.925 + 1e-6  # midpoints 0 and S - 3; 0.975, the last, is out of reach
+    assert samples.min() >= 0.025 and samples.max() <= 0.925 + 1e-6  # midpoints 0 and S - 3; 0.975, the last, is out of reach
     with pytest.raises(ValueError, match='raise num_samples to 4'):
         sampling.importance(depths[:3], weights[:2], u)
 

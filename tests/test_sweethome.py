@@ -72,13 +72,13 @@ def test_every_container_gives_the_same_library(tmp_path):
     only_deb.mkdir()
     make_deb(only_deb / 'sweethome3d-furniture_1.deb', library)
     for number, source in enumerate([library, deb, unpacked, tmp_path / 'unpacked', only_deb, tmp_path]):
-        found, *more = sweethome.open_libraries(source, tmp_path / f'scratch{number}')
-        assert found.name == 'Mine' and not more
-        found = pickle.loads(pickle.dumps(found))
-        assert [entry.name for entry in found.entries()] == ['Châise', 'Rug']
-        assert found.read('m/rug.obj').startswith(b'v 0')
+        opened, *more = sweethome.open_libraries(source, tmp_path / f'scratch{number}')
+        assert opened.name == 'Mine' and not more
+        opened = pickle.loads(pickle.dumps(opened))
+        assert [entry.name for entry in opened.entries()] == ['Châise', 'Rug']
+        assert opened.read('m/rug.obj').startswith(b'v 0')
         with pytest.raises(KeyError):
-            found.read('m/none.obj')
+            opened.read('m/none.obj')
 
 
 def test_rotation_turns_positions_and_normals(tmp_path):

@@ -36,8 +36,8 @@ def test_the_released_size_has_the_reference_counts():
     params = jax.eval_shape(decoder.init, jax.random.key(0), jnp.zeros((1, 77, 1024)), jnp.zeros((1, 768)))['params']
     counts = text_decoder.parameter_groups(params)
     assert decoder.out_size == 256
-    wanted = {'trunk': 136.1, 'stage_0': 30.2, 'stage_1': 65.5, 'stage_2': 20.2, 'stage_3': 6.8, 'stage_4': 2.9, 'stage_5': 1.1}
-    for name, millions in wanted.items():
+    sizes = {'trunk': 136.1, 'stage_0': 30.2, 'stage_1': 65.5, 'stage_2': 20.2, 'stage_3': 6.8, 'stage_4': 2.9, 'stage_5': 1.1}
+    for name, millions in sizes.items():
         assert round(counts[name] / 1e6, 1) == millions, name
     assert params['plane_text']['kernel'].size == 77 * 192 * 512 * 16 == 121_110_528
     assert params['style_text']['kernel'].size == 77 * 192 * 768 == 11_354_112

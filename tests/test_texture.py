@@ -81,8 +81,8 @@ def test_texture_has_the_colour_of_the_field_everywhere_seams_included(sphere):
     weights = rng.dirichlet([0.3] * 3, len(baked.faces))  # corners and edges of triangles, where seams would show
     points = np.einsum('kf,kfc->kc', weights, baked.vertices[baked.faces])
     expected = 255.0 * (0.5 + 0.5 * points / np.linalg.norm(points, axis=-1, keepdims=True))
-    shown = bilinear(baked.texture, np.einsum('kf,kfc->kc', weights, baked.uv[baked.faces]))
-    error = np.abs(shown - expected).max(-1)
+    colours = bilinear(baked.texture, np.einsum('kf,kfc->kc', weights, baked.uv[baked.faces]))
+    error = np.abs(colours - expected).max(-1)
     assert np.percentile(error, 99) < 4.0 and np.percentile(error, 99.9) < 12.0
 
 

@@ -141,14 +141,14 @@ def resumes_fine(coarse) -> pathlib.Path:
 
 
 def test_two_priors_sampled_together_need_no_run(prior):
-    given = (f'one={prior}', f'other={prior}')
-    t3d('generate', 'a red cube', '--config', FOLDER / 'guided.py', '--given', *given, '--seeds', '0-1', '--out', 'out')
+    words = (f'one={prior}', f'other={prior}')
+    t3d('generate', 'a red cube', '--config', FOLDER / 'guided.py', '--given', *words, '--seeds', '0-1', '--out', 'out')
     folder = pathlib.Path('out/a_red_cube-1')
     assert {path.name for path in folder.iterdir()} == {'views', 'cameras.json', 'sheet.png', 'report.html'}
     assert len(list((folder / 'views').glob('*.png'))) == len(json.loads((folder / 'cameras.json').read_text())['frames']) == 3
     first, second = (np.asarray(Image.open(f'out/a_red_cube-{seed}/views/000.png')) for seed in (0, 1))
     assert np.abs(first.astype(int) - second).max() > 0
-    assert cli.main(['train', str(FOLDER / 'guided.py'), *(f'given.{word}' for word in given)]) == 2  # nothing to train
+    assert cli.main(['train', str(FOLDER / 'guided.py'), *(f'given.{word}' for word in words)]) == 2  # nothing to train
     assert not pathlib.Path('runs').exists()
 
 
@@ -164,12 +164,12 @@ def test_a_second_network_in_extras_is_trained_and_not_shared():
 
 def test_splats_of_a_fixed_capacity_are_written_where_they_are_alive(capsys):
     run = resumes('splats')
-    found = final(run)['weights']
-    assert set(found) == {'params', 'extras'} and 0 < found['extras']['alive'].sum() < 16
+    weights = final(run)['weights']
+    assert set(weights) == {'params', 'extras'} and 0 < weights['extras']['alive'].sum() < 16
     t3d('export', run, 'a red cube', '--out', 'out')
     head = pathlib.Path('out/splats.ply').read_bytes().split(b'end_header')[0].decode()
-    assert f'element vertex {int(found["extras"]["alive"].sum())}' in head and 'property float rot_3' in head
-    assert json.loads((run / 'scores.json').read_text())['alive'] == found['extras']['alive'].sum()  # by its own evaluator
+    assert f'element vertex {int(weights["extras"]["alive"].sum())}' in head and 'property float rot_3' in head
+    assert json.loads((run / 'scores.json').read_text())['alive'] == weights['extras']['alive'].sum()  # by its own evaluator
     capsys.readouterr()
     assert cli.main(['export', str(run), 'a red cube', '--format', 'glb']) == 2
     assert "error: format 'glb': splats can be written as ply" in capsys.readouterr().err

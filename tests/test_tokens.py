@@ -70,8 +70,8 @@ def test_shipped_weights_read_english_as_they_were_trained(path):
     prompts = [caption for scene in shapes.singles('all') for caption in scene.captions]
     prompts += [f'A {one.title()}, {other.upper()}-{one}!' for one, other in zip(text['words'], text['words'][1:])]
     for prompt, row in zip(prompts, encode(prompts), strict=True):
-        found = [ids.get(word, tokens.UNKNOWN) for word in re.findall(r"[a-z0-9']+", prompt.lower())]
-        assert row.tolist() == [tokens.START, *found] + [tokens.END] * (text['length'] - 1 - len(found))
+        known = [ids.get(word, tokens.UNKNOWN) for word in re.findall(r"[a-z0-9']+", prompt.lower())]
+        assert row.tolist() == [tokens.START, *known] + [tokens.END] * (text['length'] - 1 - len(known))
     assert len(SHIPPED) >= 4
 
 

@@ -42,36 +42,36 @@ def shard(folder, split, **extra):
 @pytest.mark.parametrize('dtype', [np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.bool_])
 def test_arrays_are_those_written(tmp_path, dtype):
     safetensors.save_file(arrays(dtype), tmp_path / 'model.safetensors', metadata={'format': 'pt'})
-    found = torch_files.read(tmp_path)
-    assert set(found) == set(arrays())
+    tensors = torch_files.read(tmp_path)
+    assert set(tensors) == set(arrays())
     for key, value in arrays(dtype).items():
-        assert found[key].dtype == value.dtype and not found[key].flags.writeable
-        np.testing.assert_array_equal(found[key], value)
+        assert tensors[key].dtype == value.dtype and not tensors[key].flags.writeable
+        np.testing.assert_array_equal(tensors[key], value)
 
 
 def test_torch_reads_what_we_write(tmp_path):
     torch = pytest.importorskip('torch')
     from safetensors.torch import load_file
 
-    given = {
+    tensors = {
         **arrays(),
         'turned': arrays()['a.weight'].T,
         'half': arrays(ml_dtypes.bfloat16)['a.bias'],
         'none': np.zeros((0, 3)),
     }
-    torch_files.write(tmp_path / 'new' / 'model.safetensors', given)
+    torch_files.write(tmp_path / 'new' / 'model.safetensors', tensors)
     theirs = load_file(tmp_path / 'new' / 'model.safetensors')
     assert theirs['half'].dtype == torch.bfloat16 and theirs['none'].shape == (0, 3)
-    for key, value in given.items():
+    for key, value in tensors.items():
         np.testing.assert_array_equal(theirs[key].float().numpy(), value.astype(np.float32))
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['model.safetensors']
-    np.testing.assert_array_equal(torch_files.read(tmp_path / 'new')['turned'], given['turned'])
+    np.testing.assert_array_equal(torch_files.read(tmp_path / 'new')['turned'], tensors['turned'])
 
 
 def test_diffusers_folders_sharded_and_variants(tmp_path):
     diffusers = pytest.importorskip('diffusers')
     net = diffusers.UNet2DModel(block_out_channels=(32,), down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))
-    wanted = {key: value.numpy() for key, value in net.state_dict().items()}
+    state = {key: value.numpy() for key, value in net.state_dict().items()}
     for name, options in {
         'plain': {},
         'shards': {'max_shard_size': '50KB'},
@@ -81,11 +81,11 @@ def test_diffusers_folders_sharded_and_variants(tmp_path):
         net.save_pretrained(tmp_path / name, **options)
         stored = torch_files.open_stored(tmp_path / name, variant=options.get('variant'))
         assert len(stored.files) == 1 or 'max_shard_size' in options
-        assert set(stored.tensors) == set(wanted)
-        for key, value in wanted.items():
+        assert set(stored.tensors) == set(state)
+        for key, value in state.items():
             np.testing.assert_array_equal(stored.tensors[key], value)
             assert stored.sources[key] in stored.files
-    assert set(torch_files.read(tmp_path / 'fp16')) == set(wanted)  # the one variant there is
+    assert set(torch_files.read(tmp_path / 'fp16')) == set(state)  # the one variant there is
     net.save_pretrained(tmp_path / 'plain', variant='fp16')
     assert len(torch_files.open_stored(tmp_path / 'plain').files) == 1
     with pytest.raises(BadWeights, match='variant fp8 in .*choose variant from'):
@@ -103,9 +103,9 @@ def test_memory_is_only_mapped(tmp_path):
 @pytest.mark.parametrize('name', ['model.bin', 'pytorch_model.bin', 'sd.ckpt', 'w.pt', 'w.pth', 'model.safetensors'])
 def test_a_pickle_is_refused_and_not_run(tmp_path, name):
     (tmp_path / name).write_bytes(pickle.dumps(Creates(tmp_path / 'made')))
-    for given in (tmp_path, tmp_path / name):
+    for place in (tmp_path, tmp_path / name):
         with pytest.raises(BadWeights, match='pickle') as error:
-            torch_files.read(given)
+            torch_files.read(place)
         assert name in str(error.value) and not (tmp_path / 'made').exists()
     if not name.endswith('safetensors'):
         assert 'weights_only=True' in str(error.value) and f'{name.partition(".")[0]}.safetensors' in str(error.value)
@@ -121,9 +121,9 @@ def test_the_command_of_the_refusal_converts(tmp_path, monkeypatch):
     with pytest.raises(BadWeights) as error:
         torch_files.read(tmp_path / 'a.ckpt')
     exec(str(error.value).partition('python -c "')[2].rstrip('"'), {})
-    found = torch_files.read(tmp_path / 'a.safetensors')
-    assert set(found) == {'w', 'turned', 'same'}
-    np.testing.assert_array_equal(found['turned'], weight.T.numpy())
+    tensors = torch_files.read(tmp_path / 'a.safetensors')
+    assert set(tensors) == {'w', 'turned', 'same'}
+    np.testing.assert_array_equal(tensors['turned'], weight.T.numpy())
 
 
 def test_zip_files_of_torch_are_refused_by_content(tmp_path):

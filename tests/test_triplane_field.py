@@ -68,8 +68,8 @@ def test_blocks_change_nothing(block):
         density, features = triplane_field.decode(params, total)
         return jnp.sum(density**2) + jnp.sum(jax.nn.sigmoid(features * shift) ** 2)
 
-    got, wanted = (jax.jit(jax.value_and_grad(f, (0, 1, 2)))(params, planes, 1.3) for f in (loss, plain))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), got, wanted)
+    got, expected = (jax.jit(jax.value_and_grad(f, (0, 1, 2)))(params, planes, 1.3) for f in (loss, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), got, expected)
 
 
 def test_colour_reaches_black_and_white():

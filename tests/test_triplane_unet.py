@@ -63,7 +63,7 @@ def count(section, inputs, outputs=None):
 
 
 @pytest.mark.parametrize(
-    'changes, channels, wanted',
+    'changes, channels, parameters',
     [
         ({}, 4, 859_520_964),  # Stable Diffusion 1.x itself
         ({}, 3 * 32 * 16, 868_346_816),
@@ -71,8 +71,8 @@ def count(section, inputs, outputs=None):
         ({'block_out_channels': (128, 256, 512, 512), 'attention_levels': (False, True, True, False)}, 384, 140_477_056),
     ],
 )
-def test_the_counts_of_the_table(changes, channels, wanted):
-    assert count({**SD, **changes}, channels) == wanted
+def test_the_counts_of_the_table(changes, channels, parameters):
+    assert count({**SD, **changes}, channels) == parameters
 
 
 def test_the_count_of_the_tiny_denoiser():
@@ -99,19 +99,19 @@ def test_a_new_network_says_zero(kind):
 def test_examples_do_not_see_each_other_and_masked_text_is_not_read(kind):
     _, params, call = network(*kind)
     planes, t, text, mask = inputs()
-    given = np.asarray(call(params, planes, t, text, mask))
-    assert given.shape == planes.shape and np.isfinite(given).all() and given.std() > 0.1
+    out = np.asarray(call(params, planes, t, text, mask))
+    assert out.shape == planes.shape and np.isfinite(out).all() and out.std() > 0.1
     other = call(params, planes.copy(), t, np.where(mask[..., None], text, 7.0 * text + 1.0).astype(np.float32), mask)
-    np.testing.assert_array_equal(given, other)
+    np.testing.assert_array_equal(out, other)
     read = text.copy()
     read[0, 1] += 1.0
-    seen = np.abs(np.asarray(call(params, planes, t, read, mask)) - given).max(axis=(1, 2, 3, 4))
+    seen = np.abs(np.asarray(call(params, planes, t, read, mask)) - out).max(axis=(1, 2, 3, 4))
     assert seen[0] > 1e-3 and not seen[1:].any()
     changed, times = planes.copy(), t.copy()
     changed[2, 1, 3, 4, 0] += 1.0
     times[2] -= 400.0
     for moved in (call(params, changed, t, text, mask), call(params, planes, times, text, mask)):
-        apart = np.abs(np.asarray(moved) - given).max(axis=(2, 3, 4))
+        apart = np.abs(np.asarray(moved) - out).max(axis=(2, 3, 4))
         assert not apart[:2].any() and np.all(apart[2] > 1e-4)  # all three planes of that example learn of it
 
 
@@ -172,13 +172,13 @@ def test_seams_of_the_rollout_are_crossed_by_convolutions_and_those_of_rollout_a
 
 def naive_pooled(x, plane, axes=AXES):
     """([H, W, C] of the plane that shares the width axis, the same for the height), as Rodin broadcasts them."""
-    found = []
+    pooled = []
     for own, axis in enumerate(axes[plane]):
         other = next(q for q in range(3) if q != plane and axis in axes[q])
         line = np.stack([x[other].take(k, axis=1 if axes[other][0] == axis else 0).mean(0) for k in range(x.shape[1])])
         spread = np.broadcast_to(line[None] if own == 0 else line[:, None], x[plane].shape)
-        found.append(spread)
-    return found
+        pooled.append(spread)
+    return pooled
 
 
 def test_axis_convolution_against_a_naive_loop_over_planes():
@@ -195,16 +195,16 @@ def test_axis_convolution_against_a_naive_loop_over_planes():
     for b, plane in itertools.product(range(2), range(3)):
         along_width, along_height = naive_pooled(x[b], plane)
         for i, j in itertools.product(range(6), range(6)):
-            wanted = params['plane']['bias'].astype(np.float64)
+            expected = params['plane']['bias'].astype(np.float64)
             for di, dj in itertools.product((-1, 0, 1), (-1, 0, 1)):
                 if 0 <= i + di < 6 and 0 <= j + dj < 6:
-                    wanted = wanted + x[b, plane, i + di, j + dj] @ params['plane']['kernel'][di + 1, dj + 1]
+                    expected = expected + x[b, plane, i + di, j + dj] @ params['plane']['kernel'][di + 1, dj + 1]
             for d in (-1, 0, 1):
                 if 0 <= j + d < 6:
-                    wanted = wanted + along_width[i, j + d] @ params['width']['kernel'][d + 1]
+                    expected = expected + along_width[i, j + d] @ params['width']['kernel'][d + 1]
                 if 0 <= i + d < 6:
-                    wanted = wanted + along_height[i + d, j] @ params['height']['kernel'][d + 1]
-            np.testing.assert_allclose(got[b, plane, i, j], wanted, atol=3e-6)
+                    expected = expected + along_height[i + d, j] @ params['height']['kernel'][d + 1]
+            np.testing.assert_allclose(got[b, plane, i, j], expected, atol=3e-6)
 
 
 def moved(x, order):

@@ -83,12 +83,12 @@ def test_batches_of_tokens_and_seeds(folder):
         assert example['seed'].dtype == np.uint32 and example['seed'].shape == () and example['seed'] == seed
         assert example['tokens'].dtype == np.int32
         np.testing.assert_array_equal(example['tokens'], tokenize([text])[0])
-    found = next(pipeline.make(source, transform, batch=4, seed=1))
-    assert {name: (leaf.shape, leaf.dtype.name) for name, leaf in found.items()} == {
+    examples = next(pipeline.make(source, transform, batch=4, seed=1))
+    assert {name: (leaf.shape, leaf.dtype.name) for name, leaf in examples.items()} == {
         'tokens': ((4, 6), 'int32'),
         'seed': ((4,), 'uint32'),
     }
-    assert sorted(found['seed'].tolist()) == sorted(seed for seed, _, _ in PAIRS)
+    assert sorted(examples['seed'].tolist()) == sorted(seed for seed, _, _ in PAIRS)
     with pytest.raises(IndexError):
         source[4]
     batch, captions = sources.preview(made, {})
@@ -165,7 +165,7 @@ def test_failures_of_the_captioner_can_be_left_out(folder):
     ids=lambda value: str(value)[:16],
 )
 def test_planes_that_mean_something_else_are_refused(folder, tmp_path, section, key, value, text):
-    """Of the folder's own generator, and of another place whose arrays are the same."""
+    """Planes of the folder's own generator, and of a copy elsewhere with the same arrays."""
     theirs = small_triplanes.config().to_dict()
     other = configs.from_dict({**theirs, section: {**theirs[section], key: value}})
     shutil.copytree(folder / 'frozen', tmp_path / 'same')
@@ -206,13 +206,13 @@ BEGINS = [1.622642, 2.025265, -0.433594, -0.078617, 0.176091, -0.972089, -0.4952
 
 def test_a_z_is_the_same_for_good():
     """Captions were written for these numbers."""
-    found = triplanes.beginning(0)
-    assert found['seed'] == 0
-    np.testing.assert_allclose(found['begins'], BEGINS, atol=2e-6)
+    begun = triplanes.beginning(0)
+    assert begun['seed'] == 0
+    np.testing.assert_allclose(begun['begins'], BEGINS, atol=2e-6)
     whole = np.asarray(prng.normals(np.array([3, 0], np.uint32), 64))
     np.testing.assert_allclose(whole[1, :8], BEGINS, atol=2e-6)
-    wanted = jax.random.normal(jax.random.key(3, impl='threefry2x32'), (64,), jnp.float32)
-    np.testing.assert_array_equal(whole[0], wanted)
+    expected = jax.random.normal(jax.random.key(3, impl='threefry2x32'), (64,), jnp.float32)
+    np.testing.assert_array_equal(whole[0], expected)
 
 
 def test_pairs_of_other_draws_are_refused(folder, tmp_path, capsys):
@@ -230,10 +230,10 @@ def test_pairs_of_other_draws_are_refused(folder, tmp_path, capsys):
         (17, [float('nan')] * 8),
     ):
         write_manifest(out, z={'seed': seed, 'begins': begins})
-        wanted = (
+        message = (
             rf'the z of seed {seed} began with .* and begins with .* here: the captions are of other objects\. Make it with'
         )
-        with pytest.raises(UsageError, match=wanted):
+        with pytest.raises(UsageError, match=message):
             triplanes.Pairs(out)
     for damaged in (3, {}, {'seed': 'x', 'begins': []}, {'seed': -1, 'begins': [0.0] * 8}, {'seed': 2**32, 'begins': None}):
         write_manifest(out, z=damaged)

@@ -65,8 +65,8 @@ class Pair:
 
         with torch.no_grad():
             x = torch.from_numpy(latents).permute(0, 3, 1, 2).contiguous()
-            wanted = self.theirs(x, torch.from_numpy(t), encoder_hidden_states=torch.from_numpy(text)).sample
-        return self.apply({'params': self.params}, latents, t, text), self.loading.nhwc(wanted)
+            expected = self.theirs(x, torch.from_numpy(t), encoder_hidden_states=torch.from_numpy(text)).sample
+        return self.apply({'params': self.params}, latents, t, text), self.loading.nhwc(expected)
 
     def quiet(self):
         """A copy in which every norm has an input of variance about 1e-5; to be given inputs of scale 3e-3."""
@@ -76,8 +76,8 @@ class Pair:
         return low
 
 
-def relative(got, wanted) -> float:
-    return float(np.abs(np.asarray(got) - wanted).max() / np.abs(wanted).max())
+def relative(got, expected) -> float:
+    return float(np.abs(np.asarray(got) - expected).max() / np.abs(expected).max())
 
 
 @pytest.fixture(scope='module', params=STYLES)
@@ -91,9 +91,9 @@ def pair():
 
 
 def test_two_levels_equal_diffusers(either):
-    got, wanted = either.run(*either.inputs())
-    assert got.shape == wanted.shape and got.dtype == jnp.float32
-    np.testing.assert_allclose(got, wanted, atol=2e-5)
+    got, expected = either.run(*either.inputs())
+    assert got.shape == expected.shape and got.dtype == jnp.float32
+    np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
 def test_a_low_variance_probe_of_every_norm(either):
@@ -160,10 +160,10 @@ def test_one_time_for_all_and_an_embedding_beside_it(pair):
 
 
 def test_the_waves_of_time():
-    found = unets.timestep_embedding(jnp.float32([0.0, 7.0]), 8)
+    waves = unets.timestep_embedding(jnp.float32([0.0, 7.0]), 8)
     angles = 7.0 * 10000.0 ** (-np.arange(4) / 4)
-    np.testing.assert_allclose(found[0], [1, 1, 1, 1, 0, 0, 0, 0])
-    np.testing.assert_allclose(found[1], [*np.cos(angles), *np.sin(angles)], atol=1e-6)
+    np.testing.assert_allclose(waves[0], [1, 1, 1, 1, 0, 0, 0, 0])
+    np.testing.assert_allclose(waves[1], [*np.cos(angles), *np.sin(angles)], atol=1e-6)
     swapped = unets.timestep_embedding(jnp.float32([7.0]), 8, cos_first=False, shift=1.0)
     angles = 7.0 * 10000.0 ** (-np.arange(4) / 3)
     np.testing.assert_allclose(swapped[0], [*np.sin(angles), *np.cos(angles)], atol=1e-6)
@@ -188,17 +188,17 @@ def test_gradients_are_torchs_with_and_without_recomputation(pair, remat):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.grad)
-    wanted = tree.flatten(pair.loading.params(model, pair.abstract))
-    worst = {name: relative(leaf, np.asarray(wanted[name])) for name, leaf in tree.flatten(grads).items()}
+    expected = tree.flatten(pair.loading.params(model, pair.abstract))
+    worst = {name: relative(leaf, np.asarray(expected[name])) for name, leaf in tree.flatten(grads).items()}
     assert max(worst.values()) < 1e-4, max(worst, key=worst.get)
 
 
 def test_bfloat16_is_near_and_its_islands_are_float32(pair):
     inputs = pair.inputs()
-    wanted = pair.apply({'params': pair.params}, *inputs)
+    expected = pair.apply({'params': pair.params}, *inputs)
     low = pair.ours.clone(dtype=jnp.bfloat16)
-    found = jax.jit(low.apply)({'params': pair.params}, *inputs)
-    assert found.dtype == jnp.float32 and 1e-4 < relative(found, np.asarray(wanted)) < 5e-2
+    low_output = jax.jit(low.apply)({'params': pair.params}, *inputs)
+    assert low_output.dtype == jnp.float32 and 1e-4 < relative(low_output, np.asarray(expected)) < 5e-2
     text = str(jax.make_jaxpr(low.apply)({'params': pair.params}, *inputs))
     assert 'bf16' in text
     for line in text.splitlines():
@@ -218,12 +218,12 @@ def test_attention_in_chunks_is_attention(monkeypatch):
         grads, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(query, key, value)
         return (*grads, out)
 
-    wanted = both(naive)
+    expected = both(naive)
     for logits, chunked in ((unet_blocks.LOGITS, False), (2 * 3 * 12, True)):  # five chunks do not divide 12 queries, six do
         monkeypatch.setattr(unet_blocks, 'LOGITS', logits)
         attend = lambda *inputs: unet_blocks.dot_product_attention(*inputs)  # a new function, or jit remembers the last
         assert ('scan' in str(jax.make_jaxpr(attend)(query, key, value))) == chunked
-        for got, right in zip(both(attend), wanted, strict=True):
+        for got, right in zip(both(attend), expected, strict=True):
             np.testing.assert_allclose(got, right, atol=1e-6)
 
 

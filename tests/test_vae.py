@@ -55,17 +55,17 @@ class Pair:
         import torch
 
         with torch.no_grad():
-            found = self.theirs.encode(nchw(images)).latent_dist
-        wanted = self.loading.nhwc(found.mean), self.loading.nhwc(found.logvar)
-        return self.encode({'params': self.params}, images), wanted
+            posterior = self.theirs.encode(nchw(images)).latent_dist
+        expected = self.loading.nhwc(posterior.mean), self.loading.nhwc(posterior.logvar)
+        return self.encode({'params': self.params}, images), expected
 
     def decodings(self, latents):
         """(ours, theirs) for unscaled latents [B, H, W, 4]."""
         import torch
 
         with torch.no_grad():
-            wanted = self.loading.nhwc(self.theirs.decode(nchw(latents)).sample)
-        return self.decode({'params': self.params}, latents), wanted
+            expected = self.loading.nhwc(self.theirs.decode(nchw(latents)).sample)
+        return self.decode({'params': self.params}, latents), expected
 
     def quiet(self):
         """A copy in which every norm has an input of variance about 1e-5; to be given inputs of scale 3e-3."""
@@ -95,13 +95,13 @@ def pair():
 
 
 def test_moments_and_images_equal_diffusers_for_an_odd_batch(pair):
-    got, wanted = pair.encodings(images(3, 16, 8))
+    got, expected = pair.encodings(images(3, 16, 8))
     assert got[0].shape == (3, 8, 4, 4) and got[0].dtype == jnp.float32
-    np.testing.assert_allclose(got[0], wanted[0], atol=3e-5)
-    np.testing.assert_allclose(got[1], wanted[1], atol=3e-5)
-    got, wanted = pair.decodings(latents(3, 8))
+    np.testing.assert_allclose(got[0], expected[0], atol=3e-5)
+    np.testing.assert_allclose(got[1], expected[1], atol=3e-5)
+    got, expected = pair.decodings(latents(3, 8))
     assert got.shape == (3, 16, 16, 3)
-    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_what_diffusers_writes_as_its_config_is_read(pair):
@@ -134,10 +134,10 @@ def test_the_scaling_factor_is_applied_once(pair):
 def test_a_low_variance_probe_of_every_norm(pair):
     """Every map has a variance of about 1e-5, so that an epsilon of 1e-5 for 1e-6 would show everywhere."""
     low = pair.quiet()
-    (got, _), (wanted, _) = low.encodings(3e-3 * images(3, 16, 8))
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
-    got, wanted = low.decodings(3e-3 * latents(3, 8))
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    (got, _), (expected, _) = low.encodings(3e-3 * images(3, 16, 8))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    got, expected = low.decodings(3e-3 * latents(3, 8))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def probed_gradient(pair, vae, x, weight):
@@ -154,21 +154,21 @@ def probed_gradient(pair, vae, x, weight):
 def test_the_gradient_through_the_encoder_is_torchs(pair, remat):
     x, weight = images(3, 16, 8), latents(3, 8)[:, :, :4]
     theirs = nchw(x).requires_grad_(True)
-    found = pair.theirs.encode(theirs).latent_dist
-    (nchw(weight) * (found.mean + 0.1 * found.logvar)).sum().backward()
-    got, wanted = probed_gradient(pair, pair.ours.clone(remat=remat), x, weight), pair.loading.nhwc(theirs.grad)
-    assert np.isfinite(got).all() and np.abs(wanted).max() > 1e-2
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    posterior = pair.theirs.encode(theirs).latent_dist
+    (nchw(weight) * (posterior.mean + 0.1 * posterior.logvar)).sum().backward()
+    got, expected = probed_gradient(pair, pair.ours.clone(remat=remat), x, weight), pair.loading.nhwc(theirs.grad)
+    assert np.isfinite(got).all() and np.abs(expected).max() > 1e-2
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.slow
 def test_four_levels_equal_diffusers():
     pair = Pair(LARGER)
-    got, wanted = pair.encodings(images(3, 64, 32))
-    for ours, theirs in zip(got, wanted, strict=True):
+    got, expected = pair.encodings(images(3, 64, 32))
+    for ours, theirs in zip(got, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=3e-5)
-    got, wanted = pair.decodings(latents(3, 8))
-    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    got, expected = pair.decodings(latents(3, 8))
+    np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_the_released_size_has_the_published_count_of_parameters():
@@ -180,10 +180,10 @@ def test_the_released_size_has_the_published_count_of_parameters():
 
 def test_bfloat16_is_near(pair):
     x = images(3, 16, 8)
-    wanted, _ = pair.encode({'params': pair.params}, x)
+    expected, _ = pair.encode({'params': pair.params}, x)
     low, _ = jax.jit(functools.partial(pair.ours.clone(dtype=jnp.bfloat16).apply, method='encode'))({'params': pair.params}, x)
     assert low.dtype == jnp.float32
-    difference = float(jnp.max(jnp.abs(low - wanted)) / jnp.max(jnp.abs(wanted)))
+    difference = float(jnp.max(jnp.abs(low - expected)) / jnp.max(jnp.abs(expected)))
     assert 1e-4 < difference < 5e-2
 
 

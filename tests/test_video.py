@@ -119,9 +119,9 @@ def test_write_turntable_gives_120_frames_of_h264_and_cameras(tmp_path):
     paths = assets.write_turntable(
         asset, grid_of(asset, 32), tmp_path, frames=120, size=64, render_size=24, gif=True, log=lines.append
     )
-    shown = probe(paths['mp4'])
-    assert 'h264' in shown and 'yuv420p' in shown and '192x64' in shown and '30 fps' in shown
-    assert 'Duration: 00:00:04.00' in shown
+    report = probe(paths['mp4'])
+    assert 'h264' in report and 'yuv420p' in report and '192x64' in report and '30 fps' in report
+    assert 'Duration: 00:00:04.00' in report
     assert paths['mp4'].read_bytes()[4:8] == b'ftyp'
     first, *rest = decode(paths['mp4'], 64, 192)
     assert len(rest) == 119
@@ -156,8 +156,8 @@ def test_colours_survive_the_video_and_are_stated(side, height, tmp_path):
     cb, cr = (plane.reshape(rows // 2, columns // 2)[rows // 4, (middle / 2).astype(int)] / 1.0 for plane in (blue, red))
     y, cb, cr = (y - 16) / 219, (cb - 128) / 224, (cr - 128) / 224
     r, b = y + 1.5748 * cr, y + 1.8556 * cb  # ITU-R BT.709, item 3.3
-    shown = 255 * np.clip(np.stack([r, (y - 0.2126 * r - 0.0722 * b) / 0.7152, b], -1), 0, 1)
-    assert np.abs(shown - patches).max() < 4.0
+    colours = 255 * np.clip(np.stack([r, (y - 0.2126 * r - 0.0722 * b) / 0.7152, b], -1), 0, 1)
+    assert np.abs(colours - patches).max() < 4.0
 
 
 def test_gif_loops_through_all_frames(tmp_path):

@@ -235,8 +235,8 @@ def test_a_system_of_pictures_shows_them(monkeypatch):
 def test_the_link_is_the_port_that_is_listened_on(monkeypatch, capsys):
     servers, client, rounds = [], viser_stub.Client(), iter(range(3))
 
-    def start(**given):
-        servers.append(viser_stub.Server(**given, taken=(8080, 8081)))
+    def start(**options):
+        servers.append(viser_stub.Server(**options, taken=(8080, 8081)))
         servers[0].clients[0] = client
         return servers[0]
 
@@ -261,14 +261,14 @@ def test_listening_for_others_is_said(host, expected):
 
 
 @pytest.mark.parametrize(
-    ('given', 'text'),
+    ('options', 'text'),
     [({'port': 99999}, '--port 99999: wanted 0 to 65535'), ({'port': -1}, '--port -1')]
     + [({'host': host}, f'--host {host}: cannot listen there') for host in ('203.0.113.7', 'no host', 'x' * 70, '1.2.3.4.5')],
 )
-def test_addresses_that_cannot_be_are_refused_before_the_weights_are_read(given, text, monkeypatch):
+def test_addresses_that_cannot_be_are_refused_before_the_weights_are_read(options, text, monkeypatch):
     monkeypatch.setattr(loading, 'load', lambda folder: pytest.fail('read'))
     with pytest.raises(UsageError, match=text):
-        viewer.serve('x', 'a red cube', **given)
+        viewer.serve('x', 'a red cube', **options)
 
 
 def test_without_viser_the_message_names_the_extra(monkeypatch):

@@ -90,11 +90,11 @@ def test_values_and_gradients_match_the_torch_peer(fine, plane_axes):
     np.testing.assert_allclose(out.depth, depth.detach(), atol=1e-5)
     np.testing.assert_allclose(out.weights, peer_weights.detach(), atol=1e-5)
     ((tensor(scale) * feature).sum() + peer_weights.sum() + depth.sum()).backward()
-    found = [*gradients[0]['hidden'].values(), *gradients[0]['out'].values(), jnp.moveaxis(gradients[1], -1, 2)]
-    wanted = [leaf.grad.numpy() for leaf in leaves]
+    own = [*gradients[0]['hidden'].values(), *gradients[0]['out'].values(), jnp.moveaxis(gradients[1], -1, 2)]
+    theirs = [leaf.grad.numpy() for leaf in leaves]
     order = [name for group in ('hidden', 'out') for name in (f'{group}_{key}' for key in gradients[0][group])]
-    wanted = [dict(zip(weights, wanted))[name] for name in order] + wanted[-1:]
-    for got, want in zip(found, wanted):
+    theirs = [dict(zip(weights, theirs))[name] for name in order] + theirs[-1:]
+    for got, want in zip(own, theirs):
         np.testing.assert_allclose(got, want, atol=1e-4 * max(1.0, np.abs(want).max()))
 
 

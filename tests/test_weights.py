@@ -26,7 +26,7 @@ def test_half_precision_is_restored_to_the_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('value', 'dtype', 'wanted'),
+    ('value', 'dtype', 'message'),
     [
         (1e5, 'float16', 'a/kernel would hold infinity: 1e.05 is beyond 65504, the largest number of float16. Write float32'),
         (-7e4, 'float16', 'a/kernel would hold infinity'),
@@ -37,9 +37,9 @@ def test_half_precision_is_restored_to_the_model(tmp_path):
         (1.5e-7, 'float16', 'a/kernel would vanish'),
     ],
 )
-def test_values_that_a_type_cannot_hold_are_refused_by_name(tmp_path, value, dtype, wanted):
+def test_values_that_a_type_cannot_hold_are_refused_by_name(tmp_path, value, dtype, message):
     params = {'a': {'kernel': np.full((2, 3), value, np.float32)}, 'b': np.ones(4, np.float32)}
-    with pytest.raises(UsageError, match=wanted):
+    with pytest.raises(UsageError, match=message):
         weights.save(tmp_path / 'w', params, {}, dtype=dtype)
     assert not (tmp_path / 'w').exists()
 

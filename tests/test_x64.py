@@ -62,8 +62,8 @@ def test_a_system_keeps_to_32_bits(name):
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(state)} <= {'float32', 'int32', 'bool'}
         assert {name: str(leaf.dtype) for name, leaf in metrics.items()} == dict.fromkeys(metrics, 'float32')
         if name == 'renderdiffusion':  # its sampler renders at each step
-            found = jax.eval_shape(system.preview, state.ema, system.batch_spec, key, others)
-            assert found.dtype == jnp.float32
+            images = jax.eval_shape(system.preview, state.ema, system.batch_spec, key, others)
+            assert images.dtype == jnp.float32
 
 
 def picture(sampler):
@@ -87,6 +87,6 @@ CLOSED = {
 def test_values_are_those_of_32_bits(name):
     plain = jax.device_get(CLOSED[name]())
     with wide():
-        found = jax.device_get(CLOSED[name]())
-    assert types(found) == types(plain)
-    jax.tree.map(lambda given, wanted: np.testing.assert_allclose(given, wanted, atol=2e-5), found, plain)
+        values = jax.device_get(CLOSED[name]())
+    assert types(values) == types(plain)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), values, plain)

@@ -94,7 +94,7 @@ class Client:
 
 
 class Server:
-    """`ViserServer`: takes the next port where the wanted one is in use, without a word."""
+    """`ViserServer`: silently takes the next port where the wanted one is in use."""
 
     def __init__(self, host='0.0.0.0', port=8080, label=None, verbose=True, *, taken=()):
         self.host, self.port, self.stopped, self.clients = host, port, False, {}

@@ -209,8 +209,8 @@ def counted(config) -> str:
     every = {'density': config.density.every, 'r1': config.r1.every}
     lines = ['| GFLOP an image | ' + ' | '.join(PHASES) + ' | iteration |', '|---' * (len(PHASES) + 2) + '|']
     for _, size in model.ladder:
-        found = phases(model, size)
-        cost = {name: flops.count(found[name], params, opt_state, made, key) / 1e9 / config.batch for name in PHASES}
+        steps = phases(model, size)
+        cost = {name: flops.count(steps[name], params, opt_state, made, key) / 1e9 / config.batch for name in PHASES}
         mean = sum(cost[name] / every.get(name, 1) for name in PHASES)
         lines.append(f'| {size} x {size} rays | ' + ' | '.join(f'{cost[name]:.4g}' for name in PHASES) + f' | {mean:.4g} |')
     return '\n'.join(lines)
@@ -229,7 +229,7 @@ COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
 def flags() -> argparse.ArgumentParser:
-    """Of `t3d bench gan`."""
+    """The flags of `t3d bench gan`."""
     parser = argparse.ArgumentParser(
         prog='t3d bench gan', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

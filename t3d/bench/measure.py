@@ -58,11 +58,11 @@ def turn(call) -> float:
 
 def take_turns(ours, theirs: list, repeats: int) -> tuple[Timing, Timing | None]:
     """(timing of ours, the better of theirs or None): `repeats` turns of each, all of them `() -> ms`, one after the other."""
-    found = [[] for _ in (ours, *theirs)]
+    times = [[] for _ in (ours, *theirs)]
     for _ in range(repeats):
-        for call, milliseconds in zip((ours, *theirs), found, strict=True):
+        for call, milliseconds in zip((ours, *theirs), times, strict=True):
             milliseconds.append(turn(call))
-    mine, *others = (timing(milliseconds) for milliseconds in found)
+    mine, *others = (timing(milliseconds) for milliseconds in times)
     return mine, min(others) if others else None
 
 

@@ -92,7 +92,7 @@ def compiled(config, system, abstract, mesh, given, others) -> list[str]:
     batch = sharding.abstract_batch(system.batch_spec, mesh)
     key = jax.eval_shape(lambda: prng.key(0))
     with jax.set_mesh(mesh):
-        work = flops.count(system.train_step, abstract, system.batch_spec, key, others)  # of its dearest branches
+        work = flops.count(system.train_step, abstract, system.batch_spec, key, others)  # by the dearest branches
         began = time.perf_counter()
         step = jax.jit(system.train_step, donate_argnums=0, out_shardings=(placed, sharding.replicated(mesh)))
         memory = step.lower(state, batch, key, place_given(given, others, mesh, config.fsdp_floor)).compile().memory_analysis()
@@ -145,7 +145,7 @@ def info(folder) -> str:
     scores = loaded.folder / 'scores.json'
     if scores.exists():
         lines += [f'{name}: {value}' for name, value in json.loads(scores.read_text()).items()]
-    if 'text' in loaded.config:  # a GAN reads none
+    if 'text' in loaded.config:  # a GAN has no text
         words = loaded.config.text.words
         lines.append(f'words it knows ({len(words)}): {" ".join(words[:60])}{" ..." if len(words) > 60 else ""}')
     return '\n'.join(lines)

@@ -103,7 +103,7 @@ COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
 def flags() -> argparse.ArgumentParser:
-    """Of `t3d bench render`; the other benchmarks have theirs under the same name."""
+    """The flags of `t3d bench render`; the other benchmarks name theirs alike."""
     parser = argparse.ArgumentParser(prog='t3d bench render', description=main.__doc__)
     parser.add_argument('--sizes', default='tiny,64,128', help=f'some of {",".join(render_workload.SHAPES)}')
     parser.add_argument('--repeats', type=COUNT, default=7)

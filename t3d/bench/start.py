@@ -23,7 +23,7 @@ COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
 def flags() -> argparse.ArgumentParser:
-    """Of `t3d bench start`."""
+    """The flags of `t3d bench start`."""
     parser = argparse.ArgumentParser(prog='t3d bench start')
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
     parser.add_argument('--repeats', type=COUNT, default=7)
@@ -36,35 +36,35 @@ def main(argv=None) -> int:
     """Runs the processes and prints the table."""
     args, rest = flags().parse_known_args(argv)
     words = [args.config, *args.overrides, *rest]
-    found = {f'{what}, {cache}': [] for what in (WHOLE, ALONE) for cache in ('cold', 'warm')}
+    timings = {f'{what}, {cache}': [] for what in (WHOLE, ALONE) for cache in ('cold', 'warm')}
     for _ in range(args.repeats):
         for what in (WHOLE, ALONE):
             with tempfile.TemporaryDirectory() as folder:
                 for cache in ('cold', 'warm'):
-                    found[f'{what}, {cache}'].append(_process(words, what, folder))
-    print(table(found))
+                    timings[f'{what}, {cache}'].append(_process(words, what, folder))
+    print(table(timings))
     if args.json:
         with open(args.json, 'w') as file:
-            json.dump(found, file, indent=1)
+            json.dump(timings, file, indent=1)
     return 0
 
 
-def table(found: dict[str, list[float]]) -> str:
+def table(timings: dict[str, list[float]]) -> str:
     """Seconds, median and range, a line for each of the four."""
     from t3d.bench import measure
 
     lines = ['| to the end of the first step | seconds |', '|---|---|']
-    return '\n'.join([*lines, *(f'| {name} | {measure.timing(seconds)} |' for name, seconds in found.items())])
+    return '\n'.join([*lines, *(f'| {name} | {measure.timing(seconds)} |' for name, seconds in timings.items())])
 
 
 def _process(words: list[str], what: str, folder: str) -> float:
     """Seconds in a new process that keeps its cache in a folder."""
     environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': folder}
     code = f'import sys; from t3d.bench import start; sys.exit(start.one(sys.argv[1:], {what!r}, {time.time()!r}))'
-    found = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True, env=environment)
-    if found.returncode:
-        raise errors.UsageError(f'no first step of {words[0]}: {found.stderr[-2000:].strip()}')
-    return json.loads(found.stdout.splitlines()[-1])
+    process = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True, env=environment)
+    if process.returncode:
+        raise errors.UsageError(f'no first step of {words[0]}: {process.stderr[-2000:].strip()}')
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def one(words: list[str], what: str, began: float) -> str | None:

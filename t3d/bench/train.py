@@ -15,7 +15,7 @@ COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
 def flags() -> argparse.ArgumentParser:
-    """Of `t3d bench train`."""
+    """The flags of `t3d bench train`."""
     parser = argparse.ArgumentParser(prog='t3d bench train')
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
     parser.add_argument('--repeats', type=COUNT, default=15)
@@ -99,7 +99,7 @@ def measured(config, repeats: int, steps: int) -> dict:
         'model GFLOP/step': round(model_flops / 1e9, 2),
         'model TFLOP/s': round(rate / 1e12, 4),
         'MFU': f'{rate / (peak * mesh.size):.1%}' if peak else 'peak of this device unknown',
-        'first step s': round(first_seconds, 1),  # the state made and the step compiled, side by side, and run once
+        'first step s': round(first_seconds, 1),  # makes the state while the step compiles, then runs it once
     }
 
 

@@ -106,8 +106,8 @@ def peak_mib() -> float:
         return stats['peak_bytes_in_use'] / measure.MIB
     status = pathlib.Path('/proc/self/status')
     lines = status.read_text().splitlines() if status.exists() else []
-    found = [float(line.split()[1]) / 1024 for line in lines if line.startswith('VmHWM')]
-    return found[0] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peaks = [float(line.split()[1]) / 1024 for line in lines if line.startswith('VmHWM')]
+    return peaks[0] if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measured(shape: dict, dtype: str, peer, repeats: int, exact: bool, precision: str | None = None) -> dict:
@@ -188,7 +188,7 @@ COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
 def flags() -> argparse.ArgumentParser:
-    """Of `t3d bench unet`."""
+    """The flags of `t3d bench unet`."""
     parser = argparse.ArgumentParser(
         prog='t3d bench unet', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

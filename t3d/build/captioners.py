@@ -23,8 +23,8 @@ from t3d.data.sets import captions, shapes, toy
 
 NAMES = ('toy', 'catalogue', 'blip', 'blip-vqa')
 COMPARED = 32  # px; larger pictures are averaged down to this before toy's comparison
-# Of toy's distance: an empty picture has 1, the truth below 0.3 (edges of small objects); at one half, three quarters of what
-# the object adds to the background are explained.
+# Toy's distance is 1 for an empty picture and below 0.3 for the truth (edges of small objects); at one half, three quarters of
+# what the object adds to the background are explained.
 THRESHOLD = 0.5
 
 
@@ -89,10 +89,10 @@ class ToyReader:
         return [self._one(pictures, cameras) for pictures, cameras in zip(np.asarray(images), np.asarray(labels), strict=True)]
 
     def _one(self, pictures: np.ndarray, labels: np.ndarray) -> dict:
-        shown = shrink(pictures, COMPARED)
-        light, alpha = self._drawn(labels, shown.shape[1])
-        shown = shown.reshape(1, -1, 3).astype(np.float64)
-        added = shown - self.background * (1.0 - alpha[..., None])  # [things, pixels, 3], would be light * colour
+        pixels = shrink(pictures, COMPARED)
+        light, alpha = self._drawn(labels, pixels.shape[1])
+        pixels = pixels.reshape(1, -1, 3).astype(np.float64)
+        added = pixels - self.background * (1.0 - alpha[..., None])  # [things, pixels, 3], would be light * colour
         power = np.sum(light**2, -1)[:, None] * np.sum(self.colours**2, -1)
         error = np.sum(added**2, (1, 2))[:, None] - 2.0 * np.einsum('tp,tpc,kc->tk', light, added, self.colours) + power
         thing, colour = np.unravel_index(np.argmin(error), error.shape)
@@ -105,12 +105,12 @@ class ToyReader:
         """(light [things, pixels], by which a colour is multiplied, alpha [things, pixels]) from the cameras [V, 25]."""
         matrices, intrinsics = labels[:, :16].reshape(-1, 4, 4), labels[:, 16:].reshape(-1, 3, 3)
         white = shapes.COLOURS['white'][0]
-        found = []
+        pairs = []
         for shape, scale in self.things:
             rgba = toy.render(shapes.single(shape, 'white', scale), matrices, intrinsics, size, supersample=3)['image']
             alpha = rgba[..., 3].reshape(-1) / 255.0
-            found.append((alpha * rgba[..., 0].reshape(-1) / (255.0 * white), alpha))
-        light, alpha = zip(*found)
+            pairs.append((alpha * rgba[..., 0].reshape(-1) / (255.0 * white), alpha))
+        light, alpha = zip(*pairs)
         return np.stack(light), np.stack(alpha)
 
 
@@ -156,8 +156,8 @@ def catalogue(config, *, limit: int = 4096, extractor=None, records=None) -> Cap
 
     def caption(images: np.ndarray, labels: np.ndarray) -> list[dict]:
         count, views = images.shape[:2]
-        shown = fid.extract(extractor, np.asarray(images).reshape(-1, *images.shape[2:]))
-        cosine = (_unit(shown - centre) @ table.T).reshape(count, views, -1).mean(1)
+        features = fid.extract(extractor, np.asarray(images).reshape(-1, *images.shape[2:]))
+        cosine = (_unit(features - centre) @ table.T).reshape(count, views, -1).mean(1)
         best = cosine.argmax(-1)
         return [{**words[k], 'distance': round(float(1.0 - row[k]), 4)} for k, row in zip(best, cosine)]
 

@@ -181,7 +181,7 @@ class Blip:
 
     def say(self, images: np.ndarray, question: str | None = None) -> list[str]:
         """A text for each of images [N, H, W, 3] in [0, 1]: the answer to a question, or a description; the likeliest words."""
-        found = []
+        texts = []
         for start in range(0, len(images), BATCH):
             some = self._torch.from_numpy(self._pixels(images[start : start + BATCH]))
             asked = {} if question is None else dict(self._tokenizer([question] * len(some), return_tensors='pt'))
@@ -190,8 +190,8 @@ class Blip:
                 ids = self._model.generate(pixel_values=some, max_new_tokens=24, do_sample=False, num_beams=1, **asked)
             begin = self._model.config.text_config.bos_token_id  # BLIP's own mark, which its tokenizer may not call special
             rows = [[token for token in row if token != begin] for row in ids.tolist()]
-            found += [text.strip() for text in self._tokenizer.batch_decode(rows, skip_special_tokens=True)]
-        return found
+            texts += [text.strip() for text in self._tokenizer.batch_decode(rows, skip_special_tokens=True)]
+        return texts
 
 
 def pixels(images: np.ndarray, size: tuple[int, int], mean, std) -> np.ndarray:
@@ -207,31 +207,31 @@ def pixels(images: np.ndarray, size: tuple[int, int], mean, std) -> np.ndarray:
 def _preprocessing(folder: pathlib.Path) -> dict:
     """size (height, width), mean and std of a folder; BLIP's where it says nothing."""
     path = folder / 'preprocessor_config.json'
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    size = found.get('size', json.loads((folder / 'config.json').read_text()).get('vision_config', {}).get('image_size', 384))
+    stored = json.loads(path.read_text()) if path.is_file() else {}
+    size = stored.get('size', json.loads((folder / 'config.json').read_text()).get('vision_config', {}).get('image_size', 384))
     size = (size['height'], size['width']) if isinstance(size, dict) else (size, size)
-    return {'size': size, 'mean': found.get('image_mean', MEAN), 'std': found.get('image_std', STD)}
+    return {'size': size, 'mean': stored.get('image_mean', MEAN), 'std': stored.get('image_std', STD)}
 
 
 def check(weights, kind: str) -> pathlib.Path:
     """The folder, if it holds a model of this kind; UsageError with what is missing and what to give."""
     example = {'BlipForQuestionAnswering': 'Salesforce/blip-vqa-base'}.get(kind, 'Salesforce/blip-image-captioning-base')
-    wanted = (
+    needed = (
         f'--captioner-weights DIR, a local folder of {kind} (for example {example}) with config.json, model.safetensors and '
         'tokenizer.json or vocab.txt'
     )
     if not weights:
-        raise UsageError(f'this captioner needs weights, which t3d cannot ship: give {wanted}.')
+        raise UsageError(f'this captioner needs weights, which t3d cannot ship: give {needed}.')
     folder = files.local(weights)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in TOKENIZERS):
         missing.append(' or '.join(TOKENIZERS))
     if missing:
-        raise UsageError(f'{folder} lacks {", ".join(missing)}: give {wanted}.')
+        raise UsageError(f'{folder} lacks {", ".join(missing)}: give {needed}.')
     config = json.loads((folder / 'config.json').read_text())
     if config.get('model_type') != 'blip' or config.get('architectures', [kind]) != [kind]:
         what = ', '.join(config.get('architectures') or [str(config.get('model_type'))])
-        raise UsageError(f'{folder} is of {what}: give {wanted}.')
+        raise UsageError(f'{folder} is of {what}: give {needed}.')
     return folder
 
 

@@ -23,42 +23,17 @@ from t3d.data.adapters import triplanes
 from t3d.export import sheets
 from t3d.fields.triplane_generator import Generator
 from t3d.inference import loading
+from t3d.metrics import fid
 
 SHEET = 'pairs.png'
 SHOWN = 32  # pairs on the sheet
 
 
-class Moments(NamedTuple):
-    """Count, mean and sum of squared deviations of K channels, float64: merged by Chan's formula, exact for any batches."""
-
-    count: int
-    mean: np.ndarray  # [K]
-    squares: np.ndarray  # [K]
-
-    @property
-    def std(self) -> np.ndarray:
-        """[K], population."""
-        return np.sqrt(self.squares / max(self.count, 1))
-
-
-def no_moments(channels: int) -> Moments:
-    """Of nothing."""
-    return Moments(0, np.zeros(channels), np.zeros(channels))
-
-
-def moments(values: np.ndarray) -> Moments:
-    """Of values [N, K], in two passes."""
+def channel_moments(values: np.ndarray) -> fid.Moments:
+    """Statistics of values [N, K], in two passes: each channel alone, so `scatter` is [K]."""
     values = np.asarray(values, np.float64)
     mean = values.mean(0)
-    return Moments(len(values), mean, np.sum((values - mean) ** 2, 0))
-
-
-def merge(a: Moments, b: Moments) -> Moments:
-    """Of both sets (Chan, Golub, LeVeque 1979, eq. 2.1)."""
-    count = a.count + b.count
-    gap = b.mean - a.mean
-    mean = a.mean + gap * (b.count / max(count, 1))
-    return Moments(count, mean, a.squares + b.squares + gap**2 * (a.count * b.count / max(count, 1)))
+    return fid.Moments(len(values), mean, np.sum((values - mean) ** 2, 0))
 
 
 def channels_of(planes: np.ndarray) -> np.ndarray:
@@ -117,16 +92,16 @@ def run(
     first = folder.pairs
     if first >= pairs:
         log(f'nothing to do: {out} has {first} pairs')
-    draw, shown, began = SampleRenderer(loaded, psi, views), [], time.monotonic()
+    draw, examples, began = SampleRenderer(loaded, psi, views), [], time.monotonic()
     for start in range(first, pairs, batch):
         seeds = np.arange(seed0 + start, seed0 + min(start + batch, pairs), dtype=np.uint32)
         made = draw(seeds, batch)
         lines = _captioned(reader, seeds, made)
         folder.append(lines, made.channels)
-        shown += list(zip(made.images, lines))[: SHOWN - len(shown)]
+        examples += list(zip(made.images, lines))[: SHOWN - len(examples)]
         rate = (folder.pairs - first) / (time.monotonic() - began)
         log(f'{folder.pairs}/{pairs} pairs, {rate:.1f}/s: {lines[-1]["caption"]}')
-    _finish(out, loaded, folder.stats, shown)
+    _finish(out, loaded, examples)
     return out
 
 
@@ -164,7 +139,7 @@ class SampleRenderer:
     def __call__(self, seeds: np.ndarray, batch: int) -> Made:
         """The objects of at most `batch` seeds."""
         labels = np.stack([self.labels(int(seed), self.views) for seed in seeds])
-        pad = lambda x: np.concatenate([x, np.repeat(x[-1:], batch - len(x), axis=0)])  # one shape, one compilation
+        pad = lambda x: np.concatenate([x, np.repeat(x[-1:], batch - len(x), axis=0)])  # one shape, so one compilation
         planes, images = jax.device_get(self._draw(self.params, pad(seeds), pad(labels)))
         return Made(images[: len(seeds)], labels, channels_of(planes[: len(seeds)]))
 
@@ -227,7 +202,7 @@ class Folder:
         if wrong:
             raise UsageError(f'{out} was made otherwise: {"; ".join(wrong)}. Give the same values, or choose another --out.')
         self.pairs, sums = there['pairs'], there['stats']
-        self.stats = Moments(sums['count'], np.array(sums['mean']), np.array(sums['squares']))
+        self.stats = fid.Moments(sums['count'], np.array(sums['mean']), np.array(sums['squares']))
         lines = (out / triplanes.LINES).read_bytes().split(b'\n')[:-1]  # what follows the last newline was not finished
         kept = b''.join(line + b'\n' for line in lines[: self.pairs])
         self.digest.update(kept)
@@ -242,23 +217,24 @@ class Folder:
             file.write(text)
         self.digest.update(text)
         self.pairs += len(lines)
-        self.stats = merge(self.stats or no_moments(channels.shape[-1]), moments(channels))
-        sums = {'count': self.stats.count, 'mean': self.stats.mean.tolist(), 'squares': self.stats.squares.tolist()}
+        moments = channel_moments(channels)
+        self.stats = moments if self.stats is None else fid.merge(self.stats, moments)
+        sums = {'count': self.stats.n, 'mean': self.stats.mean.tolist(), 'squares': self.stats.scatter.tolist()}
         manifest = {**self.head, 'pairs': self.pairs, 'sha256': self.digest.hexdigest(), 'stats': sums}
         part = self.out / (triplanes.MANIFEST + '.part')
         part.write_text(json.dumps(manifest, indent=1) + '\n')
         part.replace(self.out / triplanes.MANIFEST)
 
 
-def _finish(out: pathlib.Path, loaded: loading.Loaded, stats: Moments, shown: list) -> None:
-    """The frozen generator with the statistics of all pairs, and a sheet of the first pairs of this call."""
+def _finish(out: pathlib.Path, loaded: loading.Loaded, examples: list) -> None:
+    """Writes the frozen generator, and a sheet of the first pairs of this call."""
     from t3d.checkpoint import weights
 
     weights.save(out / triplanes.FROZEN, loaded.weights, configs.from_dict({**loaded.config.to_dict(), 'steps': loaded.step}))
-    columns = min(4, len(shown))
-    if shown:
-        shown = shown[: len(shown) // columns * columns]
-        images = np.stack([pictures for pictures, _ in shown])  # [N, V, S, S, 3]
-        captions = [line['caption'] for _, line in shown]
+    columns = min(4, len(examples))
+    if examples:
+        examples = examples[: len(examples) // columns * columns]
+        images = np.stack([pictures for pictures, _ in examples])  # [N, V, S, S, 3]
+        captions = [line['caption'] for _, line in examples]
         labels = [' | '.join(captions[k : k + columns]) for k in range(0, len(captions), columns)]
         sheets.write(out / SHEET, sheets.sheet(images.reshape(len(labels), -1, *images.shape[2:]), labels))

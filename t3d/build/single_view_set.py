@@ -22,8 +22,8 @@ def run(args) -> str:
     chosen = np.arange(len(source))
     if args.limit and args.limit < len(source):
         chosen = np.linspace(0, len(source) - 1, args.limit).astype(int)
-    found = ((source[int(index)], source.text(int(index))['name']) for index in chosen)
-    records = (resized(record, args.size or size) for record, name in found if record['name'] == name)  # no stand-ins
+    named = ((source[int(index)], source.text(int(index))['name']) for index in chosen)
+    records = (resized(record, args.size or size) for record, name in named if record['name'] == name)  # no stand-ins
     count = images.write(args.out, records, _attribution(args, size))
     return f'wrote {args.out}: {count} images of {args.size or size} px; cameras {spread(source.labels[chosen])}'
 

@@ -95,9 +95,9 @@ def manager(root, options, best: str, folder):
     class Manager(ocp.CheckpointManager):
         def metrics(self, step: int):
             try:
-                found = super().metrics(step)
-                if found is None or not best or math.isfinite(found[best]):
-                    return found
+                values = super().metrics(step)
+                if values is None or not best or math.isfinite(values[best]):
+                    return values
             except Exception:  # whatever Orbax's reader, or a number of another kind, raises
                 pass
             note(f'checkpoint {step} in {folder}: its metrics are damaged: it cannot count as the best, nothing else is lost')

@@ -36,7 +36,7 @@ FIXED = {  # keys that change the computation unless they have one of these valu
     'pruned_heads': ({}, [], None),
     'quantization_config': (None,),
 }
-IGNORED = frozenset(  # of training, of other outputs, of generation, of bookkeeping: the features are the same
+IGNORED = frozenset(  # keys of training, other outputs, generation and bookkeeping, which do not change the features
     'architectures model_type transformers_version torch_dtype dtype torchscript name_or_path attn_implementation '
     'initializer_factor initializer_range attention_dropout dropout projection_dim logit_scale_init_value '
     'bos_token_id pad_token_id sep_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id '

@@ -266,8 +266,8 @@ def _settings(config, part: str) -> dict:
     return {'_class_name': CLASSES[part], **_config('', config, part)}
 
 
-def _save(folder, params: PyTree, wanted: PyTree, config: dict) -> None:
-    problems = trees.mismatch(trees.flatten(params), trees.flatten(wanted))
+def _save(folder, params: PyTree, target: PyTree, config: dict) -> None:
+    problems = trees.mismatch(trees.flatten(params), trees.flatten(target))
     if problems:
         raise BadWeights(f'the parameters for {folder} are not those of the config:\n' + '\n'.join(problems))
     torch_files.write(pathlib.Path(folder) / 'diffusion_pytorch_model.safetensors', to_tensors(params))
@@ -275,8 +275,8 @@ def _save(folder, params: PyTree, wanted: PyTree, config: dict) -> None:
 
 
 def _refuse_incomplete(folder: pathlib.Path, weights=None) -> None:
-    wanted = ('unet', 'vae', 'text_encoder', 'tokenizer')
-    missing = [part for part in wanted if not (folder / part).is_dir()]
+    parts = ('unet', 'vae', 'text_encoder', 'tokenizer')
+    missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         hint = 'It is one part of such a folder: give the folder above it.' if (folder / 'config.json').is_file() else ''
         hint = hint or ('' if folder.exists() else 'It does not exist.')

@@ -47,7 +47,7 @@ VISION = {
     'post_layernorm.bias': 'post_norm/bias',
 }
 PROJECTION = {'text': 'text_projection.weight', 'vision': 'visual_projection.weight'}
-IGNORED = ('position_ids', 'logit_scale')  # ends of names: counted positions, and a temperature that only training needs
+IGNORED = ('position_ids', 'logit_scale')  # name suffixes: position indices, and a temperature that only training needs
 
 
 class Clip(NamedTuple):
@@ -241,14 +241,14 @@ def to_ours(arrays: dict[str, np.ndarray], names: dict[str, Place], shapes: PyTr
     Raises:
       UsageError: names missing or unknown, another shape than `shapes` wants.
     """
-    wanted = trees.flatten(shapes)
+    ours = trees.flatten(shapes)
     theirs = {
-        name: jax.ShapeDtypeStruct(_torch_shape(wanted[place.path].shape, place), np.float32) for name, place in names.items()
+        name: jax.ShapeDtypeStruct(_torch_shape(ours[place.path].shape, place), np.float32) for name, place in names.items()
     }
     lines = trees.mismatch(arrays, theirs)
     if lines:
         raise UsageError(f'the arrays in {where} are not those of its config.json:\n' + '\n'.join(lines))
-    leaves = {path: np.empty(leaf.shape, np.float32) for path, leaf in wanted.items()}
+    leaves = {path: np.empty(leaf.shape, np.float32) for path, leaf in ours.items()}
     for name, (path, layer) in names.items():
         leaves[path][... if layer is None else layer] = _transpose(_float32(arrays[name]), path)
     return trees.unflatten(leaves)

@@ -68,11 +68,11 @@ def load_eg3d(state, config, *, average: bool = True) -> tuple[PyTree, PyTree | 
     where = str(state) if isinstance(state, (str, os.PathLike)) else 'the state dictionary'
     tensors = _read(state) if isinstance(state, (str, os.PathLike)) else dict(_flat(state))
     generator, discriminator = _networks(tensors, average, where)
-    wanted = shapes(config)
-    made = _convert(generator, {name: leaf for name, leaf in wanted.items() if not name.startswith('discriminator/')}, where)
+    abstract = shapes(config)
+    made = _convert(generator, {name: leaf for name, leaf in abstract.items() if not name.startswith('discriminator/')}, where)
     if not discriminator:
         return made, None
-    theirs = {name: leaf for name, leaf in wanted.items() if name.startswith('discriminator/')}
+    theirs = {name: leaf for name, leaf in abstract.items() if name.startswith('discriminator/')}
     return made, _convert(discriminator, theirs, where)['discriminator']
 
 
@@ -83,8 +83,8 @@ def save_eg3d(generator: PyTree, discriminator: PyTree | None, config) -> dict[s
     """
     tree = generator if discriminator is None else {**generator, 'discriminator': discriminator}
     leaves = trees.flatten(tree)
-    wanted = {name: leaf for name, leaf in shapes(config).items() if discriminator is not None or name[:4] != 'disc'}
-    problems = trees.mismatch(leaves, wanted)
+    abstract = {name: leaf for name, leaf in shapes(config).items() if discriminator is not None or name[:4] != 'disc'}
+    problems = trees.mismatch(leaves, abstract)
     if problems:
         raise BadWeights('the parameters are not those of the config:\n' + '\n'.join(problems))
     tensors = {torch_name(name): _to_torch(name, np.asarray(jax.device_get(leaf))) for name, leaf in leaves.items()}
@@ -185,22 +185,22 @@ def _networks(tensors: dict, average: bool, where: str) -> tuple[dict, dict]:
     return generator, groups['D']
 
 
-def _convert(tensors: dict, wanted: dict, where: str) -> PyTree:
-    """The tree of `wanted` leaves from their tensors."""
+def _convert(tensors: dict, target: dict, where: str) -> PyTree:
+    """The tree of the `target` leaves from their tensors."""
     tensors, problems = _without_filters(tensors)
-    keys = {name: torch_name(name) for name in wanted}
+    keys = {name: torch_name(name) for name in target}
     noise = [key for key in tensors if key.startswith('superresolution.') and key.endswith('.noise_const')]
     missing = [key for key in keys.values() if key not in tensors]
     unknown = sorted(set(tensors) - set(keys.values()) - set(noise))
     groups = (('missing', missing), ('unknown', unknown))
     problems += [f'  {title} ({len(names)}): {", ".join(names[:5])}{_hint(names)}' for title, names in groups if names]
     leaves = {}
-    for name, leaf in wanted.items():
+    for name, leaf in target.items():
         if keys[name] in tensors:
             value = _to_flax(name, np.asarray(tensors[keys[name]]))
             if value.shape != leaf.shape or not np.issubdtype(value.dtype, np.floating):
-                given = f'{np.asarray(tensors[keys[name]]).shape} {value.dtype}'
-                problems.append(f'  shape: {keys[name]} is {given}, our {name} wants {leaf.shape} float32')
+                kind = f'{np.asarray(tensors[keys[name]]).shape} {value.dtype}'
+                problems.append(f'  shape: {keys[name]} is {kind}, our {name} wants {leaf.shape} float32')
             leaves[name] = value
     if problems:
         more = [f'  and {len(problems) - 8} more'] if len(problems) > 8 else []
@@ -257,12 +257,12 @@ def _to_torch(name: str, value: np.ndarray) -> np.ndarray:
 
 def _upsampler_noise(config) -> dict[str, int]:
     """Key and side of the noise constants that an upsampler of EG3D has."""
-    net, found = modules(config)['generator/superres'], {}
+    net, sides = modules(config)['generator/superres'], {}
     side = net.input_size
     for i, up in enumerate(net.ups):
         side = 2 * side if up else side
-        found |= {f'superresolution.block{i}.conv{j}.noise_const': side for j in (0, 1)}
-    return found
+        sides |= {f'superresolution.block{i}.conv{j}.noise_const': side for j in (0, 1)}
+    return sides
 
 
 def _filters(tensors) -> list[str]:

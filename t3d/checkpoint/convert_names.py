@@ -106,50 +106,50 @@ class Fit(NamedTuple):
         return lines + [f'  shape: {line}' for line in list(self.wrong.values())[:5]]
 
 
-def fit(tensors: dict[str, np.ndarray], wanted: PyTree) -> Fit:
+def fit(tensors: dict[str, np.ndarray], target: PyTree) -> Fit:
     """Compares the tensors of a file with the tree a module wants (ShapeDtypeStructs); copies nothing."""
     used, missing, wrong = {}, [], {}
-    for name, leaf in trees.flatten(wanted).items():
+    for name, leaf in trees.flatten(target).items():
         key = torch_name(name)
-        found = find(key, tensors)
-        if found is None:
+        stored = find(key, tensors)
+        if stored is None:
             missing.append(key)
-        elif to_flax(tensors[found], name.rpartition('/')[2], leaf.shape) is None:
-            wrong[name] = f'{found} is {tuple(tensors[found].shape)}, our {name} wants {tuple(leaf.shape)}'
-        elif jnp.issubdtype(leaf.dtype, jnp.floating) != jnp.issubdtype(tensors[found].dtype, jnp.floating):
-            wrong[name] = f'{found} is stored as {tensors[found].dtype}, wanted {leaf.dtype}: quantised files are not read'
+        elif to_flax(tensors[stored], name.rpartition('/')[2], leaf.shape) is None:
+            wrong[name] = f'{stored} is {tuple(tensors[stored].shape)}, our {name} wants {tuple(leaf.shape)}'
+        elif jnp.issubdtype(leaf.dtype, jnp.floating) != jnp.issubdtype(tensors[stored].dtype, jnp.floating):
+            wrong[name] = f'{stored} is stored as {tensors[stored].dtype}, wanted {leaf.dtype}: quantised files are not read'
         else:
-            used[name] = found
+            used[name] = stored
     taken = {*used.values(), *(line.partition(' ')[0] for line in wrong.values())}
     unused = tuple(key for key in tensors if key not in taken and not NEVER_USED.search(key))
     return Fit(used, tuple(missing), unused, wrong)
 
 
 def to_params(
-    stored: Stored, wanted: PyTree, *, dtype=None, sharding=None, allowed: tuple[str, ...] = (), initial: PyTree = None
+    stored: Stored, target: PyTree, *, dtype=None, sharding=None, allowed: tuple[str, ...] = (), initial: PyTree = None
 ) -> PyTree:
     """Parameters for a module from the tensors of a file, one leaf at a time.
 
     Args:
-      wanted: ShapeDtypeStructs of the module's parameters.
-      dtype: of floating parameters; None takes those of `wanted`.
-      sharding: a Sharding for every leaf, a tree of them like `wanted`, or None for the default device.
+      target: ShapeDtypeStructs of the module's parameters.
+      dtype: of floating parameters; None takes those of `target`.
+      sharding: a Sharding for every leaf, a tree of them like `target`, or None for the default device.
       allowed: patterns (re.search) of torch keys that may be missing or unused, for example ('camera_embedding',).
-      initial: values for leaves that are allowed to be missing, a tree like `wanted`.
+      initial: values for leaves that are allowed to be missing, a tree like `target`.
     Raises:
       BadWeights: keys missing or unused, other shapes, values that are not finite; with the file and the keys.
     """
-    found = fit(stored.tensors, wanted)
+    fitted = fit(stored.tensors, target)
     where = ', '.join(str(path) for path in stored.files[:3])
-    problems = found.problems(allowed)
+    problems = fitted.problems(allowed)
     if problems:
         raise BadWeights(f'{where} does not fit the model of its config:\n' + '\n'.join(problems))
-    flat, shardings, leaves = trees.flatten(wanted), _per_leaf(sharding, wanted), {}
+    flat, shardings, leaves = trees.flatten(target), _per_leaf(sharding, target), {}
     spare = trees.flatten(initial) if initial is not None else {}
     for name, leaf in flat.items():
         kind = dtype if dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
-        if name in found.used:
-            key = found.used[name]
+        if name in fitted.used:
+            key = fitted.used[name]
             value = to_flax(stored.tensors[key], name.rpartition('/')[2], leaf.shape)
             with np.errstate(over='ignore'):  # said below
                 value = np.array(value, jnp.dtype(kind), order='C')  # a copy: the file may change later
@@ -178,11 +178,11 @@ def _put(value, sharding):
     return jax.device_put(value, sharding)
 
 
-def _per_leaf(sharding, wanted) -> dict:
+def _per_leaf(sharding, target) -> dict:
     if sharding is None:
         return {}
     if isinstance(sharding, jax.sharding.Sharding):
-        return dict.fromkeys(trees.flatten(wanted), sharding)
+        return dict.fromkeys(trees.flatten(target), sharding)
     return trees.flatten(sharding)
 
 

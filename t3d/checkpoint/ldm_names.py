@@ -216,13 +216,13 @@ def text_from_ldm(tensors: dict) -> tuple[dict, dict[str, str]]:
         origin = {key.removeprefix('text_model.'): key for key in tensors}
         return {name: tensors[key] for name, key in origin.items()}, origin
     last = max(int(match[1]) for key in tensors if (match := re.match(r'transformer\.resblocks\.(\d+)\.', key)))
-    found, origin = {}, {}
+    renamed, origin = {}, {}
     for key, value in tensors.items():
         if key == 'text_projection' or key.startswith(f'transformer.resblocks.{last}.'):
             continue
         for name, part in _open_clip(key, value):
-            found[name], origin[name] = part, key
-    return found, origin
+            renamed[name], origin[name] = part, key
+    return renamed, origin
 
 
 def _open_clip(key: str, value: np.ndarray):

@@ -40,7 +40,7 @@ class Restored(NamedTuple):
 
 
 class NoCheckpoint(UsageError, FileNotFoundError):
-    """Nothing to restore."""
+    """There is nothing to restore."""
 
 
 class SaveFailed(OneProcess):
@@ -85,7 +85,7 @@ class Store:
             around_orbax.hush()
         if read_only and not self.folder.exists():
             return
-        with around_orbax.quiet('absl'):  # it warns of read_only
+        with around_orbax.quiet('absl'):  # Orbax warns of read_only
             options = ocp.CheckpointManagerOptions(
                 step_name_format=around_orbax.step_names(DIGITS),
                 preservation_policy=around_orbax.policy(keep, keep_every, best),
@@ -235,10 +235,10 @@ class Store:
 
     def safe(self) -> str:
         """The last complete checkpoint and how to go on from it, as the end of a message."""
-        found = [path.name for path in self.folder.iterdir() if path.name.isdigit()] if self.folder.exists() else []
-        if not found:
+        steps = [path.name for path in self.folder.iterdir() if path.name.isdigit()] if self.folder.exists() else []
+        if not steps:
             return 'No checkpoint was saved before: the same command again starts anew.'
-        return f'Safe: step {int(max(found))} in {self.folder}; the same command again goes on from there.'
+        return f'Safe: step {int(max(steps))} in {self.folder}; the same command again goes on from there.'
 
     @contextlib.contextmanager
     def _failures(self):
@@ -287,10 +287,10 @@ class Store:
         raise CorruptCheckpoint(f'{self._path(step)} cannot be read{leaf}: {text.splitlines()[0][:160]}. {self._other(step)}')
 
     def _verify(self, step: int, tree: PyTree, leaves: dict) -> None:
-        found, _ = digests.inspect(tree)
+        restored, _ = digests.inspect(tree)
         bad = [
             name
-            for name, leaf in found.items()
+            for name, leaf in restored.items()
             if leaf['digest'] != leaves[name]['digest'] is not None and leaf['dtype'] == leaves[name]['dtype']
         ]
         if bad:

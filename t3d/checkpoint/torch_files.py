@@ -137,26 +137,26 @@ def write(path, tensors: dict[str, np.ndarray]) -> None:
 def _choose(folder: pathlib.Path, variant: str | None) -> pathlib.Path:
     """The index or the single file to read."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    found = {}  # variant or '' -> file; an index goes before the single file, which some tools leave behind
+    files = {}  # variant or '' -> file; an index goes before the single file, which some tools leave behind
     for stem in STEMS:
         for name in names:
             single = re.fullmatch(rf'{stem}(?:\.([\w-]+))?\.safetensors', name)
             index = re.fullmatch(rf'{stem}(?:\.([\w-]+))?\.safetensors\.index(?:\.([\w-]+))?\.json', name)
             if single and not re.search(r'-\d+-of-\d+', name):
-                found.setdefault(single[1] or '', folder / name)
+                files.setdefault(single[1] or '', folder / name)
             elif index:
-                found[index[1] or index[2] or ''] = folder / name
-    if variant is None and '' not in found and len(found) == 1:
-        return next(iter(found.values()))
-    if (variant or '') in found:
-        return found[variant or '']
-    if found:
-        there = ', '.join(name or 'none' for name in found)
+                files[index[1] or index[2] or ''] = folder / name
+    if variant is None and '' not in files and len(files) == 1:
+        return next(iter(files.values()))
+    if (variant or '') in files:
+        return files[variant or '']
+    if files:
+        there = ', '.join(name or 'none' for name in files)
         raise BadWeights(f'no weights of variant {variant or "none"} in {folder}: choose variant from {there}.')
     for name in names:
         _refuse_pickle(folder / name)
-    wanted = ' or '.join(f'{stem}.safetensors' for stem in STEMS)
-    raise BadWeights(f'no weights in {folder}: wanted {wanted}. {_what_is_there(folder)}')
+    expected = ' or '.join(f'{stem}.safetensors' for stem in STEMS)
+    raise BadWeights(f'no weights in {folder}: wanted {expected}. {_what_is_there(folder)}')
 
 
 def _read_sharded(index: pathlib.Path) -> Stored:
@@ -209,10 +209,10 @@ def _tensor(path, data, start, key, entry) -> np.ndarray:
     if not isinstance(name, str) or name not in DTYPES:
         raise BadWeights(f'{path}: {key} is stored as {name}; read here are {", ".join(DTYPES)}. Save it in one of them.')
     dtype = np.dtype(DTYPES[name])
-    wanted = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or first < 0 or last - first != wanted or start + last > len(data):
+    size = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or first < 0 or last - first != size or start + last > len(data):
         raise BadWeights(f'{path} is damaged or cut short ({key}, {name} {shape}): copy or download it again.')
-    if not wanted:
+    if not size:
         return np.zeros(shape, dtype)
     return np.asarray(data[start + first : start + last]).view(dtype).reshape(shape)
 

@@ -2,11 +2,11 @@
 
 
 def no_flags(command) -> None:
-    """Of `t3d configs` and `t3d doctor`."""
+    """The flags of `t3d configs` and `t3d doctor`: none."""
 
 
 def info_flags(command) -> None:
-    """Of `t3d info`."""
+    """The flags of `t3d info`."""
     command.add_argument('run', nargs='?', help='default: the shipped weights')
 
 

@@ -25,8 +25,8 @@ def report() -> str:
     lines += [f'  {name} {_version(name) or "MISSING: pip install t3d"}{_warning(name)}' for name in PACKAGES]
     lines += ['', *_try('devices', _devices), '', 'optional parts:']
     for module, (extra, use) in EXTRAS.items():
-        found = importlib.util.find_spec(module) is not None
-        lines.append(f'  {module}: ' + ('found' if found else f'missing; for {use}: pip install "t3d[{extra}]"'))
+        installed = importlib.util.find_spec(module) is not None
+        lines.append(f'  {module}: ' + ('found' if installed else f'missing; for {use}: pip install "t3d[{extra}]"'))
     ffmpeg = importlib.util.find_spec('imageio_ffmpeg') is not None
     lines.append(f'  ffmpeg: {"found" if ffmpeg else "missing, no mp4: pip install imageio-ffmpeg"}')
     return '\n'.join([*lines, '', *_try('weights', _weights), *_try('data sets', _data)])
@@ -65,8 +65,8 @@ def _devices() -> list[str]:
     from t3d.parallel import devices
 
     devices.compilation_cache()
-    found = jax.devices()
-    lines = [f'backend: {jax.default_backend()}, {len(found)} devices of kind {found[0].device_kind}']
+    visible = jax.devices()
+    lines = [f'backend: {jax.default_backend()}, {len(visible)} devices of kind {visible[0].device_kind}']
     memory = devices.memory()
     lines.append(f'device memory: {memory}' if memory else f'processor cores: {os.cpu_count()}')
     free = shutil.disk_usage('.').free / 2**30
@@ -77,12 +77,12 @@ def _devices() -> list[str]:
 def _weights() -> list[str]:
     from t3d.inference import loading
 
-    found = [f'  {name}: {folder}' for name, folder in loading.shipped().items()]
-    given = os.environ.get('T3D_WEIGHTS')
-    if given:
-        state = 'found' if os.path.exists(os.path.join(given, 'model.safetensors')) else 'no model.safetensors there'
-        found.append(f'  T3D_WEIGHTS={given}: {state}')
-    return ['weights:', *(found or ['  none'])]
+    lines = [f'  {name}: {folder}' for name, folder in loading.shipped().items()]
+    chosen = os.environ.get('T3D_WEIGHTS')
+    if chosen:
+        state = 'found' if os.path.exists(os.path.join(chosen, 'model.safetensors')) else 'no model.safetensors there'
+        lines.append(f'  T3D_WEIGHTS={chosen}: {state}')
+    return ['weights:', *(lines or ['  none'])]
 
 
 def _data() -> list[str]:

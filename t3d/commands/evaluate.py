@@ -36,10 +36,10 @@ def run(args) -> None:
         loaded = table.with_evaluators(loaded, tuple(name.strip() for name in args.evaluate.split(',')))
     if names:
         weights = {name: getattr(args, name) for name in ('inception_weights', 'clip_weights', 'align_head')}
-        found = scores.evaluate(loaded, names, print, **weights, **which)
+        results = scores.evaluate(loaded, names, print, **weights, **which)
     else:
-        found = table.evaluate(loaded, print, **which)
-        print(publish.table({'step': loaded.step, **found}))
+        results = table.evaluate(loaded, print, **which)
+        print(publish.table({'step': loaded.step, **results}))
     if args.json:
         with open(args.json, 'w') as file:
-            json.dump({'step': loaded.step, **found}, file, indent=1)
+            json.dump({'step': loaded.step, **results}, file, indent=1)

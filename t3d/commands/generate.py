@@ -7,7 +7,7 @@ OPTIONS = ('formats', 'texture', 'faces', 'grid', 'threshold', 'frames', 'size',
 
 
 def flags(command) -> None:
-    """Of `t3d generate`."""
+    """The flags of `t3d generate`."""
     outputs.prompts(command)
     command.add_argument('--system', help='choose among the shipped weights, for example instant3d')
     either = command.add_mutually_exclusive_group()
@@ -25,13 +25,13 @@ def flags(command) -> None:
 
 
 def export_flags(command) -> None:
-    """Of `t3d export`."""
+    """The flags of `t3d export`."""
     _of_run(command)
     outputs.meshes(command)
 
 
 def render_flags(command) -> None:
-    """Of `t3d render`."""
+    """The flags of `t3d render`."""
     _of_run(command)
     outputs.views(command)
 
@@ -43,7 +43,7 @@ def _of_run(command) -> None:
 
 
 def run(args) -> None:
-    """Of the three."""
+    """Runs `t3d generate`, `t3d export` or `t3d render`."""
     from t3d.export import writers
     from t3d.inference import publish, requests
     from t3d.parallel import devices
@@ -63,8 +63,8 @@ def run(args) -> None:
         options['formats'] = tuple(options['formats'])
     print(f'{loaded.config.system} from {loaded.name}, step {loaded.step}: {len(asked)} prompts, seeds {seeds} -> {args.out}')
     if args.dry_run:
-        shown = {'prompts': prompts, **publish.options(args.command, loaded, options)}
-        print('\n'.join(f'  {name} = {value}' for name, value in shown.items()))
+        settings = {'prompts': prompts, **publish.options(args.command, loaded, options)}
+        print('\n'.join(f'  {name} = {value}' for name, value in settings.items()))
         return
     if args.command == 'generate':
         paths = [publish.to_open(folder) for folder in publish.assets(loaded, asked, args.out, seeds=seeds, **options)]

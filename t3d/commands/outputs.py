@@ -68,10 +68,10 @@ def all_prompts(args, config) -> list[str]:
     """The prompts given as words and in the file of --prompts; without any, those of the config."""
     from t3d.core.errors import UsageError
 
-    found = given_prompts(args) or list(config.get('export', {}).get('prompts', ()))
-    if not found:
+    prompts = given_prompts(args) or list(config.get('export', {}).get('prompts', ()))
+    if not prompts:
         raise UsageError('no prompt: give one in quotes, or a file with --prompts FILE.')
-    return found
+    return prompts
 
 
 def given_prompts(args) -> list[str]:

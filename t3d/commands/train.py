@@ -89,15 +89,15 @@ def finish(workdir, prompts: list[str], *, log=print, score: bool = True) -> Non
             log(f'open {publish.to_open(folder)}')
 
 
-def meant(given: list[str], written: str = 'without dashes: ') -> str:
+def meant(rest: list[str], written: str = 'without dashes: ') -> str:
     """What to write in place of an option that `t3d train` does not have; '' where nothing is near.
 
     Config keys are written as key=value (`written` says how); people bring them as --key value.
     """
     from t3d.core import limits, words
 
-    option, _, value = given[0].partition('=')
-    value = value or ' '.join(word for word in given[1:2] if not word.startswith('--'))
+    option, _, value = rest[0].partition('=')
+    value = value or ' '.join(word for word in rest[1:2] if not word.startswith('--'))
     name = option.lstrip('-')
     known = [key for key in limits.LIMITS if name.replace('-', '_') in (key, key.split('.')[-1])]
     key = known[0] if known else words.key(name)

@@ -24,8 +24,8 @@ def files() -> dict[str, pathlib.Path]:
 
     Of two with the same name the working directory's counts.
     """
-    found = [*sorted((CHECKOUT / 'configs').glob('*.py')), *sorted(pathlib.Path('configs').glob('*.py'))]
-    table = {path.stem: path for path in found if path.stem not in ('common', '__init__')}
+    paths = [*sorted((CHECKOUT / 'configs').glob('*.py')), *sorted(pathlib.Path('configs').glob('*.py'))]
+    table = {path.stem: path for path in paths if path.stem not in ('common', '__init__')}
     return dict(sorted(table.items()))
 
 

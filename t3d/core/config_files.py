@@ -45,8 +45,8 @@ def get_config(path: pathlib.Path, variant: str) -> Mapping:
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError as error:
-        wanted = f'leave out :{variant}' if variant else f'give one, {path}:VARIANT'
-        raise UsageError(f'get_config of {path} {"takes no variant" if variant else "wants a variant"}: {wanted}.') from error
+        advice = f'leave out :{variant}' if variant else f'give one, {path}:VARIANT'
+        raise UsageError(f'get_config of {path} {"takes no variant" if variant else "wants a variant"}: {advice}.') from error
     try:
         tree = function(*arguments)
     except Exception as error:

@@ -38,13 +38,13 @@ def environment() -> dict:
 
 def versions(names=PACKAGES) -> dict[str, str]:
     """Versions of those packages that are installed."""
-    found = {}
+    installed = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def unavailable() -> str | None:
@@ -58,8 +58,8 @@ def unavailable() -> str | None:
 
 def platform_refused(asked: str, reason: str) -> str:
     """The sentence for JAX_PLATFORMS=`asked` where JAX finds none of these: what is installed, and what to do."""
-    found = [f'{name} {version}' for name, version in versions(('jax', *BACKENDS)).items()]
-    installed = ', '.join(found) + ('' if len(found) > 1 else ', for the CPU alone')
+    packages = [f'{name} {version}' for name, version in versions(('jax', *BACKENDS)).items()]
+    installed = ', '.join(packages) + ('' if len(packages) > 1 else ', for the CPU alone')
     first = asked.split(',')[0].strip().lower()
     near = difflib.get_close_matches(first, INSTALL, 1)
     hint = f'Did you mean {near[0]!r}? ' if first not in INSTALL and near else ''
@@ -73,15 +73,15 @@ def platform_refused(asked: str, reason: str) -> str:
 
 def summary() -> dict[str, str]:
     """The same in a few words, for a page that people read."""
-    found = environment()
+    facts = environment()
     kinds = [device.device_kind for device in jax.devices()]
     return {
-        't3d': found['t3d'],
+        't3d': facts['t3d'],
         'jax': jax.__version__,
-        'python': found['python'],
-        'system': found['platform'],
+        'python': facts['python'],
+        'system': facts['platform'],
         'devices': f'{len(kinds)} x {kinds[0]}',
-        **({'commit': found['commit']} if found['commit'] else {}),
+        **({'commit': facts['commit']} if facts['commit'] else {}),
     }
 
 

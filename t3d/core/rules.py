@@ -119,7 +119,7 @@ class Choice(NamedTuple):
         return 'one of ' + ', '.join(map(repr, self.choices))
 
     def nearest(self, value):
-        import difflib  # late, as everything that `t3d --help` does without
+        import difflib  # imported here, so that `t3d --help` starts without it
 
         word = str(value).lower()
         near = difflib.get_close_matches(word, self.choices, 1, 0.5)
@@ -154,14 +154,14 @@ class Several(NamedTuple):
                 return (self.each.accept(value),) if self.least <= 1 else None
             except Refused:
                 return None
-        found = []
+        items = []
         for item in value:
             try:
-                found.append(self.each.accept(item))
+                items.append(self.each.accept(item))
             except Refused:
-                found.append(self.each.nearest(item))
+                items.append(self.each.nearest(item))
         try:
-            return self.accept(found)
+            return self.accept(items)
         except Refused:
             return None
 

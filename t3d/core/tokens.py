@@ -75,9 +75,9 @@ def refuse_unknown(prompt: str, words: list[str], known: tuple[str, ...]) -> Non
             f'"{quoted(word)}"' + (f' (nearest: {", ".join(near)})' if near else '') for word, near in nearest.items()
         )
         hints += f'; and {len(unknown) - NAMED} more' if len(unknown) > NAMED else ''
-        shown = ', '.join(known[:40]) + (f', ... ({len(known)} words)' if len(known) > 40 else '')
+        vocabulary = ', '.join(known[:40]) + (f', ... ({len(known)} words)' if len(known) > 40 else '')
         raise UsageError(
-            f'words this model was not trained on: {hints}, in the prompt "{quoted(prompt)}". It knows: {shown}. '
+            f'words this model was not trained on: {hints}, in the prompt "{quoted(prompt)}". It knows: {vocabulary}. '
             'Use these words, or choose weights trained on more text with --weights or --run.'
         )
 
@@ -183,7 +183,7 @@ def make(text: dict):
 
 
 def refuse_empty(prompts: list[str]) -> None:
-    """Raises UsageError for a prompt without a word, or that is no text."""
+    """Raises UsageError for a prompt that has no word or is not a text."""
     for prompt in prompts:
         if any('\ud800' <= character <= '\udfff' for character in prompt):  # bytes of the command line in another encoding
             raise UsageError(f'the prompt {ascii(prompt)} is no text in UTF-8: set the encoding of the terminal to UTF-8.')

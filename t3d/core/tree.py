@@ -51,16 +51,16 @@ def size_bytes(tree: PyTree) -> int:
     return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
 
 
-def mismatch(given: dict, wanted: dict) -> list[str]:
+def mismatch(leaves: dict, target: dict) -> list[str]:
     """Lines on where two flat trees differ in names or shapes; none if they agree. Leaves need a `shape`."""
     shapes = [
-        f'{name} {tuple(given[name].shape)} given, {tuple(leaf.shape)} wanted'
-        for name, leaf in wanted.items()
-        if name in given and tuple(given[name].shape) != tuple(leaf.shape)
+        f'{name} {tuple(leaves[name].shape)} given, {tuple(leaf.shape)} wanted'
+        for name, leaf in target.items()
+        if name in leaves and tuple(leaves[name].shape) != tuple(leaf.shape)
     ]
     groups = (
-        ('missing', [name for name in wanted if name not in given]),
-        ('unknown', [name for name in given if name not in wanted]),
+        ('missing', [name for name in target if name not in leaves]),
+        ('unknown', [name for name in leaves if name not in target]),
         ('other shape', shapes),
     )
     return [

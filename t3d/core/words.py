@@ -43,7 +43,7 @@ FOLDER = 'The run folder is a flag: --workdir DIR.'
 RESUME = 'The same command again, with the same --workdir, resumes; nothing else is needed.'
 WEIGHTS = 'To start from the weights of another run: --init-from DIR.'
 BOARD = 'Metrics are always written for TensorBoard: `tensorboard --logdir RUN`.'
-ADVICE = {  # what has no key of its own
+ADVICE = {  # what to say of words that stand for no config key
     EPOCHS: 'epochs epoch num_epochs max_epochs n_epochs num_train_epochs nepochs kimg',
     FOLDER: 'output_dir outdir out output logdir log_dir save_dir run_dir workdir work_dir exp_dir experiment exp_name '
     'default_root_dir results_dir model_dir run run_name output_path o',

@@ -56,9 +56,9 @@ def describe(config, source) -> str:
 def folder(source) -> str:
     """The folder or zip that a source reads; '' for one that makes its records."""
     while source is not None:
-        found = getattr(source, 'folder', None) or getattr(source, 'path', None)
-        if found:
-            return str(found)
+        place = getattr(source, 'folder', None) or getattr(source, 'path', None)
+        if place:
+            return str(place)
         source = getattr(source, 'source', None) or getattr(source, 'pictures', None)
     return ''
 

@@ -28,15 +28,15 @@ def target(schedule: Schedule, x0, t, noise):
     return signal * noise - sigma * x0
 
 
-def mse(output, wanted, weights=None):
+def mse(output, target, weights=None):
     """Mean squared error in float32. weights: [B], each multiplying its object's mean."""
-    each = per_object(output, wanted)
+    each = per_object(output, target)
     return jnp.mean(each if weights is None else weights * each)
 
 
-def per_object(output, wanted):
+def per_object(output, target):
     """[B] mean squared error of each object, in float32."""
-    square = jnp.square(output.astype(jnp.float32) - wanted.astype(jnp.float32))
+    square = jnp.square(output.astype(jnp.float32) - target.astype(jnp.float32))
     return jnp.mean(square, axis=tuple(range(1, square.ndim)))
 
 

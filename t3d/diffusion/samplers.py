@@ -83,15 +83,15 @@ def intervals(schedule: Schedule, steps: int, spacing: str | None = None) -> tup
 
 
 def last(step: Callable, x, inputs, memory=None):
-    """x after `x, memory = step(x, memory, given)` for each of the inputs."""
-    return jax.lax.scan(lambda state, given: (step(*state, given), None), (x, memory), inputs)[0][0]
+    """x after `x, memory = step(x, memory, row)` for each row of the inputs."""
+    return jax.lax.scan(lambda state, row: (step(*state, row), None), (x, memory), inputs)[0][0]
 
 
 def path(step: Callable, x, inputs, memory=None):
     """(x after the last step, [steps, *x.shape] x after each)."""
 
-    def body(state, given):
-        state = step(*state, given)
+    def body(state, row):
+        state = step(*state, row)
         return state, state[0]
 
     (x, _), states = jax.lax.scan(body, (x, memory), inputs)
@@ -125,8 +125,8 @@ def ddim(
         raise UsageError(f'eta = {eta} adds noise at each step: give key=jax.random.key(...), or eta=0.')
     draws = _draws(key, steps, x) if eta else jnp.zeros(steps, jnp.float32)
 
-    def step(x, memory, given):
-        t, (a, s), (a_end, s_end), draw = given
+    def step(x, memory, row):
+        t, (a, s), (a_end, s_end), draw = row
         output = predict(x, t)
         x0 = project(schedules.x0_of(schedule.prediction, output, x, a, s))
         eps = (x - a * x0) / s if rederive else schedules.eps_of(schedule.prediction, output, x, a, s)
@@ -149,8 +149,8 @@ def ddim_invert(predict: Callable, schedule: Schedule, x0, *, steps: int, spacin
     times, ends = intervals(schedule, steps, spacing)
     noisy, clean = _levels(schedule, times[::-1]), _levels(schedule, ends[::-1], schedule.alpha_to_one)
 
-    def step(x, memory, given):
-        t, (a, s), (a_clean, s_clean) = given
+    def step(x, memory, row):
+        t, (a, s), (a_clean, s_clean) = row
         at = (a, s) if schedule.prediction == 'x0' else (a_clean, s_clean)
         eps = schedules.eps_of(schedule.prediction, predict(x, t), x, *at)
         return a * (x - s_clean * eps) / a_clean + s * eps, memory
@@ -182,8 +182,8 @@ def ddpm(
     project = project or guidance.projection(schedule)
     levels, ends = _levels(schedule, times), _levels(schedule, np.append(times[1:], -1), True)
 
-    def step(x, memory, given):
-        t, (a, s), (a_end, s_end), draw = given
+    def step(x, memory, row):
+        t, (a, s), (a_end, s_end), draw = row
         x0 = project(schedules.x0_of(schedule.prediction, predict(x, t), x, a, s))
         beta = _beta(a, s, a_end, s_end)
         mean = a_end * beta / s**2 * x0 + (a / a_end) * (s_end / s) ** 2 * x
@@ -228,8 +228,8 @@ def dpm_solver_2m(
     lean = jnp.concatenate([jnp.zeros(1, jnp.float32), 0.5 * h[1:] / h[:-1], jnp.zeros(1, jnp.float32)])[:steps]
     ends = (jnp.append(a[1:], 1.0), jnp.append(s[1:], 0.0))
 
-    def step(x, before, given):
-        t, (a, s), (a_end, s_end), lean = given
+    def step(x, before, row):
+        t, (a, s), (a_end, s_end), lean = row
         x0 = project(schedules.x0_of(schedule.prediction, predict(x, t), x, a, s))
         ratio = s_end / s
         return ratio * x + (a_end - ratio * a) * (x0 + lean * (x0 - before)), x0
@@ -286,8 +286,8 @@ def heun(
         x0 = project(raw)
         return x0, schedules.eps_of(*at) + (raw - x0) / sigma
 
-    def step(x, memory, given):
-        sigma, end, draw = given
+    def step(x, memory, row):
+        sigma, end, draw = row
         if churn:
             inside = (sigma >= churn_range[0]) & (sigma <= churn_range[1])
             x = x + jnp.where(inside, churn_noise * (raised * (2.0 + raised)) ** 0.5 * sigma, 0.0) * _normal(draw, x)

@@ -165,9 +165,9 @@ def _number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _want(key: str, field: dict, wanted: str, good: Callable) -> None:
+def _want(key: str, field: dict, expected: str, good: Callable) -> None:
     if not good(field[key]):
-        raise UsageError(f'{key} {field[key]!r} in the scheduler file: wanted {wanted}.')
+        raise UsageError(f'{key} {field[key]!r} in the scheduler file: wanted {expected}.')
 
 
 def _known(key: str, field: dict, choices) -> None:

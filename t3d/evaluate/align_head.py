@@ -38,14 +38,14 @@ def examine(source, encode_images, *, views=VIEWS, limit: int | None = None, bat
     order = np.random.default_rng(0).permutation(len(source))[:limit]
     if not len(order):
         raise UsageError('no examples to read: give a limit of at least 1 and a split that is not empty.')
-    found = []
+    rows = []
     for start in range(0, len(order), batch):
         records = [source[int(index)] for index in order[start : start + batch]]
         rgba = np.stack([record['image'][list(views)] for record in records]) / np.float32(255)
         pooled, logits, histograms = describe(encode_images, rgba[..., :3], rgba[..., 3])
         words = ((record['attributes']['noun'], record['attributes']['colour']) for record in records)
-        found += [(*parts, *said) for *parts, said in zip(pooled, logits, histograms, words)]
-    return Examples(*map(np.asarray, zip(*found)))
+        rows += [(*parts, *said) for *parts, said in zip(pooled, logits, histograms, words)]
+    return Examples(*map(np.asarray, zip(*rows)))
 
 
 def describe(encode_images, rgb: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -62,7 +62,7 @@ def describe(encode_images, rgb: np.ndarray, alpha: np.ndarray) -> tuple[np.ndar
 
 
 def merge(*parts: Examples) -> Examples:
-    """Examples one after another."""
+    """All examples of several parts, in order."""
     return Examples(*(np.concatenate(arrays) for arrays in zip(*parts)))
 
 
@@ -108,7 +108,7 @@ def judge(head: align.Head | None, examples: Examples, encode_texts) -> list[sco
 
 def judge_pictures(
     head: align.Head | None,
-    shown: np.ndarray,
+    pictures: np.ndarray,
     prompts: list[str],
     encode_images,
     encode_texts,
@@ -121,14 +121,14 @@ def judge_pictures(
     Pixels within `BEHIND` of the background count as none in the colour histogram, and are shown white as in training.
 
     Args:
-      shown: [N, V, S, S, 3] in [0, 1]: the V views of an object are judged together.
+      pictures: [N, V, S, S, 3] in [0, 1]: the V views of an object are judged together.
       prompts: [N]; asked for in the form `photo`.
       background: grey level behind the objects.
       colours: also `align/colour_acc`, over the prompts that speak exactly one colour of the palette; none if none does.
     """
     name = align.UNTRAINED if head is None else align.TRAINED
-    front = np.abs(shown - background).max(-1) > BEHIND
-    pooled, logits, histograms = describe(encode_images, shown, front.astype(np.float32))
+    front = np.abs(pictures - background).max(-1) > BEHIND
+    pooled, logits, histograms = describe(encode_images, pictures, front.astype(np.float32))
     vectors = align.conse(logits, _classes(encode_texts))
     if head is not None:
         vectors = align.embed_images(head, pooled.mean(1), vectors, histograms.mean(1))
@@ -199,8 +199,8 @@ def train(
     learned = read('train', limit)
     head = fit(learned, encode_texts, prng.key(seed), steps=steps)
     held_out, figures = merge(read('val', unseen), read('test', unseen)), {}
-    for which, given in (('conse', None), ('head', head)):
-        for report in judge(given, held_out, encode_texts):
+    for which, candidate in (('conse', None), ('head', head)):
+        for report in judge(candidate, held_out, encode_texts):
             log('\n'.join(f'unseen nouns: {line}' for line in report.lines()))
             figures |= {f'{which}/{name.partition("/")[2]}': value for name, value in report.values.items()}
             figures |= {f'{which}/{name.partition("/")[2]}_shuffled': value for name, value in report.shuffled.items()}

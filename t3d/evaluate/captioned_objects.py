@@ -53,12 +53,12 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
         log(f'drawing {samples} samples of each of {len(scenes)} captions ({name})')
         texts = [text for text, _ in scenes for _ in range(samples)]
         labels = generated_objects.drawn_labels(data, len(texts), seed=47)
-        shown = draw(loaded, texts, labels, data.data.size)
-        wanted = [attributes for _, attributes in scenes for _ in range(samples)]
+        drawn = draw(loaded, texts, labels, data.data.size)
+        true_slots = [attributes for _, attributes in scenes for _ in range(samples)]
         if generated_objects.knows_words(data):
             reader = captioners.ToyReader(data.render.background)
-            scores.update(accuracy(name, reader(shown[:, None], labels[:, None]), wanted, samples))
-        seen = shown if seen is None else seen
+            scores.update(accuracy(name, reader(drawn[:, None], labels[:, None]), true_slots, samples))
+        seen = drawn if seen is None else seen
     true, others = generated_objects.real(data, len(seen))
     seen = seen[np.linspace(0, len(seen) - 1, len(true)).astype(int)]  # a small data set has fewer
     scores.update(generated_objects.distances(seen, true, others))
@@ -80,9 +80,9 @@ def write_sheet(loaded: Loaded, captions: list[str], data, folder) -> str:
     The same captions and cameras for every system that learned from the same set, so that sheets can lie side by side.
     """
     texts = [captions[k] for k in np.linspace(0, len(captions) - 1, min(ROWS, len(captions))).round().astype(int)]
-    shown = drawing.pictures(loaded, texts, generated_objects.ring(data, TURNS), data.data.size, evaluator=NAME)
+    images = drawing.pictures(loaded, texts, generated_objects.ring(data, TURNS), data.data.size, evaluator=NAME)
     path = os.path.join(os.fspath(folder), 'samples.png')
-    sheets.write(path, sheets.sheet(shown, texts, title='a sample of each caption, from all sides'))
+    sheets.write(path, sheets.sheet(images, texts, title='a sample of each caption, from all sides'))
     return path
 
 
@@ -99,8 +99,8 @@ def ceiling(loaded: Loaded, data, true, others, seen) -> dict[str, float]:
     styles = renderer.styles(generated_objects.FIRST + np.arange(2 * count), loaded.config.psi)
     labels = generated_objects.drawn_labels(data, 2 * count, seed=53)
     made = renderer.images(styles, labels)
-    found = generated_objects.distances(made[:count], true, others)
-    scores = {f'ceiling/{name}': found[name] for name in ('fid_tiny', 'kid_tiny') if name in found}
+    distances = generated_objects.distances(made[:count], true, others)
+    scores = {f'ceiling/{name}': distances[name] for name in ('fid_tiny', 'kid_tiny') if name in distances}
     between = generated_objects.distances(seen, made[:count], made[count:])
     if generated_objects.knows_words(data):
         reader, around = captioners.ToyReader(data.render.background), generated_objects.drawn_labels(data, count, seed=59)
@@ -112,16 +112,16 @@ def ceiling(loaded: Loaded, data, true, others, seen) -> dict[str, float]:
     return {**scores, **{f'to_ceiling/{name}': between[name] for name in ('fid_tiny', 'kid_tiny') if name in between}}
 
 
-def accuracy(name: str, found: list[dict], wanted: list[dict], samples: int) -> dict[str, float]:
+def accuracy(name: str, readings: list[dict], attributes: list[dict], samples: int) -> dict[str, float]:
     """Shares of samples that show what the caption says; the control asks every other caption of the list instead."""
-    slots = [{slot: labels[slot] for slot in SLOTS} for labels in found]
-    own = np.arange(len(wanted)) // samples
-    values, control = attribute_shares(slots, wanted[::samples], own, ('colour', 'shape'))
+    slots = [{slot: labels[slot] for slot in SLOTS} for labels in readings]
+    own = np.arange(len(attributes)) // samples
+    values, control = attribute_shares(slots, attributes[::samples], own, ('colour', 'shape'))
     scores = {f'{name}/{label}': value for label, value in values.items()}
     scores |= {f'control/{name}/{label}_shuffled': value for label, value in control.items()}
-    far = np.array([labels['distance'] for labels in found])
+    far = np.array([labels['distance'] for labels in readings])
     scores |= {f'{name}/distance': float(far.mean()), f'{name}/readable': float((far <= captioners.THRESHOLD).mean())}
-    return {**scores, f'{name}/n': len(found)}
+    return {**scores, f'{name}/n': len(readings)}
 
 
 def prompts_of(config, data, limit: int = 64) -> dict[str, list[tuple[str, dict]]]:
@@ -153,11 +153,11 @@ def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     data, count = data_config(loaded), SAMPLES if limit is None else limit
     prompts = [text for text, _ in prompts_of(loaded.config, data)['seen']]
     labels = generated_objects.drawn_labels(data, len(prompts) * count, seed=47)
-    shown = draw(loaded, [text for text in prompts for _ in range(count)], labels, data.data.size)
-    true, others = generated_objects.real(data, len(shown))
-    true = np.resize(np.concatenate([true, others]), shown.shape)
-    grouped = (len(prompts), count, *shown.shape[1:])
-    return drawing.Pictures(prompts, shown.reshape(grouped), true.reshape(grouped), False)
+    images = draw(loaded, [text for text in prompts for _ in range(count)], labels, data.data.size)
+    true, others = generated_objects.real(data, len(images))
+    true = np.resize(np.concatenate([true, others]), images.shape)
+    grouped = (len(prompts), count, *images.shape[1:])
+    return drawing.Pictures(prompts, images.reshape(grouped), true.reshape(grouped), False)
 
 
 def sweep(loaded: Loaded, scales=SCALES, log=lambda line: None, *, samples: int = 4) -> list[dict]:
@@ -166,6 +166,6 @@ def sweep(loaded: Loaded, scales=SCALES, log=lambda line: None, *, samples: int 
     for scale in scales:
         scores = evaluate(drawing.with_sampling(loaded, guidance=float(scale)), limit=samples)
         rows.append({'guidance': float(scale), **scores})
-        shown = ('seen/colour', 'seen/shape', 'held_out/both', 'fid_tiny', 'kid_tiny')
-        log(f'guidance {scale:g}: ' + ', '.join(f'{name} {rows[-1][name]:.3f}' for name in shown if name in rows[-1]))
+        reported = ('seen/colour', 'seen/shape', 'held_out/both', 'fid_tiny', 'kid_tiny')
+        log(f'guidance {scale:g}: ' + ', '.join(f'{name} {rows[-1][name]:.3f}' for name in reported if name in rows[-1]))
     return rows

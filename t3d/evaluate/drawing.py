@@ -102,15 +102,15 @@ def pictures(
     """
     if views.world_from_cam.ndim == 3:
         views = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(prompts), *leaf.shape)), views)
-    shown, look = [], None
+    parts, look = [], None
     for start in range(0, len(prompts), batch):
         index = np.minimum(np.arange(start, start + batch), len(prompts) - 1)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(prng.key(seed), jnp.asarray(index))
         fields = generate(loaded, [prompts[k] for k in index], keys, Field, evaluator)
         look = look or _look(fields[0], size)
         scenes = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[field.scene for field in fields])
-        shown.append(np.asarray(look(scenes, jax.tree.map(lambda leaf, index=index: jnp.asarray(leaf)[index], views))))
-    return np.concatenate(shown)[: len(prompts)]
+        parts.append(np.asarray(look(scenes, jax.tree.map(lambda leaf, index=index: jnp.asarray(leaf)[index], views))))
+    return np.concatenate(parts)[: len(prompts)]
 
 
 def with_sampling(loaded: Loaded, **changes) -> Loaded:

@@ -40,9 +40,9 @@ def _clip(folder) -> Callable[[Pictures], list[reports.Report]]:
     towers = convert_clip.load_clip(folder)
     tokenize = tokens.load_clip(str(folder), towers.text.length, towers.text.vocabulary_size)
 
-    def judge(found: Pictures) -> list[reports.Report]:
-        prompts, own = _different(found.prompts)
-        images = clip_score.image_vectors(towers.vision, towers.vision_params, found.shown)
+    def judge(pictures: Pictures) -> list[reports.Report]:
+        prompts, own = _different(pictures.prompts)
+        images = clip_score.image_vectors(towers.vision, towers.vision_params, pictures.shown)
         texts = clip_score.text_vectors(
             towers.text, towers.text_params, tokenize(prompts), towers.text_projection, end=tokenize.end
         )
@@ -62,16 +62,16 @@ def _align(name: str, folder, config) -> Callable[[Pictures], list[reports.Repor
     except judges.MissingJudge as error:
         raise UsageError(f'{name}: {error}') from error
     head = None if folder is None or second else align_head.load(folder)
-    # Of recoloured objects; colours of the originals are measured ones. The second judge has no head, so it knows none.
+    # Colours are exact for recoloured objects and measured for originals. The second judge has no head, so it knows no colours.
     exact = not second and (config.data.name == 'toy' or config.data.get('variants', 0) > 0)
 
-    def judge(found: Pictures) -> list[reports.Report]:
-        shown, prompts = found.shown, found.prompts
-        if not found.paired:  # samples, not views of one object: each on its own
-            prompts = [prompt for prompt in prompts for _ in range(shown.shape[1])]
-            shown = shown.reshape(-1, 1, *shown.shape[2:])
+    def judge(pictures: Pictures) -> list[reports.Report]:
+        images, prompts = pictures.shown, pictures.prompts
+        if not pictures.paired:  # samples, not views of one object: each on its own
+            prompts = [prompt for prompt in prompts for _ in range(images.shape[1])]
+            images = images.reshape(-1, 1, *images.shape[2:])
         options = {'background': config.render.background, 'colours': exact}
-        made = align_head.judge_pictures(head, shown, prompts, encode_images, encode_texts, **options)
+        made = align_head.judge_pictures(head, images, prompts, encode_images, encode_texts, **options)
         return [align_head.by_second_judge(report) for report in made] if second else made
 
     return judge

@@ -50,8 +50,8 @@ class GanRenderer:
 
         def raw(tree, ws, labels):
             planes = generator.planes(tree['generator'], tree['buffers'], ws)
-            seen = generator.render(tree['generator'], planes, labels, size=SIDE, multiplier=2)
-            return numerics.to_unit(seen.features[..., :3]), seen.depth, seen.opacity
+            rendered = generator.render(tree['generator'], planes, labels, size=SIDE, multiplier=2)
+            return numerics.to_unit(rendered.features[..., :3]), rendered.depth, rendered.opacity
 
         self._styles, self._images, self._raw = jax.jit(styles), jax.jit(images), jax.jit(raw)
 
@@ -74,13 +74,13 @@ class GanRenderer:
         return self._batched(lambda *some: self._raw(self.tree, *some), styles, labels)
 
     def _batched(self, run, *rows):
-        found = []
+        outputs = []
         for start in range(0, len(rows[0]), self.batch):
             some = [np.asarray(row[start : start + self.batch]) for row in rows]
             count = len(some[0])
             padded = [np.concatenate([row, np.repeat(row[-1:], self.batch - count, axis=0)]) for row in some]
-            found.append(jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], run(*padded)))
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+            outputs.append(jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], run(*padded)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
 
 def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:
@@ -97,16 +97,16 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     labels = drawn_labels(config, count)
     seeds = FIRST + np.arange(count)
     log(f'drawing {count} pictures of the generator and as many of the untrained one')
-    shown = renderer.images(renderer.styles(seeds), labels)
+    images = renderer.images(renderer.styles(seeds), labels)
     params, buffers = jax.jit(renderer.generator.init)(prng.key(config.seed))
     fresh = renderer.with_weights({'generator': params, 'buffers': buffers})
-    scores = distances(shown, true, others, fresh.images(fresh.styles(seeds), labels))
+    scores = distances(images, true, others, fresh.images(fresh.styles(seeds), labels))
     if config.generator.sr_style == 'w':
         scores.update(style_gate(config, loaded.weights, seeds, labels, true))
     reader = captioners.ToyReader(config.render.background) if knows_words(config) else None
     if reader is not None:
         log(f'reading {count} pictures')
-        scores.update(variety(reader, shown, labels))
+        scores.update(variety(reader, images, labels))
     log(f'3-D checks of {SOLID} objects from {RING} sides')
     scores.update(solidity(renderer, config, reader))
     if loaded.run is not None:
@@ -116,7 +116,7 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
 
 
 def renderer_of(loaded: Loaded) -> GanRenderer:
-    """Of a system that offers a triplane generator; UsageError for another, which this evaluator cannot judge."""
+    """The renderer of a system that offers a triplane generator; UsageError for other systems, which cannot be judged here."""
     if not isinstance(loaded.system.functions, Generator):
         raise UsageError(
             f'evaluate={NAME!r} walks the latents of a triplane generator, and {loaded.config.system} has none: name another '
@@ -126,7 +126,7 @@ def renderer_of(loaded: Loaded) -> GanRenderer:
 
 
 def refuse_split(split: str | None) -> None:
-    """Single views have no splits of objects."""
+    """Raises UsageError for a split: single views have no splits of objects."""
     if split is not None:
         raise UsageError(f'split {split!r}: this system is scored on the pictures it was trained on: leave it out.')
 
@@ -137,8 +137,8 @@ def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     renderer = renderer_of(loaded)
     true, _ = real(loaded.config, SAMPLES if limit is None else limit)
     seeds = FIRST + np.arange(len(true))
-    shown = renderer.images(renderer.styles(seeds), drawn_labels(loaded.config, len(true)))
-    return drawing.Pictures([f'seed {seed}' for seed in seeds], shown[:, None], true[:, None], False)
+    images = renderer.images(renderer.styles(seeds), drawn_labels(loaded.config, len(true)))
+    return drawing.Pictures([f'seed {seed}' for seed in seeds], images[:, None], true[:, None], False)
 
 
 def knows_words(config) -> bool:
@@ -169,23 +169,25 @@ def drawn_labels(config, count: int, seed: int = 43) -> np.ndarray:
     return table[np.random.default_rng(seed).integers(len(table), size=count)]
 
 
-def distances(shown: np.ndarray, true: np.ndarray, others: np.ndarray, untrained: np.ndarray | None = None) -> dict[str, float]:
+def distances(
+    images: np.ndarray, true: np.ndarray, others: np.ndarray, untrained: np.ndarray | None = None
+) -> dict[str, float]:
     """FID-tiny and KID-tiny to real pictures: of those shown, other real ones, and the untrained generator's, at one n."""
     extractor = fid.tiny()
-    sets = {'': shown, 'control/real/': others} | ({} if untrained is None else {'control/untrained/': untrained})
+    sets = {'': images, 'control/real/': others} | ({} if untrained is None else {'control/untrained/': untrained})
     target, scores = fid.extract(extractor, true), {}
     for name, pictures in sets.items():
-        found = fid.extract(extractor, pictures)
-        if min(len(target), len(found)) > extractor.dim:
-            scores[f'{name}fid_tiny'] = fid.frechet(fid.moments(found), fid.moments(target))
-        scores[f'{name}kid_tiny'] = fid.kernel_distance(found, target)[0]
+        features = fid.extract(extractor, pictures)
+        if min(len(target), len(features)) > extractor.dim:
+            scores[f'{name}fid_tiny'] = fid.frechet(fid.moments(features), fid.moments(target))
+        scores[f'{name}kid_tiny'] = fid.kernel_distance(features, target)[0]
     if untrained is not None and 'fid_tiny' in scores:
         scores['fid_tiny_fell_by'] = scores['control/untrained/fid_tiny'] / scores['fid_tiny']
     return {**scores, 'fid_tiny_n': len(true)}
 
 
 def style_gate(config, tree, seeds, labels, true: np.ndarray) -> dict[str, float]:
-    """Of a generator whose upsampler reads w, which stage 2 has none of: the distances with the constants that stand in for it.
+    """Distances of a generator whose upsampler reads w, with the constants that stand in for w in stage 2, which has none.
 
     `sr_style/<style>/gap` is the relative change; beyond 0.1 the upsampler is to be trained on with the constant before any
     diffusion run starts (ganfusion.md, section 7.6).
@@ -197,8 +199,8 @@ def style_gate(config, tree, seeds, labels, true: np.ndarray) -> dict[str, float
     def measure(style: str) -> float:
         made = configs.from_dict({**config.to_dict(), 'generator': {**config.generator.to_dict(), 'sr_style': style}})
         renderer = GanRenderer(Generator(made), tree)
-        found = fid.extract(extractor, renderer.images(renderer.styles(seeds), labels))
-        return fid.frechet(fid.moments(found), fid.moments(target)) if use_fid else fid.kernel_distance(found, target)[0]
+        features = fid.extract(extractor, renderer.images(renderer.styles(seeds), labels))
+        return fid.frechet(fid.moments(features), fid.moments(target)) if use_fid else fid.kernel_distance(features, target)[0]
 
     reference = measure('w')
     for style in ('ones_w', 'w_avg'):
@@ -210,17 +212,17 @@ def style_gate(config, tree, seeds, labels, true: np.ndarray) -> dict[str, float
 # ------------------------------------------------------------------------------------------------------------- variety
 
 
-def variety(reader: captioners.ToyReader, shown: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def variety(reader: captioners.ToyReader, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Which colours, shapes and sizes appear, by the toy captioner: each in at least 1 % of the pictures that can be read.
 
     `readable` is the share of pictures within captioners.THRESHOLD of a true object; `distance` its mean.
     """
-    found = reader(shown[:, None], labels[:, None])
-    clear = [slots for slots in found if slots['distance'] <= captioners.THRESHOLD]
+    readings = reader(images[:, None], labels[:, None])
+    clear = [slots for slots in readings if slots['distance'] <= captioners.THRESHOLD]
     scores = {
-        'readable': len(clear) / len(found),
-        'distance': float(np.mean([slots['distance'] for slots in found])),
-        'readable_n': len(found),
+        'readable': len(clear) / len(readings),
+        'distance': float(np.mean([slots['distance'] for slots in readings])),
+        'readable_n': len(readings),
     }
     for slot, words in (('colour', tuple(shapes.COLOURS)), ('shape', shapes.SHAPES), ('size', tuple(shapes.SIZES))):
         share = {word: sum(slots[slot] == word for slots in clear) / max(len(clear), 1) for word in words}
@@ -254,15 +256,15 @@ def solidity(renderer: GanRenderer, config, reader: captioners.ToyReader | None)
     labels = np.asarray(cameras.to_eg3d(views))
     styles = renderer.styles(FIRST + np.arange(SOLID))
     measured = jax.jit(measure)
-    found, true = [], []
+    measurements, true = [], []
     for style in styles:
         rgb, depth, opacity = renderer.raw(np.repeat(style[None], RING, axis=0), labels)
-        found.append(measured(rgb, depth, opacity, views))
+        measurements.append(measured(rgb, depth, opacity, views))
         if reader is not None:
             slots = reader(rgb[None], labels[None])[0]
             true.append(measured(*of_toy(slots, labels, config.render.background), views))
     mean = lambda rows: {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    scores = {f'solid/{name}': value for name, value in mean(found).items()}
+    scores = {f'solid/{name}': value for name, value in mean(measurements).items()}
     if true:
         scores.update({f'control/true/solid/{name}': value for name, value in mean(true).items()})
     return {**scores, 'solid_n': SOLID, 'solid_views': RING}
@@ -284,10 +286,10 @@ def measure(rgb, depth, opacity, views: cameras.Cameras) -> dict[str, jax.Array]
 def of_toy(slots: dict, labels: np.ndarray, background: float):
     """(colour, depth along the ray, opacity) of a true object from labels [V, 25], at `SIDE` pixels."""
     poses, lenses = labels[:, :16].reshape(-1, 4, 4), labels[:, 16:].reshape(-1, 3, 3)
-    seen = toy.render(shapes.single(slots['shape'], slots['colour'], slots['size']), poses, lenses, SIDE)
+    rendered = toy.render(shapes.single(slots['shape'], slots['colour'], slots['size']), poses, lenses, SIDE)
     views = cameras.Cameras(jnp.asarray(poses), jnp.asarray(lenses))
-    depth = consistency.ray_depth(jnp.asarray(seen['depth']), views)
-    return oracle.composite(seen['image'], background), depth, seen['image'][..., 3] / np.float32(255.0)
+    depth = consistency.ray_depth(jnp.asarray(rendered['depth']), views)
+    return oracle.composite(rendered['image'], background), depth, rendered['image'][..., 3] / np.float32(255.0)
 
 
 # -------------------------------------------------------------------------------------------------------------- sheets

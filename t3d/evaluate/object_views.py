@@ -53,8 +53,8 @@ def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     prompts, (views, true), _ = object_views(loaded.config, limit=limit, split=split)
     log(f'rendering {len(prompts)} objects x {true.shape[1]} held-out views')
     told = drawing.progress(log, 'held-out views')
-    shown = drawing.render_views(loaded, prompts, views, true.shape[2], evaluator=NAME, progress=told)
-    return drawing.Pictures(prompts, shown, true, True)
+    renders = drawing.render_views(loaded, prompts, views, true.shape[2], evaluator=NAME, progress=told)
+    return drawing.Pictures(prompts, renders, true, True)
 
 
 def object_views(config, *, limit: int | None = None, split: str | None = None):

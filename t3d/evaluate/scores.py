@@ -61,19 +61,19 @@ def evaluate(
     judges = {kind: extractors.find(kind, loaded.config, inception_weights, clip_weights, align_head) for kind in kinds}
     if limit is not None and limit < 1:
         raise UsageError(f'--limit {limit}: wanted at least 1.')
-    found = evaluator.pictures(loaded, log, limit=limit, split=split)
+    pictures = evaluator.pictures(loaded, log, limit=limit, split=split)
     scores, features = {}, {}
     for name in names:
         if name in PAIRED:
-            made = [_of_pairs(name, found)]
+            made = [_of_pairs(name, pictures)]
         elif name in EXTRACTOR:
             kind = EXTRACTOR[name]
             if kind not in features:
-                log(f'features of {found.shown[..., 0, 0, 0].size} images and as many true ones: {judges[kind].name}')
-                features[kind] = [_features(judges[kind], some) for some in (found.shown, found.true)]
+                log(f'features of {pictures.shown[..., 0, 0, 0].size} images and as many true ones: {judges[kind].name}')
+                features[kind] = [_features(judges[kind], some) for some in (pictures.shown, pictures.true)]
             made = [distance(name, judges[kind], *features[kind], log=log)]
         else:
-            made = judges[name](found)
+            made = judges[name](pictures)
         for report in made:
             for line in report.lines() if name in WORDED else _lines(report):
                 log(line)
@@ -109,19 +109,19 @@ def check(names: list[str], loaded: Loaded | None = None) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- scores
 
 
-def _of_pairs(name: str, found: drawing.Pictures) -> reports.Report:
+def _of_pairs(name: str, pictures: drawing.Pictures) -> reports.Report:
     """PSNR or SSIM over all views; the control compares with the true views of another object."""
-    other = reports.derangement(len(found.true))
-    value, control = (float(np.mean(PAIRED[name](found.shown, true))) for true in (found.true, found.true[other]))
-    count = int(np.prod(found.true.shape[:2]))
+    other = reports.derangement(len(pictures.true))
+    value, control = (float(np.mean(PAIRED[name](pictures.shown, true))) for true in (pictures.true, pictures.true[other]))
+    count = int(np.prod(pictures.true.shape[:2]))
     return reports.Report({name: value}, {name: control}, count, count, 'pixels')
 
 
-def distance(name: str, extractor: fid.Extractor, shown: np.ndarray, true: np.ndarray, log=lambda line: None) -> reports.Report:
+def distance(name: str, extractor: fid.Extractor, drawn: np.ndarray, true: np.ndarray, log=lambda line: None) -> reports.Report:
     """A distance between two sets of features [N, D]; a Fréchet distance that n forbids becomes the kernel distance."""
-    if name in FRECHET and min(len(shown), len(true)) <= extractor.dim:
+    if name in FRECHET and min(len(drawn), len(true)) <= extractor.dim:
         log(
-            f'warning: {name} of {min(len(shown), len(true))} images over {extractor.dim} features would be mostly bias; '
+            f'warning: {name} of {min(len(drawn), len(true))} images over {extractor.dim} features would be mostly bias; '
             f'{FRECHET[name]}, which is unbiased, stands in its place.'
         )
         name = FRECHET[name]
@@ -129,8 +129,8 @@ def distance(name: str, extractor: fid.Extractor, shown: np.ndarray, true: np.nd
     def measure(a, b):
         return fid.frechet(fid.moments(a), fid.moments(b)) if name in FRECHET else fid.kernel_distance(a, b)[0]
 
-    value, control = measure(shown, true), measure(*fid.shuffled(shown, true))
-    return reports.Report({name: value}, {name: control}, len(shown), len(true), extractor.name)
+    value, control = measure(drawn, true), measure(*fid.shuffled(drawn, true))
+    return reports.Report({name: value}, {name: control}, len(drawn), len(true), extractor.name)
 
 
 def _features(extractor: fid.Extractor, images: np.ndarray) -> np.ndarray:
@@ -144,8 +144,8 @@ def _lines(report: reports.Report) -> list[str]:
 
 
 def _flat(report: reports.Report) -> dict[str, float | int | str]:
-    found = {}
+    metrics = {}
     for name, value in report.values.items():
-        found |= {name: value, f'control/{name}_shuffled': report.shuffled[name]}
-        found |= {f'{name}_n': report.n, f'{name}_candidates': report.candidates, f'{name}_extractor': report.extractor}
-    return found
+        metrics |= {name: value, f'control/{name}_shuffled': report.shuffled[name]}
+        metrics |= {f'{name}_n': report.n, f'{name}_candidates': report.candidates, f'{name}_extractor': report.extractor}
+    return metrics

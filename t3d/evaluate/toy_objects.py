@@ -36,13 +36,13 @@ def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     """Single objects: the 32 large ones, 6 views. With pairs: at most `limit` (256) held-out scenes, 4 views."""
     refuse_split(split)
     if loaded.config.data.scenes == 'singles':
-        things, shown, true = single_views(loaded)
-        return drawing.Pictures([scene.captions[0] for scene in things], shown, true, True)
+        things, renders, true = single_views(loaded)
+        return drawing.Pictures([scene.captions[0] for scene in things], renders, true, True)
     return _pairs(loaded, log, 256 if limit is None else limit)
 
 
 def refuse_split(split: str | None) -> None:
-    """The toy set has no built splits."""
+    """Raises UsageError for a split: the toy set is scored on held-out and seen captions at once."""
     if split is not None:
         raise UsageError(f'split {split!r}: toy is scored on held-out and on seen captions at once: leave it out.')
 
@@ -78,8 +78,8 @@ def singles(loaded: Loaded) -> dict[str, float]:
             'shuffled_prompts': targets[chosen[other]],
             'mean_picture': np.broadcast_to(targets.mean(0), targets[chosen].shape),
         }
-        for control, shown in others.items():
-            scores[f'control/{name}/psnr_{control}'] = float(np.asarray(image.psnr(shown, targets[chosen])).mean())
+        for control, pictures in others.items():
+            scores[f'control/{name}/psnr_{control}'] = float(np.asarray(image.psnr(pictures, targets[chosen])).mean())
     return scores
 
 
@@ -126,5 +126,5 @@ def _pairs(loaded, log, limit) -> drawing.Pictures:
     prompts = [scene.captions[0] for scene in scenes]
     true = np.stack([oracle.composite(record['image'], background) for record in records])
     told = drawing.progress(log, 'held-out scenes')
-    shown = drawing.render_views(loaded, prompts, views, data.size, evaluator=NAME, progress=told)
-    return drawing.Pictures(prompts, shown, true, True)
+    renders = drawing.render_views(loaded, prompts, views, data.size, evaluator=NAME, progress=told)
+    return drawing.Pictures(prompts, renders, true, True)

@@ -34,13 +34,13 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     judge = oracle.PictureOracle(loaded.config.data.size, loaded.config.render.background)
     log(f'drawing {samples} samples of each of {len(things)} captions')
     images = draw(loaded, [scene.captions[0] for scene in things], samples)
-    found, distance = judge.read(images)
+    answers, distance = judge.read(images)
     scores = {}
     for name, chosen in (('held_out', np.flatnonzero(held_out)), ('seen', np.flatnonzero(~held_out))):
         rows = (chosen[:, None] * samples + np.arange(samples)).ravel()
-        shown = [{label: found[row][label] for label in LABELS} for row in rows]
+        slots = [{label: answers[row][label] for label in LABELS} for row in rows]
         own = np.repeat(np.arange(len(chosen)), samples)
-        values, control = attribute_shares(shown, [things[k].attributes for k in chosen], own, LABELS)
+        values, control = attribute_shares(slots, [things[k].attributes for k in chosen], own, LABELS)
         scores.update({f'{name}/{label}': value for label, value in values.items()})
         scores[f'{name}/distance'] = float(distance[rows].mean())
         scores.update({f'control/{name}/{label}_shuffled': value for label, value in control.items()})
@@ -75,8 +75,8 @@ def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
         record = toy.record(scene, azimuth, elevation, data.size, data.supersample)
         true.append(oracle.composite(record['image'], background))
     true = np.stack(true)
-    shown = draw(loaded, prompts, samples).reshape(true.shape)
-    return drawing.Pictures(prompts, shown, true, False)
+    images = draw(loaded, prompts, samples).reshape(true.shape)
+    return drawing.Pictures(prompts, images, true, False)
 
 
 def sweep(loaded: Loaded, scales, log=lambda line: None, *, samples: int = 16) -> list[dict]:
@@ -96,8 +96,8 @@ def _of_true_pictures(judge: oracle.PictureOracle, data, count: int = 256) -> di
     """The oracle's score on renders from cameras that are not its own."""
     source = toy.ToySource('all', scenes='singles', size=data.size, views=1, poses=8, seed=991, supersample=data.supersample)
     records = [source[int(k)] for k in np.linspace(0, len(source) - 1, count).astype(int)]
-    found, distance = judge.read(np.concatenate([oracle.composite(record['image']) for record in records]))
-    right = [all(labels[name] == record['attributes'][name] for name in LABELS) for labels, record in zip(found, records)]
+    answers, distance = judge.read(np.concatenate([oracle.composite(record['image']) for record in records]))
+    right = [all(labels[name] == record['attributes'][name] for name in LABELS) for labels, record in zip(answers, records)]
     return {
         'control/true_pictures/both': float(np.mean(right)),
         'control/true_pictures/distance': float(distance.mean()),

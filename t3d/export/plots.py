@@ -144,21 +144,21 @@ def history(run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         rows[row.pop('step')] = row
     names = sorted({name for row in rows.values() for name in row})
     steps = sorted(rows)
-    found = {name: [(step, rows[step][name]) for step in steps if name in rows[step]] for name in names}
-    return {name: tuple(np.array(points, float).T) for name, points in found.items()}
+    curves = {name: [(step, rows[step][name]) for step in steps if name in rows[step]] for name in names}
+    return {name: tuple(np.array(points, float).T) for name, points in curves.items()}
 
 
 def chosen(series: dict, names: list[str]) -> dict:
     """The curves asked for, in that order; none asked for: all but the machine's."""
     if not names:
         return {name: value for name, value in series.items() if not name.startswith('perf/')}
-    found = {}
+    selected = {}
     for name in names:
         matches = [key for key in series if key == name or (name.endswith('*') and key.startswith(name[:-1]))]
         if not matches:
             raise UsageError(configs.unknown(name, series, 'name in the log'))
-        found |= {key: series[key] for key in matches}
-    return found
+        selected |= {key: series[key] for key in matches}
+    return selected
 
 
 def guidance(rows: list[dict], scales, what: str, samples: int) -> dict[str, np.ndarray]:
@@ -166,15 +166,15 @@ def guidance(rows: list[dict], scales, what: str, samples: int) -> dict[str, np.
     name = 'fid_tiny' if 'fid_tiny' in rows[0] else 'kid_tiny'
     distances = {label: key.format(name) for label, key in DISTANCES.items()}
     highest = max((row[key] for row in rows for key in distances.values() if key in row), default=0.0)
-    found = {}
+    figures = {}
     for kind, title, curves, high in (
         ('', f'{what}: samples right by the oracle, {samples} of each caption', RIGHT, 1.0),
         (name, f'{what}: {name}', distances, _above(highest)),
     ):
         series = {label: (scales, [row[key] for row in rows]) for label, key in curves.items() if key in rows[0]}
         if series:
-            found[kind] = lines(series, title, 'guidance scale', high=high)
-    return found
+            figures[kind] = lines(series, title, 'guidance scale', high=high)
+    return figures
 
 
 def _above(value: float) -> float:

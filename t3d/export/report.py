@@ -152,8 +152,8 @@ def loss_plot(rows: list[dict], width: int = 1080, height: int = 260) -> str:
         level = y0 + fraction * (y1 - y0)
         y = at(x0, level)[1]
         parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e3e7eb"/>')
-        shown = 10**level if logarithmic else level
-        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{shown:.3g}</text>')
+        tick = 10**level if logarithmic else level
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.3g}</text>')
         step = x0 + fraction * (x1 - x0)
         parts.append(f'<text x="{at(step, y0)[0]:.1f}" y="{height - 8}" text-anchor="middle">{step:.0f}</text>')
     for index, (name, curve) in enumerate(curves.items()):

@@ -45,8 +45,8 @@ def unwrap(vertices, faces, normals, size: int, log=print) -> tuple[np.ndarray, 
                     raise
         if process.returncode:
             raise RuntimeError(f'xatlas failed ({process.returncode}): {error[-500:].strip()}. texture=0 needs no unwrapping.')
-        found = np.load(target)
-        index, unwrapped, uv, charts = (found[name] for name in ('index', 'faces', 'uv', 'charts'))
+        arrays = np.load(target)
+        index, unwrapped, uv, charts = (arrays[name] for name in ('index', 'faces', 'uv', 'charts'))
     log(f'texture: {charts} charts in {time.perf_counter() - started:.1f} s')
     uv = np.stack([uv[:, 0], 1.0 - uv[:, 1]], -1).astype(np.float32)
     return index.astype(np.int64), unwrapped.astype(np.int32), uv
@@ -71,7 +71,7 @@ def rasterize(xy: np.ndarray, faces: np.ndarray, size: tuple[int, int], depth=No
     high = np.minimum(np.floor(corners.max(1) - 0.5), [width - 1, height - 1]).astype(np.int64)
     extent = np.maximum(high - low + 1, 0)
     counts = extent[:, 0] * extent[:, 1]
-    found = []
+    fragments = []
     bounds = np.searchsorted(np.cumsum(counts), np.arange(0, counts.sum() + chunk, chunk), side='left')
     bounds = np.unique(np.concatenate([bounds, [0, len(faces)]]))
     for first, last in zip(bounds[:-1], bounds[1:]):
@@ -81,8 +81,8 @@ def rasterize(xy: np.ndarray, faces: np.ndarray, size: tuple[int, int], depth=No
         row = low[face, 1] + within // np.maximum(extent[face, 0], 1)
         weights = _barycentric(corners[face], np.stack([column, row], -1) + 0.5)
         inside = np.all(weights >= -1e-9, axis=-1)
-        found.append((row[inside] * width + column[inside], face[inside], weights[inside]))
-    pixel, face, weights = (np.concatenate(part) for part in zip(*found))
+        fragments.append((row[inside] * width + column[inside], face[inside], weights[inside]))
+    pixel, face, weights = (np.concatenate(part) for part in zip(*fragments))
     order = slice(None)
     if depth is not None:
         order = np.argsort(np.sum(depth[faces[face]] * weights, -1), kind='stable')

@@ -14,11 +14,11 @@ PADDING = 4  # texels between charts
 def main(source: str, target: str) -> None:
     import xatlas
 
-    given = np.load(source)
+    mesh = np.load(source)
     atlas = xatlas.Atlas()
-    atlas.add_mesh(given['vertices'], given['faces'], given['normals'])
+    atlas.add_mesh(mesh['vertices'], mesh['faces'], mesh['normals'])
     packing = xatlas.PackOptions()
-    packing.resolution, packing.padding, packing.bilinear = int(given['size']), PADDING, True
+    packing.resolution, packing.padding, packing.bilinear = int(mesh['size']), PADDING, True
     atlas.generate(xatlas.ChartOptions(), packing)
     index, faces, uv = atlas[0]
     np.savez(target, index=index, faces=faces, uv=uv, charts=atlas.chart_count)

@@ -88,8 +88,8 @@ def _pictures(asset, views: cameras.Cameras, shape: tuple[int, int], batch: int 
     """The asset's own pictures [V, H, W, 3] of the views, resized, a few at a time."""
     count = views.world_from_cam.shape[0]
     order = np.resize(np.arange(count), -(-count // batch) * batch).reshape(-1, batch)
-    found = [_picture(asset.picture, shape, asset.scene, jax.tree.map(operator.itemgetter(some), views)) for some in order]
-    return np.concatenate([np.asarray(images) for images in found])[:count]
+    batches = [_picture(asset.picture, shape, asset.scene, jax.tree.map(operator.itemgetter(some), views)) for some in order]
+    return np.concatenate([np.asarray(images) for images in batches])[:count]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

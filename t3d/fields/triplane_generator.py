@@ -135,8 +135,8 @@ class Generator:
           key: for the jitter of the samples; None for none.
           multiplier: times the samples per ray; 2 stills the flicker of turning views.
         """
-        found = cameras.rays(cameras.from_eg3d(label), size, size)
-        flat = jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], size * size, 3), found)
+        rays = cameras.rays(cameras.from_eg3d(label), size, size)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], size * size, 3), rays)
         out = self._march(params, planes, flat, key, multiplier)
         image = (-1, size, size)
         features = 2.0 * volume.over(out, self.background) - 1.0

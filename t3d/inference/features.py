@@ -18,9 +18,9 @@ def inception(path: str | None) -> fid.Extractor:
 
     convert = torch_files.TO_SAFETENSORS.format('pt_inception-2015-12-05-6726825d.pth', 'inception.safetensors')
     if path is None or not pathlib.Path(path).is_file():
-        given = 'weights, which t3d cannot ship' if path is None else f'weights, and {path} is no file'
+        needs = 'weights, which t3d cannot ship' if path is None else f'weights, and {path} is no file'
         raise UsageError(
-            f'fid and kid need {given}: give --inception-weights FILE, the FID Inception-v3 of 2015-12-05 as safetensors; from '
+            f'fid and kid need {needs}: give --inception-weights FILE, the FID Inception-v3 of 2015-12-05 as safetensors; from '
             f'pt_inception-2015-12-05-6726825d.pth of pytorch-fid, in its folder: {convert} . '
             'fid_tiny and kid_tiny need no file.'
         )

@@ -47,12 +47,12 @@ def require_weights(given: Mapping[str, Given]) -> None:
 
 def digest(params) -> str:
     """SHA-256 (16 hex digits) over arrays by path name: names, types, shapes, bytes."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name, leaf in sorted(trees.flatten(params).items()):
         leaf = np.asarray(leaf, order='C')
-        found.update(f'{name} {leaf.dtype} {leaf.shape}\n'.encode())
-        found.update(leaf.tobytes())
-    return found.hexdigest()[:16]
+        hasher.update(f'{name} {leaf.dtype} {leaf.shape}\n'.encode())
+        hasher.update(leaf.tobytes())
+    return hasher.hexdigest()[:16]
 
 
 def keep(workdir, given: Mapping[str, Given]) -> None:

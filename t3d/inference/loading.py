@@ -112,22 +112,22 @@ def open_given(
       others: values that go before all, for example from the command line.
       random: a config's model gets random weights, for benchmarks; else abstract ones.
     """
-    wanted = dict(config.get('given', {}))
-    unknown = sorted(set(others or {}) - set(wanted))
-    if unknown and not wanted:
+    configured = dict(config.get('given', {}))
+    unknown = sorted(set(others or {}) - set(configured))
+    if unknown and not configured:
         raise UsageError(f'given.{unknown[0]}={others[unknown[0]]!r}: {config.system} uses no other model: leave it out.')
     if unknown:
-        raise UsageError(configs.unknown(unknown[0], wanted, f'given of {config.system}'))
-    found = {}
-    for name, value in wanted.items():
+        raise UsageError(configs.unknown(unknown[0], configured, f'given of {config.system}'))
+    opened = {}
+    for name, value in configured.items():
         kept = None if folder is None else epath.Path(folder) / givens.FOLDER / name
         if (others or {}).get(name):
-            found[name] = open_one(name, others[name], random=random)
+            opened[name] = open_one(name, others[name], random=random)
         elif kept is not None and kept.exists() and (kept_first or not _is_there(value)):
-            found[name] = open_one(name, str(kept), random=random)
+            opened[name] = open_one(name, str(kept), random=random)
         elif value:
-            found[name] = open_one(name, value, random=random)
-    return found
+            opened[name] = open_one(name, value, random=random)
+    return opened
 
 
 def _is_there(value: str) -> bool:
@@ -233,10 +233,10 @@ def _choose_shipped(system: str | None) -> str:
     """The name of the shipped weights that are called so, or of a system called so; None takes `DEFAULT` or the first."""
     systems_of = {name: _system_of(path) for name, path in shipped().items()}
     names = sorted(systems_of, key=lambda name: name != DEFAULT)
-    found = names if system is None else [name for name in names if name == system]
-    found = found or [name for name in names if systems_of[name] == systems.SHORT.get(system, system)]
-    if found:
-        return found[0]
+    matching = names if system is None else [name for name in names if name == system]
+    matching = matching or [name for name in names if systems_of[name] == systems.SHORT.get(system, system)]
+    if matching:
+        return matching[0]
     near = difflib.get_close_matches(str(system), [*names, *systems_of.values()], 1)
     hint = f'Did you mean {near[0]}? ' if near else ''
     example = systems.SHORT.get(system, system)
@@ -274,13 +274,13 @@ def with_data(loaded: Loaded, path: str | None = None) -> Loaded:
       UsageError: there is nothing at that path.
     """
     own = loaded.config.get('data', {}).get('path', '')
-    given = path or own
+    named = path or own
     if path and 'data' not in loaded.config:
         raise UsageError(f'--data {path}: {loaded.config.system} learned from no data set: leave it out.')
-    if not given or '://' in given:
+    if not named or '://' in named:
         return loaded
     above = pathlib.Path(loaded.folder).resolve().parents if loaded.folder is not None and not path else ()
-    places = [files.local(given), *(folder / given for folder in above)]
+    places = [files.local(named), *(folder / named for folder in above)]
     place = next((place for place in places if place.exists()), None)
     if place is None and path:
         raise UsageError(f'--data {path} does not exist: give the folder or zip of the data set.')

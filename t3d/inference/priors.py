@@ -68,7 +68,7 @@ def digest_of_files(value: str | os.PathLike) -> str:
 
     from t3d.checkpoint import torch_files
 
-    path, found = pathlib.Path(value), hashlib.sha256()
+    path, hasher = pathlib.Path(value), hashlib.sha256()
     for file in [path] if path.is_file() else sorted(path.glob('*/*.safetensors')):
-        found.update(f'{file.name} {torch_files.digest(file)}\n'.encode())
-    return found.hexdigest()[:16]
+        hasher.update(f'{file.name} {torch_files.digest(file)}\n'.encode())
+    return hasher.hexdigest()[:16]

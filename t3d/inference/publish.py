@@ -15,13 +15,13 @@ OPENED = ('report.html', 'sheet.png', 'image.png')  # of an asset's folder, the 
 
 
 def assets(
-    loaded: loading.Loaded, requests: list[Request | str], out, *, seeds=(0,), log=print, metrics=None, **given
+    loaded: loading.Loaded, requests: list[Request | str], out, *, seeds=(0,), log=print, metrics=None, **settings
 ) -> list[pathlib.Path]:
     """Writes what `generate` makes of every request and seed into `out` (a folder each if there are several).
 
     Args:
       metrics: path of a run's metrics.jsonl for the report, or None.
-      given: options of the writer; what is left out comes from the config's `export` section.
+      settings: options of the writer; what is left out comes from the config's `export` section.
     Returns:
       the folders written.
     """
@@ -33,7 +33,7 @@ def assets(
             'subtitle': f'{loaded.config.system} {variant}, {loaded.name}, step {loaded.step}, seed {seed}',
         }
         info = {name: value for name, value in info.items() if value is not None}
-        writers.write(output, folder, report_info=info, log=log, **_options(loaded, given))
+        writers.write(output, folder, report_info=info, log=log, **_options(loaded, settings))
         folders.append(folder)
     return folders
 
@@ -44,20 +44,20 @@ def to_open(folder: pathlib.Path) -> pathlib.Path:
 
 
 def mesh_files(
-    loaded: loading.Loaded, requests: list[Request | str], out, *, seeds=(0,), log=print, **given
+    loaded: loading.Loaded, requests: list[Request | str], out, *, seeds=(0,), log=print, **settings
 ) -> list[pathlib.Path]:
     """The 3D files alone, as `assets` places them; options of writers.meshes_of. Returns the files."""
     made = _each(loaded, requests, out, seeds, log)
-    written = [writers.meshes_of(output, folder, log=log, **_options(loaded, given)) for output, _, folder in made]
+    written = [writers.meshes_of(output, folder, log=log, **_options(loaded, settings)) for output, _, folder in made]
     return [path for paths in written for path in paths.values()]
 
 
 def turntables(
-    loaded: loading.Loaded, requests: list[Request | str], out, *, seeds=(0,), log=print, **given
+    loaded: loading.Loaded, requests: list[Request | str], out, *, seeds=(0,), log=print, **settings
 ) -> list[pathlib.Path]:
     """The turntables alone, as `assets` places them; options of writers.turntable_of. Returns the files."""
     made = _each(loaded, requests, out, seeds, log)
-    written = [writers.turntable_of(output, folder, log=log, **_options(loaded, given)) for output, _, folder in made]
+    written = [writers.turntable_of(output, folder, log=log, **_options(loaded, settings)) for output, _, folder in made]
     return [path for paths in written for name, path in paths.items() if name != 'cameras']
 
 
@@ -80,14 +80,14 @@ def _once(requests: list[Request | str]) -> list[Request]:
     return [request for request in requests if first[request.prompt, id(request.image), id(request.views)] is request]
 
 
-def _options(loaded: loading.Loaded, given: dict) -> dict:
+def _options(loaded: loading.Loaded, settings: dict) -> dict:
     """The config's `export` section, then what was given."""
-    return {**{name: value for name, value in loaded.config.get('export', {}).items() if name != 'prompts'}, **given}
+    return {**{name: value for name, value in loaded.config.get('export', {}).items() if name != 'prompts'}, **settings}
 
 
-def options(command: str, loaded: loading.Loaded, given: dict) -> dict:
+def options(command: str, loaded: loading.Loaded, settings: dict) -> dict:
     """What a writer of `generate`, `export` or `render` would be told, of the kind of output that is most usual: a field."""
-    return {name: value for name, value in _options(loaded, given).items() if name in writers.options_of('field', command)}
+    return {name: value for name, value in _options(loaded, settings).items() if name in writers.options_of('field', command)}
 
 
 def name_of(prompt: str, seed: int | None = None) -> str:

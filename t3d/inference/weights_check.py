@@ -66,8 +66,8 @@ def check(folder, *, config=None, variant: str | None = None) -> list[Part]:
     pipeline = (folder / 'model_index.json').is_file() or 'unet' in there
     if not there and not pipeline:
         torch_files.read_config(folder)  # says what is there instead
-    wanted = [name for name in NETS if name in there or pipeline and name != 'image_encoder']
-    parts = [_guarded(name, lambda name=name: _component(folder / name, variant)) for name in wanted]
+    components = [name for name in NETS if name in there or pipeline and name != 'image_encoder']
+    parts = [_guarded(name, lambda name=name: _component(folder / name, variant)) for name in components]
     if pipeline:
         parts += [_guarded('scheduler', lambda: _schedule(folder)), _guarded('tokenizer', lambda: _tokenizer(folder))]
         if all(part.good for part in parts):
@@ -107,11 +107,11 @@ def _component(folder: pathlib.Path, variant) -> Part:
     return Part(folder.name, not problems and not bad, lines + bad + ([] if problems or bad else ['every key has its place']))
 
 
-def _fits(stored: Stored, wanted) -> list[str]:
+def _fits(stored: Stored, target) -> list[str]:
     """Lines on what is missing, unused, misshapen; none if the tensors are the module's."""
-    found = convert.fit(stored.tensors, wanted)
-    problems = [line.strip() for line in found.problems()]
-    return [f'{len(found.used)} of {len(trees.flatten(wanted))} leaves fit', *problems] if problems else []
+    fitted = convert.fit(stored.tensors, target)
+    problems = [line.strip() for line in fitted.problems()]
+    return [f'{len(fitted.used)} of {len(trees.flatten(target))} leaves fit', *problems] if problems else []
 
 
 def _clip(folder, kind: str, variant) -> list[str]:
@@ -196,14 +196,14 @@ def _ours(folder: pathlib.Path) -> Part:
 
 
 def _schedule(folder: pathlib.Path) -> Part:
-    found = convert.load_schedule(folder)
+    schedule = convert.load_schedule(folder)
     config = torch_files.read_config(folder / 'scheduler', 'scheduler_config.json')
-    table = np.asarray(found.alpha_bar)
+    table = np.asarray(schedule.alpha_bar)
     said = 'as the file says' if 'prediction_type' in config else f'as {config.get("_class_name")} files without the field mean'
     lines = [
-        f'predicts {found.prediction}, {said}',
-        f'{config.get("beta_schedule", "default")} table of {found.length} times, abar {table[0]:.5f} to {table[-1]:.3e}',
-        f'few steps are spaced {found.spacing!r}, offset {found.steps_offset}',
+        f'predicts {schedule.prediction}, {said}',
+        f'{config.get("beta_schedule", "default")} table of {schedule.length} times, abar {table[0]:.5f} to {table[-1]:.3e}',
+        f'few steps are spaced {schedule.spacing!r}, offset {schedule.steps_offset}',
     ]
     if chosen := scheduler_files.left_to_the_user(config):
         lines.append(f'its choice of a sampler is not read ({", ".join(chosen)}): --sampler of `t3d sample2d` chooses')

@@ -80,10 +80,10 @@ def _scores(cosine: np.ndarray, own: np.ndarray) -> dict[str, float]:
 
 
 def _batched(run, rows: np.ndarray, batch: int) -> np.ndarray:
-    """run over rows in batches of one shape, so that it compiles once."""
-    found = []
+    """Applies `run` to rows in batches of one shape, so that it compiles once."""
+    outputs = []
     for start in range(0, len(rows), batch):
         some = rows[start : start + batch]
         padded = np.concatenate([some, np.repeat(some[-1:], batch - len(some), axis=0)])
-        found.append(np.asarray(run(padded), np.float32)[: len(some)])
-    return np.concatenate(found)
+        outputs.append(np.asarray(run(padded), np.float32)[: len(some)])
+    return np.concatenate(outputs)

@@ -82,8 +82,8 @@ def agreement(
     theirs = jax.tree.map(other, views)
     uv, ahead = cameras.project(theirs, points.reshape(count, -1, 3))
     far = jnp.linalg.norm(points.reshape(count, -1, 3) - theirs.world_from_cam[:, None, :3, 3], axis=-1)
-    found = jax.vmap(_bilinear)(jnp.concatenate([other(rgb), other(depth)[..., None], other(opacity)[..., None]], -1), uv)
-    there, behind, solid = found[..., :3], found[..., 3], found[..., 4]
+    other_view = jax.vmap(_bilinear)(jnp.concatenate([other(rgb), other(depth)[..., None], other(opacity)[..., None]], -1), uv)
+    there, behind, solid = other_view[..., :3], other_view[..., 3], other_view[..., 4]
     inside = jnp.all((uv > 0.0) & (uv < 1.0), -1) & (ahead > 0.0) & (opacity.reshape(count, -1) > SOLID)
     clean = solid > HALF[1]  # no outline: between pixels of object and background depths have no meaning
     seen = inside & clean & (jnp.abs(far - behind) <= tolerance)
@@ -110,11 +110,11 @@ def _bilinear(image: jax.Array, uv: jax.Array) -> jax.Array:
     height, width = image.shape[:2]
     x, y = uv[:, 0] * width - 0.5, uv[:, 1] * height - 0.5
     left, top = jnp.floor(x), jnp.floor(y)
-    found = 0.0
+    total = 0.0
     for dy in (0, 1):
         for dx in (0, 1):
             weight = (1.0 - jnp.abs(x - left - dx)) * (1.0 - jnp.abs(y - top - dy))
             column = jnp.clip(left + dx, 0, width - 1).astype(jnp.int32)
             row = jnp.clip(top + dy, 0, height - 1).astype(jnp.int32)
-            found = found + weight[:, None] * image[row, column]
-    return found
+            total = total + weight[:, None] * image[row, column]
+    return total

@@ -24,7 +24,7 @@ FREE = 10_000  # images from which sets of different size are compared: the bias
 
 
 class Extractor(NamedTuple):
-    """From images to features.
+    """A function from images to features.
 
     Attributes:
       name: of the extractor, as it is printed beside every score.
@@ -41,6 +41,7 @@ class Moments(NamedTuple):
     """Running statistics of features, float64: `n`, their `mean` [D], and `scatter` [D, D], the sum of (f - mean)(f - mean)^T.
 
     Taken around the mean throughout: sums of plain products lose the digits of a covariance that is small beside the mean.
+    Where only the deviations are of interest, `scatter` is the diagonal of that matrix, [D].
     """
 
     n: int
@@ -49,12 +50,12 @@ class Moments(NamedTuple):
 
     @property
     def covariance(self) -> np.ndarray:
-        """[D, D], divided by n, as StyleGAN's evaluation has it; pytorch-fid divides by n - 1."""
+        """[D, D] (or its diagonal), divided by n, as StyleGAN's evaluation has it; pytorch-fid divides by n - 1."""
         return self.scatter / self.n
 
 
 def no_moments(dim: int) -> Moments:
-    """The statistics of nothing."""
+    """The statistics before any features."""
     return Moments(0, np.zeros(dim), np.zeros((dim, dim)))
 
 
@@ -71,19 +72,20 @@ def add(moments: Moments, features: np.ndarray) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Statistics of both sets, for example of two devices (Chan, Golub and LeVeque 1979)."""
+    """Statistics of both sets, for example of two devices (Chan, Golub and LeVeque 1979, eq. 2.1)."""
     n, between = a.n + b.n, b.mean - a.mean
     if not a.n or not b.n:
         return a if a.n else b
-    return Moments(n, a.mean + between * (b.n / n), a.scatter + b.scatter + np.outer(between, between) * (a.n * b.n / n))
+    square = between**2 if a.scatter.ndim == 1 else np.outer(between, between)
+    return Moments(n, a.mean + between * (b.n / n), a.scatter + b.scatter + square * (a.n * b.n / n))
 
 
 def moments(features: np.ndarray, batch: int = 1024) -> Moments:
     """Statistics of features [N, D], in pieces."""
-    found = no_moments(features.shape[1])
+    total = no_moments(features.shape[1])
     for start in range(0, len(features), batch):
-        found = add(found, features[start : start + batch])
-    return found
+        total = add(total, features[start : start + batch])
+    return total
 
 
 def frechet_distance(mean_a, covariance_a, mean_b, covariance_b) -> float:
@@ -171,12 +173,12 @@ def extract(extractor: Extractor, images: np.ndarray, batch: int = 32) -> np.nda
     Images are rounded to 8 bits first, as on disk, so that renders and pictures from files meet the extractor alike.
     """
     images = np.round(255.0 * np.clip(np.asarray(images, np.float32), 0.0, 1.0)) / np.float32(255.0)
-    found = []
+    features = []
     for start in range(0, len(images), batch):
         some = images[start : start + batch]
         padded = np.concatenate([some, np.repeat(some[-1:], batch - len(some), axis=0)])  # one shape, one compilation
-        found.append(np.asarray(extractor.features(padded), np.float32)[: len(some)])
-    return np.concatenate(found)
+        features.append(np.asarray(extractor.features(padded), np.float32)[: len(some)])
+    return np.concatenate(features)
 
 
 def shuffled(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -199,14 +201,14 @@ def tiny() -> Extractor:
 
     @jax.jit
     def features(images):
-        x, found = 2.0 * jnp.asarray(images, jnp.float32) - 1.0, []
+        x, means = 2.0 * jnp.asarray(images, jnp.float32) - 1.0, []
         for kernel in kernels:
             x = jax.lax.conv_general_dilated(
                 x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), precision=jax.lax.Precision.HIGHEST
             )
             x = jax.nn.leaky_relu(x, 0.2)
-            found.append(jnp.mean(x, (1, 2)))
+            means.append(jnp.mean(x, (1, 2)))
             x = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), 'VALID') / 4.0
-        return jnp.concatenate(found, -1)
+        return jnp.concatenate(means, -1)
 
     return Extractor('random convolutions of t3d', sum(TINY), features)

@@ -57,24 +57,24 @@ def derangement(count: int, seed: int = 0) -> np.ndarray:
 
 
 def attribute_shares(
-    found: list[dict], captions: list[dict], own: np.ndarray, joint: tuple[str, ...]
+    samples: list[dict], captions: list[dict], own: np.ndarray, joint: tuple[str, ...]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Shares of samples that show what their caption says, and, as control, what any other caption of the list says.
 
     The control is the mean over all pairs of a sample and another caption, so it has no chance of a lucky shuffle.
 
     Args:
-      found: N dictionaries {slot: value}, what each sample shows.
+      samples: N dictionaries {slot: value}, what each sample shows.
       captions: C >= 2 dictionaries of the same slots (more keys do no harm), what each caption says.
       own: int [N], the caption of each sample.
       joint: the slots that `both` wants right at once.
     Returns:
-      ({slot: share, 'both': share}, the same of the control), for the slots of `found`.
+      ({slot: share, 'both': share}, the same of the control), for the slots of `samples`.
     """
     own = np.asarray(own)
     hits = {
-        slot: np.array([[sample[slot] == caption[slot] for caption in captions] for sample in found], np.float64)
-        for slot in found[0]
+        slot: np.array([[sample[slot] == caption[slot] for caption in captions] for sample in samples], np.float64)
+        for slot in samples[0]
         if slot in captions[0]
     }
     hits['both'] = np.prod([hits[slot] for slot in joint], axis=0)

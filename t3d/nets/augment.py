@@ -313,7 +313,7 @@ def augment(key: Key, image: Float[Array, 'b s s 3'], raw: Float[Array, 'b r r 3
 
 
 class Controller(NamedTuple):
-    """The running probability and what has been seen since it last moved."""
+    """The running probability, and the signs collected since it last moved."""
 
     p: jax.Array  # in [0, 1]
     signs: jax.Array  # sum over iterations of mean sign(D(real))
@@ -321,7 +321,7 @@ class Controller(NamedTuple):
 
 
 def controller(p: float = 0.0) -> Controller:
-    """The start."""
+    """The controller of a new run."""
     return Controller(jnp.float32(p), jnp.float32(0.0), jnp.int32(0))
 
 

@@ -48,8 +48,8 @@ def refuse_zero(module, *names: str) -> None:
         value = getattr(module, name)
         values = value if isinstance(value, tuple) else (value,)
         if min(values) < 1 or name == 'layers_per_block' and max(values) > DEEPEST:
-            wanted = f'1 to {DEEPEST}' if name == 'layers_per_block' else 'at least 1'
-            raise UsageError(f'{type(module).__name__} config has {name}={value!r}: wanted {wanted}.')
+            allowed = f'1 to {DEEPEST}' if name == 'layers_per_block' else 'at least 1'
+            raise UsageError(f'{type(module).__name__} config has {name}={value!r}: wanted {allowed}.')
 
 
 def refuse_lists(module, *names: str) -> None:

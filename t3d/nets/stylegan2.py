@@ -87,8 +87,8 @@ class Mapping(nn.Module):
         parts = []
         for name, value, width in (('z', z, self.z_dim), ('c', c, self.c_dim)):
             if (0 if value is None else value.shape[-1]) != width:
-                given = 'None' if value is None else f'shape {value.shape}'
-                raise UsageError(f'the mapping network wants {name} of {width} numbers (None for 0), given {given}.')
+                kind = 'None' if value is None else f'shape {value.shape}'
+                raise UsageError(f'the mapping network wants {name} of {width} numbers (None for 0), given {kind}.')
         if self.z_dim:
             parts.append(normalize(z.astype(jnp.float32)))
         if self.c_dim:
@@ -243,9 +243,9 @@ class Synthesis(nn.Module):
 
         Raises: UsageError for another number of styles, an unknown noise mode, or random noise without a key.
         """
-        wanted = (num_ws(self.resolution), self.w_dim)
-        if ws.shape[1:] != wanted:
-            raise UsageError(f'synthesis at {self.resolution} wants ws [B, {wanted[0]}, {wanted[1]}], given {ws.shape}.')
+        expected = (num_ws(self.resolution), self.w_dim)
+        if ws.shape[1:] != expected:
+            raise UsageError(f'synthesis at {self.resolution} wants ws [B, {expected[0]}, {expected[1]}], given {ws.shape}.')
         if noise not in NOISE:
             raise UsageError(f'noise is {noise!r}: give one of {", ".join(NOISE)}.')
         if noise == 'random' and key is None:
@@ -323,8 +323,8 @@ class SuperResolution(nn.Module):
         if features.shape[-1] != self.in_channels:
             raise UsageError(f'super-resolution wants {self.in_channels} feature channels, given {features.shape[-1]}.')
         if (w is not None) != self.styled or (self.styled and w.shape[-1] != self.w_dim):
-            wanted = f'w [B, {self.w_dim}]' if self.styled else 'None'
-            raise UsageError(f'super-resolution, styled={self.styled}: wants {wanted}, given {None if w is None else w.shape}.')
+            style = f'w [B, {self.w_dim}]' if self.styled else 'None'
+            raise UsageError(f'super-resolution, styled={self.styled}: wants {style}, given {None if w is None else w.shape}.')
         rgb, x = fir.resize_aa(rgb, self.input_size), fir.resize_aa(features, self.input_size)
         for i, (channels, up) in enumerate(zip(self.channels, self.ups, strict=True)):
             block = SuperResolutionBlock(channels, up, self.styled, self.clamp, self.dtype, name=f'block{i}')

@@ -57,8 +57,8 @@ class TextCondition:
 
     def features(self, params: PyTree, ids: Int[Array, 'b n']) -> tuple[Float[Array, 'b n c'], Bool[Array, 'b n']]:
         """(features, mask), the mask True for the tokens that count: all up to the first end mark, or all without `mask`."""
-        found = self.tower.apply({'params': params}, ids)
-        return jax.lax.stop_gradient(found) if self.frozen else found, self.mask(ids)
+        features = self.tower.apply({'params': params}, ids)
+        return jax.lax.stop_gradient(features) if self.frozen else features, self.mask(ids)
 
     def mask(self, ids: Int[Array, 'b n']) -> Bool[Array, 'b n']:
         """True for the tokens up to the first end mark."""

@@ -92,12 +92,10 @@ class TriplaneDenoiser:
             {'planes': jnp.zeros((3, self.patch**2 * self.shape[-1]), jnp.float32)}, jnp.zeros((1, *self.shape), jnp.float32)
         )
         params = self.net.init(key, x, jnp.zeros((1,), jnp.int32), text[:1])['params']
-        found = {'unet': patched_unet.zero_output(params)}
-        return (
-            found
-            if self.layout == 'stack'
-            else {**found, 'planes': jnp.zeros((3, self.patch**2 * self.shape[-1]), jnp.float32)}
-        )
+        unet = {'unet': patched_unet.zero_output(params)}
+        if self.layout == 'stack':
+            return unet
+        return {**unet, 'planes': jnp.zeros((3, self.patch**2 * self.shape[-1]), jnp.float32)}
 
     def __call__(self, params: PyTree, planes: Float[Array, 'b 3 r r c'], t, text, mask=None) -> Float[Array, 'b 3 r r c']:
         """The output for noisy planes at times t, a scalar or [B], under text features [B, N, D] with a mask [B, N] or None."""
@@ -144,7 +142,7 @@ def shared_axes(axes) -> tuple[tuple[tuple[int, bool], tuple[int, bool]], ...]:
 
     Raises: UsageError where no other plane, or both, have it: 'legacy' axes, whose third plane is the second one again.
     """
-    found = []
+    shared = []
     for k, own in enumerate(axes):
         both = [[(q, other[0] == axis) for q, other in enumerate(axes) if q != k and axis in other] for axis in own]
         if any(len(places) != 1 for places in both):
@@ -152,8 +150,8 @@ def shared_axes(axes) -> tuple[tuple[tuple[int, bool], tuple[int, bool]], ...]:
                 f"layout 'rollout_axis' needs planes of which each two share one axis, and {tuple(axes)} are not: train "
                 "stage 1 with plane_axes='orthogonal', or choose layout 'stack' or 'rollout'."
             )
-        found.append((both[0][0], both[1][0]))
-    return tuple(found)
+        shared.append((both[0][0], both[1][0]))
+    return tuple(shared)
 
 
 def axis_pooled(x: Float[Array, 'b 3 h w c'], axes) -> tuple[Float[Array, 'b 3 w c'], Float[Array, 'b 3 h c']]:

@@ -141,12 +141,12 @@ class UNet(nn.Module):
         """Raises UsageError if the attributes do not fit each other."""
         levels = len(self.block_out_channels)
         for name in ('down_block_types', 'up_block_types'):
-            kinds, wanted = getattr(self, name), [kind for kind in ATTENTION if name[:2].title() in kind]
+            kinds, known = getattr(self, name), [kind for kind in ATTENTION if name[:2].title() in kind]
             if len(kinds) != levels:
                 raise UsageError(f'{name} has {len(kinds)} entries: the {levels} levels of block_out_channels want {levels}.')
             for kind in kinds:
-                if kind not in wanted:
-                    raise UsageError(f'{name} has {kind!r}: t3d implements {" and ".join(wanted)}.')
+                if kind not in known:
+                    raise UsageError(f'{name} has {kind!r}: t3d implements {" and ".join(known)}.')
         configs.refuse_zero(self, 'in_channels', 'out_channels', 'layers_per_block', 'attention_head_dim', 'norm_num_groups')
         configs.refuse_lists(self, 'in_channels', 'out_channels', 'cross_attention_dim', 'norm_num_groups', 'norm_eps')
         for name in ('layers_per_block', 'attention_head_dim', 'remat'):

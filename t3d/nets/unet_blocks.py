@@ -159,7 +159,7 @@ class GatedProjection(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """To four times the width, gated, and back."""
+    """Widens to four times the channels, gates them, and projects back."""
 
     dtype: jnp.dtype
 

@@ -77,24 +77,24 @@ def read(
     address = address or environment.get('JAX_COORDINATOR_ADDRESS')
     num_processes = _number(environment, 'JAX_NUM_PROCESSES') if num_processes is None else num_processes
     process_id = _number(environment, 'JAX_PROCESS_ID') if process_id is None else process_id
-    given = (address, num_processes, process_id)
-    _check(*given)
+    settings = (address, num_processes, process_id)
+    _check(*settings)
     if tpu:
-        return Cluster('TPU', *given)
+        return Cluster('TPU', *settings)
     task = None
     try:
         task = next((task for task in (find(environment) for find in LAUNCHERS) if task), None)
     except UsageError:
-        if None in given:
+        if None in settings:
             raise
     if task is None:
-        if 'KUBERNETES_SERVICE_HOST' in environment and None in given:
-            given = _kubernetes(environment, given, kubernetes)
-            if None in given:
-                return Cluster('Kubernetes', *given)
-            address, num_processes, process_id = given
-        if None in given:
-            raise UsageError(_nothing_found(environment, given))
+        if 'KUBERNETES_SERVICE_HOST' in environment and None in settings:
+            settings = _kubernetes(environment, settings, kubernetes)
+            if None in settings:
+                return Cluster('Kubernetes', *settings)
+            address, num_processes, process_id = settings
+        if None in settings:
+            raise UsageError(_nothing_found(environment, settings))
         task = Task('the flags', num_processes, process_id, 1, 0, '', 0)
     if address is None:
         address = f'{_host(task, environment)}:{_number(environment, "JAX_COORDINATOR_PORT") or task.port}'
@@ -120,17 +120,17 @@ def lines(cluster: Cluster) -> list[str]:
 def first_host(nodes: str) -> str:
     """The first host of a SLURM node list: 'rack2n01-ib' of 'rack[2-3]n[01-16,20]-ib,login1'."""
     first = re.match(r'(?:[^,\[]|\[[^\]]*\])*', nodes).group()
-    return re.sub(r'\[([^\]]*)\]', lambda found: re.split('[,-]', found.group(1))[0], first).strip()
+    return re.sub(r'\[([^\]]*)\]', lambda match: re.split('[,-]', match.group(1))[0], first).strip()
 
 
 def per_node(counts: str, index: int) -> int:
     """The count of one node of a SLURM list of them: 1 at index 2 of '4(x2),1'."""
     each = []
     for part in counts.split(','):
-        found = re.fullmatch(r'\s*(\d+)(?:\(x(\d+)\))?\s*', part)
-        if not found:
+        match = re.fullmatch(r'\s*(\d+)(?:\(x(\d+)\))?\s*', part)
+        if not match:
             raise UsageError(f'SLURM_STEP_TASKS_PER_NODE={counts!r} is no list of counts, as 4(x2),1: start the step by srun.')
-        each += [int(found.group(1))] * min(int(found.group(2) or 1), 2**20)
+        each += [int(match.group(1))] * min(int(match.group(2) or 1), 2**20)
     return each[index] if index < len(each) else each[-1]
 
 
@@ -148,8 +148,8 @@ def _open_mpi(environment: Mapping[str, str]) -> Task | None:
     ints = lambda *names: [_needed(environment, f'OMPI_COMM_WORLD_{name}', 'Open MPI') for name in names]
     size, rank, local_size, local_rank = ints('SIZE', 'RANK', 'LOCAL_SIZE', 'LOCAL_RANK')
     uri = environment.get('OMPI_MCA_orte_hnp_uri', '')  # '1531576320.0;tcp://10.96.0.1,10.148.0.1:34911': of mpirun, before 5
-    found = re.search(r'tcp://([^,:]+)|tcp6://\[([^,\]]+)', uri)
-    host = _nodes(environment) or (found and (found.group(1) or f'[{found.group(2)}]')) or ''
+    server = re.search(r'tcp://([^,:]+)|tcp6://\[([^,\]]+)', uri)
+    host = _nodes(environment) or (server and (server.group(1) or f'[{server.group(2)}]')) or ''
     job = re.sub(r'\D.*', '', uri or environment.get('PMIX_NAMESPACE', '').rpartition('-')[2]) or '0'
     number = int(job) // 2**12 if uri else int(job)  # Open MPI 4 counts its jobs in steps of 2^12
     return Task('Open MPI', size, rank, local_size, local_rank, host, _pick(number))
@@ -210,9 +210,9 @@ def _torch_variables(environment: Mapping[str, str]) -> Task | None:
 LAUNCHERS = (_torchrun, _open_mpi, _hydra, _slurm, _torch_variables)  # the innermost first
 
 
-def _kubernetes(environment: Mapping[str, str], given: tuple, asks: bool) -> tuple:
+def _kubernetes(environment: Mapping[str, str], settings: tuple, asks: bool) -> tuple:
     """What is given, with the index of an Indexed Job; what is None then, JAX asks of the server."""
-    address, num_processes, process_id = given
+    address, num_processes, process_id = settings
     index = _number(environment, 'JOB_COMPLETION_INDEX')
     process_id = index if process_id is None else process_id
     if asks or None not in (address, num_processes, process_id):
@@ -223,10 +223,10 @@ def _kubernetes(environment: Mapping[str, str], given: tuple, asks: bool) -> tup
     )
 
 
-def _nothing_found(environment: Mapping[str, str], given: tuple) -> str:
+def _nothing_found(environment: Mapping[str, str], settings: tuple) -> str:
     flags = ('--coordinator', '--num-processes', '--process-id')
-    have = [f'{flag} {value}' for flag, value in zip(flags, given) if value is not None]
-    lacking = [flag for flag, value in zip(flags, given) if value is None]
+    have = [f'{flag} {value}' for flag, value in zip(flags, settings) if value is not None]
+    lacking = [flag for flag, value in zip(flags, settings) if value is None]
     if have:
         return f'{" ".join(have)} without {" and ".join(lacking)}, and no cluster to read the rest from: {BY_HAND}.'
     pmi = next(

@@ -48,13 +48,13 @@ def resolve(shape: Mapping[str, int], count: int) -> tuple[int, int, int]:
     if unknown:
         raise UsageError(f'unknown mesh axis {unknown[0]!r}: the axes are {", ".join(AXES)}.')
     sizes = [int(shape.get(axis, -1 if axis == 'data' else 1)) for axis in AXES]
-    given = _product(sizes)
+    text = _product(sizes)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise UsageError(f'mesh {given}: sizes are positive, and at most one is -1 (= the rest of the devices).')
+        raise UsageError(f'mesh {text}: sizes are positive, and at most one is -1 (= the rest of the devices).')
     rest = math.prod(size for size in sizes if size != -1)
     if rest > count or (-1 in sizes and count % rest):
         fits = [n for n in range(1, count + 1) if count % n == 0]
-        raise UsageError(f'mesh {given} does not fit {count} devices: the fixed sizes must multiply to one of {fits}.')
+        raise UsageError(f'mesh {text} does not fit {count} devices: the fixed sizes must multiply to one of {fits}.')
     return tuple(count // rest if size == -1 else size for size in sizes)
 
 
@@ -99,12 +99,12 @@ def start(
         tpu='TPU_ML_PLATFORM' in os.environ,  # importing jax sets it on the hosts of TPUs
         kubernetes=importlib.util.find_spec('kubernetes') is not None,
     )
-    given = (cluster.address, cluster.num_processes, cluster.process_id)
+    process = (cluster.address, cluster.num_processes, cluster.process_id)
     if cluster.process_id == 0 and cluster.address:
         _check_port(cluster)
-    method = None if None in given else 'deactivate'  # JAX's own reading of SLURM would choose one GPU
+    method = None if None in process else 'deactivate'  # JAX's own reading of SLURM would choose one GPU
     try:
-        jax.distributed.initialize(*given, cluster.local_device_ids, method, heartbeat_timeout_seconds=heartbeat)
+        jax.distributed.initialize(*process, cluster.local_device_ids, method, heartbeat_timeout_seconds=heartbeat)
     except (RuntimeError, ValueError, OSError) as error:
         if 'must be called before' in str(error) or 'only be called once' in str(error):
             raise

@@ -35,19 +35,19 @@ def share(
             None,
             f'JAX_PLATFORMS={_printed(environment["JAX_PLATFORMS"])}: {named(unused)} of {where} idle.' if unused else '',
         )
-    shown = f'{name}={_printed(environment[name])}' if name else ''
+    setting = f'{name}={_printed(environment[name])}' if name else ''
     count = len(seen) if seen is not None else present if total is None else total
     if seen and count > 1 and any(item.startswith('MIG-') for item in seen):
         raise UsageError(
-            f'{where}: {shown}: CUDA shows a process one MIG instance: start {count} processes with one each '
+            f'{where}: {setting}: CUDA shows a process one MIG instance: start {count} processes with one each '
             f'(SLURM: --ntasks-per-node={count} --gpus-per-task=1).'
         )
     if total is not None and count > total:  # the user's own list, beyond what the job was given
-        raise UsageError(f'{where}: {shown} lists {named(count)}, and the job has {total} there: unset {name}.')
+        raise UsageError(f'{where}: {setting} lists {named(count)}, and the job has {total} there: unset {name}.')
     known = total is not None or seen is not None  # files of devices alone do not say that CUDA can use them
     if size == 1:
         if total is not None and count < total:
-            raise UsageError(f'{where} has {named(total)}, and {shown} shows this process {count}: unset {name}; {MEANT}.')
+            raise UsageError(f'{where} has {named(total)}, and {setting} shows this process {count}: unset {name}; {MEANT}.')
         return None, (count or None) if known else None, _smaller_step(environment, total, where)
     if total is None:
         own = seen is not None and count == 1

@@ -72,14 +72,14 @@ def make(config, given) -> System:
         keys = jax.random.split(key, batch['tokens'].shape[0])
         planes = model.draw(params, batch['tokens'], keys)
         views = model.orbit(config.preview.views)
-        shown = jax.lax.map(lambda one: model.pictures(model.scene(given['generator'], one), views), planes)
-        return shown.transpose(0, 2, 1, 3, 4).reshape(shown.shape[0], shown.shape[2], -1, 3)
+        frames = jax.lax.map(lambda one: model.pictures(model.scene(given['generator'], one), views), planes)
+        return frames.transpose(0, 2, 1, 3, 4).reshape(frames.shape[0], frames.shape[2], -1, 3)
 
     def generate(params, requests, keys, given) -> list[Field]:
         prompts = only_prompts(requests, config.system)
         planes = model.draw(params, jnp.asarray(model.text.tokenize(prompts)), keys)
-        shown = (model.field_at, model.render_rays, model.bound, model.generator.camera, model.picture)
-        return [Field(text, model.scene(given['generator'], one), *shown) for text, one in zip(prompts, planes, strict=True)]
+        parts = (model.field_at, model.render_rays, model.bound, model.generator.camera, model.picture)
+        return [Field(text, model.scene(given['generator'], one), *parts) for text, one in zip(prompts, planes, strict=True)]
 
     def check(requests) -> None:
         tokens.check_prompts(config.text, only_prompts(requests, config.system))

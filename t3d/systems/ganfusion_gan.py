@@ -73,7 +73,7 @@ def make(config, given=None) -> System:
         return [model.object(params, request.prompt, w) for request, w in zip(requests, styles, strict=True)]
 
     def check(requests) -> None:
-        tokens.refuse_empty(only_prompts(requests, config.system))  # a prompt is a name
+        tokens.refuse_empty(only_prompts(requests, config.system))  # prompts only name the objects
 
     return System(init, model.train_step, preview, generate, check, ('ema',), SHARDING, batch_spec(config), model.generator)
 
@@ -252,8 +252,8 @@ class Model:
 
         def run(name, loss, *args):
             """A step of one network by one loss; what the loss measured."""
-            params[name], opt[name], found = self.move(name, loss, params[name], opt[name], *args)
-            return found
+            params[name], opt[name], measured = self.move(name, loss, params[name], opt[name], *args)
+            return measured
 
         def run_lazily(name, kind, every, loss, *args):
             move = lambda params, opt, last: self.move(name, loss, params, opt, *args)
@@ -263,18 +263,19 @@ class Model:
 
         generator = run('generator', self.generator_loss, dict(params), batch, keys[0], now, size, p)
         run_lazily('generator', 'density', config.density.every, self.density_loss, dict(params), batch, keys[1], now)
-        found = run('discriminator', self.discriminator_loss, dict(params), batch, keys[2], now, size, p)
+        discriminator = run('discriminator', self.discriminator_loss, dict(params), batch, keys[2], now, size, p)
         run_lazily('discriminator', 'r1', config.r1.every, self.r1_loss, batch, keys[3], now, size, p)
 
-        params['buffers'] = {**params['buffers'], 'w_avg': tree.ema(params['buffers']['w_avg'], found.pop('w'), W_DECAY)}
+        w_avg = tree.ema(params['buffers']['w_avg'], discriminator.pop('w'), W_DECAY)
+        params['buffers'] = {**params['buffers'], 'w_avg': w_avg}
         if config.augment.on:
             images = config.augment.images
-            extras['augment'] = augment.observe(extras['augment'], found['sign_real'], config.batch, images=images)
+            extras['augment'] = augment.observe(extras['augment'], discriminator['sign_real'], config.batch, images=images)
         averaged = tree.ema(state.ema['generator'], params['generator'], optim.ema_decay_of_images(now.images, config.batch))
         metrics = {
-            **found,
+            **discriminator,
             **generator,
-            'loss': generator['loss/generator'] + found['loss/discriminator'],
+            'loss': generator['loss/generator'] + discriminator['loss/discriminator'],
             **{name: extras[name] for name in ('density', 'r1')},
             'blur': now.sigma,
             **({'augment_p': p} if config.augment.on else {}),
@@ -284,11 +285,11 @@ class Model:
 
     def move(self, name: str, loss, params, opt_state, *args):
         """An Adam step: (parameters, optimizer state, what the loss measured), gradients and measurements over all replicas."""
-        (_, found), grads = jax.value_and_grad(loss, has_aux=True)(params, *args)
-        grads, found = replicas.mean((grads, found))
+        (_, measured), grads = jax.value_and_grad(loss, has_aux=True)(params, *args)
+        grads, measured = replicas.mean((grads, measured))
         grads = jax.tree.map(lambda g: jnp.nan_to_num(g, nan=0.0, posinf=1e5, neginf=-1e5), grads)
         updates, opt_state = self.optimizers[name].update(grads, opt_state, params)
-        return jax.tree.map(jnp.add, params, updates), opt_state, found
+        return jax.tree.map(jnp.add, params, updates), opt_state, measured
 
     # -------------------------------------------------------------------------------------------------------------- output
 
@@ -304,8 +305,8 @@ class Model:
         labels = cameras.to_eg3d(around)
         ws = self.generator.ws(params['generator'], params['buffers'], self.generator.latents(key, rows))
         panel = lambda styles: self.generator.panel(params['generator'], params['buffers'], styles, labels)
-        shown = numerics.to_unit(jax.lax.map(panel, ws))
-        return shown.transpose(0, 2, 1, 3, 4).reshape(rows, shown.shape[2], -1, 3)
+        images = numerics.to_unit(jax.lax.map(panel, ws))
+        return images.transpose(0, 2, 1, 3, 4).reshape(rows, images.shape[2], -1, 3)
 
     def object(self, params, prompt: str, w) -> Field:
         """The object of a style w [W]: field and render are of the raw colour, the picture of the upsampler."""
@@ -326,8 +327,8 @@ class Model:
     def picture(self, scene, views: cameras.Cameras):
         """Field.picture."""
         planes, w = (jnp.broadcast_to(scene[name], (len(views.world_from_cam), *scene[name].shape)) for name in ('planes', 'w'))
-        seen = self.generator.render(scene['generator'], planes, cameras.to_eg3d(views), size=self.generator.render_size)
-        return numerics.to_unit(self.generator.upsample(scene['generator'], seen.features, w))
+        rendered = self.generator.render(scene['generator'], planes, cameras.to_eg3d(views), size=self.generator.render_size)
+        return numerics.to_unit(self.generator.upsample(scene['generator'], rendered.features, w))
 
 
 def check(config) -> None:
@@ -335,11 +336,11 @@ def check(config) -> None:
     micro = min(config.micro_batch, config.batch)
     group = min(config.discriminator.group, micro)
     if config.batch % micro or micro % group:
-        given = f'batch={config.batch}, micro_batch={config.micro_batch}, discriminator.group={config.discriminator.group}'
-        raise UsageError(f'{given}: the batch must fall into whole micro-batches, and these into whole groups.')
+        sizes = f'batch={config.batch}, micro_batch={config.micro_batch}, discriminator.group={config.discriminator.group}'
+        raise UsageError(f'{sizes}: the batch must fall into whole micro-batches, and these into whole groups.')
     if config.data.get('mode') == 'pose-distribution' and (config.discriminator.pose or config.generator.pose_conditioning):
-        wanted = 'discriminator.pose=False and generator.pose_conditioning=False'
-        raise UsageError(f"data.mode='pose-distribution': these pictures have no labels to show to a network: set {wanted}.")
+        advice = 'discriminator.pose=False and generator.pose_conditioning=False'
+        raise UsageError(f"data.mode='pose-distribution': these pictures have no labels to show to a network: set {advice}.")
     discriminators.check('data.size', config.data.size)
     made, size = config.generator.sr.input_size * 2 ** sum(config.generator.sr.ups), config.data.size
     if made != size:

@@ -254,8 +254,8 @@ def draw_pixels(key, alpha, count: int, foreground: float):
     share = near / jnp.maximum(jnp.sum(near, -1, keepdims=True), 1.0)
     cdf = jnp.cumsum(foreground * share + (1.0 - foreground) / (height * width), -1)
     u = (jnp.arange(count) + jax.random.uniform(key, (batch, views, count), jnp.float32)) / count * cdf[..., -1:]
-    found = jax.vmap(jax.vmap(lambda row, at: jnp.searchsorted(row, at, side='right', method='compare_all')))(cdf, u)
-    return jnp.minimum(found, height * width - 1)
+    index = jax.vmap(jax.vmap(lambda row, at: jnp.searchsorted(row, at, side='right', method='compare_all')))(cdf, u)
+    return jnp.minimum(index, height * width - 1)
 
 
 def photometric(config):

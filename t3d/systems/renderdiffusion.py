@@ -61,8 +61,8 @@ def make(config, given=None) -> System:
         planes = model.draw(params, batch['tokens'], keys)
         views = model.orbit(config.preview.views)
         rays = cameras.rays(views, config.data.size, config.data.size)
-        shown = jax.lax.map(lambda one: model.render_rays(model.scene(params, one), rays).features, planes)
-        return shown.transpose(0, 2, 1, 3, 4).reshape(shown.shape[0], shown.shape[2], -1, 3)
+        frames = jax.lax.map(lambda one: model.render_rays(model.scene(params, one), rays).features, planes)
+        return frames.transpose(0, 2, 1, 3, 4).reshape(frames.shape[0], frames.shape[2], -1, 3)
 
     def generate(params, requests, keys, given=None) -> list[Field]:
         prompts = only_prompts(requests, config.system)
@@ -162,9 +162,9 @@ class Model:
         index = draw_pixels(key_pixels, count, self.size, self.config.loss.stride)
         uv = (jnp.stack([index % self.size, index // self.size], -1).astype(jnp.float32) + 0.5) / self.size
         rays = jax.vmap(cameras.rays_at)(cameras.from_eg3d(batch['label']), uv)
-        shown = 2.0 * self.colour(params['decoder'], planes, rays, key_jitter).features - 1.0
-        wanted = jnp.take_along_axis(clean.reshape(count, -1, 3), index[..., None], axis=1)
-        each = losses.per_object(shown, wanted)
+        rendered = 2.0 * self.colour(params['decoder'], planes, rays, key_jitter).features - 1.0
+        target = jnp.take_along_axis(clean.reshape(count, -1, 3), index[..., None], axis=1)
+        each = losses.per_object(rendered, target)
         gamma = self.config.diffusion.min_snr
         loss = jnp.mean(each * losses.min_snr(self.schedule, t, gamma)) if gamma else jnp.mean(each)
         return loss, {'loss': loss, 'psnr': -10.0 * jnp.log10(0.25 * jnp.mean(each)), 'count/rays': jnp.float32(index.size)}

@@ -1,6 +1,6 @@
 """TensorBoard files, written at once by the caller's thread.
 
-tensorboardX's own SummaryWriter hands everything to a thread that ends without a word when the disk is full, and after ten more
+tensorboardX's own SummaryWriter hands everything to a thread that ends silently when the disk is full, and after ten more
 values the caller waits for it for ever.
 """
 

@@ -28,9 +28,9 @@ def prepare(config, given):
     if not system.batch_spec:
         return system, None
     source, transform = sources.make(config, None, system.batch_spec)
-    shown = sources.preview(config, system.batch_spec)
+    preview = sources.preview(config, system.batch_spec)
     check_example(config, system, source, transform)
-    return system, (source, transform, shown)
+    return system, (source, transform, preview)
 
 
 def refuse_untrained(config, system) -> None:
@@ -45,10 +45,10 @@ def check_example(config, system, source, transform) -> None:
         raise UsageError('the data source is empty: check data.split and data.name.')
     example = transform(source[0], np.random.default_rng(0))
     for name, spec in system.batch_spec.items():
-        found = np.shape(example[name]) if name in example else None
-        if found != spec.shape[1:]:
+        shape = np.shape(example[name]) if name in example else None
+        if shape != spec.shape[1:]:
             raise UsageError(
-                f'{name} of a record has shape {found}, {config.system} wants {spec.shape[1:]}: check data.size and data.views.'
+                f'{name} of a record has shape {shape}, {config.system} wants {spec.shape[1:]}: check data.size and data.views.'
             )
 
 

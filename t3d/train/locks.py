@@ -86,11 +86,11 @@ class Lock:
         for pause in (0.0, SETTLE):  # another process may be writing it
             time.sleep(pause)
             try:
-                found = json.loads(self._path.read_text())
+                record = json.loads(self._path.read_text())
             except (OSError, ValueError):
                 continue
-            if isinstance(found, dict):
-                return found
+            if isinstance(record, dict):
+                return record
         return None
 
     def _write(self) -> None:

@@ -53,7 +53,7 @@ class Log:
         self._files = {}
 
     def line(self, text: str) -> None:
-        """A line on the console and in log.txt."""
+        """Writes a line to the console and to log.txt."""
         if not self.active:
             return
         if self._bar is not None:
@@ -107,25 +107,25 @@ class Log:
             self.line(text)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Other numbers of a step (an evaluation), to the files."""
+        """Writes other numbers of a step (an evaluation) to the files."""
         if self.active:
             self._append('metrics.jsonl', json.dumps({'step': step} | {k: _number(v) for k, v in values.items()}))
             self._tensorboard(step, values)
 
     def image(self, step: int, image: np.ndarray) -> None:
-        """A contact sheet, uint8 [H, W, 3], to TensorBoard."""
+        """Writes a contact sheet, uint8 [H, W, 3], to TensorBoard."""
         if self.active and self._tensorboard(step, {}):
             self._guarded(self._board.image, step, image)
 
     def close(self) -> None:
-        """Ends the bar and the files."""
+        """Closes the progress bar and the files."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
         if self._board:
             self._guarded(self._board.close)
         for file in self._files.values():
-            with contextlib.suppress(OSError):  # what could not be written was said when it was tried
+            with contextlib.suppress(OSError):  # a failed write was reported when it happened
                 file.close()
         self._files = {}
 
@@ -204,9 +204,9 @@ def progress_line(step: int, total: int, values: dict[str, float], memory: tuple
         unit = name.removeprefix('perf/').removesuffix('_per_sec')
         if name == f'perf/{unit}_per_sec' and unit not in ('steps', 'examples'):
             parts.append(f'{si(value)}{unit.removesuffix("s")}/s')
-    shown = [f'{name[5:]} {value:.3g}' for name, value in values.items() if name.startswith('loss/')]
+    losses = [f'{name[5:]} {value:.3g}' for name, value in values.items() if name.startswith('loss/')]
     if 'loss' in values:
-        parts.append(f'loss {values["loss"]:.4g}' + (f' ({" ".join(shown)})' if shown else ''))
+        parts.append(f'loss {values["loss"]:.4g}' + (f' ({" ".join(losses)})' if losses else ''))
     for name in ('lr', 'learning_rate'):
         if name in values:
             parts.append(f'lr {values[name]:.1e}')

@@ -111,15 +111,15 @@ def _train(config, workdir, lock, mesh: Mesh, log, stop, stop_after, system, tar
             report = sharding.report(target, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
             (workdir / 'sharding.txt').write_text(report + '\n')
             log.line(report.splitlines()[-1])
-        source, batches, shown = _data(config, system, data, int(state.step))
+        source, batches, example = _data(config, system, data, int(state.step))
         if source is not None and 'data' in config:
             log.line(f'{sources.describe(config, source)}; curves: tensorboard --logdir {files.quoted(workdir)}')
         digests = {name: one.digest for name, one in given.items()}
         with failures.told(config, store):
-            _loop(config, program, state, batches, shown, store, log, stop, end, workdir, lock, digests)
+            _loop(config, program, state, batches, example, store, log, stop, end, workdir, lock, digests)
         store.wait()
     finally:
-        if jax.process_count() == 1 or not isinstance(sys.exception(), errors.OneProcess):  # it would wait for the others
+        if jax.process_count() == 1 or not isinstance(sys.exception(), errors.OneProcess):  # close waits for the others
             store.close()
 
 
@@ -129,20 +129,20 @@ def _data(config, system: System, data: tuple | None, start: int):
         return None, itertools.repeat({}), ({}, None)
     if data is None:
         source, transform = sources.make(config, config.data.split, system.batch_spec)
-        shown = sources.preview(config, system.batch_spec)
+        example = sources.preview(config, system.batch_spec)
     else:
         source, transform, *rest = data
-        shown = rest[0] if rest else None
+        example = rest[0] if rest else None
     loader = config.get('loader') or {'threads': 1, 'prefetch': 4}
     make = lambda **where: pipeline.make(
         source, transform, batch=config.batch, seed=config.seed, threads=loader['threads'], prefetch=loader['prefetch'], **where
     )
-    if shown is None:
-        shown = (next(make()), None)
-    return source, make(process_index=jax.process_index(), process_count=jax.process_count(), start=start), shown
+    if example is None:
+        example = (next(make()), None)
+    return source, make(process_index=jax.process_index(), process_count=jax.process_count(), start=start), example
 
 
-def _loop(config, program, state: TrainState, batches, shown, store, log, stop, end: int, workdir, lock, digests) -> None:
+def _loop(config, program, state: TrainState, batches, example, store, log, stop, end: int, workdir, lock, digests) -> None:
     mesh, many = program.mesh, jax.process_count() > 1
     first = step = int(state.step)
     window = Window(log, store)
@@ -167,9 +167,9 @@ def _loop(config, program, state: TrainState, batches, shown, store, log, stop, 
             store.save(state, data=position, config=config.to_dict(), metrics=values, given=digests)
         if program.previews and (done or due(step, config.preview_every)):
             window.flush(step)
-            preview_batch = preview_batch or sharding.whole_batch(shown[0], mesh)
+            preview_batch = preview_batch or sharding.whole_batch(example[0], mesh)
             title = f'step {step}   {config.get("preview", {}).get("columns", "")}'.strip()
-            _write_preview(program, state, preview_batch, shown[1], title, log, step, workdir)
+            _write_preview(program, state, preview_batch, example[1], title, log, step, workdir)
             window.begin(step)
         if stopped:
             log.line(f'stopped at step {step}: saved; run the same command again to go on')

@@ -21,7 +21,7 @@ from t3d.train import log as logs
 from t3d.train import traced
 
 KEY_INIT = 2**32 - 1  # folded into the seed's key, as KEY_PREVIEW of program.py; steps stay below
-# Of XLA, for hundreds of small random draws that run once: a CPU would spend three times as long compiling them well.
+# XLA options for hundreds of small random draws that run once: compiling them well would take three times as long on a CPU.
 INIT_COMPILER_OPTIONS = {'xla_backend_optimization_level': 0, 'xla_cpu_opt_preset': 'CPU_OPT_PRESET_FAST_COMPILE'}
 
 

@@ -66,18 +66,18 @@ class Keep:
         if key is None:
             return function
         path = self._folder / f'{name}-{key}.jaxexport'
-        found = _read(path)
-        if found is None:
+        exported = _read(path)
+        if exported is None:
             from jax import export
 
             try:
                 checks = [export.DisabledSafetyCheck.custom_call(target) for target in CUDNN]
-                found = export.export(jax.jit(function), disabled_checks=checks)(*arguments)
-                _write(path, found.serialize())
+                exported = export.export(jax.jit(function), disabled_checks=checks)(*arguments)
+                _write(path, exported.serialize())
             except Exception as error:  # a host callback, say; or a fault of the function, which its plain trace will raise
                 log.warning('%s is traced at every start: %s', name, str(error).partition('\n')[0][:200])
                 return function
-        return found.call
+        return exported.call
 
 
 NOTHING = Keep()
@@ -118,7 +118,7 @@ def digest(config: dict, arguments) -> str | None:
         'devices': [devices[0].platform, devices[0].device_kind, len(devices), devices[0].client.platform_version],
         'mesh': str(jax.sharding.get_abstract_mesh()),
         'config': config,
-        'files': {name: found for name, value in config.items() if (found := _state(value))},
+        'files': {name: state for name, value in config.items() if (state := _state(value))},
         'arguments': shapes,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
@@ -127,13 +127,13 @@ def digest(config: dict, arguments) -> str | None:
 @functools.cache
 def code() -> str | None:
     """Hex digest of the package's source files; None if one has changed since the package was imported."""
-    root, found = pathlib.Path(t3d.__file__).parent, hashlib.sha256()
+    root, hasher = pathlib.Path(t3d.__file__).parent, hashlib.sha256()
     for path in sorted(root.rglob('*.py')):
         if path.stat().st_mtime > t3d.IMPORTED - 1.0:  # clocks of file systems are coarse
             return None
         data = path.read_bytes()
-        found.update(f'{path.relative_to(root)} {len(data)}\n'.encode() + data)
-    return found.hexdigest()
+        hasher.update(f'{path.relative_to(root)} {len(data)}\n'.encode() + data)
+    return hasher.hexdigest()
 
 
 def _state(value) -> list:
@@ -157,16 +157,16 @@ def _read(path: pathlib.Path):
         data = path.read_bytes()
         if hashlib.sha256(data[32:]).digest() != data[:32]:
             return None
-        found = export.deserialize(bytearray(data[32:]))
+        exported = export.deserialize(bytearray(data[32:]))
     except Exception:  # no file, or what this JAX cannot read: traced anew, and written over
         return None
     with contextlib.suppress(OSError):  # the folder of somebody else
         os.utime(path)
-    return found
+    return exported
 
 
 def _write(path: pathlib.Path, data) -> None:
-    """Writes a file as a whole, behind its digest, and deletes those that were unused for longest. May fail, without a word."""
+    """Writes a file as a whole, behind its digest, and deletes those unused for longest. Errors of the system pass silently."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp('.part', dir=path.parent)

@@ -24,7 +24,7 @@ def prepare(workdir, config, line=print):
     path = _numbered(config) if workdir is None else files.path(workdir)
     around_orbax.literal(path)  # refuses names that cannot hold checkpoints
     check(path, config)
-    if jax.process_count() > 1:  # all have read before one writes
+    if jax.process_count() > 1:  # process 0 writes only after all have read
         multihost_utils.sync_global_devices('workdir')
     lock = locks.Lock(path, line)
     _on_process_0(lambda: _fill(path, config, lock))
@@ -47,7 +47,7 @@ def _fill(path, config, lock: locks.Lock) -> None:
 
 
 def _on_process_0(action) -> None:
-    """Runs it on process 0; where it fails there, every process raises."""
+    """Runs the action on process 0 alone; if it fails there, every process raises."""
     error = None
     if jax.process_index() == 0:
         try:

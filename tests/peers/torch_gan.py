@@ -121,8 +121,8 @@ class Training:
 
     def r1(self):
         pair = [x.requires_grad_() for x in self.seen_reals()]
-        found = torch.autograd.grad(self.d(*pair, self.label).sum(), pair, create_graph=True)
-        penalty = sum(gradient.square().sum((1, 2, 3)) for gradient in found).mean()
+        slopes = torch.autograd.grad(self.d(*pair, self.label).sum(), pair, create_graph=True)
+        penalty = sum(gradient.square().sum((1, 2, 3)) for gradient in slopes).mean()
         return 0.5 * self.shape['gamma'] * self.shape['r1_every'] * penalty, self.d_adam
 
     def run(self, phase):

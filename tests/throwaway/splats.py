@@ -34,12 +34,12 @@ def make(config, given) -> System:
         return TrainState(jnp.int32(0), params, adam.init(params), {}, {'alive': jnp.ones(CAPACITY, bool)})
 
     def train_step(state, batch, key, given):
-        wanted = jnp.mean(batch['image'][..., :3].astype(jnp.float32) / 255.0, (0, 1, 2, 3))
+        colour = jnp.mean(batch['image'][..., :3].astype(jnp.float32) / 255.0, (0, 1, 2, 3))
 
         def loss(params):
             each = params['gaussians']
             shade = 0.5 + 0.28 * each['sh'][:, 0] + 0.01 * jax.random.normal(key, (CAPACITY, 3), jnp.float32)
-            return jnp.mean((shade - wanted) ** 2) + 0.1 * jnp.mean(each['opacities'])
+            return jnp.mean((shade - colour) ** 2) + 0.1 * jnp.mean(each['opacities'])
 
         value, grads = jax.value_and_grad(loss)(state.params)
         updates, opt_state = adam.update(grads, state.opt_state)

@@ -155,12 +155,12 @@ class Furniture:
 
 @functools.lru_cache(2)
 def _furniture(root, *key) -> Furniture:
-    """Kept, because a start asks three times (vocabulary, training, preview) and a set takes seconds to read."""
+    """Cached: a start reads the set three times (vocabulary, training, preview), and each reading takes seconds."""
     return Furniture(*key)
 
 
 def chosen_view(index: int, seed: int, views: int) -> int:
-    """The one of its views that a record shows."""
+    """Which of its views a record shows."""
     return sweethome.bucket(f'{seed}/{index}', views)
 
 
@@ -205,24 +205,24 @@ class SingleView:
         """(index, picture) of a record; where its picture is damaged, of the next one that is not."""
         for step in range(self.count):
             mirrored, place = divmod(index, self.count)
-            shown = (place + step) % self.count
-            if shown in self._damaged:
+            candidate = (place + step) % self.count
+            if candidate in self._damaged:
                 continue
             try:
-                return mirrored * self.count + shown, self._image(shown)
+                return mirrored * self.count + candidate, self._image(candidate)
             except archives.Damaged as error:
-                self._damaged.add(shown)
+                self._damaged.add(candidate)
                 print(f'{error} Left out, the {len(self._damaged)}. of {self.count}; the next picture stands in.', flush=True)
                 last = error
         raise last
 
     def _image(self, place: int) -> np.ndarray:
-        found = self._kept.get(place)
-        if found is None:
-            found = composite(self.pictures.image(place), self.background)
+        picture = self._kept.get(place)
+        if picture is None:
+            picture = composite(self.pictures.image(place), self.background)
             if len(self._kept) < self._room:
-                self._kept[place] = found
-        return found
+                self._kept[place] = picture
+        return picture
 
     def text(self, index: int) -> dict:
         """Captions, attributes and name of a record, without its picture. A mirrored one loses captions of left and right."""
@@ -267,7 +267,7 @@ def open_set(config, split: str | None = None) -> SingleView:
 
 @functools.lru_cache(2)
 def _image_set(path: pathlib.Path, labelled: bool, *changed: int) -> images.ImageSet:
-    """Kept as `_furniture` is: the size of every image is looked at."""
+    """Cached as `_furniture` is: opening a set reads the size of every image."""
     return images.ImageSet(path, labelled=labelled)
 
 
@@ -278,12 +278,12 @@ def _eg3d(data, split: str, posed: bool) -> images.ImageSet:
         raise UsageError(f'split={split!r} of {data.path}: an EG3D set has one split, train; give another set as data.path.')
     path = files.local(data.path)
     read = [file for file in (path, path / images.INDEX) if file.exists()]
-    found = _image_set(path, posed, *(file.stat().st_mtime_ns for file in read))
-    if found.size != data.size:
+    stored = _image_set(path, posed, *(file.stat().st_mtime_ns for file in read))
+    if stored.size != data.size:
         raise UsageError(
-            f'{data.path} has images of {found.size} px, the config wants data.size={data.size}: set data.size={found.size}.'
+            f'{data.path} has images of {stored.size} px, the config wants data.size={data.size}: set data.size={stored.size}.'
         )
-    return found
+    return stored
 
 
 # ------------------------------------------------------------------------------------------------------------- batches

@@ -160,7 +160,7 @@ def check_draws(folder, manifest: dict) -> None:
 
 @functools.cache
 def _say_unchecked(folder: str) -> None:
-    """Once for each folder."""
+    """Prints the note once for each folder."""
     print(
         f'note: {folder} was made before sets kept how a z begins: its seeds are drawn as JAX does by default, and whether its '
         'captions are of these objects cannot be compared.',
@@ -185,10 +185,10 @@ def check(folder) -> dict:
             f'it keeps the pairs and writes {FROZEN}/ anew.'
         )
     weights = folder / FROZEN / 'model.safetensors'
-    found = _fingerprint_of(str(weights), weights.stat().st_mtime_ns)
-    if found != manifest['generator_sha256']:
+    digest = _fingerprint_of(str(weights), weights.stat().st_mtime_ns)
+    if digest != manifest['generator_sha256']:
         raise UsageError(
-            f'{folder}: the generator in {FROZEN}/ (SHA-256 {found[:12]}) is not the one its pairs were made with '
+            f'{folder}: the generator in {FROZEN}/ (SHA-256 {digest[:12]}) is not the one its pairs were made with '
             f'({manifest["generator_sha256"][:12]}): the captions are of other objects. Copy the folder again, or make it anew.'
         )
     refuse_other_meaning(generator_config(folder), folder, manifest)
@@ -245,10 +245,10 @@ def refuse_other(config, folder, manifest: dict) -> None:
 
 def refuse_other_meaning(theirs, folder, manifest: dict) -> None:
     """Raises UsageError where a generator's config says otherwise than the manifest what a triplane means."""
-    says, wanted = meaning(theirs), manifest['triplanes']
+    says, meant = meaning(theirs), manifest['triplanes']
     wrong = [
         f'{MEANING.get(name, name)}={says.get(name)!r}, there {value!r}'
-        for name, value in wanted.items()
+        for name, value in meant.items()
         if says.get(name) != value
     ]
     if wrong:

@@ -47,8 +47,8 @@ class Archive:
         self._spelled = None
         self.members, self.outside, self.doubled = {}, [], set()
         if self.path.is_dir():
-            found = (pathlib.Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
-            self.members = {file.relative_to(self.path).as_posix(): None for file in found}
+            files = (pathlib.Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
+            self.members = {file.relative_to(self.path).as_posix(): None for file in files}
             return
         for info in self._zip().infolist():
             name = _plain(_name(info))
@@ -169,8 +169,8 @@ def find(locate, name: str, folders: tuple[str, ...]) -> str | None:
         for start in range(len(parts)):
             for folder in folders:
                 path = posixpath.normpath(posixpath.join(folder, *parts[start:]))
-                if path not in ('.', '..') and not path.startswith('../') and (found := locate(path)) is not None:
-                    return found
+                if path not in ('.', '..') and not path.startswith('../') and (member := locate(path)) is not None:
+                    return member
     return None
 
 

@@ -46,9 +46,9 @@ def check(captions: Iterable[str], text, where: str) -> None:
             unknown.update((word, unknown.get(word, 0) + 1) for word in new)
     if unknown:
         often = sorted(unknown, key=lambda word: (-unknown[word], word))
-        shown = ', '.join(often[:NAMED]) + (f', ... ({len(often)} words)' if len(often) > NAMED else '')
+        listed = ', '.join(often[:NAMED]) + (f', ... ({len(often)} words)' if len(often) > NAMED else '')
         print(
             f'note: {where}: {concerned} of {len(different)} captions have words that text.words lacks, all alike to it: '
-            f'{shown}. An empty text.words takes every word of the data.',
+            f'{listed}. An empty text.words takes every word of the data.',
             file=sys.stderr,
         )

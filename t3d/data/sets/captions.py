@@ -130,7 +130,7 @@ def is_plural(noun: str) -> bool:
 
 
 def _a(text: str, plural: bool) -> str:
-    """With its article, if it takes one."""
+    """The phrase with its article, if it takes one."""
     if plural:
         return text
     return ('an ' if text[:1] in 'aeiou' else 'a ') + text

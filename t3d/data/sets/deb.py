@@ -32,8 +32,8 @@ def unpack(path: pathlib.Path, scratch: pathlib.Path, suffix: str) -> list[pathl
         raise UsageError(f'{path} is truncated: its data.tar should hold {size} bytes and {len(body)} are left')
     try:
         with tarfile.open(fileobj=io.BytesIO(body)) as archive:
-            wanted = (member for member in archive if member.isfile() and member.name.lower().endswith(suffix))
-            return [_extract(archive, member, scratch) for member in wanted]
+            members = (member for member in archive if member.isfile() and member.name.lower().endswith(suffix))
+            return [_extract(archive, member, scratch) for member in members]
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
         reason = str(error).partition('\n')[0].rstrip(':')
         raise UsageError(f'{path} is damaged, or its {name} is compressed in a way that is not read here ({reason})') from error

@@ -143,8 +143,8 @@ def plan(source, work: pathlib.Path, config) -> tuple[list[furniture_views.Task]
     libraries = {library.name: library for library in sweethome.open_libraries(source, work / 'libraries')}
     entries, wrong = [], {}
     for library in libraries.values():
-        found, damaged = library.catalogue()
-        entries += found
+        listed, damaged = library.catalogue()
+        entries += listed
         wrong |= {f'{library.name}, entry {number}': reason for number, reason in damaged.items()}
     if config.license == 'cc0':
         entries = [entry for entry in entries if entry.licence.startswith('CC0')]
@@ -304,9 +304,9 @@ def _pack(config, root: pathlib.Path) -> str:
     furniture, _ = builder_class()
     tfds.disable_progress_bar()
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # it warns that the configuration is none of its own
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of a configuration that it does not know
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of a download
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download, and there is none
             builder = furniture(data_dir=str(root), config=config, file_format='array_record')
             builder.download_and_prepare(download_dir=str(pathlib.Path(config.work) / 'downloads'))
     finally:

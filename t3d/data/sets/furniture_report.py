@@ -26,13 +26,13 @@ def problems(tasks: list[furniture_views.Task], examples: list[dict], wrong: dic
     }
 
 
-def text(found: dict[str, dict], label: str) -> str:
+def text(problems: dict[str, dict], label: str) -> str:
     """Lines for people, '' where all went well."""
-    missing = found['not found']
+    missing = problems['not found']
     names = sum(map(len, missing.values()))
-    dropped = found['faces dropped']
+    dropped = problems['faces dropped']
     return (
-        _block(found['left out'], f'{label}: {len(found["left out"])} objects are left out:', str)
+        _block(problems['left out'], f'{label}: {len(problems["left out"])} objects are left out:', str)
         + _block(
             missing,
             f'{label}: {names} files or materials that {len(missing)} objects name are not found, and what is known is drawn:',

@@ -24,13 +24,13 @@ def check(folder: pathlib.Path) -> None:
     again = 'run `t3d data build furniture` again with the same arguments'
     if not (folder / SIZES).is_file():
         raise UsageError(f'{folder} is no finished furniture build ({SIZES} is missing): {again}.')
-    for name, wanted in json.loads((folder / SIZES).read_text()).items():
+    for name, size in json.loads((folder / SIZES).read_text()).items():
         file = folder / name
         if not file.is_file():
             raise UsageError(f'{file} is missing: {again}.')
-        if file.stat().st_size != wanted:
+        if file.stat().st_size != size:
             raise UsageError(
-                f'{file} has {file.stat().st_size} bytes, but {wanted} were written: it is truncated or changed; {again}.'
+                f'{file} has {file.stat().st_size} bytes, but {size} were written: it is truncated or changed; {again}.'
             )
 
 
@@ -39,10 +39,10 @@ def find(path: str | pathlib.Path | None = None, size: int | None = None, varian
     root = files.local(path) if path else data_root()
     if (root / 'dataset_info.json').is_file():
         return root
-    found = [file.parent for file in sorted(root.glob(f'**/{VERSION}/dataset_info.json'))]
-    wanted = [
+    builds = [file.parent for file in sorted(root.glob(f'**/{VERSION}/dataset_info.json'))]
+    matching = [
         folder
-        for folder in found
+        for folder in builds
         if (size is None or folder.parent.name.split('_')[0] == f'{size}px')
         and (
             variants is None
@@ -50,16 +50,16 @@ def find(path: str | pathlib.Path | None = None, size: int | None = None, varian
         )
     ]
     asked = ''.join(f' {name}={value}' for name, value in (('size', size), ('variants', variants)) if value is not None)
-    if not wanted:
-        there = ', '.join(folder.parent.name for folder in found) or 'nothing built'
+    if not matching:
+        there = ', '.join(folder.parent.name for folder in builds) or 'nothing built'
         raise FileNotFoundError(
             f'no furniture data{asked} under {root} (there: {there}): run `t3d data build furniture '
             f'--source PATH --size {size or 64}{f" --variants {variants}" if variants else ""} --out {files.quoted(root)}`.'
         )
-    if len(wanted) > 1:
-        names = ', '.join(str(folder.relative_to(root)) for folder in wanted)
-        raise UsageError(f'{len(wanted)} furniture builds{asked} under {root}: give the path of one of {names}.')
-    return wanted[0]
+    if len(matching) > 1:
+        names = ', '.join(str(folder.relative_to(root)) for folder in matching)
+        raise UsageError(f'{len(matching)} furniture builds{asked} under {root}: give the path of one of {names}.')
+    return matching[0]
 
 
 class FurnitureSource:

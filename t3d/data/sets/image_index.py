@@ -86,32 +86,32 @@ def _numbers(values, where: str) -> np.ndarray:
     return array
 
 
-def read_captions(found, names: list[str], where: str) -> dict[str, tuple[str, ...]]:
+def read_captions(section, names: list[str], where: str) -> dict[str, tuple[str, ...]]:
     """{file: captions} from {file: [text, ...]} or null."""
-    wanted = f'{where}: captions are not {{file: [text, ...]}}'
-    if found is None:
+    refusal = f'{where}: captions are not {{file: [text, ...]}}'
+    if section is None:
         return {}
-    if not isinstance(found, dict):
-        raise UsageError(f'{wanted}, but a {type(found).__name__}.')
-    for name, texts in found.items():
+    if not isinstance(section, dict):
+        raise UsageError(f'{refusal}, but a {type(section).__name__}.')
+    for name, texts in section.items():
         if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
-            raise UsageError(f'{wanted}: {name[:200]} has {str(texts)[:60]!r}.')
-    table = Names(names, where).table(found.items(), 'captions', 'captions')
+            raise UsageError(f'{refusal}: {name[:200]} has {str(texts)[:60]!r}.')
+    table = Names(names, where).table(section.items(), 'captions', 'captions')
     return {name: tuple(texts) for name, texts in table.items()}
 
 
-def read_attributes(found, names: list[str], where: str) -> dict[str, dict]:
+def read_attributes(section, names: list[str], where: str) -> dict[str, dict]:
     """{file: attributes} from {file: {name: value}} or null; a value is a text, a number, true, false or null."""
-    wanted = f'{where}: attributes are not {{file: {{name: text or number}}}}'
-    if found is None:
+    refusal = f'{where}: attributes are not {{file: {{name: text or number}}}}'
+    if section is None:
         return {}
-    if not isinstance(found, dict):
-        raise UsageError(f'{wanted}, but a {type(found).__name__}.')
-    for name, values in found.items():
+    if not isinstance(section, dict):
+        raise UsageError(f'{refusal}, but a {type(section).__name__}.')
+    for name, values in section.items():
         good = isinstance(values, dict) and all(
             value is None or isinstance(value, str | int) or isinstance(value, float) and math.isfinite(value)
             for value in values.values()
         )
         if not good:
-            raise UsageError(f'{wanted}: {name[:200]} has {str(values)[:60]!r}.')
-    return Names(names, where).table(found.items(), 'attributes', 'attributes')
+            raise UsageError(f'{refusal}: {name[:200]} has {str(values)[:60]!r}.')
+    return Names(names, where).table(section.items(), 'attributes', 'attributes')

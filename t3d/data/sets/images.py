@@ -143,9 +143,8 @@ class ImageSet:
 
         try:
             with self._archive.open(name) as file, Image.open(file) as picture:
-                square = (
-                    picture.size[0] == picture.size[1]
-                )  # which turning does not change; the EXIF of a PNG lies behind its pixels
+                # A square stays square when it is turned, so its EXIF, which in a PNG follows the pixels, need not be read.
+                square = picture.size[0] == picture.size[1]
                 return picture.size if square else upright(picture).size
         except UsageError:
             raise

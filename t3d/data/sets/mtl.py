@@ -87,8 +87,8 @@ def statement(line: str) -> tuple[str, str]:
 
 def uncommented(rest: str) -> str:
     """A name without the comment behind it."""
-    found = _COMMENT.search(rest)
-    return rest[: found.start()].strip(texts.BLANK) if found else rest
+    comment = _COMMENT.search(rest)
+    return rest[: comment.start()].strip(texts.BLANK) if comment else rest
 
 
 def number(word: str) -> float | None:
@@ -207,12 +207,12 @@ def library_names(rest: str, find) -> tuple[list[str], list[str]]:
     `find(name)` gives a path or None.
     """
     groups = re.findall(r'"[^"]+"|\'[^\']+\'|\S.*?\.mtl(?=[\x00-\x20]|$)|\S+', uncommented(rest), re.IGNORECASE)
-    found = {group: find(unquoted(group)) for group in groups}
+    path_of = {group: find(unquoted(group)) for group in groups}
     whole = find(unquoted(rest)) or find(unquoted(uncommented(rest)))
-    if None in found.values() and whole is not None:
+    if None in path_of.values() and whole is not None:
         return [whole], []
     paths, missing = [], []
-    for group, path in found.items():
+    for group, path in path_of.items():
         inside = [path] if path is not None else [path for path in map(find, group.split()) if path is not None]
         paths += inside
         missing += [] if inside else [unquoted(group)]

@@ -56,9 +56,9 @@ def load(path: str, read: Callable[[str], bytes], locate: Callable[[str], str | 
     raw, folder = _read(texts.decode(read(path))), posixpath.dirname(path)
     materials, folders, missing = {}, {}, []
     for rest in dict.fromkeys(raw.libraries):
-        found, absent = mtl.library_names(rest, lambda name: archives.find(locate, name, (folder,)))
+        libraries, absent = mtl.library_names(rest, lambda name: archives.find(locate, name, (folder,)))
         missing += absent
-        for library in found:
+        for library in libraries:
             try:
                 parsed = parse_mtl(texts.decode(read(library)))
             except (KeyError, OSError, UsageError) as error:
@@ -78,7 +78,7 @@ def load(path: str, read: Callable[[str], bytes], locate: Callable[[str], str | 
         if part.texture is not None:
             spelled = mtl.spellings(part.texture)
             paths = (archives.find(locate, spelling, folders[part]) for spelling in spelled)
-            texture = next((found for found in paths if found is not None), None)
+            texture = next((existing for existing in paths if existing is not None), None)
             if texture is None:
                 missing.append(spelled[min(1, len(spelled) - 1)])
             part = dataclasses.replace(part, texture=texture)
@@ -134,8 +134,8 @@ def _read(text: str) -> _Raw:
             elif key == 'mtllib' and len(words) > 1:
                 libraries.append(mtl.statement(line)[1])
         except ValueError as error:
-            wanted = 'corners v, v/t, v//n or v/t/n of whole numbers' if key in ('f', 'fo') else f'{WIDTHS[key]} numbers'
-            raise UsageError(f'line {number} is {line[:60]!r}: wanted {wanted}') from error
+            numbers = 'corners v, v/t, v//n or v/t/n of whole numbers' if key in ('f', 'fo') else f'{WIDTHS[key]} numbers'
+            raise UsageError(f'line {number} is {line[:60]!r}: wanted {numbers}') from error
     tables = {key: _table(columns[key], width) for key, width in WIDTHS.items()}
     flat = (np.array(values, np.int64) for values in (corners, sizes, owners))
     return _Raw(tables, next(flat).reshape(-1, 3), next(flat), next(flat), tuple(names), tuple(libraries), short)
@@ -167,7 +167,7 @@ def _corner(word: str, counts: tuple[int, ...]) -> list[int]:
 def _assemble(raw: _Raw, materials: dict[str, Part]) -> Mesh:
     positions, uvs, normals = raw.tables.values()
     table, order = mtl.Table(materials), {}
-    owner = [order.setdefault(_part(table, name), len(order)) for name in raw.names]  # of each name, its part
+    owner = [order.setdefault(_part(table, name), len(order)) for name in raw.names]  # the part of each name
     points = _lookup(positions, raw.corners[:, 0])
     whole = np.ones(len(raw.sizes), bool)
     if len(raw.sizes):
@@ -255,7 +255,7 @@ def ear_clip(points: np.ndarray) -> np.ndarray:
                 place = max(place - 1, 0) % len(left)
                 break
             place = (place + 1) % len(left)
-        else:  # self-intersecting: nothing is right, a fan shows the outline at least
+        else:  # self-intersecting: no triangulation is right, and a fan at least shows the outline
             return np.concatenate([np.array(triangles, np.int64).reshape(-1, 3), _fan(np.array(left))])
     return np.array([*triangles, tuple(left)], np.int64)
 

@@ -41,12 +41,12 @@ class Oracle:
         flat = np.asarray(images, np.float32).reshape(len(images), -1)
         return np.argmin(self.squares[None] - 2.0 * flat @ self.targets.T, -1)
 
-    def score(self, images: np.ndarray, wanted: list[shapes.Scene]) -> dict[str, float]:
+    def score(self, images: np.ndarray, scenes: list[shapes.Scene]) -> dict[str, float]:
         """Shares of right answers: each label by its name, and `all` of them together. n is len(images)."""
-        found = [self.candidates[k].attributes for k in self.nearest(images)]
-        labels = wanted[0].attributes.keys()
+        answers = [self.candidates[k].attributes for k in self.nearest(images)]
+        labels = scenes[0].attributes.keys()
         right = {
-            label: [seen.get(label) == scene.attributes[label] for seen, scene in zip(found, wanted, strict=True)]
+            label: [answer.get(label) == scene.attributes[label] for answer, scene in zip(answers, scenes, strict=True)]
             for label in labels
         }
         scores = {label: float(np.mean(values)) for label, values in right.items()}
@@ -76,9 +76,9 @@ class PictureOracle:
         """(labels of the nearest object, root mean square distance to it [N]) of images [N, H, W, 3] in [0, 1]."""
         flat = np.asarray(images, np.float32).reshape(len(images), -1)
         squares = self.squares[None] - 2.0 * flat @ self.targets.T
-        found = np.argmin(squares, -1)
-        error = np.take_along_axis(squares, found[:, None], -1)[:, 0] + np.sum(flat**2, -1)
-        labels = [self.candidates[index // self.views].attributes for index in found]
+        nearest = np.argmin(squares, -1)
+        error = np.take_along_axis(squares, nearest[:, None], -1)[:, 0] + np.sum(flat**2, -1)
+        labels = [self.candidates[index // self.views].attributes for index in nearest]
         return labels, np.sqrt(np.maximum(error, 0.0) / flat.shape[1])
 
 

@@ -90,9 +90,9 @@ class Scene:
     def trace(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(triangle int32 [N] or -1, barycentric [N, 3], ray distance [N]) of the nearest hits."""
         origins, directions = (np.ascontiguousarray(array, np.float32) for array in (origins, directions))
-        found = self._embree.run(origins, directions, output=1)
-        barycentric = np.stack([1.0 - found['u'] - found['v'], found['u'], found['v']], -1)
-        return found['primID'].astype(np.int32), barycentric, found['tfar']
+        hits = self._embree.run(origins, directions, output=1)
+        barycentric = np.stack([1.0 - hits['u'] - hits['v'], hits['u'], hits['v']], -1)
+        return hits['primID'].astype(np.int32), barycentric, hits['tfar']
 
     def hits(self, origins: np.ndarray, directions: np.ndarray, spread: float) -> Hits:
         """Follows unit rays [N, 3] through whatever is transparent; `spread` is the width of a ray per unit distance."""

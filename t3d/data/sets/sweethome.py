@@ -87,11 +87,11 @@ class Library:
           UsageError: there is none, or it is no OBJ file.
         """
         for spelling in (entry.model, urllib.parse.unquote(entry.model)):
-            found = self.locate(posixpath.normpath(spelling.replace('\\', '/').lstrip('/')))
-            if found is not None and posixpath.splitext(found)[1].lower() != '.obj':
-                raise UsageError(f'{found} is no OBJ file, the one format that is read')
-            if found is not None:
-                return found
+            path = self.locate(posixpath.normpath(spelling.replace('\\', '/').lstrip('/')))
+            if path is not None and posixpath.splitext(path)[1].lower() != '.obj':
+                raise UsageError(f'{path} is no OBJ file, the one format that is read')
+            if path is not None:
+                return path
         raise UsageError(f'{entry.model} is not in the library')
 
     def catalogue(self) -> tuple[list['Entry'], dict[str, str]]:
@@ -172,12 +172,12 @@ def _unpack(package: pathlib.Path, scratch: pathlib.Path) -> list[pathlib.Path]:
 
 def _verify(library: Library) -> None:
     with open(library.path, 'rb') as file:
-        found = hashlib.file_digest(file, 'sha256').hexdigest()
-    wanted = SHA256.get(library.name, found)
-    if found != wanted:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    expected = SHA256.get(library.name, digest)
+    if digest != expected:
         raise UsageError(
-            f'{library.path} has SHA-256 {found[:16]}..., but library {library.name} {LIBRARY_VERSION} has '
-            f'{wanted[:16]}...: the file is damaged or of another version; {HOW_TO_GET}.'
+            f'{library.path} has SHA-256 {digest[:16]}..., but library {library.name} {LIBRARY_VERSION} has '
+            f'{expected[:16]}...: the file is damaged or of another version; {HOW_TO_GET}.'
         )
 
 

@@ -222,27 +222,27 @@ def from_torch(weights: dict[str, np.ndarray]) -> dict:
     from t3d.core import tree
 
     names = {'bn.weight': 'bn/scale', 'bn.bias': 'bn/bias', 'bn.running_mean': 'bn/mean', 'bn.running_var': 'bn/var'}
-    found = {}
+    leaves = {}
     for name, value in weights.items():
         if name.startswith(('fc.', 'AuxLogits.')) or name.endswith('.num_batches_tracked'):
             continue
         owner, _, leaf = name.partition('.bn.')
         value = np.asarray(value, np.float32)
         if leaf:
-            found[f'{owner}.{names.get("bn." + leaf, "bn." + leaf)}'.replace('.', '/')] = value
+            leaves[f'{owner}.{names.get("bn." + leaf, "bn." + leaf)}'.replace('.', '/')] = value
         else:
             kernel = name.removesuffix('.weight') + '/kernel' if name.endswith('.conv.weight') else name
-            found[kernel.replace('.', '/')] = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-    lines = tree.mismatch(found, tree.flatten(abstract()))
+            leaves[kernel.replace('.', '/')] = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+    lines = tree.mismatch(leaves, tree.flatten(abstract()))
     if lines:
         raise UsageError(
             'these are not the weights of the FID Inception-v3 (wanted the names of pt_inception-2015-12-05-6726825d.pth):\n'
             + '\n'.join(lines)
         )
-    broken = [name for name, value in found.items() if not np.isfinite(value).all()]
+    broken = [name for name, value in leaves.items() if not np.isfinite(value).all()]
     if broken:
         raise UsageError(f'Inception weights with NaN or infinity in {", ".join(broken[:3])}: convert or download them again.')
-    return tree.unflatten(found)
+    return tree.unflatten(leaves)
 
 
 def abstract():

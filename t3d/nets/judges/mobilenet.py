@@ -65,22 +65,22 @@ def from_torch(arrays: dict[str, np.ndarray], module: efficientnet.EfficientNetL
     """
     names = torch_names(module)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    wanted = trees.flatten(jax.eval_shape(module.init, prng.key(0), images))
-    found = {}
+    abstract = trees.flatten(jax.eval_shape(module.init, prng.key(0), images))
+    turned = {}
     for name, value in arrays.items():
         if not name.endswith('.num_batches_tracked'):
             value = np.asarray(value, np.float32)
-            found[name] = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
-    lines = trees.mismatch(found, {name: wanted[path] for name, path in names.items()})
+            turned[name] = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+    lines = trees.mismatch(turned, {name: abstract[path] for name, path in names.items()})
     if lines:
         raise UsageError(
             "these are not the weights of this MobileNetV2 (wanted the names of torchvision's mobilenet_v2-b0353104.pth; "
             'kernels below are [h, w, in, out]):\n' + '\n'.join(lines)
         )
-    broken = [name for name, value in found.items() if not np.isfinite(value).all()]
+    broken = [name for name, value in turned.items() if not np.isfinite(value).all()]
     if broken:
         raise UsageError(f'MobileNetV2 weights with NaN or infinity in {", ".join(broken[:3])}: install them again.')
-    return trees.unflatten({path: found[name] for name, path in names.items()})
+    return trees.unflatten({path: turned[name] for name, path in names.items()})
 
 
 def _with_norm(conv: str, norm: str, ours: str) -> dict[str, str]:
