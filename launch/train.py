@@ -63,7 +63,8 @@ def main(argv=None) -> int:
         speaks = jax.process_index() == 0
         devices.check_equal()
         config = sources.resolve(config)
-        given = loading.open_given(config, args.workdir)
+        given = loading.open_given(config, args.workdir, kept_first=False)
+        train.check_names(config)
         system, data = checked.prepare(config, given)  # before the run: a wrong config leaves no folder
         options = {
             'system': system,
@@ -71,7 +72,7 @@ def main(argv=None) -> int:
             'given': given,
             'stop_after': args.stop_after,
             'init_from': args.init_from,
-            'traced_in': traced.folder(),
+            'traced_in': traced.folder(config, given),
         }
         workdir = loop.run(config, args.workdir, **options)
         if jax.process_count() == 1:

@@ -81,6 +81,10 @@ class Asset:
             'config': configs.flatten(self._loaded.config),
             'subtitle': f'{self._loaded.config.system}, {self._loaded.name}',
         }
+        known = {'writer', 'log'}.union(*map(writers.options_of, writers.FORMATS))  # those of other kinds are left out
+        unknown = [name for name in options if name not in known]
+        if unknown and not writers.own({**self._loaded.config.get('export', {}), **options}):
+            raise UsageError(configs.unknown(unknown[0], known, 'option of save()'))
         ours = {name: value for name, value in self._loaded.config.get('export', {}).items() if name != 'prompts'}
         writers.write(self.output, folder, report_info=info, **{'log': lambda line: None, **ours, **options})
         return publish.to_open(pathlib.Path(folder))

@@ -39,7 +39,7 @@ def serve(folder, prompt: str = '', *, port: int = 8080, host: str = HOST, size:
 
     devices.compilation_cache()
     loaded = loading.load(folder)
-    prompt = prompt or next(iter(loaded.config.export.prompts), '')
+    prompt = prompt or next(iter(loaded.config.get('export', {}).get('prompts', ())), '')
     if not prompt:
         raise UsageError(f'{loaded.name} names no prompt to begin with: t3d view {folder} "a prompt".')
     shown = viewer_pictures.make(loaded, prompt)

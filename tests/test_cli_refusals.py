@@ -32,6 +32,18 @@ from t3d import cli
         (('configs/instant3d.py:furniture',), 'run `t3d data build furniture --source PATH --size 64'),
         ((TINY, '--prompts', 'a red corgi'), 'words this model was not trained on: "corgi"'),
         ((TINY, '--prompts', 'a red cube', ' '), "empty prompt ' '"),
+        ((TINY, 'system=ganfusion_gan'), 'system=ganfusion_gan: '),
+        ((TINY, 'system=ganfusion_gan'), 'of ganfusion_gan. Start from configs/ganfusion_gan.py.'),
+        ((TINY, "evaluate=('toy_object',)"), "unknown evaluator (evaluate) 'toy_object': there are captioned_objects, "),
+        ((TINY, 'data.kind=vews'), "unknown adapter (data.kind) 'vews': there are single_view, triplanes, views; "),
+        (
+            (TINY, 'data.kind=triplanes'),
+            "data.kind='triplanes' reads given.generator, which this config does not have",
+        ),
+        (('configs/ganfusion_gan.py:tiny', 'data.kind=views'), "data.kind='views' reads text.length, which this config does"),
+        (('configs/instant3d.py:furniture', 'data.name=toy'), 'data.train_views=12, but a record of toy has 2 views: set 0'),
+        ((TINY, '--init-from', 'nowhere'), 'model.safetensors and config.json not found in '),
+        ((TINY, '--init-from', 'nowhere'), 'Give a run folder or a weights folder to start from (--init-from DIR), or leave'),
     ],
 )
 def test_train_refuses_before_it_makes_a_folder(capsys, tmp_path, words, expected):

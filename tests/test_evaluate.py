@@ -9,11 +9,12 @@ import pytest
 import small_run
 
 from t3d.core import config as configs
+from t3d.core.errors import UsageError
 from t3d.core.outputs import Field
 from t3d.core.system import System, TrainState, anything
 from t3d.data import sets
 from t3d.data.sets import oracle, shapes, toy
-from t3d.evaluate import drawing, object_views, table, toy_objects
+from t3d.evaluate import drawing, object_views, scores, table, toy_objects
 from t3d.geom import cameras, volume
 from t3d.inference import loading
 from t3d.metrics.scores import derangement
@@ -189,3 +190,44 @@ def test_cameras_are_shared_or_of_each_object():
     assert one.shape == (3, 2, 8, 8, 3) and one.min() >= 0.0 and one.max() <= 1.0 and seen == [(3, 3)]
     own = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (3, *leaf.shape)), views)
     np.testing.assert_allclose(render(own), one, atol=1e-6)
+
+
+def test_an_evaluator_that_does_not_fit_is_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    """Given, wanted and the next step, whatever the evaluator; an evaluator of one's own may have no pictures."""
+    truth = loaded_with({})
+    other, furniture = configs.from_dict({'system': 'other', 'evaluate': ()}), configs.load('configs/instant3d.py:furniture')
+    for config, name, message in (
+        (
+            truth.config,
+            'object_views',
+            'reads view 10 and those from data.train_views=0 on, and a record of toy has 1 views',
+        ),
+        (truth.config, 'captioned_objects', 'for runs with data.mode, and .* has no data.mode: name another evaluator'),
+        (truth.config, 'generated_objects', 'walks the latents of a triplane generator, and instant3d has none'),
+        (truth.config, 'nope', "unknown evaluator .evaluate. 'nope': there are captioned_objects"),
+        (truth.config, '', "unknown evaluator .evaluate. ''"),
+        (furniture, 'toy_objects', "for runs with data.name='toy', and .* has data.name='furniture': name another"),
+        (other, 'toy_objects', "runs with data.name='toy', and .* has no data.name"),
+        (other, 'toy_pictures', 'has no data.name'),
+        (other, 'object_views', 'has no data.name'),
+    ):
+        with pytest.raises(UsageError, match=message):
+            table.evaluate(table.with_evaluators(truth._replace(config=config), (name,)))
+    with pytest.raises(UsageError, match='other names no evaluator .evaluate=.*give one with --evaluate, of toy_objects'):
+        table.evaluate(truth._replace(config=other))
+    old = configs.from_dict({name: value for name, value in truth.config.to_dict().items() if name != 'evaluate'})
+    with pytest.raises(UsageError, match='made before configs named their evaluators: give one, `t3d eval RUN --evaluate'):
+        table.evaluate(truth._replace(config=old))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / 'own_judge.py').write_text('def evaluate(loaded, log, *, limit, split):\n    return {"one": 1.0}\n')
+    own = table.with_evaluators(truth, ('own_judge',))
+    assert table.evaluate(own) == {'one': 1.0}
+    with pytest.raises(UsageError, match="psnr compares pictures, and the evaluator 'own_judge' has no function `pictures`"):
+        scores.evaluate(own, ['psnr'])
+
+
+def test_a_set_for_a_system_without_data_is_refused(tmp_path):
+    other = loaded_with({})._replace(config=configs.from_dict({'system': 'other'}))
+    with pytest.raises(UsageError, match='--data .*: other learned from no data set: leave it out'):
+        loading.with_data(other, str(tmp_path))
+    assert loading.with_data(other) is other

@@ -14,7 +14,7 @@ from t3d.checkpoint import weights
 from t3d.core import config as configs
 from t3d.core import tree
 from t3d.core.errors import UsageError
-from t3d.core.system import Given, params_of, require
+from t3d.core.system import Given, TrainState, params_of, require
 from t3d.inference import given as givens
 from t3d.inference import loading
 from t3d.train import loop
@@ -107,6 +107,41 @@ def test_another_given_model_than_the_run_was_made_with_is_refused_by_name(tmp_p
         run(tmp_path / 'run', of, 2, given=teacher(0.7))
 
 
+def test_a_run_that_goes_on_meets_what_its_command_names_and_a_copy_that_was_changed_is_refused(tmp_path, monkeypatch):
+    """The copy in the run's folder stands in for what is not there any more, and for nothing else."""
+    of, lines = taught(), []
+    begun = TrainState(jnp.int32(0), {'bias': jnp.zeros(3)}, {}, {}, {})
+    alone = make()._replace(weights=('params',), init=lambda key, batch, given: begun)
+    monkeypatch.setattr(systems, 'make', lambda config, given: of if config.system == 'dummy' else alone)
+    for value in (0.5, 0.7):
+        weights.save(tmp_path / f'{value}', teacher(value)['teacher'].params, {'system': 'teacher', 'steps': 1})
+    options = {'data': DATA, 'log': lines.append}
+    of_teacher = lambda value: config(steps=2, given={'teacher': str(tmp_path / f'{value}')})
+    begin = lambda value, **more: loop.run(of_teacher(value), tmp_path / 'run', **options, **more)
+    begin(0.5, stop_after=1)
+    with pytest.raises(
+        UsageError, match='is not what .*run was made with .*: give that one, given.teacher=.*run/given/teacher'
+    ):
+        begin(0.7)
+    for name in weights.FILE, weights.CONFIG:
+        (tmp_path / '0.5' / name).unlink()
+    (tmp_path / '0.5').rmdir()
+    begin(0.5)
+    assert 'resuming from step 1' in lines and loading.load(tmp_path / 'run').step == 2
+    weights.save(tmp_path / 'run' / 'given' / 'teacher', teacher(0.7)['teacher'].params, {'system': 'teacher', 'steps': 1})
+    with pytest.raises(
+        UsageError, match='is not what .*run was made with .*: copy the run again, or give that one with --given'
+    ):
+        loading.load(tmp_path / 'run')
+    assert loading.load(tmp_path / 'run', given={'teacher': str(tmp_path / '0.7')}).step == 2
+
+
+def test_a_copy_of_another_model_is_replaced(tmp_path):
+    for value in (0.5, 0.7):
+        givens.keep(tmp_path, teacher(value))
+        assert givens.digest(weights.load(tmp_path / givens.FOLDER / 'teacher')[0]) == teacher(value)['teacher'].digest
+
+
 def test_a_run_keeps_a_copy_of_a_given_model_of_its_own_format(tmp_path):
     run(tmp_path / 'run', taught(), given=teacher(0.5))
     kept, _ = weights.load(tmp_path / 'run' / givens.FOLDER / 'teacher')
@@ -148,6 +183,7 @@ def test_a_start_from_weights_whose_numbers_mean_something_else_is_refused(tmp_p
         begin('b', box_warp=2.0)
     with pytest.raises(UsageError, match='do not fit the model'):  # it goes on to the arrays
         begin('c', samples=16)
+    assert [path.name for path in tmp_path.iterdir()] == ['there']  # no folder was made
 
 
 def test_a_start_from_averages_without_a_discriminator(tmp_path, monkeypatch):

@@ -52,5 +52,7 @@ def test_what_an_asset_is_not():
     for call in (picture.render, picture.mesh, lambda: picture.at([[0.0, 0.0, 0.0]])):
         with pytest.raises(UsageError, match='is of a field, and small makes picture: its arrays are in `.output`'):
             call()
+    with pytest.raises(UsageError, match=r"unknown option of save\(\) 'texure'. Did you mean 'texture'"):
+        picture.save('out', texure=16)
     with pytest.raises(AttributeError, match="module 't3d' has no attribute 'nothing'"):
         t3d.nothing  # noqa: B018

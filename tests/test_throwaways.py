@@ -107,6 +107,8 @@ def test_generate_trains_a_system_of_prompts_and_goes_on_where_it_was_interrupte
     monkeypatch.setitem(systems.SYSTEMS, 'population', 'throwaway.population')
     words = ('generate', 'a cube', '--given', f'prior={prior}', '--out', 'out')
     words = (*words, '--grid', '16', '--texture', '0', '--frames', '0')
+    t3d(*words, '--system', 'population', '--dry-run')
+    assert 'would be trained 4 steps in out/run' in capsys.readouterr().out and not pathlib.Path('out').exists()
     real = loop.run
     monkeypatch.setattr(loop, 'run', lambda *args, **options: real(*args, stop_after=2, **options))
     assert cli.main([*words, '--system', 'population']) == 2
@@ -115,9 +117,15 @@ def test_generate_trains_a_system_of_prompts_and_goes_on_where_it_was_interrupte
     t3d(*words, '--system', 'population')
     assert 'resuming from step 2' in capsys.readouterr().out and pathlib.Path('out/mesh.glb').exists()
     for wrong, message in (
+        (('generate', 'a', *words[2:], '--config', 'configs/population.py'), "out/run was trained for 'a cube', seed 0: give"),
+        (
+            (*words, '--config', 'configs/population.py', '--seeds', '3'),
+            "out/run was trained for 'a cube', seed 0: give another",
+        ),
         ((*words, '--config', 'configs/population.py', '--seeds', '0-1'), 'is trained for each seed: give one'),
         (('generate', '--config', 'configs/population.py', '--out', 'x'), 'is trained for each prompt: give one in quotes'),
         (('generate', 'a', '--config', 'configs/population.py', '--given', 'x=y', '--out', 'x'), 'has prior alone'),
+        (('generate', 'a', '--config', 'configs/population.py', '--image', 'x.png', '--out', 'x'), 'is trained for prompts'),
     ):
         assert cli.main(list(wrong)) == 2
         assert message in capsys.readouterr().err
@@ -199,11 +207,13 @@ def test_a_folder_of_weights_cannot_name_code_that_it_holds(capsys, tmp_path):
 
 
 def test_modules_that_are_not_there_or_lack_what_is_wanted(capsys, tmp_path):
-    (tmp_path / 'empty_system.py').write_text('')
+    (tmp_path / 'broken_system.py').write_text('def make(:\n')
     for system, message in (
         ('instnat3d', "unknown system 'instnat3d'"),
         ('no_package.nothing', "system 'no_package.nothing': no module 'no_package'"),
         ('throwaway.judge', "system 'throwaway.judge': the module has no function `make`"),
+        ('..', "unknown system '..'"),
+        ('broken_system', r"system 'broken_system': .*broken_system.py, line 1: "),
     ):
         with pytest.raises(ValueError, match=message):
             systems.make(configs.from_dict({'system': system}))

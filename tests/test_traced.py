@@ -21,6 +21,7 @@ from t3d.bench import plan
 from t3d.checkpoint import store as stores
 from t3d.core import config as configs
 from t3d.core import tree
+from t3d.core.system import Given
 from t3d.inference import loading
 from t3d.parallel import devices
 from t3d.train import loop, states, traced
@@ -225,13 +226,17 @@ def test_the_oldest_go(tmp_path, monkeypatch):
 
 
 def test_folder_is_beside_the_compilation_cache():
+    shipped, own = {'system': 'instant3d'}, {'system': 'my_package.my_system'}
     with changed('jax_compilation_cache_dir', 'there/jax'):
-        assert traced.folder() == pathlib.Path('there/jax/traced')
+        assert traced.folder(shipped) == pathlib.Path('there/jax/traced')
+        assert traced.folder(own) is None  # nothing would see a change of its code
+        assert traced.folder(shipped, {'prior': Given(None, {}, shipped), 'other': Given(None, {})}) is not None
+        assert traced.folder(shipped, {'prior': Given(None, {}, own)}) is None
     for cache in (None, 'gs://bucket/cache'):
         with changed('jax_compilation_cache_dir', cache):
-            assert traced.folder() is None
+            assert traced.folder(shipped) is None
     with changed('jax_enable_compilation_cache', False):
-        assert traced.folder() is None
+        assert traced.folder(shipped) is None
 
 
 @pytest.mark.parametrize('name', ['instant3d', 'ganfusion_gan', 'ganfusion_diffusion', 'image_diffusion', 'renderdiffusion'])

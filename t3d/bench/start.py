@@ -97,7 +97,8 @@ def _seconds(words: list[str], what: str, began: float) -> float:
     devices.keep_freed_memory()
     config = plan.resolve(configs.load(words[0], words[1:]))
     given = loading.open_given(config, random=True)
-    system, mesh, keep = systems.make(config, given), devices.make(config.mesh), traced.Keep(traced.folder(), config)
+    system, mesh = systems.make(config, given), devices.make(config.mesh)
+    keep = traced.Keep(traced.folder(config, given), config)
     devices.check_batch(config.batch, mesh)
     batches = train_bench.batches(config, system)
     with devices.collecting_seldom(), jax.set_mesh(mesh):

@@ -44,17 +44,20 @@ def _of_run(command) -> None:
 
 def run(args) -> None:
     """Runs `t3d generate`, `t3d export` or `t3d render`."""
+    from t3d.export import writers
     from t3d.inference import publish, requests
     from t3d.parallel import devices
 
     devices.compilation_cache()
     seeds = outputs.parse_seeds(args.seeds)
     outputs.check(args)
-    loaded = _model(args, seeds)
+    if (loaded := _model(args, seeds)) is None:  # a dry run of one that would be trained first
+        return
     image = getattr(args, 'image', None)
     prompts = outputs.all_prompts(args, loaded.config) if image is None or args.prompt or args.prompts else []
     asked = requests.make(prompts, image)
     loaded.system.check(asked)
+    writers.own(loaded.config.get('export', {}))  # a name that nobody has is said before anything is made
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name, None) is not None}
     if 'formats' in options:
         options['formats'] = tuple(options['formats'])
@@ -72,9 +75,13 @@ def run(args) -> None:
 
 
 def _model(args, seeds):
-    """The model that the words name: a run, weights, or a config of a system that has no weights or is trained now."""
+    """The model that the words name: a run, weights, or a config of a system that has no weights or is trained now.
+
+    None where training it would come first and a dry run was asked for.
+    """
     from t3d.commands import per_prompt
     from t3d.core import config as configs
+    from t3d.core.errors import UsageError
     from t3d.inference import given as givens
     from t3d.inference import loading
 
@@ -83,6 +90,14 @@ def _model(args, seeds):
     if spec:
         config = configs.load(spec)
         if per_prompt.trains(config):
-            return per_prompt.model(config, outputs.given_prompts(args), seeds, args.out, others)
+            if args.image is not None:
+                raise UsageError(f'--image {args.image}: {config.system} is trained for prompts: give one in quotes.')
+            words = config, outputs.given_prompts(args), seeds, args.out, others
+            if not args.dry_run:
+                return per_prompt.model(*words)
+            config, folder, *_ = per_prompt.prepared(*words)
+            print(f'{config.system} would be trained {config.steps} steps in {folder}, then write {args.out}')
+            print('\n'.join(f'  prompt {prompt!r}' for prompt in config.prompts))
+            return None
         return loading.untrained(config, others)
     return loading.load(getattr(args, 'weights', None) or args.run, getattr(args, 'system', None), given=others)

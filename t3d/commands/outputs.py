@@ -84,12 +84,13 @@ def given_prompts(args) -> list[str]:
 def check(args) -> None:
     """Raises UsageError for what can be known to be wrong before the weights are read."""
     from t3d.core.errors import UsageError
-    from t3d.export import meshes as writers
+    from t3d.export import meshes, writers
 
-    unknown = [word for word in getattr(args, 'formats', None) or () if word not in writers.FORMATS]
+    known = {name for names in writers.FORMATS.values() for name in names}
+    unknown = [word for word in getattr(args, 'formats', None) or () if word not in known]
     if unknown:
         hint = ' Put prompts before --format.' if ' ' in unknown[0] else ''
-        raise UsageError(f'unknown mesh format {unknown[0]!r}: choose from {", ".join(writers.FORMATS)}.{hint}')
+        raise UsageError(f'unknown mesh format {unknown[0]!r}: choose from {", ".join(meshes.FORMATS)}.{hint}')
     parsing.held(args, RANGES)
     parsing.writable(args.out)
     words = args.prompt

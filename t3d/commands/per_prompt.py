@@ -2,6 +2,7 @@
 
 import pathlib
 
+from t3d.core import files
 from t3d.core.errors import UsageError
 
 RUN = 'run'  # folder under --out, which the same command goes on with
@@ -27,11 +28,34 @@ def model(config, prompts: list[str], seeds: list[int], out, given: dict[str, st
     Raises:
       UsageError: no prompt, several seeds, a prompt that the system cannot take, or a training that was interrupted.
     """
-    from t3d import systems
+    from t3d.inference import loading
+    from t3d.train import loop, traced
+
+    config, folder, opened, system, data = prepared(config, prompts, seeds, out, given)
+    options = {'system': system, 'data': data, 'given': opened, 'traced_in': traced.folder(config, opened)}
+    loaded = loading.load(loop.run(config, folder, **options))
+    if loaded.step < config.steps:
+        raise UsageError(f'stopped at step {loaded.step} of {config.steps}: the same command goes on from there.')
+    return loaded
+
+
+def _refuse_another_run(folder: pathlib.Path, config) -> None:
+    """Raises UsageError where the folder holds what was trained for other prompts, or of another seed."""
+    from t3d.checkpoint import run_configs
+
+    if (folder / 'config.json').exists():
+        old = run_configs.read(folder)
+        if (tuple(old.get('prompts', ())), old.get('seed')) != (config.prompts, config.seed):
+            prompts = ' '.join(files.quoted(prompt) for prompt in old.get('prompts', ()))
+            raise UsageError(f'{folder} was trained for {prompts}, seed {old.get("seed")}: give another --out, or these again.')
+
+
+def prepared(config, prompts: list[str], seeds: list[int], out, given: dict[str, str]):
+    """(config, run folder, given models, system, data) of what `model` would train; nothing is written."""
     from t3d.core.outputs import Request
     from t3d.data import sources
     from t3d.inference import loading
-    from t3d.train import loop, traced
+    from t3d.train import checked
 
     if not prompts:
         raise UsageError(f'{config.system} is trained for each prompt: give one in quotes, or --prompts FILE.')
@@ -47,11 +71,8 @@ def model(config, prompts: list[str], seeds: list[int], out, given: dict[str, st
             config.given[name] = value
     config = sources.resolve(config)
     folder = pathlib.Path(out) / RUN
-    opened = loading.open_given(config, folder)
-    system = systems.make(config, opened)
+    _refuse_another_run(folder, config)
+    opened = loading.open_given(config, folder, kept_first=False)
+    system, data = checked.prepare(config, opened)
     system.check([Request(prompt) for prompt in prompts])
-    workdir = loop.run(config, folder, system=system, given=opened, traced_in=traced.folder())
-    loaded = loading.load(workdir)
-    if loaded.step < config.steps:
-        raise UsageError(f'stopped at step {loaded.step} of {config.steps}: the same command goes on from there.')
-    return loaded
+    return config, folder, opened, system, data

@@ -33,7 +33,8 @@ def run(args) -> int:
     systems.module(config.get('system', ''))  # before anything that takes long
     devices.compilation_cache()
     config = plan.resolve(config) if args.dry_run else sources.resolve(config)
-    given = loading.open_given(config, args.workdir)
+    given = loading.open_given(config, args.workdir, kept_first=False)
+    check_names(config)
     system = systems.make(config, given)  # with the data made before the run, a wrong config leaves no folder
     if args.prompts:  # better refused now than after the last step
         system.check([Request(prompt) for prompt in args.prompts])
@@ -41,10 +42,20 @@ def run(args) -> int:
         print(plan.describe(config, given))
         return 0
     system, data = checked.prepare(config, given)  # before the run: a wrong config leaves no folder
-    options = {'stop_after': args.stop_after, 'init_from': args.init_from, 'traced_in': traced.folder()}
+    options = {'stop_after': args.stop_after, 'init_from': args.init_from, 'traced_in': traced.folder(config, given)}
     workdir = loop.run(config, args.workdir, system=system, data=data, given=given, **options)
     finish(workdir, list(args.prompts or config.get('export', {}).get('prompts', ())))
     return 0
+
+
+def check_names(config) -> None:
+    """Raises UsageError for an evaluator or a writer that nobody has: `finish` would meet it after the last step."""
+    from t3d.evaluate import table
+    from t3d.export import writers
+
+    for name in config.get('evaluate', ()):
+        table.find(name)
+    writers.own(config.get('export', {}))
 
 
 def finish(workdir, prompts: list[str], *, log=print, score: bool = True) -> None:
@@ -65,7 +76,7 @@ def finish(workdir, prompts: list[str], *, log=print, score: bool = True) -> Non
     loaded = loading.load(workdir)
     if loaded.step < loaded.config.steps:
         return
-    if score and loaded.config.get('evaluate'):
+    if score:
         try:
             scores = table.evaluate(loaded, log)
         except UsageError as reason:  # data without the labels that a score needs: the assets are made all the same

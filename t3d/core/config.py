@@ -39,13 +39,24 @@ def load(spec: str, overrides: Iterable[str] = ()):
     path = _find(name)
     config = _from_file(path, variant)
     system = CHECKOUT / 'configs' / f'{config.get("system", "")}.py'
-    if path.resolve() != system and system.is_file():  # a file of the user's own for a system of t3d
-        own = [set(flatten(_from_file(system, name))) for name in config_files.variants(system)]
-        config_files.check_keys(flatten(config), own, path, system)
+    _check_keys(config, path, system)  # a file of the user's own for a system of t3d
     for override in overrides:
         apply(config, override)
+    chosen = CHECKOUT / 'configs' / f'{config.get("system", "")}.py'
+    if chosen != system:  # system=NAME was given
+        try:
+            _check_keys(config, path, chosen)
+        except UsageError as error:
+            raise UsageError(f'system={config.system}: {error} Start from configs/{chosen.name}.') from error
     held(config)
     return config
+
+
+def _check_keys(config, path: pathlib.Path, system: pathlib.Path) -> None:
+    """Raises UsageError where a config of another file than its system's own has not the keys of that one."""
+    if path.resolve() != system and system.is_file():
+        own = [set(flatten(_from_file(system, name))) for name in config_files.variants(system)]
+        config_files.check_keys(flatten(config), own, path, system)
 
 
 def held(config) -> None:

@@ -26,7 +26,8 @@ def find(name: str, table: Mapping[str, str], what: str, *functions: str) -> Mod
     """
     if name in table:
         return importlib.import_module(table[name])
-    if '.' not in str(name) and not _there(str(name)):
+    words = str(name).split('.')
+    if not all(word.isidentifier() for word in words) or (len(words) == 1 and not _there(name)):
         near = difflib.get_close_matches(str(name), table, 1)
         hint = f' Did you mean {near[0]!r}?' if near else ''
         key = what.partition('(')[2].rstrip(')') or what
@@ -64,13 +65,15 @@ def refuse_inside(names, folder) -> None:
 def _there(name: str) -> bool:
     """Whether a module without a package has this name."""
     with _here_too():
-        return name.isidentifier() and importlib.util.find_spec(name) is not None
+        return importlib.util.find_spec(name) is not None
 
 
 def _imported(name: str, what: str) -> ModuleType:
     try:
         with _here_too():
             return importlib.import_module(name)
+    except SyntaxError as error:
+        raise UsageError(f'{what} {name!r}: {error.filename}, line {error.lineno or "?"}: {error.msg}.') from error
     except ModuleNotFoundError as error:
         if error.name is None or not f'{name}.'.startswith(f'{error.name}.'):
             raise  # one that the module itself wants

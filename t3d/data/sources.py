@@ -1,13 +1,16 @@
 """From a config's `data` section to records, training examples and the fixed batch that previews show.
 
 A set (`data.name`, t3d.data.sets) gives posed records; an adapter (`data.kind`) makes of them the batch of one kind of system.
-An adapter is a module with `make`, `preview` and `words` (or `resolve`), one of the table or your own.
+An adapter is a module with `make`, `preview` and `words` (or `resolve`), one of the table or your own; its NEEDS, if it
+has one, are the keys of a config that it reads.
 """
 
 from collections.abc import Callable
 from types import ModuleType
 
+from t3d.core import config as configs
 from t3d.core import tables
+from t3d.core.errors import UsageError
 
 ADAPTERS = {
     'views': 't3d.data.adapters.views',  # posed RGBA views of captioned objects
@@ -19,7 +22,14 @@ ADAPTERS = {
 def adapter(config) -> ModuleType:
     """The adapter of a config: that of `data.kind`, by default `views`."""
     name = config.data.get('kind') or ('triplanes' if config.data.get('name') == 'triplanes' else 'views')
-    return tables.find(name, ADAPTERS, 'adapter (data.kind)', 'make', 'preview')
+    module = tables.find(name, ADAPTERS, 'adapter (data.kind)', 'make', 'preview')
+    lacking = sorted(set(getattr(module, 'NEEDS', ())) - set(configs.flatten(config)))
+    if lacking:
+        raise UsageError(
+            f'data.kind={name!r} reads {lacking[0]}, which this config does not have: {config.get("system", "its system")} '
+            'learns from data of another kind. Leave data.kind as its own config has it.'
+        )
+    return module
 
 
 def make(config, split: str | None = None, batch_spec: dict | None = None) -> tuple[object, Callable]:

@@ -23,6 +23,7 @@ from t3d.metrics.scores import attribute_shares
 NAME = 'captioned_objects'
 PAIRED = False  # a caption has no one true object
 CAPTIONED = True
+NEEDS = {'data.mode': None, 'render.background': None}  # a set of single views: of the run, or of the generator it was given
 SAMPLES = 8  # of each caption
 SCALES, SWEPT = (1.0, 2.0, 3.0, 5.0, 7.5), 4  # scales of guidance of a sweep, samples of each caption at each
 SLOTS = ('colour', 'shape', 'size')

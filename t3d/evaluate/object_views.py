@@ -3,6 +3,7 @@
 import numpy as np
 
 from t3d.core import rules
+from t3d.core.errors import UsageError
 from t3d.data import sets
 from t3d.data.sets import oracle
 from t3d.evaluate import drawing, toy_objects
@@ -17,6 +18,7 @@ SHARED = (1, 4, 7, 10)  # views of furniture at azimuths 30, 120, 210, 300 degre
 NAME = 'object_views'
 PAIRED = True  # renders stand beside true views from the same cameras
 CAPTIONED = True
+NEEDS = {'data.name': None, 'data.train_views': None, 'render.background': None}
 
 
 def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:
@@ -60,6 +62,12 @@ def object_views(config, *, limit: int | None = None, split: str | None = None):
     source = sets.open_set(config.data, split or config.data.split)
     chosen = np.arange(len(source)) if limit is None else np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)
     records = [source[int(k)] for k in chosen]
+    count = len(records[0]['image']) if records else 0
+    if count <= max(SHARED) or config.data.train_views >= count:
+        raise UsageError(
+            f'evaluate={NAME!r} reads view {max(SHARED)} and those from data.train_views={config.data.train_views} on, and a '
+            f'record of {config.data.name} has {count} views: name another evaluator, with `t3d eval RUN --evaluate NAME`.'
+        )
     prompts = [max(record['captions'], key=len) for record in records]
     held_out, shared = (
         _views(records, which, config.render.background)

@@ -54,13 +54,14 @@ def evaluate(
       UsageError: an unknown name, or weights or a package that a score needs; the message says what to give.
     """
     names = check(names, loaded)
+    evaluator = table.fitting(loaded, loaded.config.evaluate[0])
     if align_head is not None and 'align' not in names:
         raise UsageError(f'--align-head {align_head} is for align, which is not among the metrics: add it, or drop the head.')
     kinds = dict.fromkeys(EXTRACTOR.get(name, name) for name in names if name not in PAIRED)
     judges = {kind: extractors.find(kind, loaded.config, inception_weights, clip_weights, align_head) for kind in kinds}
     if limit is not None and limit < 1:
         raise UsageError(f'--limit {limit}: wanted at least 1.')
-    pictures = table.first(loaded.config).pictures(loaded, log, limit=limit, split=split)
+    pictures = evaluator.pictures(loaded, log, limit=limit, split=split)
     scores, features = {}, {}
     for name in names:
         if name in PAIRED:
@@ -90,9 +91,14 @@ def check(names: list[str], loaded: Loaded | None = None) -> list[str]:
         if loaded is None:
             continue
         evaluator = table.first(loaded.config)
-        if name in WORDED and not evaluator.CAPTIONED:
+        if not callable(getattr(evaluator, 'pictures', None)):
+            raise UsageError(
+                f'{name} compares pictures, and the evaluator {loaded.config.evaluate[0]!r} has no function `pictures`: leave '
+                '--metrics out, or name another with --evaluate.'
+            )
+        if name in WORDED and not getattr(evaluator, 'CAPTIONED', False):
             raise UsageError(f'{name} compares with captions, and {loaded.config.system} reads none: choose fid_tiny or fid.')
-        if name in PAIRED and not evaluator.PAIRED:
+        if name in PAIRED and not getattr(evaluator, 'PAIRED', False):
             raise UsageError(
                 f'{name} compares with the true view of the object shown, and what {loaded.config.system} makes has none: '
                 'choose a distance between sets, for example fid_tiny, or clip.'

@@ -2,7 +2,8 @@
 
 An evaluator is a module with `evaluate(loaded, log, *, limit, split) -> {score: number}` and `pictures(...)` of the same
 arguments, which gives what the scores of t3d.evaluate.scores compare. It sees a loaded model through `generate` and its
-outputs; PAIRED and CAPTIONED say whether its pictures have true views beside them, and captions.
+outputs; PAIRED and CAPTIONED say whether its pictures have true views beside them, and captions; NEEDS, where there is one, is
+the keys of a config that it reads, each with the value that it must have or None for any.
 """
 
 from types import ModuleType
@@ -43,14 +44,35 @@ def with_evaluators(loaded: Loaded, chosen: tuple[str, ...]) -> Loaded:
     return loaded._replace(config=configs.from_dict({**loaded.config.to_dict(), 'evaluate': chosen}))
 
 
-def first(config) -> ModuleType:
-    """The evaluator whose pictures the chosen metrics compare."""
+def some_names(config) -> tuple[str, ...]:
+    """The evaluators that a config names; UsageError where it names none."""
     chosen = names(config)
     if not chosen:
         raise UsageError(
             f'{config.system} names no evaluator (evaluate=()): give one with --evaluate, of {", ".join(EVALUATORS)}.'
         )
-    return find(chosen[0])
+    return chosen
+
+
+def first(config) -> ModuleType:
+    """The evaluator whose pictures the chosen metrics compare."""
+    return find(some_names(config)[0])
+
+
+def fitting(loaded: Loaded, name: str) -> ModuleType:
+    """The evaluator of a name; UsageError where the data of a run are not of the kind that it reads."""
+    evaluator = find(name)
+    config = evaluator.data_config(loaded) if hasattr(evaluator, 'data_config') else loaded.config
+    values = configs.flatten(config)
+    for key, value in getattr(evaluator, 'NEEDS', {}).items():
+        if key not in values or value not in (None, values[key]):
+            wanted = key if value is None else f'{key}={value!r}'
+            has = f'{key}={values[key]!r}' if key in values else f'no {key}'
+            raise UsageError(
+                f'evaluate={name!r} is for runs with {wanted}, and {loaded.name} ({loaded.config.system}) has {has}: name '
+                'another evaluator, with `t3d eval RUN --evaluate NAME`.'
+            )
+    return evaluator
 
 
 def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:
@@ -63,6 +85,6 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
       split: of a built data set; None for the objects trained on.
     """
     scores = {}
-    for name in names(loaded.config):
-        scores |= find(name).evaluate(loaded, log, limit=limit, split=split)
+    for name in some_names(loaded.config):
+        scores |= fitting(loaded, name).evaluate(loaded, log, limit=limit, split=split)
     return scores

@@ -17,6 +17,7 @@ ELEVATION = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 0.3])
 NAME = 'toy_objects'
 PAIRED = True  # renders stand beside true views from the same cameras
 CAPTIONED = True
+NEEDS = {'data.name': 'toy', 'data.scenes': None, 'data.supersample': None, 'render.background': None}
 LIMIT = rules.Whole(2, 2**31 - 1, 'objects or scenes; a control needs another one of each')
 
 

@@ -15,6 +15,7 @@ SCALES, SWEPT = (0.0, 1.0, 2.0, 3.0, 5.0, 8.0), 16  # scales of guidance of a sw
 NAME = 'toy_pictures'
 PAIRED = False  # no camera, so no true view to stand beside
 CAPTIONED = True
+NEEDS = {'data.name': None, 'render.background': None}  # what has no exact labels, `pairs_of_toy` says
 
 
 def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:

@@ -45,7 +45,7 @@ def write_splats(splats: Splats, path) -> pathlib.Path:
     if sh.shape[1] not in (1, 4, 9, 16):
         raise UsageError(f'splats have {sh.shape[1]} harmonics: wanted 1, 4, 9 or 16.')
     opacities = np.clip(opacities.reshape(-1), *OPACITY)
-    rest = sh[:, 1:].transpose(0, 2, 1).reshape(len(sh), -1)  # channel by channel
+    rest = sh[:, 1:].transpose(0, 2, 1).reshape(len(sh), 3 * (sh.shape[1] - 1))  # channel by channel
     columns = {
         **{name: means[:, index] for index, name in enumerate('xyz')},
         **{name: np.zeros(len(means)) for name in ('nx', 'ny', 'nz')},
@@ -82,7 +82,7 @@ def pictures(position: np.ndarray, colour: np.ndarray, radius: np.ndarray) -> np
         uv = (local @ lens.T)[order]
         centre = uv[:, :2] / uv[:, 2:] * SIZE
         reach = np.maximum(radius[order] * lens[0, 0] * SIZE / local[order, 2], 0.7)
-        shaded = np.round(255.0 * colour[order]).astype(np.uint8)
+        shaded = np.round(255.0 * np.clip(colour[order], 0.0, 1.0)).astype(np.uint8)
         for (x, y), r, rgb in zip(centre, np.minimum(reach, 0.25 * SIZE), shaded, strict=True):
             left, right, top, bottom = (int(v) for v in (x - r, x + r + 1, y - r, y + r + 1))
             rows, columns = np.mgrid[max(top, 0) : min(bottom, SIZE), max(left, 0) : min(right, SIZE)]

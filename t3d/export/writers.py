@@ -34,10 +34,13 @@ def write(output: outputs.Output, out, *, report_info: Mapping | None = None, lo
     """
     kind = outputs.kind_of(output)
     check_formats(kind, options.get('formats') or ())
-    writer = (
-        tables.find(options['writer'], {}, 'writer (export.writer)', 'write').write if options.get('writer') else WRITERS[kind]
-    )
+    writer = own(options) or WRITERS[kind]
     return writer(output, pathlib.Path(out), report_info=report_info, log=log, **_taken(writer, options))
+
+
+def own(options: Mapping):
+    """The writer of a user's own that options name (`writer`), or None; UsageError where it cannot be found."""
+    return tables.find(options['writer'], {}, 'writer (export.writer)', 'write').write if options.get('writer') else None
 
 
 def meshes_of(output: outputs.Output, out, *, log=print, **options) -> dict[str, pathlib.Path]:
@@ -157,5 +160,9 @@ def _on_host(output: outputs.Mesh) -> meshes.Mesh:
     vertices, faces = np.asarray(output.vertices, np.float32), np.asarray(output.faces, np.int32)
     if not np.isfinite(vertices).all():
         raise UsageError('the mesh has vertices that are NaN or infinite: the object has diverged.')
+    if not len(faces):
+        raise UsageError('the mesh has no triangles: it has not been trained, or nothing of it is left.')
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise UsageError(f'the mesh has triangles of vertices {faces.min()} to {faces.max()}, and {len(vertices)} vertices.')
     colors = None if output.colors is None else sheets.to_uint8(output.colors)
     return meshes.Mesh(vertices, faces, meshes.smooth_normals(vertices, faces), colors)

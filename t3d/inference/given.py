@@ -25,7 +25,8 @@ def parse(words) -> dict[str, str]:
     pairs = [word.partition('=') for word in words]
     for name, equals, value in pairs:
         if not (name and equals and value):
-            raise UsageError(f'--given {name}{equals}{value}: wanted NAME=MODEL, for example generator=runs/0001-gan.')
+            hint = ' Put prompts before --given.' if not equals and ' ' in name else ''
+            raise UsageError(f'--given {name}{equals}{value}: wanted NAME=MODEL, for example generator=runs/0001-gan.{hint}')
     return {name: value for name, _, value in pairs}
 
 
@@ -60,16 +61,18 @@ def keep(workdir, given: Mapping[str, Given]) -> None:
 
     for name, one in given.items():
         place = epath.Path(workdir) / FOLDER / name
-        if one.config is not None and not (place / weights.FILE).exists():
+        if one.config is not None and not ((place / weights.FILE).exists() and digest(weights.load(place)[0]) == one.digest):
             weights.save(place, one.params, one.config)
 
 
-def refuse_other(given: Mapping[str, Given], recorded: Mapping[str, str], where) -> None:
-    """Raises UsageError where a run was made with other models than those given now."""
+def refuse_other(given: Mapping[str, Given], recorded: Mapping[str, str], where, next_step: str = '') -> None:
+    """Raises UsageError where a run was made with other models than those given now; `next_step` ends the message."""
     for name, one in given.items():
         before = recorded.get(name)
         if before is not None and before != one.digest:
+            place = epath.Path(where) / FOLDER / name
+            that = f'that one, given.{name}={place}' if place.exists() else 'that one'
             raise UsageError(
-                f'given.{name}={one.name!r} (SHA-256 {one.digest}) is not what {where} was made with ({before}): give that '
-                'one, or train in another --workdir.'
+                f'given.{name}={one.name!r} (SHA-256 {one.digest}) is not what {where} was made with ({before}): '
+                + (next_step or f'give {that}, or train in another --workdir.')
             )

@@ -1,5 +1,6 @@
 """From a run folder or a weights folder to a model that generates."""
 
+import contextlib
 import difflib
 import json
 import os
@@ -77,13 +78,16 @@ def load(
         if (folder / weights.FILE).exists():
             weights.require(folder, 'A weights folder needs both files.')
             tree, config = weights.load(folder)
-            step = int(config.steps)
+            step, recorded = int(config.steps), {}
         elif (folder / 'checkpoints').is_dir() and (folder / weights.CONFIG).exists():
-            tree, config, step = _from_run(folder)
+            tree, config, step, recorded = _from_run(folder)
         else:
             raise FileNotFoundError(_nothing_there(folder))
         tables.refuse_inside([value for value in configs.flatten(config).values() if isinstance(value, str)], folder)
         others = open_given(config, folder, given)
+        own = {name: one for name, one in others.items() if name not in (given or {})}
+        givens.refuse_other(own, recorded, folder, 'copy the run again, or give that one with --given NAME=MODEL.')
+        givens.require_weights(others)
         built = systems.make(config, others)
     except UsageError:
         raise
@@ -97,16 +101,21 @@ def load(
     return Loaded(config, built, jax.tree.map(jax.numpy.asarray, tree), folder.resolve().name, step, folder, others)
 
 
-def open_given(config, folder=None, others: Mapping[str, str] | None = None, *, random: bool = False) -> dict[str, Given]:
+def open_given(
+    config, folder=None, others: Mapping[str, str] | None = None, *, random: bool = False, kept_first: bool = True
+) -> dict[str, Given]:
     """{name: Given} of a config's `given` section; names with an empty value are left out.
 
     Args:
-      folder: of the run or weights that the config is of; what it keeps in given/ comes first.
+      folder: of the run or weights that the config is of; what it keeps in given/ comes first, or, not `kept_first`, where
+        the config's value is not there any more: a run that goes on is to meet what its command names (`refuse_other`).
       others: values that go before all, for example from the command line.
       random: a config's model gets random weights, for benchmarks; else abstract ones.
     """
     configured = dict(config.get('given', {}))
     unknown = sorted(set(others or {}) - set(configured))
+    if unknown and not configured:
+        raise UsageError(f'given.{unknown[0]}={others[unknown[0]]!r}: {config.system} uses no other model: leave it out.')
     if unknown:
         raise UsageError(configs.unknown(unknown[0], configured, f'given of {config.system}'))
     opened = {}
@@ -114,11 +123,15 @@ def open_given(config, folder=None, others: Mapping[str, str] | None = None, *, 
         kept = None if folder is None else epath.Path(folder) / givens.FOLDER / name
         if (others or {}).get(name):
             opened[name] = open_one(name, others[name], random=random)
-        elif kept is not None and kept.exists():
+        elif kept is not None and kept.exists() and (kept_first or not _is_there(value)):
             opened[name] = open_one(name, str(kept), random=random)
         elif value:
             opened[name] = open_one(name, value, random=random)
     return opened
+
+
+def _is_there(value: str) -> bool:
+    return bool(value) and not givens.is_config(value) and (value in shipped() or epath.Path(value).exists())
 
 
 def open_one(name: str, value: str, *, random: bool = False) -> Given:
@@ -193,7 +206,10 @@ def _from_run(folder):
     config = run_configs.read(folder)
     reader = store.Store(folder / 'checkpoints', read_only=True)
     try:
-        return reader.restore_weights(), run_configs.as_saved(config, reader), reader.latest()
+        tree, recorded = reader.restore_weights(), {}
+        with contextlib.suppress(store.CorruptCheckpoint):  # said where the weights were read
+            recorded = reader.describe()[0].get('given', {})
+        return tree, run_configs.as_saved(config, reader), reader.latest(), recorded
     finally:
         reader.close()
 
@@ -260,6 +276,8 @@ def with_data(loaded: Loaded, path: str | None = None) -> Loaded:
     """
     own = loaded.config.get('data', {}).get('path', '')
     named = path or own
+    if path and 'data' not in loaded.config:
+        raise UsageError(f'--data {path}: {loaded.config.system} learned from no data set: leave it out.')
     if not named or '://' in named:
         return loaded
     above = pathlib.Path(loaded.folder).resolve().parents if loaded.folder is not None and not path else ()

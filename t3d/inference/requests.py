@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 
+from t3d.core import files
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Request
 
@@ -27,12 +28,24 @@ def read_image(path: str) -> np.ndarray:
     Raises:
       UsageError: no picture there, or not one that can be read.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image
 
-    if not pathlib.Path(path).is_file():
+    from t3d.data.sets import images
+
+    place = pathlib.Path(path)
+    if place.is_dir():
+        inside = sorted(file.name for file in place.iterdir() if file.suffix.lower() in images.SUFFIXES)
+        near = f' Nearest: --image {files.quoted(place / inside[0])}.' if inside else ''
+        raise UsageError(f'--image {path} is a folder: give one picture file.{near}')
+    if not place.is_file():
         raise UsageError(f'--image {path}: no such file.')
     try:
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert('RGBA'), np.float32) / 255.0
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f'--image {path}: not a picture that can be read ({error}).') from error
+        with Image.open(place) as opened:
+            picture = images.upright(opened)
+            if picture.mode[0] in 'IF':
+                raise UsageError(f'--image {path} has pixels of kind {picture.mode}: wanted 8 bits a channel.')
+            return np.asarray(picture.convert('RGBA'), np.float32) / 255.0
+    except UsageError:
+        raise
+    except Exception as error:  # Pillow lets through what its decoders meet: OSError, SyntaxError, struct.error, ...
+        raise UsageError(f'--image {path}: not a picture that can be read ({error}): give a PNG or JPEG.') from error

@@ -61,13 +61,16 @@ def run(
     devices.keep_freed_memory()
     mesh = devices.make(config.mesh)
     devices.check_batch(config.batch, mesh)
-    given = loading.open_given(config, workdir) if given is None else dict(given)
+    given = loading.open_given(config, workdir, kept_first=False) if given is None else dict(given)
     givens.require_weights(given)
     if system is None:
         system = systems.make(config, given)
     checked.refuse_untrained(config, system)
     with jax.set_mesh(mesh):
         target = states.abstract(config, system, mesh, params_of(given))  # a network that cannot be built leaves no folder
+    if init_from is not None:
+        init_from = loading.shipped().get(str(init_from), init_from)
+        states.check_source(config, system, target, init_from, workdir)
     active = jax.process_index() == 0
     workdir, lock = workdirs.prepare(workdir, config, (log or print) if active else lambda line: None)
     logger = logs.Log(workdir, total=config.steps, batch=config.batch, write=log, active=active)
@@ -97,10 +100,7 @@ def _train(config, workdir, lock, mesh: Mesh, log, stop, stop_after, system, tar
         program = Program(config, system, mesh, target, log, keep, params)
         end = min(config.steps, stop_after if stop_after is not None else config.steps)
         latest = store.latest()
-        if latest is None:
-            if init_from is not None:  # before anything that takes long
-                states.refuse_others(config, init_from)
-        else:
+        if latest is not None:
             givens.refuse_other(given, store.describe()[0].get('given', {}), workdir)
         if jax.process_index() == 0:
             givens.keep(workdir, given)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from t3d.checkpoint import store as stores
 from t3d.checkpoint import weights
 from t3d.core import config as configs
-from t3d.core import prng
+from t3d.core import files, prng
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.system import Given, System, TrainState, weights_of, with_weights
@@ -108,6 +108,28 @@ def _init(config, system: System):
         return system.init(key, batch, given)
 
     return init
+
+
+def check_source(config, system: System, target: TrainState, folder, workdir=None) -> None:
+    """Raises UsageError for weights to start a new run from that are not there or do not fit; nothing is written before."""
+    if workdir is not None and stores.Store(epath.Path(workdir) / 'checkpoints', read_only=True).latest() is not None:
+        return  # a run that goes on has them
+    folder = files.path(folder)
+    if not (folder / 'checkpoints').exists():
+        weights.require(folder, 'Give a run folder or a weights folder to start from (--init-from DIR), or leave it out.')
+    refuse_others(config, folder)
+    if jax.process_count() == 1:
+        weights.check(_stored_weights(folder), weights_of(target, system.weights), f'the weights in {folder}')
+
+
+def _stored_weights(folder) -> PyTree:
+    if not (folder / 'checkpoints').exists():
+        return weights.load(folder)[0]
+    store = stores.Store(folder / 'checkpoints', read_only=True)
+    try:
+        return store.restore_weights()
+    finally:
+        store.close()
 
 
 def refuse_others(config, folder) -> None:

@@ -24,6 +24,7 @@ import t3d
 from t3d.core import config as configs
 from t3d.core import environment, files
 from t3d.core import tree as trees
+from t3d.systems import SYSTEMS
 
 MANY = 256  # files in a folder that are looked at one by one
 KEEP = 64  # files in a folder; those unused for longest go
@@ -82,8 +83,16 @@ class Keep:
 NOTHING = Keep()
 
 
-def folder() -> pathlib.Path | None:
-    """Beside JAX's compilation cache; None where there is none."""
+def folder(config, given=None) -> pathlib.Path | None:
+    """Beside JAX's compilation cache; None where there is none, and for systems whose code is not t3d's.
+
+    Args:
+      config: of a run.
+      given: {name: core.system.Given}, the models that its system uses.
+    """
+    used = [config, *(one.config for one in (given or {}).values() if one.config is not None)]
+    if not all(SYSTEMS.get(one.get('system'), '').startswith('t3d.') for one in used):  # no digest sees a change of it
+        return None
     cache = jax.config.jax_compilation_cache_dir
     return pathlib.Path(cache) / 'traced' if cache and '://' not in cache and jax.config.jax_enable_compilation_cache else None
 

@@ -35,7 +35,7 @@ from t3d.data.sets import archives, camera_labels, caption_words, furniture_sour
 from t3d.data.sets.captions import vocabulary
 from t3d.geom import cameras
 
-NAMES = ('toy', 'furniture', 'eg3d')
+NAMES, NEEDS = ('toy', 'furniture', 'eg3d'), ('data.mode', 'data.mirror')
 MODES = ('posed-known', 'posed-estimated', 'pose-distribution')
 FAKES = 3  # labels for the generator's phase, its regularisation, and the discriminator's phase
 CACHE = 2 << 30  # bytes of decoded pictures kept in memory

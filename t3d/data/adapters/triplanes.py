@@ -24,6 +24,7 @@ from t3d.core.errors import UsageError
 from t3d.data.sets import caption_words, shapes
 from t3d.data.sets.captions import vocabulary
 
+NEEDS = ('data.path', 'text.length', 'psi', 'given.generator')
 FORMAT = 1
 Z_KEPT, Z_TOLERANCE = 8, 1e-4  # numbers of the z that a manifest keeps; a normal number's rounding differs between devices
 MANIFEST, LINES, FROZEN = 'manifest.json', 'manifest.jsonl', 'frozen'
@@ -153,7 +154,7 @@ def check_draws(folder, manifest: dict) -> None:
         first = lambda values: ', '.join(f'{value:.4f}' for value in values[:3])
         raise UsageError(
             f'{folder}: the z of seed {kept["seed"]} began with {first(there)} when its pairs were made, and begins with '
-            f'{first(ours["begins"])} here: the captions are of other objects. {AGAIN.format(folder="ANOTHER").capitalize()}.'
+            f'{first(ours["begins"])} here: the captions are of other objects. M{AGAIN[1:].format(folder="ANOTHER")}.'
         )
 
 
@@ -262,7 +263,7 @@ def refuse_other_meaning(theirs, folder, manifest: dict) -> None:
 def open_source(data) -> Pairs:
     """The source of a config's `data` section: keys path, and max_distance where it is there."""
     if not data.path:
-        raise NoTriplanes('data.path is empty: give the folder of triplanes. ' + AGAIN.format(folder='DIR').capitalize() + '.')
+        raise NoTriplanes(f'data.path is empty: give the folder of triplanes. M{AGAIN[1:].format(folder="DIR")}.')
     return Pairs(data.path, max_distance=float(data.get('max_distance', 0.0)))
 
 

@@ -10,6 +10,7 @@ from t3d.data import sets
 from t3d.data.sets import camera_labels, shapes, toy
 from t3d.data.sets.captions import vocabulary
 
+NEEDS = ('data.views', 'text.length')
 ARRAYS = ('image', 'world_from_cam', 'intrinsics', 'depth')  # of a record, by view: those that the batch asks for are taken
 
 
@@ -48,6 +49,10 @@ def example(config, names) -> Callable[[dict, np.random.Generator], dict[str, np
     def transform(record: dict, random: np.random.Generator) -> dict[str, np.ndarray]:
         caption = record['captions'][random.integers(len(record['captions']))]
         usable = first or len(record['image'])
+        if usable > len(record['image']):
+            raise UsageError(
+                f'data.train_views={first}, but a record of {config.data.name} has {len(record["image"])} views: set 0 for all.'
+            )
         if views > usable:
             raise UsageError(
                 f'data.views={views}, but a record of {config.data.name} has {usable} views for training: '
