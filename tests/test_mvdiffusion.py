@@ -21,18 +21,18 @@ from t3d.inference import given as givens
 from t3d.inference import loading
 from t3d.systems import mvdiffusion
 
+LEVELS = ('unet.block_out_channels=(8,)', 'unet.attention_levels=(True,)')
 SMALL = (
+    *LEVELS,
     'batch=2',
     'steps=40',
     'given.prior=',
     'text.width=16',
     'text.layers=1',
     'text.heads=2',
-    'unet.block_out_channels=(8,16)',
     'unet.attention_head_dim=2',
     'unet.cross_attention_dim=16',
     'unet.norm_num_groups=4',
-    'unet.attention_levels=(False,True)',
     'data.size=16',
     'data.views=3',
     'data.supersample=1',
@@ -44,6 +44,8 @@ SMALL = (
     'staged.unfreeze_at=0',
     'optimizer.warmup=1',
 )
+
+
 @functools.cache
 def config(variant='tiny', *overrides):
     return sources.resolve(configs.load(f'configs/mvdiffusion.py:{variant}', [*SMALL, *overrides]))
@@ -52,7 +54,7 @@ def config(variant='tiny', *overrides):
 @functools.cache
 def prior() -> dict[str, Given]:
     """A small text-to-image model with random weights."""
-    made = sources.resolve(configs.load('configs/image_diffusion.py:tiny', [*SMALL[8:15], *test_image_diffusion.SMALL]))
+    made = sources.resolve(configs.load('configs/image_diffusion.py:tiny', [*test_image_diffusion.SMALL, *LEVELS]))
     system = systems.make(made, {})
     params = random_weights.shaken(jax.jit(system.init)(jax.random.key(0), zeros(system)).params)
     return {'prior': Given(system.functions, params, made, 'small', givens.digest(params))}
@@ -141,14 +143,15 @@ def test_a_prior_of_another_vocabulary_or_size_is_refused():
         systems.make(config('tiny', 'data.size=32'), prior())
     with pytest.raises(UsageError, match='patch=3 does not divide'):
         systems.make(config('tiny', 'patch=3'), {})
-    wider = mvdiffusion.make(config('tiny', 'unet.block_out_channels=(16,16)'), prior())
+    wider = mvdiffusion.make(config('tiny', 'unet.block_out_channels=(16,)'), prior())
     with pytest.raises(UsageError, match='make `unet` of the same sizes'):
         jax.eval_shape(wider.init, jax.random.key(0), batch(), params_of(prior()))
 
 
 @pytest.mark.parametrize('variant', ['tiny_masked', 'tiny_epipolar'])
 def test_other_forms_make_their_state_and_step_by_shapes(variant):
-    system = systems.make(config(variant), {})
+    levels = 'views.block_levels=(0,)' if variant == 'tiny_epipolar' else 'views.block_levels=()'
+    system = systems.make(config(variant, levels), {})
     state = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec, {})
     after, _ = jax.eval_shape(system.train_step, state, system.batch_spec, jax.random.key(0), {})
     assert jax.tree.structure(after) == jax.tree.structure(state)
