@@ -18,6 +18,10 @@ VARIANTS += [('image_diffusion', name) for name in ('tiny', 'base', 'pod')]
 VARIANTS += [('ganfusion_diffusion', name) for name in ('tiny', 'furniture', 'base', 'pod')]
 VARIANTS += [('ganfusion_gan', name) for name in ('tiny', 'furniture', 'base', 'ffhq', 'pod')]
 VARIANTS += [('renderdiffusion', name) for name in ('tiny', 'furniture', 'base', 'pod')]
+VARIANTS += [
+    ('mvdiffusion', name) for name in ('tiny', 'tiny_masked', 'tiny_epipolar', 'base', 'pod', 'pod_masked', 'pod_epipolar')
+]
+SAMPLED = [('guided_mv', name) for name in ('tiny', 'base', 'pod')]  # nothing to train
 WITHOUT_DATA = {'ganfusion_gan': ['ladder=()']}  # no text; each rung would be traced again
 MILLIONS = {('instant3d', 'pod'): (540.0, 640.0), ('instant3d', 'tiny'): (1.0, 3.0), ('image_diffusion', 'tiny'): (2.0, 3.0)}
 MILLIONS[('image_diffusion', 'pod')] = (1100.0, 1200.0)
@@ -50,9 +54,9 @@ def test_the_table_of_variants_is_complete():
     for name in configs.files():
         with pytest.raises(ValueError) as error:
             configs.load(f'configs/{name}.py:no-such-variant')
-        for other, variant in VARIANTS:
+        for other, variant in VARIANTS + SAMPLED:
             assert other != name or variant in str(error.value)
-    assert {name for name, _ in VARIANTS} == set(configs.files())
+    assert {name for name, _ in VARIANTS + SAMPLED} == set(configs.files())
 
 
 def test_a_config_cannot_train_on_held_out_views():

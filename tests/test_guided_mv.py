@@ -168,9 +168,9 @@ def test_what_does_not_fit_is_one_sentence():
     with pytest.raises(UsageError, match=r"mixing.branch='self2d'"):
         systems.make(config(), {'views': models['views']})
     with pytest.raises(UsageError, match='lambda schedule'):
-        systems.make(config('mixing.schedule=quadratic'), models)
+        joint.weights('quadratic', 0.0, 1.0, 10)
     with pytest.raises(UsageError, match=r'lambda from 0.5 to 1.5: wanted weights in \[0, 1\]'):
-        systems.make(config('mixing.last=1.5'), models)
+        joint.weights('linear', 0.5, 1.5, 10)
     other = models['pictures']
     linear = other._replace(functions=other.functions._replace(schedule=schedules.linear(50, prediction='v')))
     with pytest.raises(UsageError, match='the two models have other noise schedules'):

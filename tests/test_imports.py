@@ -19,7 +19,7 @@ MAY_IMPORT = {
     'fields': {'core', 'geom', 'nets'},
     'data': {'core', 'geom'},
     'metrics': {'core', 'geom', 'nets'},
-    'checkpoint': {'core', 'parallel', 'nets', 'diffusion'},
+    'checkpoint': {'core', 'geom', 'parallel', 'nets', 'diffusion'},
     'export': {'core', 'geom'},
     'systems': {'core', 'geom', 'nets', 'diffusion', 'fields'},
     'inference': {*LIBRARIES, 'systems'},

@@ -23,7 +23,7 @@ ODD = ('-1', '0', '1e9', '2**32', '4294967296', 'nan', 'inf', '-inf', '', 'many'
 def every_variant():
     """(name:variant, flat config) of all configs."""
     for name, path in configs.files().items():
-        listed = re.search(r'variants = \{(.*?)\}', path.read_text()).group(1)
+        listed = re.search(r'variants = \{(.*?)\}', path.read_text(), re.S).group(1)
         for variant in re.findall(r"'(\w+)'", listed):
             yield f'{name}:{variant}', configs.load(f'{name}:{variant}')
 

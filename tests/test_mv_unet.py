@@ -11,11 +11,12 @@ import test_unet
 
 from t3d.core import tree
 from t3d.core.errors import UsageError
+from t3d.fields import view_inputs
+from t3d.fields.view_inputs import ViewOptions
 from t3d.geom import cameras
-from t3d.nets import epipolar_block, mv_unet, view_inputs
+from t3d.nets import epipolar_block, mv_unet
 from t3d.nets.mv_unet import NO_VIEWS, MultiViewUNet, ViewInputs
 from t3d.nets.unet import UNet
-from t3d.nets.view_inputs import ViewOptions
 
 FORMS = {
     'dense': dict(form='dense'),

@@ -88,8 +88,8 @@ def load_unet(
     Raises:
       UsageError: the folder, its config or its weights are not those of a UNet; the message names file and key.
     """
-    config = _config(folder, config, 'unet')
-    stored = _stored(folder, 'unet', variant, average)
+    config = settings_of(folder, config, 'unet')
+    stored = stored_of(folder, 'unet', variant, average)
     unet = UNet.from_config(config, dtype=dtype)
     return unet, to_params(stored, unet_shapes(unet), dtype=param_dtype, sharding=sharding, **partial)
 
@@ -98,8 +98,8 @@ def load_vae(
     folder, *, config=None, variant: str | None = None, dtype=jnp.float32, param_dtype=jnp.float32, sharding=None, **partial
 ) -> tuple[VAE, PyTree]:
     """(module, params) of an AutoencoderKL folder, or of a single-file checkpoint; arguments as load_unet."""
-    config = _config(folder, config, 'vae')
-    stored = _stored(folder, 'vae', variant, False)
+    config = settings_of(folder, config, 'vae')
+    stored = stored_of(folder, 'vae', variant, False)
     vae = VAE.from_config(config, dtype=dtype)
     return vae, to_params(stored, vae_shapes(vae), dtype=param_dtype, sharding=sharding, **partial)
 
@@ -222,7 +222,7 @@ def vae_factor(vae: VAE) -> int:
 # ------------------------------------------------------------------------------------------------------------ folders
 
 
-def _config(folder, config, part: str) -> dict:
+def settings_of(folder, config, part: str) -> dict:
     """The settings of a part, given, from a folder, or from beside the weights."""
     if config is None and pathlib.Path(folder).is_file():
         raise BadWeights(
@@ -240,7 +240,8 @@ def _config(folder, config, part: str) -> dict:
     return config
 
 
-def _stored(folder, part: str, variant, average: bool) -> Stored:
+def stored_of(folder, part: str, variant, average: bool) -> Stored:
+    """The tensors of a part under diffusers' names, of a folder or of a single file."""
     stored = torch_files.open_stored(folder, variant=variant)
     if ldm_names.is_ldm(stored.tensors) or ldm_names.part_alone(stored.tensors):
         return ldm_names.component(stored, part, average=average)
@@ -263,7 +264,7 @@ def _settings(config, part: str) -> dict:
     if isinstance(config, nn.Module):
         ours = ('parent', 'name', 'dtype', 'remat')
         config = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in ours}
-    return {'_class_name': CLASSES[part], **_config('', config, part)}
+    return {'_class_name': CLASSES[part], **settings_of('', config, part)}
 
 
 def _save(folder, params: PyTree, target: PyTree, config: dict) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 
 from t3d.core import grids
 from t3d.core.typing import Array, Float
-from t3d.geom.epipolar import RayPoints
 from t3d.nets.unet_blocks import LAYER_EPSILON, NEVER
 
 OCTAVES = 6  # of the points' sines and cosines
@@ -31,8 +30,8 @@ class EpipolarBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'n h w c'], rays: RayPoints) -> Float[Array, 'n h w c']:
-        """x: [B V, h, w, C], views fastest; rays: of leading axes [B, V], at this level's size."""
+    def __call__(self, x: Float[Array, 'n h w c'], rays) -> Float[Array, 'n h w c']:
+        """x: [B V, h, w, C], views fastest; rays: geom.epipolar.RayPoints of leading axes [B, V], at this level's size."""
         objects, views, height, width, samples = rays.depths.shape
         channels = x.shape[-1]
         inner = min(channels, WIDEST) // self.heads * self.heads
@@ -68,7 +67,7 @@ class EpipolarBlock(nn.Module):
         return x + last(out.reshape(objects * views, height, width, inner))
 
 
-def encoding(rays: RayPoints) -> Float[Array, '*b e']:
+def encoding(rays) -> Float[Array, '*b e']:
     """[B, V, h, w, M, 6 OCTAVES + 3 + 1 + 6]: sines and cosines of the points, the points, their depth, the ray."""
     frequencies = 2.0 ** np.arange(OCTAVES, dtype=np.float32) * np.float32(0.5 * np.pi)
     waves = rays.points[..., None] * frequencies

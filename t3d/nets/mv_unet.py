@@ -8,7 +8,7 @@
 
 No form changes a weight of the UNet that it grows out of: `graft` takes a text-to-image UNet's weights over, and with one view
 and no camera the network is that UNet. The number of views is free at every call. The network knows no camera; `ViewInputs`
-are arrays that `t3d.nets.view_inputs` makes of cameras.
+are arrays that `t3d.fields.view_inputs` makes of cameras.
 """
 
 from typing import NamedTuple

@@ -27,10 +27,11 @@ from t3d.core.outputs import Views, only_prompts
 from t3d.core.system import System, TrainState, require
 from t3d.diffusion import guidance, losses, samplers, schedules
 from t3d.diffusion.prior import MultiViewPrior, Prior
+from t3d.fields import view_inputs
+from t3d.fields.view_inputs import ViewOptions
 from t3d.geom.cameras import Cameras, turntable
-from t3d.nets import mv_unet, patched_unet, text_condition, unet, view_inputs
+from t3d.nets import mv_unet, patched_unet, text_condition, unet
 from t3d.nets.text_condition import TextCondition
-from t3d.nets.view_inputs import ViewOptions
 
 SHARDING = (*mv_unet.SHARDING, *unet.SHARDING)
 
