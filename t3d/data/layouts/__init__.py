@@ -13,14 +13,28 @@ from t3d.core.errors import UsageError
 from t3d.data.layouts.scene import Found
 
 LAYOUTS = {
+    'co3d': 't3d.data.layouts.catalogues',
+    'instantmesh': 't3d.data.layouts.renders',
+    'spad': 't3d.data.layouts.pickled',
+    'syncdreamer': 't3d.data.layouts.pickled',
+    'zero123': 't3d.data.layouts.renders',
+    'srn': 't3d.data.layouts.catalogues',
     'nerf_synthetic': 't3d.data.layouts.transforms',
     'nerfstudio': 't3d.data.layouts.transforms',
     'ours': 't3d.data.layouts.transforms',
+    'mv_adapter': 't3d.data.layouts.renders',
 }
 SIGNS = {  # what a folder of each layout holds, for messages
+    'co3d': 'CATEGORY/frame_annotations.jgz',
+    'instantmesh': 'valid_paths.json, rendering_random_32views/ID/cameras.npz',
+    'spad': 'ID/cameras/0.npy beside ID/images/0.png',
+    'syncdreamer': 'ID/meta.pkl beside 000.png',
+    'zero123': 'valid_paths.json, ID/000.npy beside 000.png',
+    'srn': 'ID/intrinsics.txt beside rgb and pose',
     'nerf_synthetic': 'transforms_train.json',
     'nerfstudio': 'transforms.json',
-    'ours': 'cameras.json beside 000.png ...',
+    'ours': 'cameras.json beside 000.png',
+    'mv_adapter': 'XX/ID/meta.json beside color_0000.webp',
 }
 
 

@@ -4,7 +4,10 @@ Nothing here opens a picture. A camera or a view that is wrong is a Damaged erro
 a view out and says so in `Seen.faults`.
 """
 
+import fnmatch
+import itertools
 import math
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable
@@ -19,6 +22,7 @@ from t3d.geom.cameras import OPENGL_AXES
 
 SPLITS = ('train', 'val', 'test', 'all')
 HELD_OUT = 8  # of the views of a single scene, every one at a multiple of this is for testing (as in LLFF and nerfstudio)
+LOOKED_AT = 500  # entries of a folder in search of its layout
 AXES = ('+x', '-x', '+y', '-y', '+z', '-z')
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
 ROUNDED = 1e-2  # largest |R^T R - 1| that counts as rounding: the nearest rotation stands in
@@ -200,6 +204,18 @@ def load_array(path: pathlib.Path, key: str = '') -> np.ndarray:
         return np.asarray(np.load(path, allow_pickle=False), np.float64)
     except Exception as error:
         raise Damaged(f'{path} holds no array of numbers ({error}).') from error
+
+
+def there(folder: pathlib.Path, pattern: str) -> bool:
+    """Whether a file like `*/000.npy` is in a folder; of each folder's entries the first `LOOKED_AT` are looked at."""
+    head, _, rest = pattern.partition('/')
+    names = [head]
+    if '*' in head:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in itertools.islice(entries, LOOKED_AT) if fnmatch.fnmatch(entry.name, head)]
+    if not rest:
+        return any((folder / name).is_file() for name in names)
+    return any((folder / name).is_dir() and there(folder / name, rest) for name in names)
 
 
 def inside(folder: pathlib.Path, name: str, where: str) -> pathlib.Path:

@@ -23,7 +23,7 @@ FILES = {'nerf_synthetic': 'transforms_train.json', 'nerfstudio': 'transforms.js
 
 
 def is_there(root: pathlib.Path, layout: str) -> bool:
-    return (root / FILES[layout]).is_file() or any(root.glob(f'*/{FILES[layout]}'))
+    return (root / FILES[layout]).is_file() or scene.there(root, f'*/{FILES[layout]}')
 
 
 def find(root: pathlib.Path, layout: str, split: str) -> Found:

@@ -7,7 +7,7 @@ of others it is what the turn that brings up to +y makes of it.
 | `data.fit` | place and size |
 |---|---|
 | auto | what the layout states: a factor about the origin of its world; else as `cameras` |
-| cameras | the point nearest to all optical axes becomes the origin, the median half-width of the pictures there `FRAME` |
+| cameras, cameras:1.1 | the point nearest to all optical axes becomes the origin, the pictures' median half-width there `FRAME` |
 | a number | positions times that number, about the origin of the set's world |
 """
 
@@ -41,36 +41,51 @@ class Fit(NamedTuple):
     place: str  # in words
     factor: float  # of positions
     uprightness: dict[str, float]  # by axis of the set's world: mean cosine with the cameras' upright
+    frame: float  # the half-width that `cameras` gave the pictures; 0 where the factor is about the world's origin
+
+    def smaller(self, reach: float) -> str:
+        """The `data.fit` by which an object that reaches to `reach` ends at 1."""
+        return f'cameras:{self.frame / reach:.2f}' if self.frame else f'{self.factor / reach:.3g}'
 
 
-def check_rule(rule: str) -> str | float:
-    """`data.fit`: auto, cameras, or a positive number."""
-    text = str(rule).strip().lower()
-    if text in ('auto', 'cameras', ''):
-        return text or 'auto'
+class Rule(NamedTuple):
+    """`data.fit`, read."""
+
+    kind: str  # auto, cameras or factor
+    value: float = FRAME  # the half-width of the pictures, or the factor
+
+
+AUTO = Rule('auto')
+
+
+def read_rule(text: str | float) -> Rule:
+    """`data.fit`: auto, cameras, cameras:1.1 or a positive number."""
+    kind, _, number = str(text).strip().lower().rpartition(':')
+    if not kind and number in ('auto', 'cameras', ''):
+        return Rule(number or 'auto')
     try:
-        factor = float(text)
+        value = float(number)
     except ValueError:
-        factor = -1.0
-    if not 1e-9 < factor < 1e9:
-        raise UsageError(f'data.fit={rule!r}: wanted auto, cameras, or a factor of positions such as 2.')
-    return factor
+        value = -1.0
+    if kind not in ('', 'cameras') or not 1e-9 < value < 1e9:
+        raise UsageError(f'data.fit={text!r}: wanted auto, cameras, cameras:{FRAME}, or a factor of positions such as 2.')
+    return Rule(kind or 'factor', value)
 
 
-def fit(seen: scene.Seen, focal: np.ndarray, rule: str | float = 'auto') -> Fit:
+def fit(seen: scene.Seen, focal: np.ndarray, rule: Rule = AUTO) -> Fit:
     """The cameras of an object in our world.
 
     Args:
       focal: [V], the focal lengths divided by the (square) picture's size.
-      rule: as `check_rule` gives it.
+      rule: as `read_rule` gives it.
     """
     pose = np.stack([view.world_from_cam for view in seen.views])
     turn, up, uprightness = _upright(pose, seen.up)
     turned = pose.copy()
     turned[:, :3] = turn @ pose[:, :3]
-    centre, factor, place = _place(turned, np.asarray(focal, np.float64), rule, seen.scale)
+    centre, factor, place, frame = _place(turned, np.asarray(focal, np.float64), rule, seen.scale)
     turned[:, :3, 3] = factor * (turned[:, :3, 3] - centre)
-    return Fit(turned, up, place, factor, uprightness)
+    return Fit(turned, up, place, factor, uprightness, frame)
 
 
 def _upright(pose: np.ndarray, stated: str) -> tuple[np.ndarray, str, dict[str, float]]:
@@ -99,18 +114,18 @@ def _to_y(up: np.ndarray) -> np.ndarray:
     return np.eye(3) + cross + cross @ cross / (1.0 + cosine)
 
 
-def _place(pose, focal, rule, stated: float | None) -> tuple[np.ndarray, float, str]:
+def _place(pose, focal, rule: Rule, stated: float | None) -> tuple[np.ndarray, float, str, float]:
     origin = np.zeros(3)
-    if isinstance(rule, float):
-        return origin, rule, f'positions x {rule:g} (data.fit)'
-    if rule == 'auto' and stated is not None:
-        return origin, stated, f'positions x {stated:g}, by the layout'
+    if rule.kind == 'factor':
+        return origin, rule.value, f'positions x {rule.value:g} (data.fit)', 0.0
+    if rule.kind == 'auto' and stated is not None:
+        return origin, stated, f'positions x {stated:g}, by the layout', 0.0
     point = meeting(pose)
     centre = origin if point is None else point
     half = np.median(np.linalg.norm(pose[:, :3, 3] - centre, axis=1) / (2.0 * focal))
-    factor = float(FRAME / half) if half > 1e-9 else 1.0
+    factor = float(rule.value / half) if half > 1e-9 else 1.0
     about = 'the origin, for the optical axes meet nowhere' if point is None else f'({", ".join(f"{x:.3g}" for x in centre)})'
-    return centre, factor, f'positions about {about}, x {factor:.4g}, by the cameras'
+    return centre, factor, f'positions about {about}, x {factor:.4g}, by the cameras', rule.value
 
 
 def meeting(pose: np.ndarray) -> np.ndarray | None:

@@ -6,7 +6,7 @@
 | layout | auto: found by looking; or a name of t3d.data.layouts |
 | size | pixels of the square views that are made (posed_images) |
 | split | train, val, test or all: the set's own, else by t3d.data.layouts.scene.divided |
-| fit | auto, cameras or a factor: how the object comes into [-1, 1]^3 (t3d.data.layouts.world) |
+| fit | auto, cameras, cameras:1.1 or a factor: how the object comes into [-1, 1]^3 (t3d.data.layouts.world) |
 | views_kept | views of a record; 0: as many as the first object that is read has |
 
 Of objects with more views evenly spread ones are kept; of those with fewer the first ones come again.
@@ -48,7 +48,7 @@ class Posed(NamedTuple):
         return {'world_from_cam': np.float32(self.fit.world_from_cam), 'intrinsics': np.float32(intrinsics)}
 
 
-def place(entry: Entry, captions: tuple[str, ...], rule: str | float) -> Posed:
+def place(entry: Entry, captions: tuple[str, ...], rule: world.Rule) -> Posed:
     """The cameras of an object; pictures are opened for their size alone.
 
     Raises:
@@ -81,7 +81,7 @@ class PosedSource:
         self.folder = files.local(path)
         self.layout, found = layouts.find(self.folder, layout, split)
         self.entries, self.rule, self.size = found.entries, found.rule, size
-        self.fit = world.check_rule(fit)
+        self.fit = world.read_rule(fit)
         self._captions = Captions(self.folder)
         self.views_kept = views_kept
         self.bad, self._told = {}, set()
@@ -114,6 +114,10 @@ class PosedSource:
         """Captions and name of an object, without its pictures."""
         entry = self.entries[index]
         return {'captions': self._captions.of(entry), 'name': entry.name}
+
+    def made_captions(self) -> dict[str, str]:
+        """{object: caption} of those asked for so far that have none but the name of their folder."""
+        return dict(self._captions.made)
 
     def _record(self, index: int) -> dict:
         known = self.posed(index)
