@@ -185,7 +185,7 @@ def srn(root, truth, name='object', factor: int = 4, one_line: bool = True):
     height, width = truth.images.shape[1:3]
     lens = factor * truth.in_pixels()[0]
     last = f'0. 0. 0.\n1.\n{factor * height} {factor * width}\n'
-    (folder / 'intrinsics.txt').write_text(f'{lens[0, 0]!r} {lens[0, 2]!r} {lens[1, 2]!r} 0.\n' + last)
+    (folder / 'intrinsics.txt').write_text(f'{float(lens[0, 0])} {float(lens[0, 2])} {float(lens[1, 2])} 0.\n{last}')
     return root
 
 

@@ -7,7 +7,7 @@ of others it is what the turn that brings up to +y makes of it.
 | `data.fit` | place and size |
 |---|---|
 | auto | what the layout states: a factor about the origin of its world; else as `cameras` |
-| cameras, cameras:1.1 | the point nearest to all optical axes becomes the origin, the pictures' median half-width there `FRAME` |
+| cameras[:1.1] | the point nearest to all optical axes becomes the origin, the pictures' half-width there `FRAME` (median) |
 | a number | positions times that number, about the origin of the set's world |
 """
 
