@@ -9,9 +9,9 @@ import numpy as np
 
 from t3d.core.errors import UsageError
 from t3d.data import layouts
-from t3d.data.sets import camera_labels, posed_images
+from t3d.data.sets import posed_images
 from t3d.data.sets.archives import Damaged
-from t3d.data.sets.posed import Posed, PosedSource, kept
+from t3d.data.sets.posed import Posed, PosedSource, check, kept
 from t3d.export import sheets
 
 SIDE = 192  # px of a view in the sheet
@@ -85,8 +85,8 @@ def complaints(one: Looked, where: str) -> list[str]:
     """What is wrong with the cameras and pictures of an object, in sentences."""
     known, said = one.known, []
     try:
-        camera_labels.check_views({'name': known.name, **known.cameras()}, where)
-    except UsageError as error:
+        check(known, where)
+    except Damaged as error:
         said.append(str(error))
     alpha = [image[..., 3] >= SOLID for image in one.images]
     name = [f'{known.name}: {known.views[k].image.name}' for k in one.which]

@@ -320,7 +320,12 @@ def _adversarial(data, table: np.ndarray | None, record: dict, random: np.random
 
 def words(config) -> list[str]:
     """The vocabulary of a config's set."""
-    return shapes.WORDS if config.data.name == 'toy' else vocabulary(open_set(config).captions())
+    return shapes.WORDS if config.data.name == 'toy' else vocabulary(captions(config))
+
+
+def captions(config) -> Iterator[str]:
+    """Every caption of a config's set."""
+    return open_set(config).captions()
 
 
 def preview(config, batch_spec: dict | None = None) -> tuple[dict[str, np.ndarray], list[str]]:

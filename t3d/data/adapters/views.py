@@ -1,6 +1,6 @@
 """The batch of systems that learn from posed views of captioned objects."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -21,8 +21,8 @@ def make(config, split: str | None = None, batch_spec: dict | None = None) -> tu
     source = sets.open_set(config.data, split or config.data.split)
     cached = Cached(source, (*names, 'captions'))
     if hasattr(source, 'text'):  # captions that people wrote
-        captions = (caption for k in range(len(source)) for caption in source.text(k)['captions'])
-        caption_words.check(captions, config.text, str(source.folder))
+        written = (caption for k in range(len(source)) for caption in source.text(k)['captions'])
+        caption_words.check(written, config.text, str(source.folder))
     missing = [name for name in names if len(cached) and name not in cached[0]]
     if missing:
         raise UsageError(f'data.name={config.data.name!r} has no {missing[0]}, which this config reads: set its weight to 0.')
@@ -95,9 +95,14 @@ def words(config) -> list[str]:
     """The vocabulary of a config's set."""
     if config.data.name == 'toy':
         return shapes.WORDS
+    return vocabulary(captions(config))
+
+
+def captions(config) -> Iterator[str]:
+    """Every caption of a config's set."""
     source = sets.open_set(config.data, config.data.split)
     text = getattr(source, 'text', source.__getitem__)
-    return vocabulary(caption for k in range(len(source)) for caption in text(k)['captions'])
+    return (caption for k in range(len(source)) for caption in text(k)['captions'])
 
 
 def _some_views(record: dict, which) -> dict:

@@ -69,8 +69,8 @@ def read(file: pathlib.Path, layout: str) -> Seen:
     pictures = None
     if all(isinstance(frame, dict) and 'file_path' not in frame for frame in frames):  # ours: 000.png, 001.png, ... in order
         pictures = scene.numbered(file.parent)
-        if len(pictures) != len(frames):
-            raise Damaged(f'{file} has {len(frames)} frames without file_path, beside {len(pictures)} numbered pictures.')
+        if len(pictures) != len(frames):  # one is missing: the numbers tell which
+            pictures = [file.parent / f'{number:03d}.png' for number in range(len(frames))]
 
     def attempt(number: int):
         return lambda: _view(file, tree, frames[number], number, opencv, pictures and pictures[number])

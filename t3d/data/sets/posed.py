@@ -24,7 +24,7 @@ from t3d.core import files
 from t3d.core.errors import UsageError
 from t3d.data import layouts
 from t3d.data.layouts import world
-from t3d.data.layouts.scene import Entry, View
+from t3d.data.layouts.scene import GL, Entry, Seen, View, inverse
 from t3d.data.sets import camera_labels, posed_images
 from t3d.data.sets.archives import Damaged
 from t3d.data.sets.posed_captions import Captions
@@ -37,10 +37,17 @@ class Posed(NamedTuple):
 
     name: str
     captions: tuple[str, ...]
-    views: list[View]
+    seen: Seen  # its cameras in the world of the set; `faults` of all views that were left out
     geometry: list[posed_images.Geometry]
     fit: world.Fit
-    faults: list[str]  # of views that were left out
+
+    @property
+    def views(self) -> list[View]:
+        return self.seen.views
+
+    @property
+    def faults(self) -> list[str]:
+        return self.seen.faults
 
     def cameras(self) -> dict[str, np.ndarray]:
         """world_from_cam float32 [V, 4, 4] and intrinsics float32 [V, 3, 3], divided by the size of the square pictures."""
@@ -64,8 +71,42 @@ def place(entry: Entry, captions: tuple[str, ...], rule: world.Rule) -> Posed:
             faults.append(str(error))
     if not views:
         raise Damaged(f'{entry.folder} has no view that can be used. {faults[0] if faults else "There are no pictures."}')
-    focal = np.array([0.5 * (known.intrinsics[0, 0] + known.intrinsics[1, 1]) for known in geometry])
-    return Posed(entry.name, captions, views, geometry, world.fit(seen._replace(views=views), focal, rule), faults)
+    seen = seen._replace(views=views, faults=faults)
+    return Posed(entry.name, captions, seen, geometry, world.fit(seen, _focal(geometry), rule))
+
+
+def _focal(geometry: list[posed_images.Geometry]) -> np.ndarray:
+    return np.array([0.5 * (known.intrinsics[0, 0] + known.intrinsics[1, 1]) for known in geometry])
+
+
+MENDS = (  # what poses in OpenCV axes may be by mistake, and what they would then be
+    ('camera-from-world: invert the poses', inverse),
+    ('camera-from-world, in OpenGL axes: invert the poses', lambda pose: inverse(pose @ GL) @ GL),
+    ('in the other camera axes: OpenGL and Blender have y up and z back, OpenCV y down and z forward', lambda pose: pose @ GL),
+)
+
+
+def check(known: Posed, where: str) -> None:
+    """Raises Damaged where the cameras of an object are none that look at it; it says what they may be by mistake."""
+    try:
+        return camera_labels.check_views({'name': known.name, **known.cameras()}, where)
+    except UsageError as error:
+        fault = str(error)
+    for text, mend in MENDS:
+        views = [view._replace(world_from_cam=mend(view.world_from_cam)) for view in known.views]
+        seen = known.seen._replace(views=views, scale=None)
+        other = known._replace(seen=seen, fit=world.fit(seen, _focal(known.geometry)))
+        if _looks(other):
+            raise Damaged(f'{where}/{known.name}: the cameras do not look at the object. They are {text}.')
+    raise Damaged(fault)
+
+
+def _looks(known: Posed) -> bool:
+    try:
+        camera_labels.check_views({'name': known.name, **known.cameras()}, '')
+    except UsageError:
+        return False
+    return True
 
 
 class PosedSource:
@@ -122,10 +163,7 @@ class PosedSource:
     def _record(self, index: int) -> dict:
         known = self.posed(index)
         cameras = known.cameras()
-        try:
-            camera_labels.check_views({'name': known.name, **cameras}, str(self.folder))
-        except UsageError as error:
-            raise Damaged(str(error)) from error
+        check(known, str(self.folder))
         images, whole, faults = [], [], list(known.faults)
         for k, (view, geometry) in enumerate(zip(known.views, known.geometry, strict=True)):
             try:

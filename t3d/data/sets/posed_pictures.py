@@ -8,7 +8,7 @@ import numpy as np
 from t3d.core import files
 from t3d.core.errors import UsageError
 from t3d.data.sets import camera_labels, posed_images
-from t3d.data.sets.posed import NAMED, PosedSource
+from t3d.data.sets.posed import NAMED, PosedSource, check
 
 
 class Pictures:
@@ -27,7 +27,7 @@ class Pictures:
             try:
                 known = source.posed(index)
                 cameras = known.cameras()
-                camera_labels.check_views({'name': known.name, **cameras}, str(source.folder))
+                check(known, str(source.folder))
             except UsageError as error:
                 faults.append(str(error))
                 continue
