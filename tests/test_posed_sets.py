@@ -8,6 +8,7 @@ import small_posed
 from PIL import Image
 from small_cli import alone, refusal, said  # noqa: F401
 
+from t3d.bench import plan
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Views
@@ -238,9 +239,11 @@ def test_a_large_set_is_not_kept_whole(folder, monkeypatch):
     assert list(cached.records) == [0]
 
 
-def test_the_posed_set_trains_through_the_command(folder, capsys):
-    text = said(capsys, 'train', 'instant3d:tiny', *SMALL, f'data.path={folder}', '--dry-run')
-    assert 'parameters' in text
+@pytest.mark.parametrize('spec', ['instant3d:tiny', 'renderdiffusion:tiny', 'ganfusion_gan:tiny'])
+def test_systems_train_on_the_same_folder_through_the_command(folder, spec, capsys, monkeypatch):
+    monkeypatch.setattr(plan, 'compiled', lambda *args: ['train step compiled'])
+    text = said(capsys, 'train', spec, 'data.name=posed', f'data.path={folder}', 'batch=8', '--dry-run')
+    assert 'parameters' in text and 'posed' in text
 
 
 # ---------------------------------------------------------------------------------------------------------------- check
