@@ -87,7 +87,7 @@ def test_sixteen_bits_and_masks_of_another_size_are_named(tmp_path, scene, capsy
     small_posed.save(tmp_path / 'm.png', scene.images[1, :6, :6, 3])
     edit(tmp_path / 'transforms.json', lambda tree: tree['frames'][1].update(mask_path='m.png'))
     edit(tmp_path / 'transforms.json', lambda tree: tree['frames'][2].update(mask_path='n.png'))
-    assert len(source(tmp_path)[0]['image']) == 1
+    assert len(np.unique(source(tmp_path)[0]['image'], axis=0)) == 1
     told = capsys.readouterr().err
     assert 'pixels of kind I;16' in told and 'm.png has 6 x 6 pixels' in told and 'n.png is missing' in told
 
@@ -201,7 +201,7 @@ def test_co3d_damage(tmp_path, capsys):
     frames[1]['viewpoint']['R'] = [1.0, 2.0]
     frames[2].pop('image')
     file.write_bytes(gzip.compress(json.dumps(frames).encode()))
-    assert len(source(tmp_path)[0]['image']) == 1
+    assert len(np.unique(source(tmp_path)[0]['image'], axis=0)) == 1
     told = capsys.readouterr().err
     assert "intrinsics_format 'pixels'" in told and 'R: wanted 3 numbers' in told and 'no image.path' in told
     file.write_bytes(gzip.compress(json.dumps(frames).encode())[:-20])
@@ -278,7 +278,10 @@ def test_damaged_pickles_are_refused(tmp_path):
     deep = []
     for _ in range(200):
         deep = [deep]
-    for wrong in (pickle.dumps(deep), pickle.dumps(10**40), pickle.dumps({1, 2}), b'\x80\x04P1\n.'):
+    laughs = [0.0] * 100
+    for _ in range(6):
+        laughs = [laughs] * 100
+    for wrong in (pickle.dumps(laughs), pickle.dumps(deep), pickle.dumps(10**40), pickle.dumps({1, 2}), b'\x80\x04P1\n.'):
         with pytest.raises(Damaged):
             pickles.loads(wrong, 'x')
     with pytest.raises(Damaged, match='cannot be read'):

@@ -125,6 +125,7 @@ def test_a_record_has_as_many_views_as_asked_for(tmp_path):
     assert [len(source[k]['image']) for k in (0, 1, 2)] == [4, 4, 4]
     np.testing.assert_array_equal(source[2]['image'][3], source[2]['image'][0])
     assert posed.kept(6, 4).tolist() == [0, 1, 3, 4] and posed.kept(3, 4).tolist() == [0, 1, 2, 0]
+    assert len(posed.PosedSource(tmp_path, 'all', size=8)[2]['image']) == 4  # whichever is read first
     assert len(posed.PosedSource(tmp_path, 'all', size=8, views_kept=2)[1]['image']) == 2
     with pytest.raises(IndexError):
         source[3]

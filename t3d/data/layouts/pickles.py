@@ -94,22 +94,26 @@ def loads(data: bytes, where: str):
     except Exception as error:  # the machine of pickles raises what its instructions meet
         reason = re.sub(r'\s+', ' ', str(error))[:200] or type(error).__name__
         raise Damaged(f'{where} is no pickle of cameras ({reason}).') from error
-    _plain(value, where, 0)
+    if _size(value, where, 0, {}) > MOST_STEPS:
+        raise Damaged(f'{where} is a pickle beyond all cameras: it repeats itself into too many numbers.')
     return value
 
 
-def _plain(value, where: str, depth: int) -> None:
+def _size(value, where: str, depth: int, known: dict[int, int]) -> int:
+    """The number of plain values that a value holds; parts that are there several times are counted as often, visited once."""
     if depth > 16:
         raise Damaged(f'{where} is nested too deeply for cameras.')
+    if id(value) in known:
+        return known[id(value)]
     if isinstance(value, dict):
-        for key, part in value.items():
-            _plain(key, where, depth + 1)
-            _plain(part, where, depth + 1)
+        parts = [part for pair in value.items() for part in pair]
     elif isinstance(value, list | tuple):
-        for part in value:
-            _plain(part, where, depth + 1)
+        parts = value
     elif isinstance(value, np.ndarray) and value.dtype == object:
-        for part in value.ravel().tolist():
-            _plain(part, where, depth + 1)
-    elif not isinstance(value, str | bytes | int | float | np.ndarray | np.generic | None):
+        parts = value.ravel().tolist()
+    elif isinstance(value, str | bytes | int | float | np.ndarray | np.generic | None):
+        return 1
+    else:
         raise Damaged(f'{where} holds a {type(value).__name__}: wanted numbers, texts and arrays.')
+    known[id(value)] = 1 + sum(_size(part, where, depth + 1, known) for part in parts)
+    return known[id(value)]

@@ -175,14 +175,23 @@ class PosedSource:
             self._note(f'{fault} The view is left out.')
         if not images:
             raise Damaged(f'{self.folder}/{known.name}: no picture can be read. {faults[0]}')
-        self.views_kept = self.views_kept or len(images)
-        chosen = kept(len(images), self.views_kept)
+        chosen = kept(len(images), self.views_kept or self._views_of_the_first())
         return {
             'image': np.stack(images)[chosen],
             **{name: array[whole][chosen] for name, array in cameras.items()},
             'captions': known.captions,
             'name': known.name,
         }
+
+    def _views_of_the_first(self) -> int:
+        """The number of views with a camera and a picture of the first object that has any."""
+        for index in range(len(self)):
+            try:
+                self.views_kept = len(self.posed(index).views)
+                break
+            except Damaged:
+                continue
+        return self.views_kept
 
     def _note(self, text: str) -> None:
         if text not in self._told:
