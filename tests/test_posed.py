@@ -26,8 +26,8 @@ def compare(source, truth, views=None, size=SIZE, points=POINTS) -> dict:
     ours = here[0] + factor * (points - there[0]) @ turned[0].T
     at = small_posed.project(np.float64(record['world_from_cam']), np.float64(record['intrinsics']), ours) * size
     windows = [source.posed(0).geometry[k].window for k in range(len(views))]
-    wanted = [(pixels - [w.left, w.top]) * size / w.side for pixels, w in zip(truth.pixels(points)[views], windows)]
-    assert np.abs(at - wanted).max() < 1e-4
+    expected = [(pixels - [w.left, w.top]) * size / w.side for pixels, w in zip(truth.pixels(points)[views], windows)]
+    assert np.abs(at - expected).max() < 1e-4
     return record
 
 

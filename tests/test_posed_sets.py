@@ -202,8 +202,8 @@ def test_views_of_folders_make_batches(folder):
     source, transform = sources.make(config, batch_spec=None)
     batch = next(pipeline.make(source, transform, batch=2, seed=0))
     assert batch['image'].shape == (2, 2, 12, 12, 4) and batch['world_from_cam'].shape == (2, 2, 4, 4)
-    shown, captions = sources.preview(config, {})
-    assert shown['image'].shape == (2, 3, 12, 12, 4) and len(captions) == 2
+    rows, captions = sources.preview(config, {})
+    assert rows['image'].shape == (2, 3, 12, 12, 4) and len(captions) == 2
     assert sources.folder(source) == str(folder)
     with pytest.raises(UsageError, match='has no depth, which this config reads'):
         sources.make(config, batch_spec={'image': 0, 'depth': 0})

@@ -55,7 +55,7 @@ def run(path: str, *, layout: str, split: str, fit: str, objects: int, out: str 
         wrong += [*one.faults, *complaints(one, str(source.folder))]
     if not seen:
         raise UsageError(f'{source.folder} has no object that can be used. {wrong[0]}')
-    lines = [*_found(source, split, len(chosen)), *_measured(seen), *_captions(source)]
+    lines = [*_contents(source, split, len(chosen)), *_measured(seen), *_captions(source)]
     lines += _wrong([*_differing(seen), *wrong])
     if out:
         target = pathlib.Path(out) / 'sheet.png'
@@ -151,7 +151,7 @@ def fields(known: Posed) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------ what is there
 
 
-def _found(source: PosedSource, split: str, looked_at: int) -> list[str]:
+def _contents(source: PosedSource, split: str, looked_at: int) -> list[str]:
     counts = {}
     for name in ('train', 'val', 'test'):
         try:

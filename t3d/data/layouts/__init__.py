@@ -1,6 +1,6 @@
 """The table of layouts that folders of posed pictures have: name -> module with `is_there(root, layout)` and `find`.
 
-`find(root, layout, split)` gives the objects of a split (scene.Found). A folder's layout is found by looking, in the order of
+`find(root, layout, split)` gives the objects of a split (scene.Objects). A folder's layout is found by looking, in the order of
 the table: what tells most comes first.
 """
 
@@ -10,7 +10,7 @@ import pathlib
 
 from t3d.core import files
 from t3d.core.errors import UsageError
-from t3d.data.layouts.scene import Found
+from t3d.data.layouts.scene import Objects
 
 LAYOUTS = {
     'co3d': 't3d.data.layouts.catalogues',
@@ -65,7 +65,7 @@ def _has_any(folder: pathlib.Path) -> bool:
     return any(importlib.import_module(module).is_there(folder, name) for name, module in LAYOUTS.items())
 
 
-def find(root: pathlib.Path, layout: str, split: str) -> tuple[str, Found]:
+def find(root: pathlib.Path, layout: str, split: str) -> tuple[str, Objects]:
     """(layout, objects of a split) of a folder.
 
     Args:
@@ -81,10 +81,10 @@ def find(root: pathlib.Path, layout: str, split: str) -> tuple[str, Found]:
         raise UsageError(f'data.layout={layout!r}: there are auto, {", ".join(LAYOUTS)}.{hint}')
     elif not root.is_dir():
         recognise(root)
-    found = importlib.import_module(LAYOUTS[layout]).find(root, layout, split)
-    if not found.entries:
+    objects = importlib.import_module(LAYOUTS[layout]).find(root, layout, split)
+    if not objects.entries:
         raise UsageError(
             f'{root} has no objects of split {split!r} as layout {layout} ({SIGNS[layout]}): choose another data.split, or '
             'another data.layout.'
         )
-    return layout, found
+    return layout, objects

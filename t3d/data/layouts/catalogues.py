@@ -19,7 +19,7 @@ import numpy as np
 from t3d.core import strict_json, text
 from t3d.core.errors import UsageError
 from t3d.data.layouts import scene
-from t3d.data.layouts.scene import Damaged, Entry, Found, Seen, View
+from t3d.data.layouts.scene import Damaged, Entry, Objects, Seen, View
 
 FRAMES = 'frame_annotations.jgz'
 MOST_BYTES = 4 << 30
@@ -32,7 +32,7 @@ def is_there(root: pathlib.Path, layout: str) -> bool:
     return any(scene.there(root, f'{above}*/intrinsics.txt') for above in ('', '*/', '*/*/'))
 
 
-def find(root: pathlib.Path, layout: str, split: str) -> Found:
+def find(root: pathlib.Path, layout: str, split: str) -> Objects:
     """The objects of a folder."""
     scene.check_split(split)
     return _co3d(root, split) if layout == 'co3d' else _srn(root, split)
@@ -41,14 +41,14 @@ def find(root: pathlib.Path, layout: str, split: str) -> Found:
 # --------------------------------------------------------------------------------------------------------- ShapeNet-SRN
 
 
-def _srn(root: pathlib.Path, split: str) -> Found:
+def _srn(root: pathlib.Path, split: str) -> Objects:
     folders = sorted(path.parent for above in ('', '*/', '*/*/') for path in root.glob(f'{above}*/intrinsics.txt'))
     entries = [Entry(path.relative_to(root).as_posix(), path, lambda path=path: read_srn(path)) for path in folders]
     named = [entry for entry in entries if _split_of(root, entry.folder)]
     if not named:
         return scene.divided(entries, split)
     chosen = [entry for entry in named if split in ('all', _split_of(root, entry.folder))]
-    return Found(chosen, 'the folders ..._train, ..._val, ..._test')
+    return Objects(chosen, 'the folders ..._train, ..._val, ..._test')
 
 
 def _split_of(root: pathlib.Path, folder: pathlib.Path) -> str:
@@ -95,7 +95,7 @@ def _categories(root: pathlib.Path) -> list[pathlib.Path]:
     return [root] if (root / FRAMES).is_file() else sorted(path.parent for path in root.glob(f'*/{FRAMES}'))
 
 
-def _co3d(root: pathlib.Path, split: str) -> Found:
+def _co3d(root: pathlib.Path, split: str) -> Objects:
     entries, rules = [], set()
     for folder in _categories(root):
         name = folder.resolve().name
@@ -110,7 +110,7 @@ def _co3d(root: pathlib.Path, split: str) -> Found:
                 entries.append(Entry(f'{name}/{sequence}', folder / sequence, read, f'a {name}'))
     if rules == {''}:
         return scene.divided(entries, split)
-    return Found(entries, f'the frames that set_lists/{sorted(rules)[-1]} names')
+    return Objects(entries, f'the frames that set_lists/{sorted(rules)[-1]} names')
 
 
 @functools.lru_cache(4)

@@ -18,7 +18,7 @@ import re
 import numpy as np
 
 from t3d.data.layouts import pickles, renders, scene
-from t3d.data.layouts.scene import Damaged, Entry, Found, Seen, View
+from t3d.data.layouts.scene import Damaged, Entry, Objects, Seen, View
 
 SPAD_RADIUS = 3.5
 AGREES = 0.02  # largest difference of a rotation from that of the camera's id
@@ -31,7 +31,7 @@ def is_there(root: pathlib.Path, layout: str) -> bool:
     return scene.there(root, '*/meta.pkl') or scene.there(root, 'input/*/meta.pkl')
 
 
-def find(root: pathlib.Path, layout: str, split: str) -> Found:
+def find(root: pathlib.Path, layout: str, split: str) -> Objects:
     """The objects of a folder."""
     if layout == 'spad':
         names = renders.listed(root)

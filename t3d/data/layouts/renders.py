@@ -20,7 +20,7 @@ import numpy as np
 
 from t3d.core.errors import UsageError
 from t3d.data.layouts import scene
-from t3d.data.layouts.scene import Damaged, Entry, Found, Seen, View
+from t3d.data.layouts.scene import Damaged, Entry, Objects, Seen, View
 
 LIST = 'valid_paths.json'
 ZERO123_ANGLE = 2.0 * math.atan(0.5 * 32.0 / 35.0)  # 49.13 degrees
@@ -37,7 +37,7 @@ def is_there(root: pathlib.Path, layout: str) -> bool:
     return any(scene.there(root, f'{above}*/meta.json') for above in ('', '*/', '*/*/'))
 
 
-def find(root: pathlib.Path, layout: str, split: str) -> Found:
+def find(root: pathlib.Path, layout: str, split: str) -> Objects:
     """The objects of a folder."""
     chosen = {'zero123': _zero123, 'instantmesh': _instantmesh, 'mv_adapter': _mv_adapter}[layout]
     return scene.divided(chosen(root), split)

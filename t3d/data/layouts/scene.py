@@ -60,7 +60,7 @@ class Entry(NamedTuple):
     caption: str = ''  # what the set itself says of it
 
 
-class Found(NamedTuple):
+class Objects(NamedTuple):
     """The objects of a split, and the rule by which they are those."""
 
     entries: list[Entry]
@@ -75,7 +75,7 @@ def check_split(split: str) -> None:
         raise UsageError(f'data.split={split!r}: a folder of posed pictures has {", ".join(SPLITS)}.')
 
 
-def divided(entries: list[Entry], split: str) -> Found:
+def divided(entries: list[Entry], split: str) -> Objects:
     """The objects of a split of a set that has none of its own: the first 99 % of the list train (as Zero-1-to-3 divides), the
     last 1 %, at least one, are val and test; of a single object every `HELD_OUT`-th view is held out, if it has so many.
     """
@@ -83,10 +83,10 @@ def divided(entries: list[Entry], split: str) -> Found:
     if len(entries) == 1:
         [entry] = entries
         rule = f'one object: every {HELD_OUT}th view is val and test, the others train'
-        return Found([entry._replace(read=lambda: _some_views(entry.read(), split))], rule)
+        return Objects([entry._replace(read=lambda: _some_views(entry.read(), split))], rule)
     first = max(1, len(entries) * 99 // 100)
     chosen = {'train': entries[:first], 'all': entries}.get(split, entries[first:])
-    return Found(chosen, 'the first 99 % of the objects train, the others are val and test')
+    return Objects(chosen, 'the first 99 % of the objects train, the others are val and test')
 
 
 def _some_views(seen: Seen, split: str) -> Seen:

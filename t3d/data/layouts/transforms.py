@@ -14,7 +14,7 @@ Sources: the loaders of NeRF (arXiv 2003.08934) and nerfstudio (arXiv 2302.04264
 import pathlib
 
 from t3d.data.layouts import scene
-from t3d.data.layouts.scene import Damaged, Entry, Found, Seen, View
+from t3d.data.layouts.scene import Damaged, Entry, Objects, Seen, View
 
 DISTORTION = ('k1', 'k2', 'k3', 'k4', 'p1', 'p2')
 MODELS = ('PINHOLE', 'SIMPLE_PINHOLE', 'OPENCV', 'SIMPLE_RADIAL', 'RADIAL')  # pinholes, once their distortion is zero
@@ -26,7 +26,7 @@ def is_there(root: pathlib.Path, layout: str) -> bool:
     return (root / FILES[layout]).is_file() or scene.there(root, f'*/{FILES[layout]}')
 
 
-def find(root: pathlib.Path, layout: str, split: str) -> Found:
+def find(root: pathlib.Path, layout: str, split: str) -> Objects:
     """The scenes of a folder."""
     scene.check_split(split)
     folders = _scenes(root, layout)
@@ -34,13 +34,13 @@ def find(root: pathlib.Path, layout: str, split: str) -> Found:
         file = FILES[layout]
         entries = [Entry(_name(root, folder), folder, lambda folder=folder: read(folder / file, layout)) for folder in folders]
         return scene.divided(entries, split)
-    wanted = [name for name in scene.SPLITS[:3] if split in (name, 'all')]
+    parts = [name for name in scene.SPLITS[:3] if split in (name, 'all')]
     entries = []
     for folder in folders:
-        files = [path for name in wanted if (path := folder / f'transforms_{name}.json').is_file()]
+        files = [path for name in parts if (path := folder / f'transforms_{name}.json').is_file()]
         if files:
             entries.append(Entry(_name(root, folder), folder, lambda files=files: _joined(files)))
-    return Found(entries, 'the views of transforms_{train,val,test}.json')
+    return Objects(entries, 'the views of transforms_{train,val,test}.json')
 
 
 def _scenes(root: pathlib.Path, layout: str) -> list[pathlib.Path]:

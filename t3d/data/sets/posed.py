@@ -120,8 +120,8 @@ class PosedSource:
         if not path:
             raise UsageError("data.name='posed' needs data.path: a folder of posed pictures; see docs/posed_images.md.")
         self.folder = files.local(path)
-        self.layout, found = layouts.find(self.folder, layout, split)
-        self.entries, self.rule, self.size = found.entries, found.rule, size
+        self.layout, objects = layouts.find(self.folder, layout, split)
+        self.entries, self.rule, self.size = objects.entries, objects.rule, size
         self.fit = world.read_rule(fit)
         self._captions = Captions(self.folder)
         self.views_kept = views_kept
@@ -199,9 +199,9 @@ class PosedSource:
             print(f'note: {text}', file=sys.stderr, flush=True)
 
 
-def kept(count: int, wanted: int) -> np.ndarray:
-    """Which of `count` views a record of `wanted` has: evenly spread ones of more, the first ones again of fewer."""
-    return np.arange(wanted) * count // wanted if count >= wanted else np.arange(wanted) % count
+def kept(count: int, size: int) -> np.ndarray:
+    """Which of `count` views a record of `size` views has: evenly spread ones of more, the first ones again of fewer."""
+    return np.arange(size) * count // size if count >= size else np.arange(size) % count
 
 
 def open_set(data, split: str) -> PosedSource:
