@@ -199,6 +199,8 @@ def test_views_of_folders_make_batches(folder):
     config = sources.resolve(configs.load('instant3d:tiny', [*SMALL, f'data.path={folder}', 'data.views=2', 'data.split=all']))
     assert set(config.text.words) == {'an', 'chair', 'object', 'red', 'sofa'}
     assert config.export.prompts == ('an object', 'red chair', 'sofa')  # those of the file speak of cubes
+    own = configs.load('instant3d:tiny', [*SMALL, f'data.path={folder}', 'export.prompts=("a tree",)'])
+    assert sources.resolve(own).export.prompts == ('a tree',)  # which generating refuses by its words
     source, transform = sources.make(config, batch_spec=None)
     batch = next(pipeline.make(source, transform, batch=2, seed=0))
     assert batch['image'].shape == (2, 2, 12, 12, 4) and batch['world_from_cam'].shape == (2, 2, 4, 4)

@@ -5,7 +5,6 @@ An adapter is a module with `make`, `preview` and `words` (or `resolve`), one of
 has one, are the keys of a config that it reads.
 """
 
-import itertools
 from collections.abc import Callable
 from types import ModuleType
 
@@ -89,12 +88,18 @@ def resolve(config):
 
 
 def _sayable(config, words: tuple[str, ...], captions) -> tuple[str, ...]:
-    """Captions of the data in place of a config's prompts that a closed vocabulary lacks words of; () where they can stay."""
+    """Captions of the data in place of prompts that a closed vocabulary lacks words of, if they are those of the config's file
+    and nobody chose them; () where they can stay.
+    """
     prompts = tuple(config.get('export', {}).get('prompts', ()))
     spoken = {word for prompt in prompts for word in tokens.split_words(prompt)}
     if captions is None or config.text.open_vocabulary or spoken <= set(words):
         return ()
-    return tuple(itertools.islice(dict.fromkeys(captions(config)), len(prompts)))
+    try:
+        written = configs.load(f'{config.system}:{config.variant}').export.prompts
+    except (AttributeError, UsageError):
+        return ()
+    return tuple(dict.fromkeys(captions(config)))[: len(prompts)] if prompts == tuple(written) else ()
 
 
 def default_folder() -> str:
