@@ -124,7 +124,8 @@ def _place(pose, focal, rule: Rule, stated: float | None) -> tuple[np.ndarray, f
     centre = origin if point is None else point
     half = np.median(np.linalg.norm(pose[:, :3, 3] - centre, axis=1) / (2.0 * focal))
     factor = float(rule.value / half) if half > 1e-9 else 1.0
-    about = 'the origin, for the optical axes meet nowhere' if point is None else f'({", ".join(f"{x:.3g}" for x in centre)})'
+    rounded = ', '.join(f'{x:.3g}' for x in np.where(np.abs(centre) < 1e-5 * half, 0.0, centre))
+    about = 'the origin, for the optical axes meet nowhere' if point is None else f'({rounded})'
     return centre, factor, f'positions about {about}, x {factor:.4g}, by the cameras', rule.value
 
 
