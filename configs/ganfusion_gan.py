@@ -87,6 +87,9 @@ def tiny() -> ml_collections.ConfigDict:
         seed=0,
         supersample=3,
         path='',
+        layout='auto',  # this and the next two: of posed pictures
+        fit='auto',
+        views_kept=0,
         train_views=0,
         variants=0,
         mirror=False,

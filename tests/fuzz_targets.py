@@ -10,6 +10,7 @@ import shutil
 import zipfile
 
 import fuzz_mutations as mutate
+import fuzz_posed
 import numpy as np
 
 from t3d import cli
@@ -336,5 +337,5 @@ def commands(source, folder):
 TARGETS = {
     'obj': obj, 'catalogue': catalogue, 'library': library, 'labels': labels, 'pictures': pictures, 'overrides': overrides,
     'prompt': prompt, 'scheduler': scheduler, 'model': model, 'folder': folder_of_weights, 'header': header, 'parsing': parsing,
-    'commands': commands,
+    'commands': commands, 'posed': fuzz_posed.views,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""`t3d data build`, `t3d data single-view`: data sets."""
+"""`t3d data build`, `t3d data single-view`, `t3d data check`: data sets."""
 
 from t3d.commands import parsing
 from t3d.core.rules import Real, Whole
@@ -19,6 +19,7 @@ SINGLE_VIEW = {
     'seed': Whole(0, 2**32 - 1, 'of the poses'),
     'limit': Whole(2, COUNT, 'pictures'),
 }
+CHECK = {'objects': Whole(1, COUNT, 'whose pictures are looked at')}
 
 
 def flags(command) -> None:
@@ -49,16 +50,32 @@ def flags(command) -> None:
     write.add_argument('--seed', type=int, default=0, help='of the poses')
     write.add_argument('--mirror', action='store_true', help='every picture a second time, mirrored, its label too')
     write.add_argument('--limit', type=int, help='only this many pictures, spread over the set')
+    text = 'what a folder of posed pictures holds and what is wrong with it: `t3d data check FOLDER`'
+    check = actions.add_parser('check', help=text, description=text)
+    check.add_argument('folder', help='of posed pictures, in one of the layouts of docs/posed_images.md')
+    check.add_argument('--layout', default='auto', help='its name, where looking does not tell (default: auto)')
+    check.add_argument('--split', default='all', help='train, val, test or all (default)')
+    check.add_argument('--fit', default='auto', help='into [-1, 1]^3: auto (default), cameras, or a factor of positions')
+    check.add_argument('--objects', type=int, default=8, help='whose pictures are looked at, spread over the set')
+    check.add_argument('--out', default='out/check', help='folder for sheet.png (default: out/check)')
+
+
+RANGES = {'build': BUILD, 'single-view': SINGLE_VIEW, 'check': CHECK}
 
 
 def run(args) -> None:
-    parsing.held(args, SINGLE_VIEW if args.action == 'single-view' else BUILD)
+    parsing.held(args, RANGES[args.action])
     if args.out is not None:
         parsing.writable(args.out, file=args.out.lower().endswith('.zip'))
     if args.action == 'single-view':
         from t3d.build import single_view_set
 
         return print(single_view_set.run(args))
+    if args.action == 'check':
+        from t3d.build import check_posed
+
+        options = {name: getattr(args, name) for name in ('layout', 'split', 'fit', 'objects', 'out')}
+        return print(check_posed.run(args.folder, **options))
     from t3d.data.sets import furniture
 
     try:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from t3d.core import config as configs
-from t3d.core import tables
+from t3d.core import tables, tokens
 from t3d.core.errors import UsageError
 
 ADAPTERS = {
@@ -69,7 +69,9 @@ def preview(config, batch_spec: dict) -> tuple[dict, list[str]]:
 
 
 def resolve(config):
-    """The config with what only the data knows filled in: an empty `text.words` becomes the data set's vocabulary."""
+    """The config with what only the data knows filled in: an empty `text.words` becomes the data set's vocabulary, and prompts
+    to export whose words are not in it the first captions.
+    """
     if not config.get('data'):
         return config
     chosen = adapter(config)
@@ -80,7 +82,24 @@ def resolve(config):
         words = tuple(chosen.words(config))
         with config.unlocked():
             text.words = words
+            if prompts := _sayable(config, words, getattr(chosen, 'captions', None)):
+                config.export.prompts = prompts
     return config
+
+
+def _sayable(config, words: tuple[str, ...], captions) -> tuple[str, ...]:
+    """Captions of the data in place of prompts that a closed vocabulary lacks words of, if they are those of the config's file
+    and nobody chose them; () where they can stay.
+    """
+    prompts = tuple(config.get('export', {}).get('prompts', ()))
+    spoken = {word for prompt in prompts for word in tokens.split_words(prompt)}
+    if captions is None or config.text.open_vocabulary or spoken <= set(words):
+        return ()
+    try:
+        written = configs.load(f'{config.system}:{config.variant}').export.prompts
+    except (AttributeError, UsageError):
+        return ()
+    return tuple(dict.fromkeys(captions(config)))[: len(prompts)] if prompts == tuple(written) else ()
 
 
 def default_folder() -> str:

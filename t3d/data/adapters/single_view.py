@@ -6,6 +6,7 @@
 |---|---|---|
 | `toy` | a scene from one random side; scenes x `poses` records | nothing: rendered here |
 | `furniture` | an object in one of its colour variants, from the view that a hash of the index picks | a built set |
+| `posed` | a view of an object in a folder of posed pictures, every one | `data.path` |
 | `eg3d` | an image of an EG3D folder or zip, with the label of its `dataset.json` | `data.path` |
 
 and `config.data.mode` what is known of the cameras (GANFusion's data sets, after EG3D, arXiv 2112.07945):
@@ -33,9 +34,9 @@ from t3d.core.config import unknown
 from t3d.core.errors import UsageError
 from t3d.data.sets import archives, camera_labels, caption_words, furniture_source, images, shapes, sweethome, toy
 from t3d.data.sets.captions import vocabulary
-from t3d.geom import cameras
+from t3d.data.sets.posed_pictures import open_posed
 
-NAMES, NEEDS = ('toy', 'furniture', 'eg3d'), ('data.mode', 'data.mirror')
+NAMES, NEEDS = ('toy', 'furniture', 'posed', 'eg3d'), ('data.mode', 'data.mirror')
 MODES = ('posed-known', 'posed-estimated', 'pose-distribution')
 FAKES = 3  # labels for the generator's phase, its regularisation, and the discriminator's phase
 CACHE = 2 << 30  # bytes of decoded pictures kept in memory
@@ -90,16 +91,7 @@ def sample_labels(data, random: np.random.Generator, count: int) -> np.ndarray:
     return to_labels(pose, lens)
 
 
-to_labels = camera_labels.concatenate
-
-
-def mirror_labels(table: np.ndarray) -> np.ndarray:
-    """The labels [N, 25] of horizontally mirrored images."""
-    mirrored = table.copy()
-    mirrored[:, :16] = cameras.mirror(table[:, :16].reshape(-1, 4, 4)).reshape(-1, 16)
-    mirrored[:, 17] = -table[:, 17]  # skew
-    mirrored[:, 18] = 1.0 - table[:, 18]  # principal point
-    return mirrored
+to_labels, mirror_labels = camera_labels.concatenate, camera_labels.mirrored
 
 
 class Toy:
@@ -254,6 +246,8 @@ def open_set(config, split: str | None = None) -> SingleView:
     elif data.name == 'furniture':
         views, root = data.get('train_views', 0), furniture_source.data_root()
         pictures = _furniture(root, data.path, split, data.size, data.variants, data.seed, views, background)
+    elif data.name == 'posed':
+        pictures = open_posed(data, split)
     elif data.name == 'eg3d':
         pictures = _eg3d(data, split, posed)
     else:
@@ -326,7 +320,12 @@ def _adversarial(data, table: np.ndarray | None, record: dict, random: np.random
 
 def words(config) -> list[str]:
     """The vocabulary of a config's set."""
-    return shapes.WORDS if config.data.name == 'toy' else vocabulary(open_set(config).captions())
+    return shapes.WORDS if config.data.name == 'toy' else vocabulary(captions(config))
+
+
+def captions(config) -> Iterator[str]:
+    """Every caption of a config's set."""
+    return open_set(config).captions()
 
 
 def preview(config, batch_spec: dict | None = None) -> tuple[dict[str, np.ndarray], list[str]]:

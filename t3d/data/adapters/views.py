@@ -1,16 +1,17 @@
 """The batch of systems that learn from posed views of captioned objects."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from t3d.core import tokens
 from t3d.core.errors import UsageError
 from t3d.data import sets
-from t3d.data.sets import camera_labels, shapes, toy
+from t3d.data.sets import camera_labels, caption_words, shapes, toy
 from t3d.data.sets.captions import vocabulary
 
 NEEDS = ('data.views', 'text.length')
+CACHE = 2 << 30  # bytes of decoded records kept in memory
 ARRAYS = ('image', 'world_from_cam', 'intrinsics', 'depth')  # of a record, by view: those that the batch asks for are taken
 
 
@@ -19,25 +20,35 @@ def make(config, split: str | None = None, batch_spec: dict | None = None) -> tu
     names = [name for name in ARRAYS if name in (batch_spec or ARRAYS[:3])]
     source = sets.open_set(config.data, split or config.data.split)
     cached = Cached(source, (*names, 'captions'))
+    if hasattr(source, 'text'):  # captions that people wrote
+        written = (caption for k in range(len(source)) for caption in source.text(k)['captions'])
+        caption_words.check(written, config.text, str(source.folder))
+    missing = [name for name in names if len(cached) and name not in cached[0]]
+    if missing:
+        raise UsageError(f'data.name={config.data.name!r} has no {missing[0]}, which this config reads: set its weight to 0.')
     if len(cached) and {'world_from_cam', 'intrinsics'} <= set(names):  # all records of a set are seen from the same cameras
         camera_labels.check_views({'name': 'record 0', **cached[0]}, str(getattr(source, 'folder', config.data.name)))
     return cached, example(config, names)
 
 
 class Cached:
-    """A source whose decoded records stay in memory, the named parts of them; for sets of a few thousand small records."""
+    """A source whose decoded records stay in memory, the named parts of them, as long as `CACHE` has room."""
 
     def __init__(self, source, names):
-        self.source, self.names, self.records = source, frozenset(names), {}
+        self.source, self.names, self.records, self.room = source, frozenset(names), {}, CACHE
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict:
         index = int(index)
-        if index not in self.records:
-            self.records[index] = {key: value for key, value in self.source[index].items() if key in self.names}
-        return self.records[index]
+        if index in self.records:
+            return self.records[index]
+        record = {key: value for key, value in self.source[index].items() if key in self.names}
+        self.room -= sum(getattr(value, 'nbytes', 0) for value in record.values())
+        if self.room > 0:
+            self.records[index] = record
+        return record
 
 
 def example(config, names) -> Callable[[dict, np.random.Generator], dict[str, np.ndarray]]:
@@ -84,9 +95,16 @@ def words(config) -> list[str]:
     """The vocabulary of a config's set."""
     if config.data.name == 'toy':
         return shapes.WORDS
+    return vocabulary(captions(config))
+
+
+def captions(config) -> Iterator[str]:
+    """Every caption of a config's set."""
     source = sets.open_set(config.data, config.data.split)
-    return vocabulary(caption for k in range(len(source)) for caption in source[k]['captions'])
+    text = getattr(source, 'text', source.__getitem__)
+    return (caption for k in range(len(source)) for caption in text(k)['captions'])
 
 
 def _some_views(record: dict, which) -> dict:
-    return {**record, **{name: record[name][list(which)] for name in ARRAYS if name in record}}
+    which = [view % len(record['image']) for view in which]  # the first ones again where there are too few
+    return {**record, **{name: record[name][which] for name in ARRAYS if name in record}}

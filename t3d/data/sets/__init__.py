@@ -10,6 +10,7 @@ from t3d.core.errors import UsageError
 SETS = {
     'toy': 't3d.data.sets.toy',
     'furniture': 't3d.data.sets.furniture_source',
+    'posed': 't3d.data.sets.posed',
 }
 OTHERS = {
     'triplanes': 'it goes with configs/ganfusion_diffusion.py (data.kind=triplanes)',

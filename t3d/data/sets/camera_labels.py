@@ -41,6 +41,15 @@ def concatenate(world_from_cam: np.ndarray, intrinsics: np.ndarray) -> np.ndarra
     return np.concatenate([world_from_cam.reshape(count, 16), intrinsics.reshape(count, 9)], 1).astype(np.float32)
 
 
+def mirrored(table: np.ndarray) -> np.ndarray:
+    """The labels [N, 25] of horizontally mirrored images."""
+    other = table.copy()
+    other[:, :16] = cameras.mirror(table[:, :16].reshape(-1, 4, 4)).reshape(-1, 16)
+    other[:, 17] = -table[:, 17]  # skew
+    other[:, 18] = 1.0 - table[:, 18]  # principal point
+    return other
+
+
 def check_views(record: dict, where: str) -> None:
     """Raises UsageError where the views of a multi-view record are none of an object: world_from_cam [V, 4, 4], intrinsics."""
     table = concatenate(np.asarray(record['world_from_cam']), np.asarray(record['intrinsics']))

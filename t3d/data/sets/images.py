@@ -85,7 +85,7 @@ class ImageSet:
         except UsageError:
             raise
         except Exception as error:  # Pillow lets through what its decoders meet: OSError, SyntaxError, struct.error, ...
-            raise archives.Damaged(f'{self.path}: {name} cannot be read ({_reason(error)}): copy the set again.') from error
+            raise archives.Damaged(f'{self.path}: {name} cannot be read ({reason(error)}): copy the set again.') from error
 
     def text(self, index: int) -> dict:
         """What is known of an image beside its pixels and label: captions, attributes, name."""
@@ -150,11 +150,11 @@ class ImageSet:
             raise
         except Exception as error:
             raise archives.Damaged(
-                f'{self.path}: {name} is no whole PNG or JPEG ({_reason(error)}): copy the set again.'
+                f'{self.path}: {name} is no whole PNG or JPEG ({reason(error)}): copy the set again.'
             ) from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What Pillow says, without the address of the object it was given."""
     return re.sub(' <.*>', '', str(error)) or type(error).__name__
 
