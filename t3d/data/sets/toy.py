@@ -1,6 +1,7 @@
 """The `toy` source: posed RGBA views of the procedural scenes, as records."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from t3d.core.errors import UsageError
 from t3d.data.sets import shapes
 
 RIGS = ('free', 'ring', 'canonical')
+WORDS = shapes.WORDS
 
 
 def camera_arrays(azimuth: np.ndarray, elevation: np.ndarray, radius: float, fov: float):
@@ -26,11 +28,19 @@ def camera_arrays(azimuth: np.ndarray, elevation: np.ndarray, radius: float, fov
 
 
 def render(
-    scene: shapes.Scene, world_from_cam: np.ndarray, intrinsics: np.ndarray, size: int, supersample: int = 1
+    scene: shapes.Scene,
+    world_from_cam: np.ndarray,
+    intrinsics: np.ndarray,
+    size: int,
+    supersample: int = 1,
+    albedo: Callable | None = None,
 ) -> dict[str, np.ndarray]:
     """Views of a scene: depth, normal and object by the ray through the pixel centre, colour and alpha by the mean of
     `supersample` x `supersample` rays (an odd number; 1 gives hard edges).
 
+    Args:
+      albedo: `(points [R, 3] world, object [R]) -> [R, 3]` in [0, 1], the unlit colour of surface points; object is -1 and the
+        point of no meaning for rays that miss. None: each object has one colour.
     Returns:
       image uint8 [V, H, W, 4] straight-alpha RGBA, depth float32 [V, H, W] planar z with 0 for background,
       normal float32 [V, H, W, 3], object int8 [V, H, W] with -1 for background.
@@ -46,7 +56,11 @@ def render(
     origins = np.broadcast_to(world_from_cam[:, None, :3, 3].astype(np.float64), directions.shape)
     distance, normal, which = shapes.cast(scene, origins.reshape(-1, 3), directions.reshape(-1, 3))
     hit = which >= 0
-    colour = np.where(hit[:, None], shapes.shade(shapes.palette(scene)[which], normal), 0.0)
+    if albedo is None:
+        surface = shapes.palette(scene)[which]
+    else:
+        surface = albedo((origins + directions * np.where(hit, distance, 0.0).reshape(*origins.shape[:2], 1)).reshape(-1, 3), which)
+    colour = np.where(hit[:, None], shapes.shade(surface, normal), 0.0)
     fine = (len(world_from_cam), size, supersample, size, supersample)
     alpha = hit.reshape(*fine, 1).mean((2, 4))
     colour = colour.reshape(*fine, 3).mean((2, 4)) / np.maximum(alpha, 1e-9)
@@ -119,7 +133,11 @@ class ToySource:
         index = int(index)
         if not 0 <= index < self.length:
             raise IndexError(f'record {index} of a toy source with {self.length}')
-        return record(self.scene(index), *self.angles(index), self.size, self.supersample)
+        return self.record_of(self.scene(index), *self.angles(index))
+
+    def record_of(self, scene: shapes.Scene, azimuth: np.ndarray, elevation: np.ndarray) -> dict:
+        """The record of a scene of this source from given angles (radians)."""
+        return record(scene, azimuth, elevation, self.size, self.supersample)
 
     def angles(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """(azimuth, elevation) [views] in radians of record `index`, without rendering it."""
@@ -132,10 +150,17 @@ class ToySource:
         return around + (first if self.rig == 'ring' else 0.0), np.full(self.views, elevation)
 
 
-def record(scene: shapes.Scene, azimuth: np.ndarray, elevation: np.ndarray, size: int, supersample: int = 1) -> dict:
-    """The record of a scene seen from given angles (radians)."""
+def record(
+    scene: shapes.Scene,
+    azimuth: np.ndarray,
+    elevation: np.ndarray,
+    size: int,
+    supersample: int = 1,
+    albedo: Callable | None = None,
+) -> dict:
+    """The record of a scene seen from given angles (radians); albedo as in `render`."""
     world_from_cam, intrinsics = camera_arrays(azimuth, elevation, shapes.RADIUS, shapes.FOV)
-    views = render(scene, world_from_cam, intrinsics, size, supersample)
+    views = render(scene, world_from_cam, intrinsics, size, supersample, albedo)
     return {
         'image': views['image'],
         'depth': views['depth'],
