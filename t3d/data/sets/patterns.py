@@ -8,7 +8,7 @@ agree exactly. Points are relative to the object's centre, in scene units, and w
 |---|---|
 | `plain` | nowhere: the object of `toy`, to the bit |
 | `stripes` | every other horizontal band of BAND units; y = 0 is the middle of a band of the own colour |
-| `checks` | every other cell: of bands and sectors around y on round shapes, of a cubic lattice on the cube |
+| `checks` | every other cell of CELL units: bands and sectors around y on round shapes, a cubic lattice on the cube |
 | `dots` | within a radius of centres spread over the surface, in staggered rings; on the cube 2 x 2 a face |
 
 `phase` moves a pattern by a part of its period: bands along y, rings of dots around y, a cube's dots along its faces. The set
@@ -27,18 +27,21 @@ from t3d.data.sets import shapes, toy
 PATTERNS = ('plain', 'stripes', 'checks', 'dots')
 NAMES = {'stripes': 'striped', 'checks': 'checked', 'dots': 'dotted'}  # in captions
 WORDS = tuple(sorted({*toy.WORDS, *NAMES.values()}))
-BAND = 0.25  # scene units: half a period of stripes and checks
+BAND, CELL = 0.25, 0.35  # scene units: half a period of stripes and of checks
 DOT, APART = 0.16, 0.52  # radius and distance of dots on a large object; both fall with the root of the scale
-STRENGTH = 0.75  # how far the second tone is from the colour towards white or black
-GREY = 0.5  # luma above which a colour is light, and its second tone dark
+STRENGTH, GREY_STRENGTH = 0.75, 0.5  # how far the second tone is from a hue, or from black and white, towards the other end
+MIDDLE = 0.5  # luma above which a colour is light, and its second tone dark
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def second_tone(colour: np.ndarray) -> np.ndarray:
-    """The other tone [3] of a colour [3] in [0, 1]: far towards white for dark colours, towards black for light ones."""
+    """The other tone [3] of a colour [3] in [0, 1]: far towards white for dark colours, towards black for light ones.
+
+    Black and white go half the way, since a black object with white bands is a white one with black bands.
+    """
     colour = np.asarray(colour, np.float64)
-    goal = 0.0 if colour @ LUMA > GREY else 1.0
-    return colour + STRENGTH * (goal - colour)
+    goal = 0.0 if colour @ LUMA > MIDDLE else 1.0
+    return colour + (STRENGTH if np.ptp(colour) > 0.0 else GREY_STRENGTH) * (goal - colour)
 
 
 def mask(pattern: str, shape: str, scale: float, points: np.ndarray, phase: float = 0.0) -> np.ndarray:
@@ -50,14 +53,14 @@ def mask(pattern: str, shape: str, scale: float, points: np.ndarray, phase: floa
     """
     if pattern == 'plain':
         return np.zeros(len(points), bool)
-    bands = np.floor(points[:, 1] / BAND + 0.5 + 2.0 * phase)
     if pattern == 'stripes':
-        return bands % 2 == 1
-    if pattern == 'checks' and shape == 'cube':
-        return (bands + np.floor(points[:, 0] / BAND + 0.5) + np.floor(points[:, 2] / BAND + 0.5)) % 2 == 1
+        return np.floor(points[:, 1] / BAND + 0.5 + 2.0 * phase) % 2 == 1
     if pattern == 'checks':
+        cells = np.floor(points / CELL + 0.5 + 2.0 * phase * np.array([0.0, 1.0, 0.0]))
+        if shape == 'cube':
+            return cells.sum(-1) % 2 == 1
         turn = np.arctan2(points[:, 0], points[:, 2]) / (2.0 * math.pi)
-        return (bands + np.floor(turn * sectors(shape, scale) + 0.5)) % 2 == 1
+        return (cells[:, 1] + np.floor(turn * sectors(shape, scale) + 0.5)) % 2 == 1
     if pattern == 'dots':
         near = np.zeros(len(points), bool)
         for centre in dot_centres(shape, scale, phase):
@@ -67,9 +70,9 @@ def mask(pattern: str, shape: str, scale: float, points: np.ndarray, phase: floa
 
 
 def sectors(shape: str, scale: float) -> int:
-    """Sectors of the checks around a round shape, an even number: each about BAND wide, on a cone at two thirds of its base."""
+    """Sectors of the checks around a round shape, an even number: each about CELL wide, on a cone at two thirds of its base."""
     radius = {'sphere': shapes.SPHERE_RADIUS, 'cylinder': shapes.CYLINDER_RADIUS, 'cone': shapes.CONE_RADIUS * 2.0 / 3.0}[shape]
-    return 2 * round(math.pi * radius * scale / BAND)
+    return 2 * round(math.pi * radius * scale / CELL)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,42 @@ def camera_arrays(azimuth: np.ndarray, elevation: np.ndarray, radius: float, fov
     return matrix, np.broadcast_to(intrinsics, (len(azimuth), 3, 3)).copy()
 
 
+class Hits(NamedTuple):
+    """What the rays of some views meet, R = V size^2 supersample^2 of them.
+
+    Attributes:
+      distance: [R] along the ray, inf where missed; cosine: [R] of the ray to the camera's axis.
+      points: [R, 3] world, of no meaning where missed; normal: [R, 3] outward.
+      which: [R] object index, -1 where missed.
+      fine: (V, size, supersample, size, supersample), the shape of R.
+    """
+
+    distance: np.ndarray
+    cosine: np.ndarray
+    points: np.ndarray
+    normal: np.ndarray
+    which: np.ndarray
+    fine: tuple[int, ...]
+
+
+def trace(scene: shapes.Scene, world_from_cam: np.ndarray, intrinsics: np.ndarray, size: int, supersample: int = 1) -> Hits:
+    """First hits of the rays of views [V], `supersample` x `supersample` of them (an odd number) through each pixel."""
+    if supersample % 2 == 0:
+        raise UsageError(f'supersample={supersample}: wanted an odd number, so that one ray goes through the pixel centre.')
+    grid = (np.arange(size * supersample) + 0.5) / (size * supersample)
+    u, v = np.meshgrid(grid, grid)
+    pixels = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3)
+    local = pixels @ np.linalg.inv(intrinsics.astype(np.float64)).transpose(0, 2, 1)  # [V, H W, 3]
+    cosine = 1.0 / np.linalg.norm(local, axis=-1)
+    directions = (local * cosine[..., None]) @ world_from_cam[:, :3, :3].astype(np.float64).transpose(0, 2, 1)
+    origins = np.broadcast_to(world_from_cam[:, None, :3, 3].astype(np.float64), directions.shape)
+    origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
+    distance, normal, which = shapes.cast(scene, origins, directions)
+    points = origins + directions * np.where(which >= 0, distance, 0.0)[:, None]
+    fine = (len(world_from_cam), size, supersample, size, supersample)
+    return Hits(distance, cosine.reshape(-1), points, normal, which, fine)
+
+
 def render(
     scene: shapes.Scene,
     world_from_cam: np.ndarray,
@@ -45,23 +82,10 @@ def render(
       image uint8 [V, H, W, 4] straight-alpha RGBA, depth float32 [V, H, W] planar z with 0 for background,
       normal float32 [V, H, W, 3], object int8 [V, H, W] with -1 for background.
     """
-    if supersample % 2 == 0:
-        raise UsageError(f'supersample={supersample}: wanted an odd number, so that one ray goes through the pixel centre.')
-    grid = (np.arange(size * supersample) + 0.5) / (size * supersample)
-    u, v = np.meshgrid(grid, grid)
-    pixels = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3)
-    local = pixels @ np.linalg.inv(intrinsics.astype(np.float64)).transpose(0, 2, 1)  # [V, H W, 3]
-    cosine = 1.0 / np.linalg.norm(local, axis=-1)
-    directions = (local * cosine[..., None]) @ world_from_cam[:, :3, :3].astype(np.float64).transpose(0, 2, 1)
-    origins = np.broadcast_to(world_from_cam[:, None, :3, 3].astype(np.float64), directions.shape)
-    distance, normal, which = shapes.cast(scene, origins.reshape(-1, 3), directions.reshape(-1, 3))
-    hit = which >= 0
-    if albedo is None:
-        surface = shapes.palette(scene)[which]
-    else:
-        surface = albedo((origins + directions * np.where(hit, distance, 0.0).reshape(*origins.shape[:2], 1)).reshape(-1, 3), which)
-    colour = np.where(hit[:, None], shapes.shade(surface, normal), 0.0)
-    fine = (len(world_from_cam), size, supersample, size, supersample)
+    hits = trace(scene, world_from_cam, intrinsics, size, supersample)
+    hit, fine = hits.which >= 0, hits.fine
+    surface = shapes.palette(scene)[hits.which] if albedo is None else albedo(hits.points, hits.which)
+    colour = np.where(hit[:, None], shapes.shade(surface, hits.normal), 0.0)
     alpha = hit.reshape(*fine, 1).mean((2, 4))
     colour = colour.reshape(*fine, 3).mean((2, 4)) / np.maximum(alpha, 1e-9)
 
@@ -70,9 +94,9 @@ def render(
 
     return {
         'image': np.round(255.0 * np.concatenate([colour, alpha], -1)).astype(np.uint8),
-        'depth': central(np.where(hit, distance * cosine.reshape(-1), 0.0)).astype(np.float32),
-        'normal': central(np.where(hit[:, None], normal, 0.0)).astype(np.float32),
-        'object': central(which).astype(np.int8),
+        'depth': central(np.where(hit, hits.distance * hits.cosine, 0.0)).astype(np.float32),
+        'normal': central(np.where(hit[:, None], hits.normal, 0.0)).astype(np.float32),
+        'object': central(hits.which).astype(np.int8),
     }
 
 
