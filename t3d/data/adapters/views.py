@@ -60,7 +60,7 @@ def example(config, names) -> Callable[[dict, np.random.Generator], dict[str, np
 
 
 def preview(config, batch_spec: dict | None = None) -> tuple[dict[str, np.ndarray], list[str]]:
-    """A fixed batch of held-out examples and their captions; of held-out scenes of procedural sets from `preview.views` sides."""
+    """A fixed batch of held-out examples and their captions; procedural sets: held-out scenes from `preview.views` sides."""
     data, views = config.data, config.preview.views
     count, procedural = min(config.preview.rows, config.batch), sets.procedural(data.name)
     if procedural:

@@ -80,9 +80,7 @@ class Reader:
             alphas.append(pooled(hit))
             lights.append(pooled(light))
             seconds.append(
-                np.stack(
-                    [pooled(light * patterns.mask(name, shape, scale, hits.points, phase)) for name, phase in self.kinds]
-                )
+                np.stack([pooled(light * patterns.mask(name, shape, scale, hits.points, phase)) for name, phase in self.kinds])
             )
         return np.stack(alphas), np.stack(lights), np.stack(seconds)
 
@@ -113,7 +111,7 @@ class Reader:
 
 
 class PatternPictureOracle:
-    """Shape, colour, size and pattern of a picture from an unknown camera: the nearest of all 256 objects from a grid of cameras.
+    """Shape, colour, size and pattern of a picture from an unknown camera: the nearest of 256 objects from a grid of cameras.
 
     On true renders from other cameras it is right about shape, colour and pattern in at least 97 % of the pictures at 32 pixels
     (tests/test_pattern_oracle.py). Chance is 1/4 for a shape and a pattern, 1/8 for a colour.

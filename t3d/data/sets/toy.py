@@ -114,6 +114,8 @@ class ToySource:
         or 'canonical': the same with the first view at azimuth 0.
     """
 
+    rig = 'free'
+
     def __init__(
         self,
         split: str,
