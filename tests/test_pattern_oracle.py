@@ -5,7 +5,7 @@ import pytest
 
 from t3d.data.sets import oracle, pattern_oracle, patterns, shapes, toy
 
-N = 384  # true pictures that the picture oracle reads
+N = 256  # true pictures that the picture oracle reads
 RING = np.arange(4) * (np.pi / 2), np.full(4, 0.3)
 CAMERAS = toy.camera_arrays(*RING, shapes.RADIUS, shapes.FOV)
 LARGE = [scene for scene in shapes.singles('all') if scene.attributes['size'] == 'large']
@@ -56,20 +56,20 @@ def rendered(scene, phase=0.0):
 
 
 def test_views_of_known_cameras_are_read_with_their_pattern_and_place(judge):
-    """32 large objects with each pattern, noisy: n = 384 views of 96 objects."""
-    scenes = [patterns.patterned(scene, pattern) for scene in LARGE for pattern in patterns.PATTERNS[1:]]
+    """48 of the 96 large objects with a pattern, noisy: n = 192 views."""
+    scenes = [patterns.patterned(scene, pattern) for scene in LARGE for pattern in patterns.PATTERNS[1:]][::2]
     images = np.stack([rendered(scene) for scene in scenes])
     noisy = np.clip(images + np.random.default_rng(0).normal(0.0, 0.1, images.shape), 0.0, 1.0)
     readings = judge.read(noisy.astype(np.float32))
     right = [view.labels == scene.attributes for views, scene in zip(readings, scenes, strict=True) for view in views]
-    assert np.mean(right) >= 0.99
+    assert len(right) == 192 and np.mean(right) >= 0.99
     for score in (pattern_oracle.agree, pattern_oracle.same_pattern, pattern_oracle.same_phase, pattern_oracle.in_place):
         assert np.mean([score(views) for views in readings]) >= 0.97
 
 
 def test_moved_scattered_missing_and_mixed_patterns_are_told_apart(judge):
     score = pattern_oracle
-    for scene in LARGE[::3]:
+    for scene in LARGE[::5]:
         striped, dotted = (patterns.patterned(scene, name) for name in ('stripes', 'dots'))
         moved, plain, mixed = rendered(striped, 0.5), rendered(patterns.patterned(scene, 'plain')), rendered(striped)
         scattered = mixed.copy()

@@ -8,17 +8,18 @@ from t3d.data.sets import oracle, patterns
 from t3d.metrics import fid
 
 COMPONENTS = 64
-VIEWS = 1024  # real views that the components are made of
+VIEWS = 384  # real views that the components are made of
 NAME = f'{COMPONENTS} principal components of the pixels of real patterned views'
 
 
 @functools.cache
 def components(size: int, background: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """(mean [D], directions [D, 64]) float64 of 1,024 real views of striped, checked and dotted objects, D = 3 size^2.
+    """(mean [D], directions [D, 64]) float64 of 384 real views of striped, checked and dotted objects, D = 3 size^2.
 
-    They are fixed by size and background: large and small objects of all colours from free cameras, one seed.
+    They are fixed by size and background: large and small objects of all colours from free cameras, one seed,
+    one ray a pixel.
     """
-    source = patterns.PatternSource('all', patterns=patterns.PATTERNS[1:], size=size, views=1, poses=8, seed=64, supersample=3)
+    source = patterns.PatternSource('all', patterns=patterns.PATTERNS[1:], size=size, views=1, poses=2, seed=64)
     chosen = np.linspace(0, len(source) - 1, VIEWS).astype(int)
     pixels = np.concatenate([oracle.composite(source[int(k)]['image'], background) for k in chosen])
     pixels = pixels.reshape(VIEWS, -1).astype(np.float64)

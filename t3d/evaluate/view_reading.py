@@ -1,5 +1,7 @@
 """What scores of multi-view samples share: objects, views, the true renders beside them, and what the oracle reads in them."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -65,15 +67,21 @@ def read(
     """Readings [N][V] of images [N, V, S, S, 3] from cameras [N, V]; objects with the same cameras share an oracle."""
     groups = {}
     for k in range(len(images)):
-        key = np.asarray(cameras.world_from_cam[k]).tobytes() + np.asarray(cameras.intrinsics[k]).tobytes()
+        key = tuple(np.asarray(leaf[k], np.float32).tobytes() for leaf in (cameras.world_from_cam, cameras.intrinsics))
         groups.setdefault(key, []).append(k)
     readings = [None] * len(images)
-    for rows in groups.values():
-        poses = np.asarray(cameras.world_from_cam[rows[0]]), np.asarray(cameras.intrinsics[rows[0]])
-        judge = pattern_oracle.ViewsOracle(*poses, images.shape[2], background=background, supersample=supersample, names=names)
+    for (world_from_cam, intrinsics), rows in groups.items():
+        judge = _judge(world_from_cam, intrinsics, images.shape[1], images.shape[2], background, supersample, names)
         for k, views in zip(rows, judge.read(images[rows]), strict=True):
             readings[k] = views
     return readings
+
+
+@functools.lru_cache(4)
+def _judge(world_from_cam: bytes, intrinsics: bytes, views, size, background, supersample, names) -> pattern_oracle.ViewsOracle:
+    """The oracle of cameras, kept: it is asked several times about one rig."""
+    poses = (np.frombuffer(part, np.float32).reshape(views, n, n) for part, n in ((world_from_cam, 4), (intrinsics, 3)))
+    return pattern_oracle.ViewsOracle(*poses, size, background=background, supersample=supersample, names=names)
 
 
 def psnr(images: np.ndarray, truth: np.ndarray) -> float:

@@ -79,10 +79,15 @@ class Reader:
 
             alphas.append(pooled(hit))
             lights.append(pooled(light))
-            seconds.append(
-                np.stack([pooled(light * patterns.mask(name, shape, scale, hits.points, phase)) for name, phase in self.kinds])
-            )
+            seconds.append(np.stack([pooled(light * self._mask(kind, shape, scale, hits.points, hit)) for kind in self.kinds]))
         return np.stack(alphas), np.stack(lights), np.stack(seconds)
+
+    @staticmethod
+    def _mask(kind, shape, scale, points, hit):
+        """patterns.mask of the points that were hit, False elsewhere."""
+        second = np.zeros(len(points), bool)
+        second[hit] = patterns.mask(kind[0], shape, scale, points[hit], kind[1])
+        return second
 
     def read(self, images: np.ndarray) -> list[Reading]:
         """Readings of images [N, H, W, 3] in [0, 1]."""
