@@ -71,7 +71,9 @@ def test_words_are_resolved_from_the_data():
 
 def test_unknown_data_sets_are_refused():
     config = configs.load('configs/instant3d.py:tiny', ['data.name=shapenet'])
-    with pytest.raises(ValueError, match=r"unknown data set \(data.name\) 'shapenet': there are furniture, toy; your own is"):
+    with pytest.raises(
+        ValueError, match=r"unknown data set \(data.name\) 'shapenet': there are furniture, toy, toy_patterns; your own is"
+    ):
         sources.make(config)
 
 

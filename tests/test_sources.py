@@ -116,7 +116,10 @@ def test_sources_are_named_and_what_is_wrong_is_refused(monkeypatch, tmp_path):
     assert source[0]['captions'][0] in {caption for scene in shapes.singles('test') for caption in scene.captions}
     assert transform(source[0], np.random.default_rng(0))['tokens'].dtype == np.int32
     for override, message in (
-        ('data.name=tey', "unknown data set (data.name) 'tey': there are furniture, toy; your own is named by its module"),
+        (
+            'data.name=tey',
+            "unknown data set (data.name) 'tey': there are furniture, toy, toy_patterns; your own is named by its module",
+        ),
         ('data.name=eg3d', "data.name='eg3d' gives no posed views: it goes with configs/ganfusion_gan.py"),
         ('data.kind=veiws', "unknown adapter (data.kind) 'veiws': there are single_view, triplanes, views; your own"),
         ('data.split=tset', "unknown split of toy (data.split) 'tset'. Did you mean 'test'? Known: train, test, all."),
