@@ -5,6 +5,7 @@
 | variant | data | network | where |
 |---|---|---|---|
 | `tiny` | toy, single objects, 32 px | SD-shaped UNet on 4 x 4 patches, 64-96 channels | two CPU cores, an hour |
+| `patterns` | toy with stripes, checks and dots, 32 px | as `tiny` | two CPU cores, an hour |
 | `base` | furniture, 64 px | 128-512 channels | one large GPU |
 | `pod` | furniture, 64 px, batch 2,048 | Stable Diffusion 2.1's, pixels in place of latents | v5e-64 or 32 x H100 class |
 """
@@ -16,7 +17,7 @@ from configs import common
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
-    variants = {'tiny': tiny, 'base': base, 'pod': pod}
+    variants = {'tiny': tiny, 'patterns': patterns, 'base': base, 'pod': pod}
     if variant not in variants:
         raise ValueError(f'unknown variant {variant!r} of image_diffusion: there are {", ".join(variants)}')
     return variants[variant]().lock()
@@ -80,6 +81,17 @@ def tiny() -> ml_collections.ConfigDict:
     config.checkpoint.every = 1000
     config.evaluate = ('toy_pictures',)
     config.export = dict(prompts=('a red cube', 'a purple sphere', 'a small green cone'))
+    return config
+
+
+def patterns() -> ml_collections.ConfigDict:
+    """Objects that are striped, checked, dotted or plain: the 2D model whose texture joint sampling lends to a plain one."""
+    config = tiny()
+    config.variant = 'patterns'
+    config.steps = 10_000
+    config.data.update(name='toy_patterns', poses=64, patterns=('plain', 'stripes', 'checks', 'dots'))
+    config.evaluate = ('pattern_pictures',)
+    config.export.update(prompts=('a striped red cube', 'a checked purple sphere', 'a dotted green cone'))
     return config
 
 

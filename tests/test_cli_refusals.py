@@ -23,7 +23,10 @@ from t3d import cli
         ((TINY, 'optimizer=1'), "config key 'optimizer' is a group: set one of optimizer.b1, "),
         ((TINY, 'system=instant3e'), 'there are ganfusion_diffusion, ganfusion_gan, image_diffusion, instant3d, '),
         ((TINY, 'system=instant3e'), "Did you mean 'instant3d'?"),
-        ((TINY, 'data.name=furnitur'), "unknown data set (data.name) 'furnitur': there are furniture, posed, toy; "),
+        (
+            (TINY, 'data.name=furnitur'),
+            "unknown data set (data.name) 'furnitur': there are furniture, posed, toy, toy_",
+        ),
         ((TINY, 'data.split=tset'), "unknown split of toy (data.split) 'tset'. Did you mean 'test'?"),
         ((TINY, 'data.scenes=single'), "unknown toy scenes (data.scenes) 'single'. Did you mean 'singles'?"),
         (('configs/instant3e.py:tiny',), "no config 'configs/instant3e.py'"),

@@ -14,7 +14,7 @@ from t3d.data.sets.captions import vocabulary
 from t3d.inference import loading
 
 VARIANTS = [('instant3d', name) for name in ('tiny', 'scenes', 'furniture', 'base', 'pod')]
-VARIANTS += [('image_diffusion', name) for name in ('tiny', 'base', 'pod')]
+VARIANTS += [('image_diffusion', name) for name in ('tiny', 'patterns', 'base', 'pod')]
 VARIANTS += [('ganfusion_diffusion', name) for name in ('tiny', 'furniture', 'base', 'pod')]
 VARIANTS += [('ganfusion_gan', name) for name in ('tiny', 'furniture', 'base', 'ffhq', 'pod')]
 VARIANTS += [('renderdiffusion', name) for name in ('tiny', 'furniture', 'base', 'pod')]
@@ -76,7 +76,8 @@ def test_words_are_resolved_from_the_data():
 def test_unknown_data_sets_are_refused():
     config = configs.load('configs/instant3d.py:tiny', ['data.name=shapenet'])
     with pytest.raises(
-        ValueError, match=r"unknown data set \(data.name\) 'shapenet': there are furniture, posed, toy; your own is"
+        ValueError,
+        match=r"unknown data set \(data.name\) 'shapenet': there are furniture, posed, toy, toy_patterns; your own",
     ):
         sources.make(config)
 

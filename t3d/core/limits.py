@@ -55,6 +55,7 @@ LIMITS = {
     'data.split': Text('of the data set'),
     'data.path': PATH,
     'data.scenes': Text('of toy: singles, pairs, both'),
+    'data.patterns': Several(Choice(('plain', 'stripes', 'checks', 'dots')), 1, 4, 'of toy_patterns'),
     'data.size': Whole(4, 8192, 'pixels per side'),
     'given.generator': Text('a triplane GAN: a run, a weights folder, or a config for its shapes'),
     'data.views': Whole(1, 1024, 'views of an object at each step'),

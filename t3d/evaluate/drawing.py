@@ -11,7 +11,7 @@ from t3d import systems
 from t3d.core import config as configs
 from t3d.core import prng
 from t3d.core.errors import UsageError
-from t3d.core.outputs import Field, Picture, kind_of
+from t3d.core.outputs import Field, Picture, Views, kind_of
 from t3d.geom import cameras
 from t3d.inference.loading import Loaded
 
@@ -87,6 +87,37 @@ def samples(loaded: Loaded, prompts: list[str], *, evaluator: str, batch: int = 
         made = generate(loaded, filled, keys, Picture, evaluator)
         images += [np.asarray(picture.image) for picture in made[: len(some)]]
     return np.stack(images)
+
+
+def views(
+    loaded: Loaded,
+    prompts: list[str],
+    *,
+    evaluator: str,
+    background: float = 1.0,
+    batch: int = 16,
+    seed: int = 0,
+    log=lambda line: None,
+) -> tuple[np.ndarray, cameras.Cameras]:
+    """(images [N, V, H, W, 3] in [0, 1], their cameras [N, V]) of prompts, by a system that makes posed views.
+
+    Object k depends on its prompt, the seed and k alone.
+
+    Args:
+      background: grey level behind views with alpha.
+    """
+    made, tell = [], progress(log, 'drawing views')
+    for start in range(0, len(prompts), batch):
+        index = np.minimum(np.arange(start, start + batch), len(prompts) - 1)  # one shape, one compilation
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(prng.key(seed), jnp.asarray(index))
+        outputs = generate(loaded, [prompts[k] for k in index], keys, Views, evaluator)
+        made += outputs[: len(prompts) - start]
+        tell(len(made), len(prompts))
+    images = np.stack([np.asarray(output.images, np.float32) for output in made])
+    if images.shape[-1] == 4:
+        images = images[..., :3] * images[..., 3:] + background * (1.0 - images[..., 3:])
+    poses = [np.stack([np.asarray(getattr(output, name)) for output in made]) for name in ('world_from_cam', 'intrinsics')]
+    return np.clip(images, 0.0, 1.0), cameras.Cameras(*poses)
 
 
 def pictures(

@@ -17,6 +17,9 @@ EVALUATORS = {
     'toy_objects': 't3d.evaluate.toy_objects',
     'object_views': 't3d.evaluate.object_views',
     'toy_pictures': 't3d.evaluate.toy_pictures',
+    'view_sets': 't3d.evaluate.view_sets',
+    'pattern_views': 't3d.evaluate.pattern_views',
+    'pattern_pictures': 't3d.evaluate.pattern_pictures',
     'generated_objects': 't3d.evaluate.generated_objects',
     'captioned_objects': 't3d.evaluate.captioned_objects',
 }

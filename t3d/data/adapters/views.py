@@ -7,7 +7,7 @@ import numpy as np
 from t3d.core import tokens
 from t3d.core.errors import UsageError
 from t3d.data import sets
-from t3d.data.sets import camera_labels, caption_words, shapes, toy
+from t3d.data.sets import camera_labels, caption_words
 from t3d.data.sets.captions import vocabulary
 
 NEEDS = ('data.views', 'text.length')
@@ -76,25 +76,26 @@ def example(config, names) -> Callable[[dict, np.random.Generator], dict[str, np
 
 
 def preview(config, batch_spec: dict | None = None) -> tuple[dict[str, np.ndarray], list[str]]:
-    """A fixed batch of held-out examples and their captions; toy: of held-out scenes, from `preview.views` sides."""
+    """A fixed batch of held-out examples and their captions; procedural sets: held-out scenes from `preview.views` sides."""
     data, views = config.data, config.preview.views
-    count = min(config.preview.rows, config.batch)
-    if data.name == 'toy':
-        records = toy.preview_records(data, count, views)
+    count, procedural = min(config.preview.rows, config.batch), sets.procedural(data.name)
+    if procedural:
+        records = procedural.preview_records(data, count, views)
     else:
         source = sets.open_set(data, data.split)
         chosen = np.linspace(0, len(source) - 1, count).astype(int)
         first = data.get('train_views', 0)  # those from here on were not trained on
         records = [_some_views(source[int(k)], range(first, first + views) if first else range(views)) for k in chosen]
-    captions = [record['captions'][0] if data.name == 'toy' else max(record['captions'], key=len) for record in records]
+    captions = [record['captions'][0] if procedural else max(record['captions'], key=len) for record in records]
     batch = {name: np.stack([record[name] for record in records]) for name in ARRAYS[:3]}
     return {'tokens': tokens.make(config.text)(captions), **batch}, captions
 
 
 def words(config) -> list[str]:
     """The vocabulary of a config's set."""
-    if config.data.name == 'toy':
-        return shapes.WORDS
+    procedural = sets.procedural(config.data.name)
+    if procedural:
+        return procedural.WORDS
     return vocabulary(captions(config))
 
 

@@ -9,9 +9,11 @@ from t3d.core.errors import UsageError
 
 SETS = {
     'toy': 't3d.data.sets.toy',
+    'toy_patterns': 't3d.data.sets.patterns',
     'furniture': 't3d.data.sets.furniture_source',
     'posed': 't3d.data.sets.posed',
 }
+PROCEDURAL = ('toy', 'toy_patterns')  # have WORDS, the words of all their captions, and `preview_records(data, count, views)`
 OTHERS = {
     'triplanes': 'it goes with configs/ganfusion_diffusion.py (data.kind=triplanes)',
     'eg3d': 'it goes with configs/ganfusion_gan.py (data.kind=single_view)',
@@ -23,3 +25,8 @@ def open_set(data, split: str):
     if data.name in OTHERS:
         raise UsageError(f'data.name={data.name!r} gives no posed views: {OTHERS[data.name]}.')
     return tables.find(data.name, SETS, 'data set (data.name)', 'open_set').open_set(data, split)
+
+
+def procedural(name: str):
+    """The module of a set that is computed and not stored, None for the others."""
+    return tables.find(name, SETS, 'data set (data.name)', 'open_set') if name in PROCEDURAL else None

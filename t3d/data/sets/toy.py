@@ -1,6 +1,8 @@
 """The `toy` source: posed RGBA views of the procedural scenes, as records."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +11,7 @@ from t3d.core.errors import UsageError
 from t3d.data.sets import shapes
 
 RIGS = ('free', 'ring', 'canonical')
+WORDS = shapes.WORDS
 
 
 def camera_arrays(azimuth: np.ndarray, elevation: np.ndarray, radius: float, fov: float):
@@ -25,16 +28,26 @@ def camera_arrays(azimuth: np.ndarray, elevation: np.ndarray, radius: float, fov
     return matrix, np.broadcast_to(intrinsics, (len(azimuth), 3, 3)).copy()
 
 
-def render(
-    scene: shapes.Scene, world_from_cam: np.ndarray, intrinsics: np.ndarray, size: int, supersample: int = 1
-) -> dict[str, np.ndarray]:
-    """Views of a scene: depth, normal and object by the ray through the pixel centre, colour and alpha by the mean of
-    `supersample` x `supersample` rays (an odd number; 1 gives hard edges).
+class Hits(NamedTuple):
+    """What the rays of some views meet, R = V size^2 supersample^2 of them.
 
-    Returns:
-      image uint8 [V, H, W, 4] straight-alpha RGBA, depth float32 [V, H, W] planar z with 0 for background,
-      normal float32 [V, H, W, 3], object int8 [V, H, W] with -1 for background.
+    Attributes:
+      distance: [R] along the ray, inf where missed; cosine: [R] of the ray to the camera's axis.
+      points: [R, 3] world, of no meaning where missed; normal: [R, 3] outward.
+      which: [R] object index, -1 where missed.
+      fine: (V, size, supersample, size, supersample), the shape of R.
     """
+
+    distance: np.ndarray
+    cosine: np.ndarray
+    points: np.ndarray
+    normal: np.ndarray
+    which: np.ndarray
+    fine: tuple[int, ...]
+
+
+def trace(scene: shapes.Scene, world_from_cam: np.ndarray, intrinsics: np.ndarray, size: int, supersample: int = 1) -> Hits:
+    """First hits of the rays of views [V], `supersample` x `supersample` of them (an odd number) through each pixel."""
     if supersample % 2 == 0:
         raise UsageError(f'supersample={supersample}: wanted an odd number, so that one ray goes through the pixel centre.')
     grid = (np.arange(size * supersample) + 0.5) / (size * supersample)
@@ -44,10 +57,35 @@ def render(
     cosine = 1.0 / np.linalg.norm(local, axis=-1)
     directions = (local * cosine[..., None]) @ world_from_cam[:, :3, :3].astype(np.float64).transpose(0, 2, 1)
     origins = np.broadcast_to(world_from_cam[:, None, :3, 3].astype(np.float64), directions.shape)
-    distance, normal, which = shapes.cast(scene, origins.reshape(-1, 3), directions.reshape(-1, 3))
-    hit = which >= 0
-    colour = np.where(hit[:, None], shapes.shade(shapes.palette(scene)[which], normal), 0.0)
+    origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
+    distance, normal, which = shapes.cast(scene, origins, directions)
+    points = origins + directions * np.where(which >= 0, distance, 0.0)[:, None]
     fine = (len(world_from_cam), size, supersample, size, supersample)
+    return Hits(distance, cosine.reshape(-1), points, normal, which, fine)
+
+
+def render(
+    scene: shapes.Scene,
+    world_from_cam: np.ndarray,
+    intrinsics: np.ndarray,
+    size: int,
+    supersample: int = 1,
+    albedo: Callable | None = None,
+) -> dict[str, np.ndarray]:
+    """Views of a scene: depth, normal and object by the ray through the pixel centre, colour and alpha by the mean of
+    `supersample` x `supersample` rays (an odd number; 1 gives hard edges).
+
+    Args:
+      albedo: `(points [R, 3] world, object [R]) -> [R, 3]` in [0, 1], the unlit colour of surface points; object is -1 and the
+        point of no meaning for rays that miss. None: each object has one colour.
+    Returns:
+      image uint8 [V, H, W, 4] straight-alpha RGBA, depth float32 [V, H, W] planar z with 0 for background,
+      normal float32 [V, H, W, 3], object int8 [V, H, W] with -1 for background.
+    """
+    hits = trace(scene, world_from_cam, intrinsics, size, supersample)
+    hit, fine = hits.which >= 0, hits.fine
+    surface = shapes.palette(scene)[hits.which] if albedo is None else albedo(hits.points, hits.which)
+    colour = np.where(hit[:, None], shapes.shade(surface, hits.normal), 0.0)
     alpha = hit.reshape(*fine, 1).mean((2, 4))
     colour = colour.reshape(*fine, 3).mean((2, 4)) / np.maximum(alpha, 1e-9)
 
@@ -56,9 +94,9 @@ def render(
 
     return {
         'image': np.round(255.0 * np.concatenate([colour, alpha], -1)).astype(np.uint8),
-        'depth': central(np.where(hit, distance * cosine.reshape(-1), 0.0)).astype(np.float32),
-        'normal': central(np.where(hit[:, None], normal, 0.0)).astype(np.float32),
-        'object': central(which).astype(np.int8),
+        'depth': central(np.where(hit, hits.distance * hits.cosine, 0.0)).astype(np.float32),
+        'normal': central(np.where(hit[:, None], hits.normal, 0.0)).astype(np.float32),
+        'object': central(hits.which).astype(np.int8),
     }
 
 
@@ -75,6 +113,8 @@ class ToySource:
       rig: 'free', or 'ring': the views of a record stand evenly around the object, from a random azimuth on, at one elevation;
         or 'canonical': the same with the first view at azimuth 0.
     """
+
+    rig = 'free'
 
     def __init__(
         self,
@@ -119,7 +159,11 @@ class ToySource:
         index = int(index)
         if not 0 <= index < self.length:
             raise IndexError(f'record {index} of a toy source with {self.length}')
-        return record(self.scene(index), *self.angles(index), self.size, self.supersample)
+        return self.record_of(self.scene(index), *self.angles(index))
+
+    def record_of(self, scene: shapes.Scene, azimuth: np.ndarray, elevation: np.ndarray) -> dict:
+        """The record of a scene of this source from given angles (radians)."""
+        return record(scene, azimuth, elevation, self.size, self.supersample)
 
     def angles(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """(azimuth, elevation) [views] in radians of record `index`, without rendering it."""
@@ -132,10 +176,17 @@ class ToySource:
         return around + (first if self.rig == 'ring' else 0.0), np.full(self.views, elevation)
 
 
-def record(scene: shapes.Scene, azimuth: np.ndarray, elevation: np.ndarray, size: int, supersample: int = 1) -> dict:
-    """The record of a scene seen from given angles (radians)."""
+def record(
+    scene: shapes.Scene,
+    azimuth: np.ndarray,
+    elevation: np.ndarray,
+    size: int,
+    supersample: int = 1,
+    albedo: Callable | None = None,
+) -> dict:
+    """The record of a scene seen from given angles (radians); albedo as in `render`."""
     world_from_cam, intrinsics = camera_arrays(azimuth, elevation, shapes.RADIUS, shapes.FOV)
-    views = render(scene, world_from_cam, intrinsics, size, supersample)
+    views = render(scene, world_from_cam, intrinsics, size, supersample, albedo)
     return {
         'image': views['image'],
         'depth': views['depth'],
