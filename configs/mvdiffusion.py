@@ -182,7 +182,7 @@ def pod_masked() -> ml_collections.ConfigDict:
     config = pod()
     config.variant = 'pod_masked'
     config.text.update(width=768, layers=12, heads=12, activation='quick_gelu')
-    config.unet.update(attention_head_dim=8, cross_attention_dim=768, use_linear_projection=False)
+    config.unet.update(attention_head_dim=(8, 8, 8, 8), cross_attention_dim=768, use_linear_projection=False)
     config.views.update(form='masked', camera='spad', camera_zero=True, plucker=True)
     config.staged.update(unfreeze_at=5_000, old_rate=0.2)
     config.sample.update(steps=100)
