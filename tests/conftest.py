@@ -13,6 +13,7 @@ os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_opti
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from slow_tests import SLOW  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_default_matmul_precision', 'highest')
@@ -50,3 +51,12 @@ def bounded_memory():
     if statistics.exists() and int(statistics.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE') > 3 << 30:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks the tests of slow_tests.py, whole or one of their parameters."""
+    for item in items:
+        names = SLOW.get(item.path.name, ())
+        if item.name in names or item.name.partition('[')[0] in names:
+            item.add_marker(pytest.mark.slow)

@@ -185,3 +185,12 @@ def test_every_system_says_where_it_differs_from_its_paper():
     for name in SYSTEMS.values():
         last = ast.get_docstring(ast.parse((ROOT / f'{name.replace(".", "/")}.py').read_text())).split('\n\n')[-1]
         assert last.startswith('Differences from the paper') and '\n- ' in last, name
+
+
+def test_tests_that_are_marked_slow_by_name_exist():
+    from slow_tests import SLOW
+
+    for file, names in SLOW.items():
+        source = (ROOT / 'tests' / file).read_text()
+        for name in names:
+            assert f'def {name.partition("[")[0]}(' in source, (file, name)

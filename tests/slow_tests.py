@@ -1,0 +1,79 @@
+"""Tests that compile most, by file: marked `slow` here, so that `make test` stays short; `make test-slow` runs them.
+
+Each names what else keeps its subject in `make test`. Other slow tests carry the mark themselves.
+"""
+
+SLOW = {
+    'test_bench.py': ('test_a_train_step_of_any_system_is_measured',),  # test_throwaways, test_contract
+    'test_bench_gan.py': ('test_the_table_without_a_peer',),  # a phase of ours is measured
+    'test_configs.py': (  # the other variants
+        'test_every_variant_makes_its_system_by_shapes_alone[ganfusion_gan-furniture]',
+        'test_every_variant_makes_its_system_by_shapes_alone[ganfusion_gan-base]',
+        'test_every_variant_makes_its_system_by_shapes_alone[ganfusion_gan-pod]',
+        'test_every_variant_makes_its_system_by_shapes_alone[renderdiffusion-base]',
+        'test_every_variant_makes_its_system_by_shapes_alone[mvdiffusion-pod_epipolar]',
+        'test_every_variant_makes_its_system_by_shapes_alone[mvdiffusion-pod_masked]',
+        'test_every_variant_makes_its_system_by_shapes_alone[mvdiffusion-base]',
+    ),
+    'test_evaluate_triplanes.py': ('test_a_picture_is_that_of_its_own_planes_prompt_and_label[renderdiffusion]',),
+    'test_ganfusion_diffusion.py': (  # test_contract
+        'test_one_batch_is_learnt_by_one_program',
+        'test_the_auxiliary_loss_renders_what_is_predicted',
+    ),
+    'test_ganfusion_gan.py': (  # test_contract
+        'test_a_restored_state_goes_on_with_the_same_bits',
+        'test_losses_and_gradients_do_not_depend_on_the_mesh',
+        'test_the_renderer_learns_one_image',
+    ),
+    'test_guided_mv.py': ('test_other_samplers_and_starts_are_finite_and_others',),
+    'test_image_diffusion.py': ('test_frozen_text_does_not_move', 'test_dropped_text_is_not_read'),  # as ganfusion_diffusion's
+    'test_instant3d.py': (  # test_contract
+        'test_a_frozen_text_tower_gets_no_gradient',
+        'test_the_same_key_gives_the_same_step_and_another_key_another',
+    ),
+    'test_stylegan2.py': ('test_bfloat16_stays_close_and_clamps_hold',),  # test_half_precision
+    'test_stylegan2_discriminator.py': ('test_bfloat16_stays_close',),
+    'test_text_decoder.py': (
+        'test_rematerialisation_keeps_names_values_and_gradients',
+        'test_without_every_mechanism_the_text_is_not_read',  # each mechanism alone
+    ),
+    'test_throwaways.py': ('test_a_population_of_prompts_without_data_and_the_mesh_that_begins_where_it_ended',),
+    'test_traced.py': (  # instant3d
+        'test_every_system_can_be_kept[ganfusion_diffusion]',
+        'test_every_system_can_be_kept[ganfusion_gan]',
+        'test_every_system_can_be_kept[guided_mv]',
+        'test_every_system_can_be_kept[image_diffusion]',
+        'test_every_system_can_be_kept[mvdiffusion]',
+        'test_every_system_can_be_kept[renderdiffusion]',
+    ),
+    'test_triplane_unet.py': (  # kind0
+        'test_a_new_network_says_zero[kind1]',
+        'test_a_new_network_says_zero[kind2]',
+        'test_a_new_network_says_zero[kind3]',
+        'test_examples_do_not_see_each_other_and_masked_text_is_not_read[kind2]',
+    ),
+    'test_triplanes.py': ('test_leading_axes_are_free[lead1]',),
+    'test_unet.py': (
+        'test_eight_devices_equal_one[(2, 2, 2)]',
+        'test_gradients_are_torchs_with_and_without_recomputation[remat1]',
+        'test_four_narrow_levels_on_odd_and_oblong_maps_equal_diffusers[size1]',
+    ),
+    'test_volume.py': (
+        'test_chunked_equals_unchunked[16]',
+        'test_chunked_equals_unchunked[64]',
+        'test_a_batch_over_devices_exchanges_parameter_gradients_only',
+        'test_values_and_gradients_match_the_torch_peer[0-orthogonal]',
+        'test_values_and_gradients_match_the_torch_peer[7-legacy]',
+    ),
+    'test_weights_check.py': ('test_a_single_file_against_settings',),
+    'test_x64.py': (  # instant3d
+        'test_a_system_keeps_to_32_bits[ganfusion_diffusion]',
+        'test_a_system_keeps_to_32_bits[ganfusion_gan]',
+        'test_a_system_keeps_to_32_bits[guided_mv]',
+        'test_a_system_keeps_to_32_bits[image_diffusion]',
+        'test_a_system_keeps_to_32_bits[mvdiffusion]',
+        'test_a_system_keeps_to_32_bits[renderdiffusion]',
+        'test_values_are_those_of_32_bits[heun]',
+        'test_values_are_those_of_32_bits[ddpm]',
+    ),
+}
