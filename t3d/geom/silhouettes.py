@@ -14,18 +14,22 @@ def matte(images: np.ndarray, background, tolerance: float) -> tuple[np.ndarray,
     """(alpha, where it is sure) of pictures [V, H, W, 3] on a plain background; both float32 [V, H, W].
 
     Background is what is within `tolerance` of its colour (largest channel) and joined to the picture's frame, so that a white
-    part of an object on white stays. The pixels at the outline are mixed and not sure.
+    part of an object on white stays. The pixels at the outline are mixed and not sure: their alpha is their distance from the
+    background over the largest of their neighbours'.
     """
     from scipy import ndimage
 
-    near = np.abs(np.asarray(images, np.float32) - np.asarray(background, np.float32)).max(-1) <= tolerance
+    far = np.abs(np.asarray(images, np.float32) - np.asarray(background, np.float32)).max(-1)
+    near = far <= tolerance
     solid = np.ones(near.shape, bool)
     for one, out in zip(near, solid):
         places, _ = ndimage.label(np.pad(one, 1, constant_values=True))
         out[:] = (places != places[0, 0])[1:-1, 1:-1]
     cross = ndimage.generate_binary_structure(2, 1)[None]
     inner = ndimage.binary_erosion(solid, cross, border_value=1)
-    return solid.astype(np.float32), (inner | ~solid).astype(np.float32)
+    mixed = far / np.maximum(ndimage.maximum_filter(far, (1, 3, 3)), 1e-6)
+    alpha = np.where(inner, 1.0, np.where(solid, mixed, 0.0))
+    return alpha.astype(np.float32), (inner | ~solid).astype(np.float32)
 
 
 def alpha_of(images: np.ndarray, tolerance: float = 0.04):

@@ -81,7 +81,7 @@ def read_views(folder: str) -> Views:
             images.append(read_image(str(_picture(place, {**document, **frame}, where)), where + ':'))
             poses.append(_pose(frame, document))
             lenses.append(_lens({**document, **frame}, images[-1].shape[1::-1]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             if isinstance(error, UsageError):
                 raise
             raise UsageError(
