@@ -4,8 +4,8 @@
 
 | variant | planes | rays x samples, steps | where |
 |---|---|---|---|
-| `tiny` | 64 x 64 x 16 | 2,048 x 32, 800 | two CPU cores, about a minute |
-| `base` | 256 x 256 x 32 | 16,384 x 64, 4,000 | one GPU |
+| `tiny` | 128 x 128 x 8 | 1,024 x 32, 600 | two CPU cores: 20 s of processor time for a fit, 12 s once to compile |
+| `base` | 256 x 256 x 32 | 16,384 x 64, 4,000 | one GPU; not run yet |
 """
 
 import ml_collections
@@ -26,21 +26,21 @@ def tiny() -> ml_collections.ConfigDict:
     config.system = 'reconstruct'
     config.variant = 'tiny'
     config.untrained = True  # `t3d generate` makes it of this config: there are no weights to read
-    config.steps = 800
+    config.steps = 600
     config.fit = dict(
-        resolution=64,
-        channels=16,
+        resolution=128,
+        channels=8,
         hidden=32,
-        levels=3,  # of the pyramid of planes: 16, 32, 64
+        levels=4,  # of the pyramid of planes: 16, 32, 64, 128
         cells=64,
         samples=32,
-        rays=2048,
-        stages=8,
-        learning_rate=0.03,
-        decoder_rate=0.005,
+        rays=1024,
+        stages=6,
+        learning_rate=0.06,
+        decoder_rate=0.01,
         huber=0.1,
         mask=0.5,
-        tv=0.01,
+        tv=0.003,
         entropy=0.002,
         density=25.0,
     )
@@ -65,7 +65,7 @@ def base() -> ml_collections.ConfigDict:
     config = tiny()
     config.variant = 'base'
     config.steps = 4_000
-    config.fit.update(resolution=256, channels=32, hidden=64, levels=4, cells=128, samples=64, rays=16_384, stages=10)
+    config.fit.update(resolution=256, channels=32, hidden=64, levels=5, cells=128, samples=64, rays=16_384, stages=10)
     config.fit.update(learning_rate=0.02, decoder_rate=0.002)
     config.render.samples_shown = 128
     config.export.update(texture=2048, faces=40_000, grid=256, render_size=256)

@@ -48,20 +48,20 @@ class Options(NamedTuple):
       density: per unit length, of a raw output of 1.
     """
 
-    resolution: int = 64
-    channels: int = 16
+    resolution: int = 128
+    channels: int = 8
     hidden: int = 32
-    levels: int = 3
+    levels: int = 4
     cells: int = 64
     samples: int = 32
-    rays: int = 2048
-    steps: int = 800
-    stages: int = 8
-    learning_rate: float = 0.03
-    decoder_rate: float = 0.005
+    rays: int = 1024
+    steps: int = 600
+    stages: int = 6
+    learning_rate: float = 0.06
+    decoder_rate: float = 0.01
     huber: float = 0.1
     mask: float = 0.5
-    tv: float = 0.01
+    tv: float = 0.003
     entropy: float = 0.002
     density: float = 25.0
 
