@@ -68,11 +68,11 @@ class Model:
 class Asset:
     """One generated object; `output` is one of t3d.core.outputs, with its arrays."""
 
-    def __init__(self, output, loaded, request, seed: int):
+    def __init__(self, output, loaded, request=None, seed: int = 0):
         from t3d.core import outputs
 
         self.output, self.prompt, self.kind = output, output.prompt, outputs.kind_of(output)
-        self._loaded, self._request, self._seed = loaded, request, seed
+        self._loaded, self._request, self._seed = loaded, request or outputs.Request(output.prompt), seed
 
     def save(self, folder, **options) -> pathlib.Path:
         """Writes what `t3d generate` writes (options of the same names: formats, texture, frames, ...); the file to open."""
