@@ -38,19 +38,21 @@ class Model:
     def __init__(self, loaded):
         self.loaded, self.config, self.name = loaded, loaded.config, loaded.name
 
-    def generate(self, prompt='', *, seed: int = 0, image=None):
+    def generate(self, prompt='', *, seed: int = 0, image=None, views=None):
         """The asset of a prompt, or a list of those of several prompts.
 
         Args:
           prompt: a text, or a list of texts.
           seed: the same seed gives the same asset.
           image: for systems that read one: a path, or an array [H, W, 3 or 4], uint8 or float in [0, 1].
+          views: for systems that read them: a folder, or a core.outputs.Views.
         """
         from t3d.inference import loading, requests
 
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        asked = requests.make(prompts, _pixels(image))
-        assets = [Asset(output, self.loaded) for _, output in loading.generate(self.loaded, asked, [seed])]
+        asked = requests.make(prompts, _pixels(image), str(views) if isinstance(views, pathlib.Path) else views)
+        made = loading.generate(self.loaded, asked, [seed])
+        assets = [Asset(output, self.loaded, one, seed) for one, (_, output) in zip(asked, made, strict=True)]
         return assets[0] if isinstance(prompt, str) else assets
 
     def save(self, folder, dtype: str | None = None) -> None:
@@ -66,10 +68,11 @@ class Model:
 class Asset:
     """One generated object; `output` is one of t3d.core.outputs, with its arrays."""
 
-    def __init__(self, output, loaded):
+    def __init__(self, output, loaded, request=None, seed: int = 0):
         from t3d.core import outputs
 
-        self.output, self.prompt, self.kind, self._loaded = output, output.prompt, outputs.kind_of(output), loaded
+        self.output, self.prompt, self.kind = output, output.prompt, outputs.kind_of(output)
+        self._loaded, self._request, self._seed = loaded, request or outputs.Request(output.prompt), seed
 
     def save(self, folder, **options) -> pathlib.Path:
         """Writes what `t3d generate` writes (options of the same names: formats, texture, frames, ...); the file to open."""
@@ -77,16 +80,12 @@ class Asset:
         from t3d.export import writers
         from t3d.inference import publish
 
-        info = {
-            'config': configs.flatten(self._loaded.config),
-            'subtitle': f'{self._loaded.config.system}, {self._loaded.name}',
-        }
         known = {'writer', 'log'}.union(*map(writers.options_of, writers.FORMATS))  # those of other kinds are left out
         unknown = [name for name in options if name not in known]
         if unknown and not writers.own({**self._loaded.config.get('export', {}), **options}):
             raise UsageError(configs.unknown(unknown[0], known, 'option of save()'))
-        ours = {name: value for name, value in self._loaded.config.get('export', {}).items() if name != 'prompts'}
-        writers.write(self.output, folder, report_info=info, **{'log': lambda line: None, **ours, **options})
+        options = {'log': lambda line: None, 'subtitle': f'{self._loaded.config.system}, {self._loaded.name}', **options}
+        publish.asset(self._loaded, self._request, self.output, folder, seed=self._seed, **options)
         return publish.to_open(pathlib.Path(folder))
 
     def render(self, *, size: int = 128, views: int = 4, elevation: float = 0.3, cameras=None) -> np.ndarray:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import random_weights
+import small_reconstruct
 import test_ganfusion_diffusion
 import test_ganfusion_gan
 import test_image_diffusion
@@ -39,6 +40,7 @@ SMALL = {
     'ganfusion_diffusion': test_ganfusion_diffusion.SMALL,
     'image_diffusion': test_image_diffusion.SMALL,
     'instant3d': test_instant3d.SMALL,
+    'reconstruct': small_reconstruct.SMALL,
     'renderdiffusion': test_renderdiffusion.SMALL,
 }
 WORDS = 'text.words=("a","red","blue","cube","cone")'
@@ -46,11 +48,14 @@ GIVEN = {'ganfusion_diffusion': {'generator': ('ganfusion_gan', test_ganfusion_d
 STEPS = 4
 # Leaves that no gradient reaches: softmax cancels a key's bias; fixed noise is a constant, and EG3D's upsampler adds none.
 STILL = re.compile(r'text/layers/key/bias|buffers/.*/noise_const|generator/superres/.*/noise_strength')
-NAMES = sorted(systems.SYSTEMS)
+UNTRAINED = ('reconstruct',)  # they sample or fit only; these read posed views
+NAMES = sorted(set(systems.SYSTEMS) - set(UNTRAINED))
 
 
 @functools.cache
 def config(name, devices=1):
+    if name in UNTRAINED:
+        return configs.load(f'configs/{name}.py:tiny', SMALL[name])
     overrides = (*SMALL[name], 'batch=8', 'steps=100', *((WORDS, 'optimizer.warmup=1') if name != 'ganfusion_gan' else ()))
     return configs.load(f'configs/{name}.py:tiny', [*overrides, f'mesh.data={devices}'])
 
@@ -137,7 +142,7 @@ def name(request):
 
 
 def test_each_system_of_the_table_is_held_to_it():
-    assert set(SMALL) == set(systems.SYSTEMS)
+    assert set(SMALL) == set(systems.SYSTEMS) == {*NAMES, *UNTRAINED}
 
 
 @pytest.mark.slow
@@ -205,6 +210,31 @@ def test_a_request_of_another_kind_is_refused_in_one_sentence(name):
     assert len(str(error.value).splitlines()) == 1
     with pytest.raises(UsageError, match=f'posed views were given, and {name}'):
         made(name).check([Request('a red cube'), Request('a cone', views=picture)])
+
+
+@pytest.mark.parametrize('name', UNTRAINED)
+def test_a_system_without_weights_refuses_what_is_no_views(name):
+    assert made(name).train_step is None and made(name).weights == () and made(name).batch_spec == {}
+    views = small_reconstruct.views(count=2)
+    made(name).check([Request('x', views=views)])
+    for request, message in (
+        (Request('x', image=np.zeros((8, 8, 4), np.float32)), f'an image was given, and {name}'),
+        (Request('a red cube'), f"the prompt 'a red cube' was given, and {name}"),
+    ):
+        with pytest.raises(UsageError, match=message) as error:
+            made(name).check([Request('x', views=views), request])
+        assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', UNTRAINED)
+def test_an_output_without_weights_depends_on_its_request_and_key_alone(name):
+    loaded = loading.untrained(config(name))
+    requests = [Request('a', views=small_reconstruct.views(count=2)), Request('b', views=small_reconstruct.views(count=3))]
+    keys = prng.each(prng.key(5), 2)
+    both, alone = loaded.generate(requests, keys), loaded.generate(requests[1:], keys[1:])
+    assert [output.prompt for output in both] == ['a', 'b']
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), arrays(alone[0]), arrays(both[1]))
 
 
 def test_what_a_system_was_not_given_or_given_in_another_kind_is_named(name):

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     'parallel': {'core'},
     'fields': {'core', 'geom', 'nets'},
     'data': {'core', 'geom'},
-    'metrics': {'core', 'geom', 'nets'},
+    'metrics': {'core', 'geom', 'nets', 'fields'},
     'checkpoint': {'core', 'geom', 'parallel', 'nets', 'diffusion'},
     'export': {'core', 'geom'},
     'systems': {'core', 'geom', 'nets', 'diffusion', 'fields'},

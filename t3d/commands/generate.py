@@ -18,6 +18,7 @@ def flags(command) -> None:
         help='of a system that only samples other models, or is trained for each prompt',
     )
     command.add_argument('--image', metavar='FILE', help='a picture, for systems that read one')
+    command.add_argument('--views', metavar='FOLDER', help='pictures with their cameras: makes an object of them')
     command.add_argument('--given', nargs='+', metavar='NAME=MODEL', help='other models to use than those of the config')
     outputs.places(command)
     outputs.views(command)
@@ -53,9 +54,10 @@ def run(args) -> None:
     outputs.check(args)
     if (loaded := _model(args, seeds)) is None:  # a dry run of one that would be trained first
         return
-    image = getattr(args, 'image', None)
-    prompts = outputs.all_prompts(args, loaded.config) if image is None or args.prompt or args.prompts else []
-    asked = requests.make(prompts, image)
+    image, views = getattr(args, 'image', None), getattr(args, 'views', None)
+    named = (image is None and views is None) or args.prompt or args.prompts
+    prompts = outputs.all_prompts(args, loaded.config) if named else []
+    asked = requests.make(prompts, image, views)
     loaded.system.check(asked)
     writers.own(loaded.config.get('export', {}))  # a name that nobody has is said before anything is made
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name, None) is not None}
@@ -63,7 +65,7 @@ def run(args) -> None:
         options['formats'] = tuple(options['formats'])
     print(f'{loaded.config.system} from {loaded.name}, step {loaded.step}: {len(asked)} prompts, seeds {seeds} -> {args.out}')
     if args.dry_run:
-        settings = {'prompts': prompts, **publish.options(args.command, loaded, options)}
+        settings = {'prompts': [request.prompt for request in asked], **publish.options(args.command, loaded, options)}
         print('\n'.join(f'  {name} = {value}' for name, value in settings.items()))
         return
     if args.command == 'generate':
@@ -79,6 +81,7 @@ def _model(args, seeds):
 
     None where training it would come first and a dry run was asked for.
     """
+    from t3d import systems
     from t3d.commands import per_prompt
     from t3d.core import config as configs
     from t3d.core.errors import UsageError
@@ -87,11 +90,15 @@ def _model(args, seeds):
 
     others = givens.parse(getattr(args, 'given', None) or ())
     spec = getattr(args, 'config', None) or per_prompt.config_of(getattr(args, 'system', None))
+    if getattr(args, 'views', None) and not (spec or args.system or args.run or args.weights):
+        spec = systems.OF_VIEWS
     if spec:
         config = configs.load(spec)
         if per_prompt.trains(config):
             if args.image is not None:
                 raise UsageError(f'--image {args.image}: {config.system} is trained for prompts: give one in quotes.')
+            if args.views is not None:
+                raise UsageError(f'--views {args.views}: {config.system} is trained for prompts: give one in quotes.')
             words = config, outputs.given_prompts(args), seeds, args.out, others
             if not args.dry_run:
                 return per_prompt.model(*words)

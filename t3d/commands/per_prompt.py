@@ -14,12 +14,15 @@ def trains(config) -> bool:
 
 
 def config_of(system: str | None) -> str | None:
-    """The config of a system of the table that is trained for each prompt; None for all others, whose weights are read."""
+    """The config of a system of the table that is trained for each prompt, or never; None for others, which have weights."""
     from t3d import systems
     from t3d.core import config as configs
 
     spec = f'configs/{system}.py:tiny'
-    return spec if system in systems.SYSTEMS and trains(configs.load(spec)) else None
+    if system not in systems.SYSTEMS:
+        return None
+    config = configs.load(spec)
+    return spec if trains(config) or config.get('untrained', False) else None
 
 
 def model(config, prompts: list[str], seeds: list[int], out, given: dict[str, str]):

@@ -158,3 +158,16 @@ def only_images(requests, system: str) -> list[jax.Array]:
             what = f'the prompt {request.prompt!r}' if request.prompt else 'no image'
             raise UsageError(f'{what} was given, and {system} makes an object of an image: give --image FILE.')
     return [request.image for request in requests]
+
+
+def only_views(requests, system: str) -> list[Views]:
+    """The views of requests; UsageError for a request without them, or with an image, which the named system cannot take."""
+    for request in requests:
+        if request.image is not None:
+            raise UsageError(
+                f'an image was given, and {system} makes an object of several views with their cameras: give --views FOLDER.'
+            )
+        if request.views is None:
+            what = f'the prompt {request.prompt!r}' if request.prompt else 'no view'
+            raise UsageError(f'{what} was given, and {system} makes an object of posed views: give --views FOLDER.')
+    return [request.views for request in requests]

@@ -12,6 +12,8 @@ from types import ModuleType
 
 from t3d.core.errors import UsageError
 
+NEVER = 'code beside weights is never run. If you trust it, put it elsewhere on the Python path.'
+
 
 def find(name: str, table: Mapping[str, str], what: str, *functions: str) -> ModuleType:
     """The module of a name.
@@ -41,13 +43,22 @@ def find(name: str, table: Mapping[str, str], what: str, *functions: str) -> Mod
 
 
 def refuse_inside(names, folder) -> None:
-    """Raises UsageError where a name is of a module that lies inside a folder: what a folder says must not run what it holds.
+    """Raises UsageError where a name is of a module or config inside a folder: what it says must not run what it holds.
 
     Args:
-      names: strings of a config; those that are no module's name are passed over.
+      names: strings of a config; those that are neither a module's name nor a config's are passed over.
       folder: a weights or run folder that is about to be read.
     """
     folder = pathlib.Path(folder).resolve()
+    names = list(names)
+    for name in names:
+        place = pathlib.Path(name.partition(':')[0])
+        if any(
+            one.resolve().is_relative_to(folder)
+            for one in (place, pathlib.Path(f'configs/{name.partition(":")[0]}.py'))
+            if one.suffix == '.py' and one.is_file()
+        ):
+            raise UsageError(f'{folder} names a config of its own, {name}: {NEVER}')
     starts = {pathlib.Path(start or '.').resolve() for start in [os.getcwd(), *sys.path]}
     starts = [start for start in starts if start.is_relative_to(folder) or folder.is_relative_to(start)]
     for name in names if starts else ():
@@ -56,10 +67,7 @@ def refuse_inside(names, folder) -> None:
         for start in starts:
             place = start.joinpath(*name.split('.')).resolve()
             if place.is_relative_to(folder) and (place.is_dir() or place.with_suffix('.py').exists()):
-                raise UsageError(
-                    f'{folder} names a module of its own, {name}, in its config: code beside weights is never run. If you '
-                    'trust it, put the module elsewhere on the Python path.'
-                )
+                raise UsageError(f'{folder} names a module of its own, {name}, in its config: {NEVER}')
 
 
 def _there(name: str) -> bool:

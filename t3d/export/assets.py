@@ -12,7 +12,7 @@ import numpy as np
 from t3d.core import environment, files
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field
-from t3d.export import camera_file, meshes, report, video
+from t3d.export import beside, camera_file, meshes, report, video
 from t3d.export import texture as textures
 from t3d.geom import cameras, meshing
 
@@ -36,6 +36,7 @@ def write(
     gif=False,
     images=False,
     threshold=None,
+    views=None,
     report_info=None,
     log=print,
 ) -> dict[str, pathlib.Path]:
@@ -53,10 +54,12 @@ def write(
       gif: also write turntable.gif (colour only, at the rendered size).
       images: also write the frames as images/0000.png ... (colour only, at the rendered size).
       threshold: density of the surface; None chooses the one that matches the render.
+      views: a core.outputs.Views that the asset was made of: written too (cameras.json is theirs then, and turntable.json that
+        of the turntable), and compared with the field and the mesh from the same cameras.
       report_info: dict of report.write's `metrics`, `config`, `environment`, `title`, `subtitle`; any may be missing.
 
     Returns:
-      paths by name: 'glb' ..., 'mp4', 'gif', 'images' (a folder), 'sheet', 'cameras', 'report'.
+      paths by name: 'glb' ..., 'mp4', 'gif', 'images', 'views' (folders), 'sheet', 'beside', 'cameras', 'report'.
     """
     check_formats(formats)
     if frames and not gif:
@@ -78,15 +81,18 @@ def write(
     clock.lap('sheet')
     if frames:
         moving = {'frames': frames, 'size': size, 'render_size': render_size, 'gif': gif, 'images': images}
+        moving['cameras_file'] = 'cameras.json' if views is None else 'turntable.json'
         paths |= write_turntable(asset, densities, out, **moving, log=log)
         clock.lap(f'turntable of {frames} frames')
+    if views is not None:
+        paths |= {**beside.write_views(views, out), 'beside': out / 'beside.png'}
+        facts |= beside.write(asset, mesh, densities, views, draw_mesh, paths['beside'])
+        clock.lap(f'beside {len(views.images)} views')
     info = dict(report_info or {})
     info.setdefault('environment', environment.summary())
-    moving = paths.get('mp4', paths.get('gif'))
     facts['texture'] = f'{texture} x {texture}' if texture else 'vertex colours'
-    paths['report'] = report.write(
-        out / 'report.html', prompt=asset.prompt, sheet=paths['sheet'], video=moving, glb=paths['glb'], facts=facts, **info
-    )
+    pictures = {'sheet': paths['sheet'], 'beside': paths.get('beside'), 'video': paths.get('mp4', paths.get('gif'))}
+    paths['report'] = report.write(out / 'report.html', prompt=asset.prompt, **pictures, glb=paths['glb'], facts=facts, **info)
     clock.lap('report')
     log(f'export: {out} in {clock.total():.1f} s')
     return paths
@@ -190,6 +196,7 @@ def write_turntable(
     render_size: int,
     gif: bool = False,
     images: bool = False,
+    cameras_file: str = 'cameras.json',
     log=print,
 ) -> dict[str, pathlib.Path]:
     """turntable.mp4, turntable.gif and images/ if asked for, and cameras.json, whose numbers are those of the files.
@@ -215,7 +222,7 @@ def write_turntable(
     if images:
         paths['images'] = out / 'images'
         names = camera_file.write_frames(colour, paths['images'])
-    paths['cameras'] = out / 'cameras.json'
+    paths['cameras'] = out / cameras_file
     camera_file.write(paths['cameras'], views, render_size if images else videos[0]['h'], names=names, videos=videos)
     return paths
 

@@ -22,6 +22,7 @@ def write(
     *,
     prompt: str,
     sheet=None,
+    beside=None,
     video=None,
     glb=None,
     metrics=None,
@@ -34,7 +35,7 @@ def write(
     """Writes the report; parts that are None are left out.
 
     Args:
-      sheet, video, glb: paths of a PNG, an mp4 or gif, and a GLB.
+      sheet, beside, video, glb: paths of a PNG, another of the views that the object was made of, an mp4 or gif, and a GLB.
       metrics: path of a metrics.jsonl, or its rows as dicts with 'step' and scalars.
       config, environment, facts: dicts shown as tables; nested keys are joined with dots.
     """
@@ -45,11 +46,12 @@ def write(
         scripts = f'<script id="glb" type="application/octet-stream">{_base64(glb)}</script>\n<script>\n{viewer}</script>'
     if facts:
         sections.append(_section('Mesh', _table(facts)))
+    if beside is not None:
+        sections.append(_section('Views, field and mesh from the same cameras', _picture(beside), True))
     if video is not None:
         sections.append(_section('Turntable: colour, normal, depth', _video(pathlib.Path(video)), True))
     if sheet is not None:
-        picture = f'<img alt="views of the result" src="data:image/png;base64,{_base64(sheet)}">'
-        sections.append(_section('Views', picture, True))
+        sections.append(_section('Views', _picture(sheet), True))
     rows = read_metrics(metrics) if metrics is not None else []
     if rows:
         sections.append(_section('Training', loss_plot(rows) + _metrics_table(rows[-1]), True))
@@ -87,6 +89,10 @@ def _pane() -> str:
         for mode, name in enumerate(('lit', 'texture', 'normals'))
     )
     return f'<div id="pane"><canvas></canvas>{buttons}<span id="hint">loading ...</span></div>'
+
+
+def _picture(path) -> str:
+    return f'<img alt="views of the result" src="data:image/png;base64,{_base64(path)}">'
 
 
 def _video(path: pathlib.Path) -> str:

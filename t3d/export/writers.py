@@ -10,10 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from t3d.core import environment, files, outputs, tables
+from t3d.core import environment, outputs, tables
 from t3d.core.errors import UsageError
-from t3d.export import assets, clouds, meshes, report, sheets
-from t3d.geom import cameras
+from t3d.export import assets, beside, clouds, meshes, report, sheets
 
 FORMATS = {
     'field': meshes.FORMATS,
@@ -76,7 +75,7 @@ def options_of(kind: str, command: str = 'generate') -> set[str]:
     """Names of the options of a command for outputs of a kind."""
     functions = {'generate': assets.write, 'export': assets.write_meshes, 'render': assets.write_views}
     writer = functions[command] if kind == 'field' else WRITERS[kind]
-    return set(inspect.signature(writer).parameters) - {'output', 'asset', 'out', 'out_dir', 'report_info', 'log'}
+    return set(inspect.signature(writer).parameters) - {'output', 'asset', 'out', 'out_dir', 'views', 'report_info', 'log'}
 
 
 def _taken(writer, options: dict) -> dict:
@@ -119,11 +118,7 @@ def _points(output: outputs.Points, out, *, report_info, log):
 
 def _views(output: outputs.Views, out, *, report_info, log):
     images = sheets.to_uint8(np.asarray(output.images)[..., :3])
-    names = [f'views/{number:03d}.png' for number in range(len(images))]
-    for name, image in zip(names, sheets.to_uint8(output.images), strict=True):
-        sheets.write(out / name, image)
-    write_cameras(output, images.shape[1], names, out / 'cameras.json')
-    paths = {'cameras': out / 'cameras.json', 'views': out / 'views'}
+    paths = beside.write_views(output, out)
     paths['sheet'] = _sheet(out, output.prompt, [images], [f'view {number}' for number in range(len(images))])
     return _reported(paths, out, output, report_info, {'views': len(images)})
 
@@ -135,14 +130,6 @@ def _picture(output: outputs.Picture, out, *, report_info, log):
 
 WRITERS = {'field': _field, 'mesh': _mesh, 'splats': _splats, 'points': _points, 'views': _views, 'picture': _picture}
 CLOUDS = {'splats': clouds.write_splats, 'points': clouds.write_points}
-
-
-def write_cameras(output: outputs.Views, size: int, names: list[str], path: pathlib.Path) -> None:
-    """cameras.json of views, in nerfstudio's form."""
-    import json
-
-    views = cameras.Cameras(np.asarray(output.world_from_cam), np.asarray(output.intrinsics))
-    files.write(path, json.dumps(cameras.transforms_json(views, size, names)))
 
 
 def _sheet(out: pathlib.Path, prompt: str, rows, columns) -> pathlib.Path:

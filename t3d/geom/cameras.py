@@ -289,29 +289,30 @@ def mirror(world_from_cam):
     return world_from_cam * sign
 
 
-def transforms_json(cameras: Cameras, size: int, names: list[str] | None = None) -> dict:
-    """nerfstudio's transforms.json of square images, plus `convention` and `up`: OpenGL camera axes, our y-up world.
+def transforms_json(cameras: Cameras, size: int | tuple[int, int], names: list[str] | None = None) -> dict:
+    """nerfstudio's transforms.json, plus `convention` and `up`: OpenGL camera axes, our y-up world.
 
     Args:
-      size: side of the images in pixels; fl_x, fl_y, cx, cy are in pixels too, the centre of the first one at 0.5.
+      size: side of the images in pixels, or (height, width); fl_x, fl_y, cx, cy are in pixels too, the first's centre at 0.5.
       names: path of each camera's image, relative to the file; None leaves `file_path` out.
     """
     k = np.asarray(cameras.intrinsics).reshape(-1, 3, 3)
     matrices = np.asarray(to_opengl(cameras.world_from_cam)).reshape(-1, 4, 4)
+    height, width = (size, size) if isinstance(size, int) else size
     frames = []
     for name, matrix, intrinsic in zip([None] * len(k) if names is None else names, matrices, k, strict=True):
         lens = {
-            'fl_x': intrinsic[0, 0] * size,
-            'fl_y': intrinsic[1, 1] * size,
-            'cx': intrinsic[0, 2] * size,
-            'cy': intrinsic[1, 2] * size,
+            'fl_x': intrinsic[0, 0] * width,
+            'fl_y': intrinsic[1, 1] * height,
+            'cx': intrinsic[0, 2] * width,
+            'cy': intrinsic[1, 2] * height,
         }
         frames.append(
             {
                 **({} if name is None else {'file_path': name}),
                 'transform_matrix': matrix.tolist(),
-                'w': size,
-                'h': size,
+                'w': width,
+                'h': height,
                 **{key: float(value) for key, value in lens.items()},
             }
         )

@@ -1,12 +1,17 @@
 """From what a model generates to what people open: folders of assets, named by their prompts."""
 
+import functools
 import json
 import pathlib
 import re
+import time
 import unicodedata
 
+import jax
+
 from t3d.core import config as configs
-from t3d.core.outputs import Request
+from t3d.core import prng
+from t3d.core.outputs import Output, Request, Views
 from t3d.export import writers
 from t3d.inference import loading
 
@@ -26,16 +31,60 @@ def assets(
       the folders written.
     """
     variant, folders = loaded.config.get('variant', ''), []
-    for output, seed, folder in _each(loaded, requests, out, seeds, log):
-        info = {
-            'config': configs.flatten(loaded.config),
-            'metrics': metrics,
-            'subtitle': f'{loaded.config.system} {variant}, {loaded.name}, step {loaded.step}, seed {seed}',
-        }
-        info = {name: value for name, value in info.items() if value is not None}
-        writers.write(output, folder, report_info=info, log=log, **_options(loaded, settings))
+    for request, output, seed, folder in _each(loaded, requests, out, seeds, log):
+        subtitle = f'{loaded.config.system} {variant}, {loaded.name}, step {loaded.step}, seed {seed}'
+        asset(loaded, request, output, folder, seed=seed, log=log, subtitle=subtitle, metrics=metrics, **settings)
         folders.append(folder)
     return folders
+
+
+def asset(
+    loaded: loading.Loaded,
+    request: Request,
+    output: Output,
+    folder,
+    *,
+    seed=0,
+    log=print,
+    subtitle='',
+    metrics=None,
+    **settings,
+) -> dict[str, pathlib.Path]:
+    """Writes one output, and the object that is made of it if it is views and the config says so (`lifted`)."""
+    made, views = lifted(loaded, request, output, seed, log)
+    info = {'config': configs.flatten(loaded.config), 'metrics': metrics, 'subtitle': subtitle}
+    info = {name: value for name, value in info.items() if value is not None}
+    beside = {} if views is None else {'views': views}
+    options = {**_lift_options(loaded, made is not output), **_options(loaded, settings)}
+    return writers.write(made, folder, report_info=info, log=log, **{**options, **beside})
+
+
+def lifted(loaded: loading.Loaded, request: Request, output: Output, seed: int, log=print) -> tuple[Output, Views | None]:
+    """(the object, the views that it was made of) of an output.
+
+    Views become an object by the system of the config that `export.lift` names. Other outputs stay as they are, beside the
+    views of their request if it had some.
+    """
+    spec = loaded.config.get('export', {}).get('lift', '')
+    if not spec or not isinstance(output, Views):
+        return output, None if isinstance(output, Views) else request.views
+    lifting = _lifting(spec)
+    asked = [Request(output.prompt, views=output)]
+    lifting.system.check(asked)
+    log(f'lift: {len(output.images)} views to an object, by {spec} ...')
+    started = time.perf_counter()
+    (made,) = jax.block_until_ready(lifting.generate(asked, prng.each(prng.key(seed), 1)))
+    log(f'lift: {time.perf_counter() - started:.1f} s')
+    return made, output
+
+
+@functools.lru_cache(4)
+def _lifting(spec: str) -> loading.Loaded:
+    return loading.untrained(configs.load(spec))
+
+
+def _lift_options(loaded: loading.Loaded, is_lifted: bool) -> dict:
+    return _options(_lifting(loaded.config.export.lift), {}) if is_lifted else {}
 
 
 def to_open(folder: pathlib.Path) -> pathlib.Path:
@@ -47,8 +96,7 @@ def mesh_files(
     loaded: loading.Loaded, requests: list[Request | str], out, *, seeds=(0,), log=print, **settings
 ) -> list[pathlib.Path]:
     """The 3D files alone, as `assets` places them; options of writers.meshes_of. Returns the files."""
-    made = _each(loaded, requests, out, seeds, log)
-    written = [writers.meshes_of(output, folder, log=log, **_options(loaded, settings)) for output, _, folder in made]
+    written = _part(writers.meshes_of, loaded, requests, out, seeds, log, settings)
     return [path for paths in written for path in paths.values()]
 
 
@@ -56,21 +104,30 @@ def turntables(
     loaded: loading.Loaded, requests: list[Request | str], out, *, seeds=(0,), log=print, **settings
 ) -> list[pathlib.Path]:
     """The turntables alone, as `assets` places them; options of writers.turntable_of. Returns the files."""
-    made = _each(loaded, requests, out, seeds, log)
-    written = [writers.turntable_of(output, folder, log=log, **_options(loaded, settings)) for output, _, folder in made]
+    written = _part(writers.turntable_of, loaded, requests, out, seeds, log, settings)
     return [path for paths in written for name, path in paths.items() if name != 'cameras']
 
 
+def _part(writer, loaded, requests, out, seeds, log, settings) -> list[dict[str, pathlib.Path]]:
+    written = []
+    for request, output, seed, folder in _each(loaded, requests, out, seeds, log):
+        made, _ = lifted(loaded, request, output, seed, log)
+        written.append(
+            writer(made, folder, log=log, **{**_lift_options(loaded, made is not output), **_options(loaded, settings)})
+        )
+    return written
+
+
 def _each(loaded, requests, out, seeds, log):
-    """(output, seed, its folder) of every seed and request."""
+    """(request, output, seed, its folder) of every seed and request."""
     out, requests, names = pathlib.Path(out), _once(requests), []
     made = loading.generate(loaded, requests, list(seeds))
-    for seed, output in made:
+    for (seed, output), request in zip(made, requests * len(seeds), strict=True):
         name = name_of(output.prompt, seed if len(seeds) > 1 else None)
         places = (name, *(f'{name}_{k}' for k in range(2, len(made) + 2)))  # prompts may differ only in signs
         names.append(next(place for place in places if place not in names))
         log(f'{json.dumps(output.prompt, ensure_ascii=False)}, seed {seed}')  # quoted, without control characters
-        yield output, seed, out if len(made) == 1 else out / names[-1]
+        yield request, output, seed, out if len(made) == 1 else out / names[-1]
 
 
 def _once(requests: list[Request | str]) -> list[Request]:

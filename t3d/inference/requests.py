@@ -1,28 +1,34 @@
-"""What people ask for, as requests: prompts, and the image file that some systems read."""
+"""What people ask for, as requests: prompts, and the image file or folder of posed pictures that some systems read."""
 
+import math
 import pathlib
 
 import numpy as np
 
-from t3d.core import files
+from t3d.core import files, strict_json
 from t3d.core.errors import UsageError
-from t3d.core.outputs import Request
+from t3d.core.outputs import Request, Views
+from t3d.geom import cameras
+
+CAMERAS = ('cameras.json', 'transforms.json')  # of a folder of posed pictures, the first that is there
+MOST = 4096  # pictures of one folder
 
 
-def make(prompts: list[str], image: str | np.ndarray | None = None) -> list[Request]:
-    """One request for each prompt, all with the image if there is one; an image file alone is one, named after the file.
+def make(prompts: list[str], image: str | np.ndarray | None = None, views: str | Views | None = None) -> list[Request]:
+    """One request for each prompt, all with the image or views if there are any; these alone are one, named after the file.
 
-    `image`: a path, or float [H, W, 4] in [0, 1].
+    Args:
+      image: a path, or float [H, W, 4] in [0, 1].
+      views: a folder (`read_views`), or what one holds.
     """
-    if image is None:
-        return [Request(prompt) for prompt in prompts]
-    if not isinstance(image, str):
-        return [Request(prompt, image) for prompt in prompts or ['image']]
-    pixels = read_image(image)
-    return [Request(prompt, pixels) for prompt in prompts or [pathlib.Path(image).stem]]
+    name = next((pathlib.Path(path).resolve().stem for path in (image, views) if isinstance(path, str)), None)
+    name = name or ('image' if image is not None else 'views' if views is not None else None)
+    image = read_image(image) if isinstance(image, str) else image
+    views = read_views(views) if isinstance(views, str) else views
+    return [Request(prompt, image, views) for prompt in prompts or ([name] if name else [])]
 
 
-def read_image(path: str) -> np.ndarray:
+def read_image(path: str, flag: str = '--image') -> np.ndarray:
     """float32 [H, W, 4] in [0, 1], straight alpha, of a picture of any common format; turned as its EXIF says.
 
     Raises:
@@ -35,17 +41,90 @@ def read_image(path: str) -> np.ndarray:
     place = pathlib.Path(path)
     if place.is_dir():
         inside = sorted(file.name for file in place.iterdir() if file.suffix.lower() in images.SUFFIXES)
-        near = f' Nearest: --image {files.quoted(place / inside[0])}.' if inside else ''
-        raise UsageError(f'--image {path} is a folder: give one picture file.{near}')
+        near = f' Nearest: {flag} {files.quoted(place / inside[0])}.' if inside else ''
+        raise UsageError(f'{flag} {path} is a folder: give one picture file.{near}')
     if not place.is_file():
-        raise UsageError(f'--image {path}: no such file.')
+        raise UsageError(f'{flag} {path}: no such file.')
     try:
         with Image.open(place) as opened:
             picture = images.upright(opened)
             if picture.mode[0] in 'IF':
-                raise UsageError(f'--image {path} has pixels of kind {picture.mode}: wanted 8 bits a channel.')
+                raise UsageError(f'{flag} {path} has pixels of kind {picture.mode}: wanted 8 bits a channel.')
             return np.asarray(picture.convert('RGBA'), np.float32) / 255.0
     except UsageError:
         raise
     except Exception as error:  # Pillow lets through what its decoders meet: OSError, SyntaxError, struct.error, ...
-        raise UsageError(f'--image {path}: not a picture that can be read ({error}): give a PNG or JPEG.') from error
+        raise UsageError(f'{flag} {path}: not a picture that can be read ({error}): give a PNG or JPEG.') from error
+
+
+def read_views(folder: str) -> Views:
+    """The posed pictures of a folder: t3d's own (`cameras.json` and what it names), or nerfstudio's `transforms.json`.
+
+    Pictures that are opaque throughout come as RGB. A file that says nothing of its axes has nerfstudio's: z up.
+
+    Raises:
+      UsageError: nothing there, or not what is wanted; with what to do.
+    """
+    place = pathlib.Path(folder)
+    path = next((place / name for name in CAMERAS if (place / name).is_file()), None)
+    if path is None:
+        what = f'has neither {CAMERAS[0]} nor {CAMERAS[1]}' if place.is_dir() else 'is no folder'
+        raise UsageError(f'--views {folder} {what}: wanted a folder of pictures with their cameras in one of these files.')
+    document = strict_json.loads(path.read_bytes(), str(path))
+    frames = document.get('frames') if isinstance(document, dict) else None
+    if not isinstance(frames, list) or not 0 < len(frames) <= MOST:
+        raise UsageError(f'{path} names no pictures: wanted a list `frames` of 1 to {MOST}, each with file_path.')
+    images, poses, lenses = [], [], []
+    for number, frame in enumerate(frames):
+        where = f'{path}, frame {number}'
+        try:
+            images.append(read_image(str(_picture(place, {**document, **frame}, where)), where + ':'))
+            poses.append(_pose(frame, document))
+            lenses.append(_lens({**document, **frame}, images[-1].shape[1::-1]))
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(
+                f'{where} is damaged ({type(error).__name__}: {error}): wanted file_path, transform_matrix of 4 x 4 numbers, '
+                'and fl_x or camera_angle_x.'
+            ) from error
+        if images[-1].shape != images[0].shape:
+            sizes = [f'{one.shape[1]} x {one.shape[0]}' for one in (images[0], images[-1])]
+            raise UsageError(f'{where} is of {sizes[1]} pixels, the first of {sizes[0]}: scale them to one size.')
+    images = np.stack(images)
+    images = images if images[..., 3].min() < 1.0 else images[..., :3]
+    return Views(place.resolve().name, images, np.stack(poses), np.stack(lenses))
+
+
+def _picture(place: pathlib.Path, frame: dict, where: str) -> pathlib.Path:
+    """The file that a frame names; NeRF's synthetic scenes leave the ending out."""
+    if not isinstance(frame.get('file_path'), str):
+        raise UsageError(f'{where} names no file_path; `t3d generate --images` writes frames that are named.')
+    path = place / frame['file_path']
+    return path if path.is_file() or path.suffix else path.with_suffix('.png')
+
+
+def _pose(frame: dict, document: dict) -> np.ndarray:
+    """world_from_cam [4, 4] float32 of a frame; y up where the document says so, else z up."""
+    matrix = np.asarray(frame['transform_matrix'], np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise ValueError(f'transform_matrix of shape {matrix.shape}, or not finite')
+    turned = cameras.from_opengl if document.get('up') == '+y' else cameras.from_blender
+    return np.asarray(turned(matrix), np.float32)
+
+
+def _lens(frame: dict, size: tuple[int, int]) -> np.ndarray:
+    """Intrinsics [3, 3] float32, divided by the size, of a frame whose numbers are for `w` x `h` pixels, or for `size`."""
+    width, height = float(frame.get('w', size[0])), float(frame.get('h', size[1]))
+    if 'fl_x' in frame:
+        x = float(frame['fl_x']) / width
+        y = float(frame['fl_y']) / height if 'fl_y' in frame else x * width / height
+    else:
+        x = 0.5 / math.tan(0.5 * float(frame['camera_angle_x']))
+        y = x * width / height
+    lens = np.array(
+        [[x, 0.0, float(frame.get('cx', 0.5 * width)) / width], [0.0, y, float(frame.get('cy', 0.5 * height)) / height]]
+    )
+    if not np.isfinite(lens).all() or min(x, y) <= 0.0:
+        raise ValueError('a focal length that is not above 0')
+    return np.concatenate([lens, [[0.0, 0.0, 1.0]]]).astype(np.float32)

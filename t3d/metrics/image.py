@@ -31,17 +31,22 @@ def ssim(image: Float[Array, '*b h w c'], target: Float[Array, '*b h w c']) -> F
     Raises:
       UsageError: an image smaller than the window.
     """
+    return jnp.mean(ssim_map(image, target), axis=(-3, -2, -1))
+
+
+def ssim_map(image: Float[Array, '*b h w c'], target: Float[Array, '*b h w c']) -> Float[Array, '*b h2 w2 c']:
+    """`ssim` at each place of the window that lies inside the image: [..., H - 10, W - 10, C]."""
     image, target = jnp.asarray(image, jnp.float32), jnp.asarray(target, jnp.float32)
     if min(image.shape[-3:-1]) < WINDOW:
         raise UsageError(
             f'SSIM of images of {image.shape[-3]} x {image.shape[-2]} pixels: its window needs at least {WINDOW} x {WINDOW}. '
             'Compare larger renders, or leave ssim out.'
         )
-    return _ssim(image, target)
+    return _ssim_map(image, target)
 
 
 @jax.jit
-def _ssim(image, target):
+def _ssim_map(image, target):
     def average(function):
         """The window's weighted mean of `function(row, column)`, an array for each place in the window."""
         weights, places = _window(), np.indices((WINDOW, WINDOW)).reshape(2, -1).T
@@ -67,8 +72,7 @@ def _ssim(image, target):
     power, covariance = average(products)
     x, y = mean
     c1, c2 = K1**2, K2**2
-    values = (2.0 * x * y + c1) * (2.0 * covariance + c2) / ((x * x + y * y + c1) * (power + c2))
-    return jnp.mean(values, axis=(-3, -2, -1))
+    return (2.0 * x * y + c1) * (2.0 * covariance + c2) / ((x * x + y * y + c1) * (power + c2))
 
 
 def _window():

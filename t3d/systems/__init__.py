@@ -13,8 +13,10 @@ SYSTEMS = {
     'image_diffusion': 't3d.systems.image_diffusion',
     'instant3d': 't3d.systems.instant3d',
     'mvdiffusion': 't3d.systems.mvdiffusion',
+    'reconstruct': 't3d.systems.reconstruct',
     'renderdiffusion': 't3d.systems.renderdiffusion',
 }
+OF_VIEWS = 'configs/reconstruct.py:tiny'  # what makes an object of posed views where nothing else is named
 SHORT = {'ganfusion': 'ganfusion_diffusion'}  # a system of two stages goes by its paper's name: the one that reads prompts
 
 
