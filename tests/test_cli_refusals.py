@@ -21,7 +21,7 @@ from t3d import cli
         ((TINY, 'batch=0', '--dry-run'), 'batch=0: wanted a whole number'),
         ((TINY, 'steps=-3'), 'steps=-3: wanted a whole number from 1 to 2147483647 (optimizer steps in all).'),
         ((TINY, 'optimizer=1'), "config key 'optimizer' is a group: set one of optimizer.b1, "),
-        ((TINY, 'system=instant3e'), 'there are ganfusion_diffusion, ganfusion_gan, image_diffusion, instant3d, '),
+        ((TINY, 'system=instant3e'), 'there are ganfusion_diffusion, ganfusion_gan, guided_mv, image_diffusion, instant3d, '),
         ((TINY, 'system=instant3e'), "Did you mean 'instant3d'?"),
         (
             (TINY, 'data.name=furnitur'),

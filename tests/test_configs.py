@@ -25,7 +25,7 @@ VARIANTS += [
 SAMPLED = [('guided_mv', name) for name in ('tiny', 'base', 'pod')]  # nothing to train
 WITHOUT_DATA = {'ganfusion_gan': ['ladder=()'], 'reconstruct': []}  # no text; each rung would be traced again
 MILLIONS = {('instant3d', 'pod'): (540.0, 640.0), ('instant3d', 'tiny'): (1.0, 3.0), ('image_diffusion', 'tiny'): (2.0, 3.0)}
-MILLIONS[('image_diffusion', 'pod')] = (1100.0, 1200.0)
+MILLIONS[('image_diffusion', 'pod')] = MILLIONS[('mvdiffusion', 'pod')] = (1100.0, 1200.0)
 MILLIONS.update({('ganfusion_gan', 'tiny'): (0.60, 0.61), ('ganfusion_gan', 'ffhq'): (62.0, 62.2)})  # EG3D's: 30.66 + 31.36
 MILLIONS.update({('ganfusion_diffusion', 'tiny'): (4.28, 4.30), ('renderdiffusion', 'tiny'): (4.4, 4.7)})  # text 0.1 of it
 MILLIONS.update({('ganfusion_diffusion', 'pod'): (953.0, 954.0), ('renderdiffusion', 'pod'): (975.0, 1000.0)})  # no generator

@@ -272,6 +272,7 @@ LIMITS = {
     'preview.views': Whole(1, 256, 'views in a row'),
     'preview.elevation': Real(-1.6, 1.6, 'radians'),
     'preview.columns': Text('title'),
+    'export.lift': Text('the config of a system that makes an object of views; empty: none'),
     'export.prompts': Several(Text(), 0, 2**16, 'texts'),
     'export.formats': Several(Choice(('glb', 'obj', 'ply', 'stl')), 0, 4, 'mesh formats'),
     'export.texture': Whole(16, 8192, 'texels per side, 0 for vertex colours', also=(0,)),
