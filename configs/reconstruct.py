@@ -53,7 +53,7 @@ def tiny() -> ml_collections.ConfigDict:
         formats=('glb',),
         texture=512,
         faces=10_000,
-        grid=96,
+        grid=128,
         frames=120,
         size=512,
         render_size=128,
