@@ -5,12 +5,12 @@
     t3d bench mv --sizes spad,epipolar --no-peer     # of Stable Diffusion 1.5
     t3d bench mv --check                             # one warm pass each; 1 if results differ from PyTorch's
 
-Two tables. The first: a step of each form and of the plain UNet whose weights it grew out of, all turn by turn, forward and with
-the gradients of all weights; the arrays that are made of the cameras apart. The second: the `dense` form against diffusers' UNet
-with an attention processor over all views, the epipolar block (as it stands in the network's finest level that has one) against
+Two tables. The first: a step of each form and of the plain UNet whose weights it grew out of, all turn by turn, forward and
+with the gradients of all weights; the arrays that are made of the cameras apart. The second: the `dense` form against
+diffusers' UNet with an attention processor over all views, the epipolar block (that of the finest level that has one) against
 one by torch.nn.functional.grid_sample, in a second process on the same weights, each a function of its name. The rules of
-measurement are those of t3d.bench.measure. The full sizes need some 4 GiB for the weights in each process, twice that with
-gradients, and the activations.
+measurement are those of t3d.bench.measure. The full sizes need some 4 GiB for the weights in each process, twice that with gradients, and
+the activations.
 """
 
 import argparse
@@ -165,10 +165,18 @@ def block_work(shape: dict) -> Work:
     return work
 
 
-def forms(shape: dict, repeats: int, passes: list[str]) -> dict:
+def all_work(shape: dict, compared: bool) -> dict[str, Work]:
+    """The works of a size by name; `compared`: those alone that PyTorch has too."""
+    names = [form for form in shape['forms'] if form == 'dense' or not compared]
+    works = {form: form_work(shape, form) for form in names}
+    if not compared:
+        works = {'plain': plain_work(shape, next(iter(works.values())).arguments[0]), **works}
+    return {**works, 'block': block_work(shape)}
+
+
+def forms(shape: dict, works: dict[str, Work], repeats: int, passes: list[str]) -> dict:
     """{network: {pass: figures}} of the plain network and each form, all turn by turn."""
-    works = {form: form_work(shape, form) for form in shape['forms']}
-    works = {'plain': plain_work(shape, next(iter(works.values())).arguments[0]), **works}
+    works = {name: work for name, work in works.items() if name != 'block'}
     rows = {network: {} for network in works}
     for name in passes:
         calls = [functools.partial(work.once, name) for work in works.values()]
@@ -212,23 +220,19 @@ def difference(ours: list, peer, what: str, name: str, folder: str) -> list[floa
     return [float(np.abs(a.reshape(b.shape) - b).max() / np.abs(b).max()) for a, b in pairs]
 
 
-def against_peer(shape: dict, peer, repeats: int, passes: list[str], exact: bool) -> dict:
+def against_peer(shape: dict, works: dict[str, Work], peer, repeats: int, passes: list[str], exact: bool) -> dict:
     """{'dense' or 'block': {pass: figures}}; `peer` None measures ours alone."""
-    makers = {'dense': lambda: form_work(shape, 'dense'), 'block': lambda: block_work(shape)}
-    if 'dense' not in shape['forms']:
-        del makers['dense']
-    rows = {what: {} for what in makers}
+    rows = {what: {} for what in works if what in ('dense', 'block')}
     with tempfile.TemporaryDirectory() as folder:
-        for what, make in makers.items():
-            work = make()
+        for what in rows:
+            work = works[what]
             if peer:
                 peer.ask(request(what, shape, work, folder, exact))
             for name in passes:
                 theirs = peer.runs(f'{what}/{name}') if peer else []
-                facts = work.facts(name)
                 ours, theirs = measure.take_turns(functools.partial(work.once, name), theirs, repeats)
                 apart = difference(work.results(name), peer, what, name, folder) if peer else None
-                rows[what][name] = {**facts, 't3d_ms': ours, 'peer_ms': theirs, 'difference': apart}
+                rows[what][name] = {**work.facts(name), 't3d_ms': ours, 'peer_ms': theirs, 'difference': apart}
     return rows
 
 
@@ -278,27 +282,31 @@ def _arguments(argv):
 
 def _measured(size: str, args, peer) -> dict:
     """The figures of one size, printed as they come."""
-    result, shape = {}, SIZES[size]
-    exact = jax.default_matmul_precision('highest' if args.check else None)
-    with exact:
-        if not args.check:
-            print('\n'.join(FORM_HEADER))
-            result['forms'] = forms(shape, args.repeats, args.passes)
-            for network, rows in result['forms'].items():
-                print('\n'.join(_form_line(size, network, name, row) for name, row in rows.items()), flush=True)
-            print()
-        print('\n'.join(PEER_HEADER))
-        result['peer'] = against_peer(shape, peer, 1 if args.check else args.repeats, args.passes, args.check)
-        for what, rows in result['peer'].items():
-            print('\n'.join(_peer_line(size, what, name, row) for name, row in rows.items()), flush=True)
+    result, shape, repeats = {}, SIZES[size], 1 if args.check else args.repeats
+    with jax.default_matmul_precision('highest' if args.check else None):
+        works = all_work(shape, args.check)
+        for work in works.values():
+            for name in args.passes:
+                work.program(name)
+    if not args.check:
+        print('\n'.join(FORM_HEADER))
+        result['forms'] = forms(shape, works, repeats, args.passes)
+        for network, rows in result['forms'].items():
+            print('\n'.join(_form_line(size, network, name, row) for name, row in rows.items()), flush=True)
+        print()
+    print('\n'.join(PEER_HEADER))
+    result['peer'] = against_peer(shape, works, peer, repeats, args.passes, args.check)
+    for what, rows in result['peer'].items():
+        print('\n'.join(_peer_line(size, what, name, row) for name, row in rows.items()), flush=True)
     return result
 
 
 def main(argv=None) -> int:
     """Prints Markdown tables; returns 1 if `--check` finds a difference above TOLERANCE, else 0."""
     args = _arguments(argv)
+    device = jax.devices()[0]
     print(
-        f'{jax.devices()[0].device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
+        f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
         f'{platform.python_implementation()} {platform.python_version()}, load {os.getloadavg()[0]:.1f}'
     )
     results, why_not = {}, None
@@ -321,9 +329,7 @@ def main(argv=None) -> int:
     measure.warn_of_load()
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
-    rows = [
-        (size, what, row) for size, one in results.items() for what, parts in one['peer'].items() for row in parts.values()
-    ]
+    rows = [(size, what, row) for size, one in results.items() for what, parts in one['peer'].items() for row in parts.values()]
     apart = [f'{size} {what}' for size, what, row in rows if args.check and not max(row['difference']) <= TOLERANCE]
     if apart:
         print(f'{", ".join(dict.fromkeys(apart))}: differs by more than {TOLERANCE:.0e} of the largest.')

@@ -1,6 +1,6 @@
-"""The PyTorch half of `t3d bench mv`: diffusers' UNet whose self attention is over all views, and an epipolar block by grid_sample.
+"""The PyTorch half of `t3d bench mv`: diffusers' UNet with self attention over all views, an epipolar block by grid_sample.
 
-Nothing of t3d is imported. As a program it reads one JSON request a line (`build` makes one of the two, `run` times a pass of it,
+Nothing of t3d is imported. As a program it reads one JSON request a line (`build` makes one of the two, `run` times a pass,
 `save` writes its results) and answers with one JSON line. Weights are functions of their names (torch_unet.draw).
 """
 
@@ -36,7 +36,7 @@ def all_views(views: int):
 
 
 class MultiView(nn.Module):
-    """diffusers' UNet over views, the camera's embedding added to that of time; maps [B V, H, W, C], one text for each object."""
+    """diffusers' UNet over views, the camera's embedding added to that of time; maps [B V, H, W, C], a text for each object."""
 
     def __init__(self, config: dict, views: int, camera: int):
         import diffusers
@@ -134,7 +134,7 @@ class Passes:
             self.arguments = (arrays,)
 
     def run(self, which: str):
-        """The output; 'both' also returns the gradient of half its squares' mean for the input, and makes those of all weights."""
+        """The output; 'both' adds the gradient of half its squares' mean for the input, and makes those of all weights."""
         if which == 'forward':
             with torch.inference_mode():
                 return (self.module(self.x, *self.arguments),)
