@@ -9,8 +9,8 @@ Two tables. The first: a step of each form and of the plain UNet whose weights i
 with the gradients of all weights; the arrays that are made of the cameras apart. The second: the `dense` form against
 diffusers' UNet with an attention processor over all views, the epipolar block (that of the finest level that has one) against
 one by torch.nn.functional.grid_sample, in a second process on the same weights, each a function of its name. The rules of
-measurement are those of t3d.bench.measure. The full sizes need some 4 GiB for the weights in each process, twice that with gradients, and
-the activations.
+measurement are those of t3d.bench.measure. The full sizes need some 4 GiB for the weights in each process, twice that with
+gradients, and the activations.
 """
 
 import argparse
