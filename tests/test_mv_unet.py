@@ -14,9 +14,10 @@ from t3d.core.errors import UsageError
 from t3d.fields import view_inputs
 from t3d.fields.view_inputs import ViewOptions
 from t3d.geom import cameras
-from t3d.nets import epipolar_block, mv_unet
+from t3d.nets import epipolar_block, mv_unet, view_attention
 from t3d.nets.mv_unet import NO_VIEWS, MultiViewUNet, ViewInputs
 from t3d.nets.unet import UNet
+from t3d.nets.unet_blocks import plain_attention
 
 FORMS = {
     'dense': dict(form='dense'),
@@ -178,8 +179,10 @@ class TestEpipolarBlock:
         block, params, x, rays, _ = self.made()
         np.testing.assert_array_equal(block.apply({'params': params}, x, rays), x)
 
-    def test_it_is_the_naive_loop(self):
-        """Every position, point, view and head by itself, in NumPy."""
+    @pytest.mark.parametrize('block', [100, 10_000])
+    def test_it_is_the_naive_loop(self, block, monkeypatch):
+        """Every position, point, view and head by itself, in NumPy; ours in many blocks and in one."""
+        monkeypatch.setattr(epipolar_block, 'BLOCK', block)
         block, params, x, rays, _ = self.made()
         p = jax.tree.map(np.float64, random_weights.shaken(params, 0.3))
         got = np.asarray(block.apply({'params': jax.tree.map(np.float32, p)}, x, rays))
@@ -240,6 +243,21 @@ class TestEpipolarBlock:
         behind = rays.replace(valid=blind.valid, uv=jnp.where(blind.valid[..., None], rays.uv, 0.5))
         grads = jax.grad(lambda x: jnp.sum(block.apply({'params': params}, x, behind) ** 2))(x)
         assert np.isfinite(np.asarray(grads)).all()
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_attention_in_blocks_is_attention(masked, monkeypatch):
+    """Values and gradients, with a batch, heads and a mask whose rows differ."""
+    rng = np.random.default_rng(0)
+    query, key, value, slope = rng.standard_normal((4, 2, 3, 24, 4)).astype(np.float32)
+    mask = jnp.asarray((rng.random((2, 24, 24)) < 0.5) | np.eye(24, dtype=bool)) if masked else None
+    whole = lambda *args: plain_attention(*args, None if mask is None else mask[:, None])
+    expected, pull = jax.vjp(whole, query, key, value)
+    monkeypatch.setattr(view_attention, 'CACHED', 2 * 3 * 24 * 7)  # 4 blocks of 6 queries
+    got, own_pull = jax.vjp(lambda *args: view_attention.joint_attention(*args, mask), query, key, value)
+    assert 'scan' in str(jax.make_jaxpr(lambda *args: view_attention.joint_attention(*args, mask))(query, key, value))
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), own_pull(slope), pull(jnp.asarray(slope)))
 
 
 def test_networks_and_inputs_that_do_not_fit_are_refused():

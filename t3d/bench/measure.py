@@ -58,12 +58,17 @@ def turn(call) -> float:
 
 def take_turns(ours, theirs: list, repeats: int) -> tuple[Timing, Timing | None]:
     """(timing of ours, the better of theirs or None): `repeats` turns of each, all of them `() -> ms`, one after the other."""
-    times = [[] for _ in (ours, *theirs)]
-    for _ in range(repeats):
-        for call, milliseconds in zip((ours, *theirs), times, strict=True):
-            milliseconds.append(turn(call))
-    mine, *others = (timing(milliseconds) for milliseconds in times)
+    mine, *others = all_turns((ours, *theirs), repeats)
     return mine, min(others) if others else None
+
+
+def all_turns(calls, repeats: int) -> list[Timing]:
+    """The timing of each of the calls, all `() -> ms`: `repeats` turns, one after the other."""
+    times = [[] for _ in calls]
+    for _ in range(repeats):
+        for call, milliseconds in zip(calls, times, strict=True):
+            milliseconds.append(turn(call))
+    return [timing(milliseconds) for milliseconds in times]
 
 
 class Compiled(NamedTuple):

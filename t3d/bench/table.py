@@ -10,6 +10,7 @@ BENCHMARKS = {
     'start': 't3d.bench.start',
     'unet': 't3d.bench.unet',
     'gan': 't3d.bench.gan',
+    'mv': 't3d.bench.mv',
 }
 
 

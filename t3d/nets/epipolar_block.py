@@ -18,6 +18,7 @@ from t3d.nets.unet_blocks import LAYER_EPSILON, NEVER
 
 OCTAVES = 6  # of the points' sines and cosines
 WIDEST = 256  # the block's width is that of the map, up to this
+BLOCK = 2**10  # lookups at once on a CPU: what they make stays in the cache (elsewhere all are one block)
 
 
 class EpipolarBlock(nn.Module):
@@ -50,12 +51,7 @@ class EpipolarBlock(nn.Module):
         # Linear maps and bilinear lookup commute: keys and values are projected once, then looked up.
         query, key, value = dense('to_q', own), dense('to_k', own), dense('to_v', own)
         place = dense('place', encoding(rays).astype(self.dtype))  # [B, V, h, w, M, d]
-        seen = lookup(jnp.concatenate([key, value], -1), rays.uv)  # [B, V, S, h, w, M, 2 d]
-        seen_key, seen_value = heads(seen[..., :inner]), heads(seen[..., inner:])
-        asked = heads(query[..., None, :] + place)
-        logits = jnp.sum(asked[:, :, None] * seen_key, -1, dtype=jnp.float32) * (inner // self.heads) ** -0.5
-        weights = jax.nn.softmax(jnp.where(rays.valid[..., None], logits, NEVER), axis=2).astype(self.dtype)
-        mixed = jnp.sum(weights[..., None] * seen_value, 2).reshape(place.shape)
+        mixed = attend_views(query[..., None, :] + place, key, value, rays, self.heads)
         tokens = value[..., None, :] + place + dense('to_out_views', mixed)
         tokens = tokens + dense('mlp_out', nn.gelu(dense('mlp_in', norm('norm_mlp', tokens), 2 * inner), approximate=False))
         tokens = norm('norm_ray', tokens)
@@ -76,23 +72,43 @@ def encoding(rays) -> Float[Array, '*b e']:
     return jnp.concatenate([waves, rays.points, rays.depths[..., None], plucker], -1)
 
 
-def lookup(maps: Float[Array, 'b s h w c'], uv: Float[Array, 'b v s h w m 2']) -> Float[Array, 'b v s h w m c']:
+def attend_views(query, key, value, rays, heads: int):
+    """What the points [B, V, h, w, M, d] of all rays find in the maps [B, S, h, w, d] of the views that see them.
+
+    In blocks of points, looked up again in the backward pass: what all points see in all views never exists at once.
+    """
+    objects, views = key.shape[:2]
+    count = query[0, ..., 0].size
+    room = max(1, BLOCK // (objects * views)) if jax.default_backend() == 'cpu' else count
+    size = next(size for size in range(min(room, count), 0, -1) if count % size == 0)
+
+    def part(block):
+        query, uv, valid = block
+        split = lambda x: x.reshape(*x.shape[:-1], heads, -1)
+        seen_key, seen_value = split(lookup(key, uv)), split(lookup(value, uv))  # [B, S, n, heads, d]
+        logits = jnp.sum(split(query)[:, None] * seen_key, -1, dtype=jnp.float32) * seen_key.shape[-1] ** -0.5
+        weights = jax.nn.softmax(jnp.where(valid[..., None], logits, NEVER), axis=1).astype(query.dtype)
+        return jnp.sum(weights[..., None] * seen_value, 1).reshape(query.shape)
+
+    cut = lambda x, axis: jnp.moveaxis(x.reshape(*x.shape[:axis], count // size, size, *x.shape[axis + 1 :]), axis, 0)
+    uv, valid = jnp.moveaxis(rays.uv, 2, 1), jnp.moveaxis(rays.valid, 2, 1)  # [B, S, V, h, w, M]
+    flat = (query.reshape(objects, count, -1), uv.reshape(objects, views, count, 2), valid.reshape(objects, views, count))
+    if size == count:
+        return jax.checkpoint(part)(flat).reshape(query.shape)
+    blocks = (cut(flat[0], 1), cut(flat[1], 2), cut(flat[2], 2))
+    return jnp.moveaxis(jax.lax.map(jax.checkpoint(part), blocks), 0, 1).reshape(query.shape)
+
+
+def lookup(maps: Float[Array, 'b s h w c'], uv: Float[Array, 'b s n 2']) -> Float[Array, 'b s n c']:
     """Features of each view's map at image coordinates in [0, 1]^2, bilinear, the border repeated."""
-    height, width, channels = maps.shape[-3:]
+    objects, views, height, width, channels = maps.shape
     x, y = uv[..., 0] * width - 0.5, uv[..., 1] * height - 0.5
     if min(height, width) < 2:  # one row or column: the bilinear cell wants two
         maps = jnp.concatenate([maps, maps], -3 if height < 2 else -2)
-        return lookup_pixels(maps, x, y)
-    return lookup_pixels(maps, x, y)
-
-
-def lookup_pixels(maps, x, y):
-    """`lookup` at coordinates in positions, centres at the integers."""
-    height, width, channels = maps.shape[-3:]
-    index, weight = grids.bilinear_corners(x, y, height, width)  # [4, B, V, S, h, w, M]
-    order = (1, 3, 0, 2, 4, 5, 6)  # [B, S, 4, V, h, w, M]
-    index, weight = index.transpose(order), weight.astype(maps.dtype).transpose(order)
-    tables = maps.reshape(*maps.shape[:2], height * width, channels)
-    flat = (*index.shape[:3], -1)
-    rows = jax.vmap(jax.vmap(grids.weighted_rows))(tables, index.reshape(flat), weight.reshape(flat))
-    return jnp.moveaxis(rows.reshape(*index.shape[:2], *index.shape[3:], channels), 1, 2)
+        height, width = maps.shape[-3:-1]
+    index, weight = grids.bilinear_corners(x, y, height, width)  # [4, B, S, n]
+    index = index + (height * width * np.arange(views, dtype=np.int32))[:, None]  # one table for all views of an object
+    flat = lambda value: jnp.moveaxis(value.reshape(4, objects, -1), 0, 1)
+    tables = maps.reshape(objects, -1, channels)
+    rows = jax.vmap(grids.weighted_rows)(tables, flat(index), flat(weight.astype(maps.dtype)))
+    return rows.reshape(*x.shape, channels)

@@ -102,11 +102,11 @@ class ViewTransformerBlock(nn.Module):
         alone = (count, height * width, channels)
         h = x.reshape(alone)
         y = layer_norm(options, 'norm1')(h)
-        if settings.form == 'masked' and context.views.masks is not None:
-            mask = context.views.masks[level]
-            y = view_attention.MaskedAttention(self.heads, options, name='attn1')(y.reshape(joint), mask)
+        if settings.form == 'epipolar':
+            y = Attention(self.heads, options, name='attn1')(y.reshape(alone))
         else:
-            y = Attention(self.heads, options, name='attn1')(y.reshape(alone if settings.form == 'epipolar' else joint))
+            mask = context.views.masks[level] if settings.form == 'masked' and context.views.masks is not None else None
+            y = view_attention.JointAttention(self.heads, options, name='attn1')(y.reshape(joint), mask)
         h = h.reshape(joint) + y.reshape(joint)
         h = h + Attention(self.heads, options, name='attn2')(layer_norm(options, 'norm2')(h), context.text)
         if settings.blocks and context.views.rays is not None:
