@@ -73,6 +73,7 @@ def tiny() -> ml_collections.ConfigDict:
         masks='geometric',  # or 'spad_legacy'
         line_width=1.5,  # positions about an epipolar line
         block_levels=(),  # levels with epipolar blocks, 0 the finest
+        axis='',  # mesh axis over which the views of an object are spread: 'tensor', 'fsdp'; '' for none, as up to 8 views want
         samples=16,  # points of a ray, and the z-depths between which they lie
         near=2.2,
         far=4.2,

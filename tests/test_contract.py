@@ -1,7 +1,7 @@
 """The contract of t3d.core.system, held by every system of the table: steps, devices, resuming, weights, requests.
 
 A system that comes new needs a line in `SMALL`, and no test here is written for one of them. Those that compile are `slow`: the
-systems' own tests compile once each.
+systems' own tests compile once each. Where a system has several steps, they are taken in turn.
 """
 
 import functools
@@ -16,6 +16,7 @@ import test_ganfusion_diffusion
 import test_ganfusion_gan
 import test_image_diffusion
 import test_instant3d
+import test_mvdiffusion
 import test_renderdiffusion
 
 from t3d import systems
@@ -37,22 +38,33 @@ from t3d.train import states
 SMALL = {
     'ganfusion_gan': (*test_ganfusion_gan.SMALL, 'micro_batch=8'),
     'ganfusion_diffusion': test_ganfusion_diffusion.SMALL,
+    'guided_mv': ('sample.steps=3',),
     'image_diffusion': test_image_diffusion.SMALL,
     'instant3d': test_instant3d.SMALL,
+    'mvdiffusion': test_mvdiffusion.SMALL,
     'renderdiffusion': test_renderdiffusion.SMALL,
 }
 WORDS = 'text.words=("a","red","blue","cube","cone")'
-GIVEN = {'ganfusion_diffusion': {'generator': ('ganfusion_gan', test_ganfusion_diffusion.GENERATOR)}}
+GIVEN = {
+    'ganfusion_diffusion': {'generator': ('ganfusion_gan', test_ganfusion_diffusion.GENERATOR)},
+    'guided_mv': {
+        'views': ('mvdiffusion', (*test_mvdiffusion.SMALL, WORDS)),
+        'pictures': ('image_diffusion', (*test_image_diffusion.SMALL, *test_mvdiffusion.LEVELS, WORDS)),
+    },
+}
+ONLY_SAMPLE = ('guided_mv',)  # they have no step, no weights and no data
 STEPS = 4
 # Leaves that no gradient reaches: softmax cancels a key's bias; fixed noise is a constant, and EG3D's upsampler adds none.
 STILL = re.compile(r'text/layers/key/bias|buffers/.*/noise_const|generator/superres/.*/noise_strength')
 NAMES = sorted(systems.SYSTEMS)
+LEARNERS = [name for name in NAMES if name not in ONLY_SAMPLE]
 
 
 @functools.cache
 def config(name, devices=1):
-    overrides = (*SMALL[name], 'batch=8', 'steps=100', *((WORDS, 'optimizer.warmup=1') if name != 'ganfusion_gan' else ()))
-    return configs.load(f'configs/{name}.py:tiny', [*overrides, f'mesh.data={devices}'])
+    overrides = [*SMALL[name], *((WORDS, 'optimizer.warmup=1') if name in LEARNERS and name != 'ganfusion_gan' else ())]
+    overrides += ['batch=8', 'steps=100', f'mesh.data={devices}'] if name in LEARNERS else []
+    return configs.load(f'configs/{name}.py:tiny', overrides)
 
 
 @functools.cache
@@ -91,10 +103,13 @@ def batch(name):
 
 @functools.cache
 def runner(name, count):
-    """(mesh, target, program, state of random weights on the host, one entry for each trace of the step) on `count` devices."""
-    loaded, traces = config(name, count), []
-    step = made(name, count).train_step
-    system = made(name, count)._replace(train_step=lambda *args: traces.append(1) or step(*args))
+    """(mesh, target, program, state of random weights on the host, numbers of the steps that were traced) on `count` devices."""
+    loaded, traces, system = config(name, count), [], made(name, count)
+    first, *others = (
+        lambda *args, number=number, step=step: traces.append(number) or step(*args)
+        for number, step in enumerate((system.train_step, *system.other_steps))
+    )
+    system = system._replace(train_step=first, other_steps=tuple(others), choose=lambda step: step % (1 + len(others)))
     mesh = devices.make(loaded.mesh)
     with jax.set_mesh(mesh):
         params = states.placed(given(name), mesh, 1024)
@@ -126,7 +141,7 @@ def trained(name, count=1):
     with jax.set_mesh(mesh):
         state = put(state, target)
         for k in range(STEPS):
-            state, metrics = program(state, batch(name))
+            state, metrics = program(state, batch(name), k)
             kept += [jax.device_get(state)] if k in (1, STEPS - 1) else []
     return (*kept, jax.device_get(metrics))
 
@@ -136,14 +151,25 @@ def name(request):
     return request.param
 
 
+@pytest.fixture(params=LEARNERS)
+def learner(request):
+    return request.param
+
+
 def test_each_system_of_the_table_is_held_to_it():
     assert set(SMALL) == set(systems.SYSTEMS)
 
 
+def test_what_only_samples_has_no_step_no_weights_and_no_data(name):
+    system = made(name)
+    assert (system.train_step is None) == (system.init is None) == (not system.weights) == (name in ONLY_SAMPLE)
+    assert name in LEARNERS or not system.batch_spec
+
+
 @pytest.mark.slow
-def test_a_step_is_traced_once_and_moves_every_parameter(name):
-    before, _, after, metrics = trained(name)
-    assert len(runner(name, 1)[-1]) == 1
+def test_a_step_is_traced_once_and_moves_every_parameter(learner):
+    before, _, after, metrics = trained(learner)
+    assert runner(learner, 1)[-1] == list(range(1 + len(made(learner).other_steps)))
     old = tree.flatten(before.params)
     still = {leaf for leaf, value in tree.flatten(after.params).items() if np.array_equal(value, old[leaf])}
     assert not [leaf for leaf in still if not STILL.fullmatch(leaf)]
@@ -153,45 +179,77 @@ def test_a_step_is_traced_once_and_moves_every_parameter(name):
 
 
 @pytest.mark.slow
-def test_a_run_that_stops_and_resumes_ends_with_the_same_bits(name, tmp_path):
-    mesh, target, program, *_ = runner(name, 1)
-    store = stores.Store(tmp_path / 'checkpoints', weights=made(name).weights)
+def test_a_run_that_stops_and_resumes_ends_with_the_same_bits(learner, tmp_path):
+    mesh, target, program, *_ = runner(learner, 1)
+    store = stores.Store(tmp_path / 'checkpoints', weights=made(learner).weights)
     with jax.set_mesh(mesh):
-        middle = put(trained(name)[1], target)
-        store.save(middle, data={'position': 2}, config=config(name).to_dict())
+        middle = put(trained(learner)[1], target)
+        store.save(middle, data={'position': 2}, config=config(learner).to_dict())
         store.wait()
         state = store.restore(target).state
-        for _ in range(STEPS - 2):
-            state, _ = program(state, batch(name))
+        for k in range(2, STEPS):
+            state, _ = program(state, batch(learner), k)
     store.close()
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), trained(name)[2])
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), trained(learner)[2])
 
 
 @pytest.mark.slow
-def test_eight_devices_are_one(name):
-    one, many = trained(name), trained(name, 8)
+def test_eight_devices_are_one(learner):
+    one, many = trained(learner), trained(learner, 8)
     np.testing.assert_allclose(one[3]['loss'], many[3]['loss'], rtol=1e-4, atol=1e-6)
-    before = tree.flatten(one[0].params)
-    a, b = tree.flatten(one[1].params), tree.flatten(many[1].params)
-    for leaf, value in a.items():  # Adam moves by its rate whatever the gradient's size, so noise of zero gradients shows
+    moved_alike(one[0], one[1], many[1])
+
+
+def moved_alike(before, one, many):
+    before, one, many = (tree.flatten(state.params) for state in (before, one, many))
+    for leaf, value in one.items():  # Adam moves by its rate whatever the gradient's size, so noise of zero gradients shows
         moved = np.abs(np.asarray(value, np.float64) - before[leaf]).max()
-        assert np.abs(np.asarray(value, np.float64) - b[leaf]).mean() <= 0.02 * moved + 1e-7, leaf
+        assert np.abs(np.asarray(value, np.float64) - many[leaf]).mean() <= 0.02 * moved + 1e-7, leaf
 
 
 @pytest.mark.slow
-def test_the_weights_in_a_folder_are_enough_to_generate(name, tmp_path):
-    system, last = made(name), trained(name)[2]
-    folders.save(tmp_path / 'w', weights_of(last, system.weights), config(name))
-    givens.keep(tmp_path / 'w', given(name))
+def test_a_checkpoint_of_one_device_goes_on_on_eight(learner, tmp_path):
+    mesh, target, *_ = runner(learner, 1)
+    middle = trained(learner)[1]
+    store = stores.Store(tmp_path / 'checkpoints', weights=made(learner).weights)
+    with jax.set_mesh(mesh):
+        store.save(put(middle, target), data={'position': 2}, config=config(learner).to_dict())
+        store.wait()
+    mesh, target, program, *_ = runner(learner, 8)
+    with jax.set_mesh(mesh):
+        state = store.restore(target).state
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), middle)
+        state, _ = program(state, batch(learner), 2)
+    store.close()
+    assert int(state.step) == 3 and {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {8}
+
+
+@pytest.mark.slow
+def test_the_weights_in_a_folder_are_enough_to_generate(learner, tmp_path):
+    system, last = made(learner), trained(learner)[2]
+    folders.save(tmp_path / 'w', weights_of(last, system.weights), config(learner))
+    givens.keep(tmp_path / 'w', given(learner))
     loaded = loading.load(tmp_path / 'w')
     requests, keys = [Request('a red cube'), Request('a blue cone')], prng.each(prng.key(5), 2)
     loaded.system.check(requests)
-    own = system.generate(jax.tree.map(jnp.asarray, weights_of(last, system.weights)), requests, keys, params_of(given(name)))
+    own = system.generate(
+        jax.tree.map(jnp.asarray, weights_of(last, system.weights)), requests, keys, params_of(given(learner))
+    )
     for output, other, request in zip(loaded.generate(requests, keys), own, requests):
         assert type(output) in KINDS.values() and output.prompt == request.prompt
         jax.tree.map(np.testing.assert_array_equal, arrays(output), arrays(other))
-    alone = loaded.generate(requests[1:], keys[1:])[0]  # depends on its request and its key alone
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), arrays(alone), arrays(own[1]))
+
+
+@pytest.mark.slow
+def test_an_output_depends_on_its_request_and_its_key_alone(name):
+    system, requests, keys = made(name), [Request('a red cube'), Request('a blue cone')], prng.each(prng.key(5), 2)
+    weights = jax.tree.map(jnp.asarray, weights_of(trained(name)[2], system.weights)) if name in LEARNERS else {}
+    both, alone = (system.generate(weights, requests[k:], keys[k:], params_of(given(name))) for k in (0, 1))
+    assert type(alone[0]) in KINDS.values() and alone[0].prompt == 'a blue cone'
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), arrays(alone[0]), arrays(both[1]))
+    assert any(
+        np.abs(a - b).max() > 1e-3 for a, b in zip(*(arrays(output).values() for output in both)) if a.dtype == 'float32'
+    )
 
 
 def arrays(output):
@@ -210,20 +268,20 @@ def test_a_request_of_another_kind_is_refused_in_one_sentence(name):
 def test_what_a_system_was_not_given_or_given_in_another_kind_is_named(name):
     for key in given(name):
         with pytest.raises(UsageError, match=f'given.{key} is missing'):
-            systems.make(config(name), {})
+            systems.make(config(name), {other: one for other, one in given(name).items() if other != key})
         wrong = given(name)[key]._replace(functions=made('instant3d'), name='instant3d-scenes')
         with pytest.raises(UsageError, match=f"given.{key}='instant3d-scenes' is a System, not a"):
-            systems.make(config(name), {key: wrong})
+            systems.make(config(name), {**given(name), key: wrong})
 
 
-def test_the_batch_is_what_the_data_deliver(name):
-    overrides = [word for word in SMALL[name] if not word.startswith('text.words')]  # the data know them
+def test_the_batch_is_what_the_data_deliver(learner):
+    overrides = [word for word in SMALL[learner] if not word.startswith('text.words')]  # the data know them
     try:
-        loaded = sources.resolve(configs.load(f'configs/{name}.py:tiny', [*overrides, 'batch=8']))
-        source, transform = sources.make(loaded, None, made(name).batch_spec)
+        loaded = sources.resolve(configs.load(f'configs/{learner}.py:tiny', [*overrides, 'batch=8']))
+        source, transform = sources.make(loaded, None, made(learner).batch_spec)
     except FileNotFoundError:
         pytest.skip('the data of this config are made by hand')
     row = transform(source[0], np.random.default_rng(0))
     assert {key: (value.shape, value.dtype) for key, value in row.items()} == {
-        key: (spec.shape[1:], spec.dtype) for key, spec in made(name).batch_spec.items()
+        key: (spec.shape[1:], spec.dtype) for key, spec in made(learner).batch_spec.items()
     }

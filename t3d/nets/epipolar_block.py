@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.core import grids
+from t3d.core import grids, spread
 from t3d.core.typing import Array, Float
 from t3d.nets.unet_blocks import LAYER_EPSILON, NEVER
 
@@ -24,10 +24,13 @@ class EpipolarBlock(nn.Module):
     """Attributes:
     heads: of both attentions.
     dtype: of products; logits and softmax are float32.
+    axis: the mesh axis that the views are spread over: each device looks up its own rays, in the maps of all views, which are
+      gathered; '' for none.
     """
 
     heads: int
     dtype: jnp.dtype = jnp.float32
+    axis: str = ''
 
     @nn.compact
     def __call__(self, x: Float[Array, 'n h w c'], rays) -> Float[Array, 'n h w c']:
@@ -50,12 +53,19 @@ class EpipolarBlock(nn.Module):
         # Linear maps and bilinear lookup commute: keys and values are projected once, then looked up.
         query, key, value = dense('to_q', own), dense('to_k', own), dense('to_v', own)
         place = dense('place', encoding(rays).astype(self.dtype))  # [B, V, h, w, M, d]
-        seen = lookup(jnp.concatenate([key, value], -1), rays.uv)  # [B, V, S, h, w, M, 2 d]
-        seen_key, seen_value = heads(seen[..., :inner]), heads(seen[..., inner:])
         asked = heads(query[..., None, :] + place)
-        logits = jnp.sum(asked[:, :, None] * seen_key, -1, dtype=jnp.float32) * (inner // self.heads) ** -0.5
-        weights = jax.nn.softmax(jnp.where(rays.valid[..., None], logits, NEVER), axis=2).astype(self.dtype)
-        mixed = jnp.sum(weights[..., None] * seen_value, 2).reshape(place.shape)
+
+        def look(points, maps):
+            asked, uv, valid = points
+            seen = lookup(maps, uv)  # [B, V, S, h, w, M, 2 d]
+            seen_key, seen_value = heads(seen[..., :inner]), heads(seen[..., inner:])
+            logits = jnp.sum(asked[:, :, None] * seen_key, -1, dtype=jnp.float32) * (inner // self.heads) ** -0.5
+            weights = jax.nn.softmax(jnp.where(valid[..., None], logits, NEVER), axis=2).astype(self.dtype)
+            return jnp.sum(weights[..., None] * seen_value, 2)
+
+        points, maps = (asked, rays.uv, rays.valid), jnp.concatenate([key, value], -1)
+        mixed = spread.over(look, self.axis, points, maps) if self.axis else look(points, maps)
+        mixed = mixed.reshape(place.shape)
         tokens = value[..., None, :] + place + dense('to_out_views', mixed)
         tokens = tokens + dense('mlp_out', nn.gelu(dense('mlp_in', norm('norm_mlp', tokens), 2 * inner), approximate=False))
         tokens = norm('norm_ray', tokens)

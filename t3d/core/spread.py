@@ -1,0 +1,76 @@
+"""Model code on the device mesh of the context (`jax.set_mesh`): where arrays lie, and functions spread over an axis of it.
+
+Without a mesh, or inside of `jax.pmap` and `jax.shard_map`, nothing here does anything.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from t3d.core.typing import PyTree
+
+BATCH = ('data', 'fsdp')  # mesh axes of the rows of a batch
+GATHERED = 'gathered over the mesh'
+
+
+def axes() -> dict[str, int]:
+    """Sizes of the context's mesh axes that the compiler shards over; those that are manual are not among them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return {}
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {name: mesh.shape[name] for name, kind in kinds if kind == AxisType.Auto}
+
+
+def constrain(x: jax.Array, *spec) -> jax.Array:
+    """`with_sharding_constraint` on the mesh of the context, for model code.
+
+    Axes that the mesh lacks, or that are manual (inside shard_map or pmap), are dropped; without a mesh nothing happens.
+    """
+    auto = axes()
+
+    def keep(entry):
+        if isinstance(entry, tuple):
+            return tuple(axis for axis in entry if axis in auto) or None
+        return entry if entry in auto else None
+
+    kept = [keep(entry) for entry in spec]
+    return jax.lax.with_sharding_constraint(x, P(*kept)) if any(kept) else x
+
+
+def batch_axes(rows: int, without: str = '') -> tuple[str, ...]:
+    """The mesh axes that `rows` of a batch lie on, () where they do not divide."""
+    sizes, ways = axes(), 1
+    names = tuple(name for name in BATCH if name in sizes and name != without)
+    for name in names:
+        ways *= sizes[name]
+    return names if rows % ways == 0 else ()
+
+
+def rows_here(rows: int) -> int:
+    """How many `rows` of a batch each device has."""
+    sizes = axes()
+    for name in batch_axes(rows):
+        rows //= sizes[name]
+    return rows
+
+
+def over(function: Callable, axis: str, own: PyTree, others: PyTree) -> jax.Array:
+    """function(own, others) with axis 1 of every array [B, V, ...] spread over a mesh axis, and that of `others` gathered.
+
+    Each device calls it with its part of `own` and all of `others`; of the result [B, V, ...] it makes its part. Rows stay on
+    the mesh axes of the batch. The backward pass gathers again, so that no device keeps what others have.
+    """
+    rows, sizes = jax.tree.leaves(own)[0].shape[0], axes()
+    spec = P(batch_axes(rows, axis) or None, axis)
+
+    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_anything_except_these_names(GATHERED))
+    def local(own, others):
+        gather = lambda x: checkpoint_name(jax.lax.all_gather(x, axis, axis=1, tiled=True), GATHERED)
+        return function(own, jax.tree.map(gather, others))
+
+    return jax.shard_map(local, in_specs=spec, out_specs=spec, axis_names=set(sizes))(own, others)
