@@ -68,22 +68,33 @@ def config(name, devices=1):
 
 
 @functools.cache
+def described(name):
+    """The models that a system is given, without their arrays."""
+    models = {}
+    for key, (other, overrides) in GIVEN.get(name, {}).items():
+        loaded = configs.load(f'configs/{other}.py:tiny', list(overrides))
+        system = systems.make(loaded)
+        params = weights_of(jax.eval_shape(system.init, prng.key(7), zeros(system), {}), system.weights)
+        functions = system if system.functions is None else system.functions
+        models[key] = givens.Given(functions, params, loaded, other, sharding=system.sharding)
+    return models
+
+
+@functools.cache
 def given(name):
     """The models that a system is given, with random weights of which none is zero."""
     models = {}
-    for key, (other, overrides) in GIVEN.get(name, {}).items():
-        made = configs.load(f'configs/{other}.py:tiny', list(overrides))
-        system = systems.make(made)
-        state = jax.jit(system.init)(prng.key(7), zeros(system))
+    for key, one in described(name).items():
+        system = systems.make(one.config)
+        state = jax.jit(system.init)(prng.key(7), zeros(system), {})
         params = random_weights.shaken(weights_of(state, system.weights))
-        functions = system if system.functions is None else system.functions
-        models[key] = givens.Given(functions, params, made, other, givens.digest(params), system.sharding)
+        models[key] = one._replace(params=params, digest=givens.digest(params))
     return models
 
 
 @functools.cache
 def made(name, devices=1):
-    return systems.make(config(name, devices), given(name))
+    return systems.make(config(name, devices), described(name))
 
 
 def zeros(system):
@@ -103,7 +114,7 @@ def batch(name):
 
 @functools.cache
 def runner(name, count):
-    """(mesh, target, program, state of random weights on the host, numbers of the steps that were traced) on `count` devices."""
+    """(mesh, target, program, state of random weights on the host, numbers of the traced steps) on `count` devices."""
     loaded, traces, system = config(name, count), [], made(name, count)
     first, *others = (
         lambda *args, number=number, step=step: traces.append(number) or step(*args)
@@ -266,12 +277,12 @@ def test_a_request_of_another_kind_is_refused_in_one_sentence(name):
 
 
 def test_what_a_system_was_not_given_or_given_in_another_kind_is_named(name):
-    for key in given(name):
+    for key in described(name):
         with pytest.raises(UsageError, match=f'given.{key} is missing'):
-            systems.make(config(name), {other: one for other, one in given(name).items() if other != key})
-        wrong = given(name)[key]._replace(functions=made('instant3d'), name='instant3d-scenes')
+            systems.make(config(name), {other: one for other, one in described(name).items() if other != key})
+        wrong = described(name)[key]._replace(functions=made('instant3d'), name='instant3d-scenes')
         with pytest.raises(UsageError, match=f"given.{key}='instant3d-scenes' is a System, not a"):
-            systems.make(config(name), {**given(name), key: wrong})
+            systems.make(config(name), {**described(name), key: wrong})
 
 
 def test_the_batch_is_what_the_data_deliver(learner):
