@@ -1,6 +1,6 @@
 """Model code on the device mesh of the context (`jax.set_mesh`): where arrays lie, and functions spread over an axis of it.
 
-Without a mesh, or inside of `jax.pmap` and `jax.shard_map`, nothing here does anything.
+Without a mesh, or inside of `jax.pmap` and `jax.shard_map`, nothing is constrained or spread.
 """
 
 import functools
@@ -66,6 +66,8 @@ def over(function: Callable, axis: str, own: PyTree, others: PyTree) -> jax.Arra
     the mesh axes of the batch. The backward pass gathers again, so that no device keeps what others have.
     """
     rows, sizes = jax.tree.leaves(own)[0].shape[0], axes()
+    if axis not in sizes:
+        return function(own, others)
     spec = P(batch_axes(rows, axis) or None, axis)
 
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_anything_except_these_names(GATHERED))

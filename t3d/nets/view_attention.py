@@ -56,17 +56,15 @@ class ViewAttention(nn.Module):
             return out.reshape(*x.shape[:2], self.heads, channels // self.heads)
 
         query, key, value = project('to_q'), project('to_k'), project('to_v')
+        each = lambda value: value.reshape(value.shape[0], self.views, -1, *value.shape[2:])
+        joined = lambda value: value.reshape(value.shape[0], -1, *value.shape[3:])
+
+        def attend(own, others):
+            query, mask = jax.tree.map(joined, own)
+            return self.attend(query, *jax.tree.map(joined, others), mask).reshape(own[0].shape)
+
         if self.axis:
-            each = lambda value: value.reshape(value.shape[0], self.views, -1, *value.shape[2:])
-            all_of = lambda value: value.reshape(value.shape[0], -1, *value.shape[3:])
-
-            def local(own, others):
-                query, mask = jax.tree.map(all_of, own)
-                out = self.attend(query, *jax.tree.map(all_of, others), mask)
-                return out.reshape(own[0].shape)
-
-            own = jax.tree.map(each, (query, mask))
-            out = spread.over(local, self.axis, own, (each(key), each(value)))
+            out = spread.over(attend, self.axis, jax.tree.map(each, (query, mask)), (each(key), each(value)))
         else:
             out = self.attend(query, key, value, mask)
         return nn.Dense(channels, dtype=options.dtype, name='to_out_0')(out.reshape(x.shape))

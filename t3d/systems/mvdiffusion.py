@@ -149,6 +149,7 @@ class Model:
             plucker=v.plucker,
             block_levels=tuple(v.block_levels),
             view_axis=v.get('axis', ''),
+            remat=config.get('remat', False),
         )
         self.options = ViewOptions(v.camera, v.masks, v.line_width, v.samples, v.near, v.far)
         self.empty = jnp.asarray(self.tokenize(['']))
