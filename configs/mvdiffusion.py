@@ -65,6 +65,7 @@ def tiny() -> ml_collections.ConfigDict:
         attention_levels=(True, True),
     )
     config.patch = 4
+    config.remat = False  # True: ResNets and transformers are computed again in the backward pass
     config.views = dict(
         form='dense',  # 'dense' (MVDream), 'masked' (SPAD), 'epipolar'
         camera='mvdream',  # 'mvdream', 'spad', 'spad_relative', '' for none
@@ -73,6 +74,7 @@ def tiny() -> ml_collections.ConfigDict:
         masks='geometric',  # or 'spad_legacy'
         line_width=1.5,  # positions about an epipolar line
         block_levels=(),  # levels with epipolar blocks, 0 the finest
+        axis='',  # mesh axis over which the views of an object are spread: 'tensor', 'fsdp'; '' for none, as up to 8 views want
         samples=16,  # points of a ray, and the z-depths between which they lie
         near=2.2,
         far=4.2,
@@ -105,6 +107,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.preview = dict(rows=8, views=4, columns='4 generated views, 4 true')
     config.preview_every = 1000
     config.checkpoint.every = 500
+    config.saves_memory = ('batch', 'remat')
     config.evaluate = ('view_sets',)
     config.export = dict(prompts=('a red cube', 'a purple sphere', 'a small green cone'), lift='configs/reconstruct.py:tiny')
     return config
@@ -158,6 +161,7 @@ def pod() -> ml_collections.ConfigDict:
     config.patch = 1
     config.steps = 50_000
     config.batch = 1024
+    config.remat = True
     config.text.update(length=77, width=1024, layers=23, heads=16, activation='gelu', embedding_scale=0.02)
     config.unet = dict(
         block_out_channels=(320, 640, 1280, 1280),

@@ -87,6 +87,17 @@ def test_interrupted_equals_uninterrupted_exactly(whole, tmp_path, stops):
     assert losses(tmp_path / 'run')[6] == losses(whole[0])[6] or len(stops) == 1  # the window before 6 may be shorter
 
 
+def test_a_run_of_two_kinds_of_steps_goes_on_with_the_kind_that_was_due(tmp_path):
+    kinds, plain, other = (0, 1, 1, 0, 1, 0), make(), make(rate=1e-3)
+    system = plain._replace(other_steps=(other.train_step,), choose=kinds.__getitem__)
+    for folder, stops in (('whole', ()), ('parts', (2,))):
+        for stop in (*stops, None):
+            run(tmp_path / folder, system=system, log_every=1, stop_after=stop)
+    chex.assert_trees_all_equal(state(tmp_path / 'parts'), state(tmp_path / 'whole'))
+    rates = [record['lr'] for record in metrics(tmp_path / 'parts')]
+    np.testing.assert_allclose(rates, [(1e-2, 1e-3)[kind] for kind in kinds])
+
+
 @pytest.mark.parametrize('mesh', [(2, 1), (1, 8), (2, 4)], ids=str)
 def test_resumes_on_another_mesh(whole, tmp_path, mesh):
     run(tmp_path / 'run', stop_after=4)

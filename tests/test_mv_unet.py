@@ -17,7 +17,6 @@ from t3d.geom import cameras
 from t3d.nets import epipolar_block, mv_unet, view_attention
 from t3d.nets.mv_unet import NO_VIEWS, MultiViewUNet, ViewInputs
 from t3d.nets.unet import UNet
-from t3d.nets.unet_blocks import plain_attention
 
 FORMS = {
     'dense': dict(form='dense'),
@@ -249,13 +248,15 @@ class TestEpipolarBlock:
 def test_attention_in_blocks_is_attention(masked, monkeypatch):
     """Values and gradients, with a batch, heads and a mask whose rows differ."""
     rng = np.random.default_rng(0)
-    query, key, value, slope = rng.standard_normal((4, 2, 3, 24, 4)).astype(np.float32)
+    query, key, value, slope = rng.standard_normal((4, 2, 24, 3, 4)).astype(np.float32)
     mask = jnp.asarray((rng.random((2, 24, 24)) < 0.5) | np.eye(24, dtype=bool)) if masked else None
-    whole = lambda *args: plain_attention(*args, None if mask is None else mask[:, None])
-    expected, pull = jax.vjp(whole, query, key, value)
+    attend = lambda *args: view_attention.joint_attention(*args, mask)
+    expected, pull = jax.vjp(attend, query, key, value)
+    assert 'scan' not in str(jax.make_jaxpr(attend)(query, key, value))
     monkeypatch.setattr(view_attention, 'CACHED', 2 * 3 * 24 * 7)  # 4 blocks of 6 queries
-    got, own_pull = jax.vjp(lambda *args: view_attention.joint_attention(*args, mask), query, key, value)
-    assert 'scan' in str(jax.make_jaxpr(lambda *args: view_attention.joint_attention(*args, mask))(query, key, value))
+    attend = lambda *args: view_attention.joint_attention(*args, mask)  # a function that JAX has not traced yet
+    got, own_pull = jax.vjp(attend, query, key, value)
+    assert 'scan' in str(jax.make_jaxpr(attend)(query, key, value))
     np.testing.assert_allclose(got, expected, atol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), own_pull(slope), pull(jnp.asarray(slope)))
 

@@ -1,6 +1,7 @@
 """Multi-view diffusion as a system: two programs over one tree, what moves when, given text, samples of each object alone."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 import random_weights
 import test_image_diffusion
 
-from t3d import systems
+from t3d import cli, systems
 from t3d.core import config as configs
 from t3d.core import tree
 from t3d.core.errors import UsageError
@@ -171,3 +172,15 @@ def test_given_to_another_it_is_its_functions_and_both_trees():
     out = jax.jit(model.predict)(params, x, jnp.array([3]), text, model.inputs(views, None))
     assert out.shape == x.shape and np.isfinite(np.asarray(out)).all()
     np.testing.assert_allclose(model.decode(params, model.latents(params, jnp.full((1, 3, 16, 16, 3), 0.3))), 0.3, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_steps_of_868_million_parameters_compile_for_eight_devices_that_share_the_state(capsys, tmp_path):
+    """One object on each device; `JAX_NUM_CPU_DEVICES=64` and batch=1024 take minutes (docs/benchmarks.md)."""
+    assert cli.main(['train', 'configs/mvdiffusion.py:pod', 'batch=8', f'data.path={tmp_path}', '--dry-run']) == 0
+    text = capsys.readouterr().out
+    assert 'unet:   867,566,403 parameters' in text  # 5,761 fewer than on latents of four channels
+    assert 'mesh: data 1 x fsdp 8 x tensor 1 = 8 devices' in text
+    assert text.count('compiled in') == 2  # views, single pictures
+    for own, whole in re.findall(r'arguments ([\d.]+) GiB .state of all devices together ([\d.]+) GiB', text):
+        assert float(own) < float(whole) / 7.8

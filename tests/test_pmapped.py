@@ -72,7 +72,7 @@ def test_split_refuses_what_does_not_divide():
 
 @pytest.mark.slow
 def test_instant3d_trains_on_replicas_as_on_one_device():
-    """Pixels and jitter are drawn by each replica for itself, so losses agree as draws do, and replicas to the bit."""
+    """Pixels and jitter are each replica's own, so losses agree as draws do; replicas to the bit."""
     from test_instant3d import SMALL
 
     from t3d import systems
@@ -95,3 +95,27 @@ def test_instant3d_trains_on_replicas_as_on_one_device():
     for leaf in jax.tree.leaves(copies.params):
         np.testing.assert_array_equal(leaf[0], leaf[1])
     np.testing.assert_allclose(*np.mean(losses, axis=0), rtol=0.1)  # each step draws 2,048 pixels of its own
+
+
+@pytest.mark.slow
+def test_views_and_pictures_are_learned_on_replicas_as_on_one_device():
+    """Times, noise and dropped words are each replica's own, so losses agree as draws do; replicas to the bit."""
+    import test_mvdiffusion
+
+    from t3d import systems
+    from t3d.data import sources
+
+    config = test_mvdiffusion.config('tiny', 'batch=16', 'diffusion.min_snr=0.0')
+    system, pair = systems.make(config), jax.local_devices()[:2]
+    batch = next(pipeline.make(*sources.make(config, None, system.batch_spec), batch=16, seed=0))
+    start = jax.jit(system.init)(jax.random.key(0), batch, {})
+    for kind in (system.train_step, *system.other_steps):
+        parallel = pmapped.train_step(system._replace(train_step=kind), pair)
+        state, copies, step, losses = start, pmapped.replicate(start, pair), jax.jit(kind), []
+        for _ in range(8):
+            state, one = step(state, batch, jax.random.fold_in(jax.random.key(1), state.step), {})
+            copies, many = parallel(copies, pmapped.split(batch, 2), jax.random.key(1))
+            losses.append((float(one['loss']), float(many['loss'][0])))
+        for leaf in jax.tree.leaves(copies):
+            np.testing.assert_array_equal(leaf[0], leaf[1])
+        np.testing.assert_allclose(*np.mean(losses, axis=0), rtol=0.1)

@@ -10,7 +10,7 @@ from test_instant3d import SMALL
 
 from t3d import systems
 from t3d.core import config as configs
-from t3d.core import tree
+from t3d.core import spread, tree
 from t3d.data import pipeline, sources
 from t3d.parallel import devices, sharding
 
@@ -73,11 +73,11 @@ def test_typed_keys_have_a_place():
 
 def test_constrain_follows_the_mesh_of_the_context():
     x = jnp.ones((8, 4))
-    assert 'sharding_constraint' not in str(jax.make_jaxpr(lambda x: sharding.constrain(x, ('data', 'fsdp')))(x))
+    assert 'sharding_constraint' not in str(jax.make_jaxpr(lambda x: spread.constrain(x, ('data', 'fsdp')))(x))
     with jax.set_mesh(devices.make({'data': 8})):
-        assert 'sharding_constraint' in str(jax.make_jaxpr(lambda x: sharding.constrain(x, ('data', 'fsdp')))(x))
-        assert 'sharding_constraint' not in str(jax.make_jaxpr(lambda x: sharding.constrain(x, 'absent'))(x))
-    both = jax.pmap(lambda x: sharding.constrain(x, ('data', 'fsdp')), axis_name='data')(x)
+        assert 'sharding_constraint' in str(jax.make_jaxpr(lambda x: spread.constrain(x, ('data', 'fsdp')))(x))
+        assert 'sharding_constraint' not in str(jax.make_jaxpr(lambda x: spread.constrain(x, 'absent'))(x))
+    both = jax.pmap(lambda x: spread.constrain(x, ('data', 'fsdp')), axis_name='data')(x)
     np.testing.assert_array_equal(both, x)
 
 

@@ -85,27 +85,29 @@ def counts(params) -> list[str]:
 
 
 def compiled(config, system, abstract, mesh, given, others) -> list[str]:
-    """Lines about the sharded train step: mesh, seconds to compile, model FLOPs, bytes for each device."""
+    """Lines about the sharded train steps: mesh, seconds to compile, model FLOPs, bytes for each device."""
     devices.check_batch(config.batch, mesh)
     placed = sharding.shardings(abstract, system.sharding, mesh, config.fsdp_floor)
     state = sharding.abstract_with(abstract, placed)
     batch = sharding.abstract_batch(system.batch_spec, mesh)
     key = jax.eval_shape(lambda: prng.key(0))
-    with jax.set_mesh(mesh):
-        work = flops.count(system.train_step, abstract, system.batch_spec, key, others)  # by the dearest branches
-        began = time.perf_counter()
-        step = jax.jit(system.train_step, donate_argnums=0, out_shardings=(placed, sharding.replicated(mesh)))
-        memory = step.lower(state, batch, key, place_given(given, others, mesh, config.fsdp_floor)).compile().memory_analysis()
-        seconds = time.perf_counter() - began
+    placed_given = place_given(given, others, mesh, config.fsdp_floor)
     shape = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
-    giga = 2**30
-    return [
-        f'mesh: {shape} = {mesh.size} devices ({jax.default_backend()})',
-        f'train step compiled in {seconds:.1f} s',
-        f'model FLOPs of a step with all its branches: {work:.3g}, {work / mesh.size:.3g} for each device',
-        f'for each device: arguments {memory.argument_size_in_bytes / giga:.3f} GiB (state of all devices together '
-        f'{tree.size_bytes(abstract) / giga:.3f} GiB), temporaries {memory.temp_size_in_bytes / giga:.3f} GiB',
-    ]
+    lines, giga = [f'mesh: {shape} = {mesh.size} devices ({jax.default_backend()})'], 2**30
+    for number, one_step in enumerate((system.train_step, *system.other_steps)):
+        with jax.set_mesh(mesh):
+            work = flops.count(one_step, abstract, system.batch_spec, key, others)  # by the dearest branches
+            began = time.perf_counter()
+            step = jax.jit(one_step, donate_argnums=0, out_shardings=(placed, sharding.replicated(mesh)))
+            memory = step.lower(state, batch, key, placed_given).compile().memory_analysis()
+            seconds = time.perf_counter() - began
+        lines += [
+            f'train step{f" {number + 1}" if system.other_steps else ""} compiled in {seconds:.1f} s',
+            f'model FLOPs of a step with all its branches: {work:.3g}, {work / mesh.size:.3g} for each device',
+            f'for each device: arguments {memory.argument_size_in_bytes / giga:.3f} GiB (state of all devices together '
+            f'{tree.size_bytes(abstract) / giga:.3f} GiB), temporaries {memory.temp_size_in_bytes / giga:.3f} GiB',
+        ]
+    return lines
 
 
 def place_given(given, others, mesh, floor: int) -> dict:

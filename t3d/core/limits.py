@@ -134,6 +134,7 @@ LIMITS = {
     'views.masks': Choice(('geometric', 'spad_legacy')),
     'views.line_width': Real(0.0, 1e3, 'positions', above=True),
     'views.block_levels': Several(Whole(0, 11), 0, 12, 'levels, 0 the finest'),
+    'views.axis': Choice(('', 'fsdp', 'tensor')),
     'views.samples': Whole(1, 1024, 'points of a ray'),
     'views.near': Real(0.0, 1e3, 'scene units', above=True),
     'views.far': Real(0.0, 1e3, 'scene units', above=True),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.core import grids
+from t3d.core import grids, spread
 from t3d.core.typing import Array, Float
 from t3d.nets.unet_blocks import LAYER_EPSILON, NEVER
 
@@ -25,10 +25,13 @@ class EpipolarBlock(nn.Module):
     """Attributes:
     heads: of both attentions.
     dtype: of products; logits and softmax are float32.
+    axis: the mesh axis that the views are spread over: each device looks up its own rays, in the maps of all views, which are
+      gathered; '' for none.
     """
 
     heads: int
     dtype: jnp.dtype = jnp.float32
+    axis: str = ''
 
     @nn.compact
     def __call__(self, x: Float[Array, 'n h w c'], rays) -> Float[Array, 'n h w c']:
@@ -51,7 +54,8 @@ class EpipolarBlock(nn.Module):
         # Linear maps and bilinear lookup commute: keys and values are projected once, then looked up.
         query, key, value = dense('to_q', own), dense('to_k', own), dense('to_v', own)
         place = dense('place', encoding(rays).astype(self.dtype))  # [B, V, h, w, M, d]
-        mixed = attend_views(query[..., None, :] + place, key, value, rays, self.heads)
+        look = lambda own, maps: attend_views(*own, *maps, self.heads)
+        mixed = spread.over(look, self.axis, (query[..., None, :] + place, rays.uv, rays.valid), (key, value))
         tokens = value[..., None, :] + place + dense('to_out_views', mixed)
         tokens = tokens + dense('mlp_out', nn.gelu(dense('mlp_in', norm('norm_mlp', tokens), 2 * inner), approximate=False))
         tokens = norm('norm_ray', tokens)
@@ -72,14 +76,20 @@ def encoding(rays) -> Float[Array, '*b e']:
     return jnp.concatenate([waves, rays.points, rays.depths[..., None], plucker], -1)
 
 
-def attend_views(query, key, value, rays, heads: int):
-    """What the points [B, V, h, w, M, d] of all rays find in the maps [B, S, h, w, d] of the views that see them.
+def attend_views(query, uv, valid, key, value, heads: int):
+    """What points of rays find in the maps of the views that see them.
 
     In blocks of points, looked up again in the backward pass: what all points see in all views never exists at once.
+
+    Args:
+      query: of the points, [B, V, h, w, M, d].
+      uv, valid: their projections into the S views, [B, V, S, h, w, M, 2], and whether they are in the picture.
+      key, value: maps of those views, [B, S, h, w, d].
+    Returns: [B, V, h, w, M, d].
     """
     objects, views = key.shape[:2]
     count = query[0, ..., 0].size
-    room = max(1, BLOCK // (objects * views)) if jax.default_backend() == 'cpu' else count
+    room = max(1, BLOCK // (spread.rows_here(objects) * views)) if jax.default_backend() == 'cpu' else count
     size = next(size for size in range(min(room, count), 0, -1) if count % size == 0)
 
     def part(block):
@@ -91,7 +101,7 @@ def attend_views(query, key, value, rays, heads: int):
         return jnp.sum(weights[..., None] * seen_value, 1).reshape(query.shape)
 
     cut = lambda x, axis: jnp.moveaxis(x.reshape(*x.shape[:axis], count // size, size, *x.shape[axis + 1 :]), axis, 0)
-    uv, valid = jnp.moveaxis(rays.uv, 2, 1), jnp.moveaxis(rays.valid, 2, 1)  # [B, S, V, h, w, M]
+    uv, valid = jnp.moveaxis(uv, 2, 1), jnp.moveaxis(valid, 2, 1)  # [B, S, V, h, w, M]
     flat = (query.reshape(objects, count, -1), uv.reshape(objects, views, count, 2), valid.reshape(objects, views, count))
     if size == count:
         return jax.checkpoint(part)(flat).reshape(query.shape)

@@ -41,6 +41,7 @@ SHARDING = (  # before the rules of the plain UNet
     (r'epipolar/(to_out|to_out_views|mlp_out)/kernel$', P('tensor', 'fsdp')),
 )
 FORMS = ('dense', 'masked', 'epipolar')
+VIEW_AXES = ('', 'fsdp', 'tensor')  # mesh axes that views can lie on
 PLUCKER = 6  # coordinates of a ray
 
 
@@ -74,11 +75,12 @@ class Context(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Of the transformers: the network's form, and whether Plücker coordinates join the map."""
+    """Of the transformers."""
 
     form: str
-    plucker: bool
+    plucker: bool  # coordinates join the map
     blocks: bool  # epipolar consistency blocks at this level
+    view_axis: str  # mesh axis of the views, '' for none
 
 
 def level_name(height: int, width: int) -> str:
@@ -98,22 +100,24 @@ class ViewTransformerBlock(nn.Module):
         count, height, width, channels = x.shape
         features = context.text.features if isinstance(context.text, Masked) else context.text
         objects, level = features.shape[0], level_name(height, width)
-        joint = (objects, count // objects * height * width, channels)
+        views = count // objects
+        axis = view_attention.axis_of(settings.view_axis, views)
+        joint = (objects, views * height * width, channels)
         alone = (count, height * width, channels)
-        h = x.reshape(alone)
+        h = view_attention.constrain(x, objects, axis).reshape(alone)
         y = layer_norm(options, 'norm1')(h)
         if settings.form == 'epipolar':
             y = Attention(self.heads, options, name='attn1')(y.reshape(alone))
         else:
             mask = context.views.masks[level] if settings.form == 'masked' and context.views.masks is not None else None
-            y = view_attention.JointAttention(self.heads, options, name='attn1')(y.reshape(joint), mask)
+            y = view_attention.JointAttention(self.heads, options, axis, name='attn1')(y.reshape(joint), mask)
         h = h.reshape(joint) + y.reshape(joint)
         h = h + Attention(self.heads, options, name='attn2')(layer_norm(options, 'norm2')(h), context.text)
         if settings.blocks and context.views.rays is not None:
-            block = EpipolarBlock(self.heads, options.dtype, name='epipolar')
+            block = EpipolarBlock(self.heads, options.dtype, axis, name='epipolar')
             h = block(h.reshape(x.shape), context.views.rays[level]).reshape(joint)
         h = h + FeedForward(options.dtype, name='ff')(layer_norm(options, 'norm3')(h))
-        return h.reshape(x.shape)
+        return view_attention.constrain(h.reshape(x.shape), objects, axis)
 
 
 class ViewTransformer(nn.Module):
@@ -167,6 +171,8 @@ class MultiViewUNet(UNet):
       camera_zero: the camera's embedding starts at zero (SPAD) instead of anywhere (MVDream).
       plucker: Plücker coordinates join the map before each transformer.
       block_levels: levels, 0 the finest, with epipolar consistency blocks.
+      view_axis: the axis of the context's mesh ('tensor' or 'fsdp') that the views of an object are spread over, for more of
+        them than one device holds; '' keeps an object on one device.
     """
 
     form: str = 'dense'
@@ -174,12 +180,15 @@ class MultiViewUNet(UNet):
     camera_zero: bool = False
     plucker: bool = False
     block_levels: tuple[int, ...] = ()
+    view_axis: str = ''
 
     def check(self) -> None:
         """Raises UsageError if the attributes do not fit each other."""
         super().check()
         if self.form not in FORMS:
             raise UsageError(f'form={self.form!r}: wanted one of {", ".join(FORMS)}.')
+        if self.view_axis not in VIEW_AXES:
+            raise UsageError(f"view_axis={self.view_axis!r}: wanted 'fsdp', 'tensor', or '' for objects whole on each device.")
         levels = len(self.block_out_channels)
         if self.form == 'epipolar' and not self.block_levels:
             raise UsageError("form='epipolar' with block_levels=(): no view would see another; name a level, 0 is the finest.")
@@ -189,7 +198,7 @@ class MultiViewUNet(UNet):
     def options_of(self, level: int) -> Options:
         """What the blocks of a level share; the middle is of the last one."""
         blocks = self.form == 'epipolar' and level in self.block_levels
-        settings = Settings(self.form, self.plucker, blocks)
+        settings = Settings(self.form, self.plucker, blocks, self.view_axis)
         return self.options(self.per_level('remat')[level])._replace(transformer=ViewTransformer, settings=settings)
 
     @nn.compact
@@ -222,7 +231,8 @@ class MultiViewUNet(UNet):
             embedding = embedding if views.keep is None else jnp.where(views.keep.reshape(-1, 1), embedding, 0.0)
         temb = self.temb(t, objects * count, embedding)
         text = text.astype(self.dtype) if mask is None else Masked(text.astype(self.dtype), mask)
-        flat = latents.reshape(-1, *latents.shape[2:])
+        axis = view_attention.axis_of(self.view_axis, count)
+        flat = view_attention.constrain(latents.reshape(-1, *latents.shape[2:]), objects, axis)
         return self.denoise(flat, temb, Context(text, views)).reshape(*latents.shape[:-1], -1)
 
     def check_views(self, latents, text) -> None:

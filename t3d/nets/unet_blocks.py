@@ -11,12 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t3d.core import spread
 from t3d.core.typing import Array, Float
 
 LAYER_EPSILON = 1e-5  # of a transformer's layer norms
 TRANSFORMER_EPSILON = 1e-6  # of the group norm before a transformer, in every released model
 NEVER = -1e30  # logit of a masked key: its weight is exactly 0
-LOGITS = 2**27  # attention logits that may exist at once where no fused kernel takes the shape: 512 MiB in float32
+LOGITS = 2**27  # attention logits that a device may have at once where no fused kernel takes the shape: 512 MiB in float32
 
 
 class Options(NamedTuple):
@@ -101,9 +102,7 @@ def dot_product_attention(query, key, value, *, upcast: bool = False, mask=None)
             pass
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # [B, heads, N, D]
     batch, heads, count, _ = query.shape
-    chunks = -(-batch * heads * count * key.shape[2] // LOGITS)
-    while count % chunks:
-        chunks += 1
+    chunks = chunks_of(batch, heads * key.shape[2], count, LOGITS)
     if chunks == 1:
         out = plain_attention(query, key, value, allowed)
     else:
@@ -111,6 +110,15 @@ def dot_product_attention(query, key, value, *, upcast: bool = False, mask=None)
         part = jax.checkpoint(lambda query: plain_attention(query, key, value, allowed))
         out = jnp.moveaxis(jax.lax.map(part, parts), 0, 2).reshape(query.shape)
     return jnp.swapaxes(out, 1, 2).astype(dtype)
+
+
+def chunks_of(batch: int, each: int, count: int, limit: int) -> int:
+    """Into how many equal parts `count` queries go, of `each` logits, so that no device has more than `limit` of those at once;
+    at most one for each query."""
+    chunks = min(-(-spread.rows_here(batch) * each * count // limit), count)
+    while count % chunks:
+        chunks += 1
+    return chunks
 
 
 def plain_attention(query, key, value, allowed=None):

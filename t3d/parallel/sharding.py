@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from t3d.core import tree as trees
@@ -133,23 +133,6 @@ def ways(spec: P, mesh: Mesh) -> int:
     """Into how many parts a spec cuts an array."""
     axes = [axis for entry in spec if entry for axis in (entry if isinstance(entry, tuple) else (entry,))]
     return math.prod(mesh.shape[axis] for axis in axes)
-
-
-def constrain(x: jax.Array, *spec) -> jax.Array:
-    """`with_sharding_constraint` on the mesh of the context (`jax.set_mesh`), for model code.
-
-    Axes that the mesh lacks, or that are manual (inside shard_map or pmap), are dropped; without a mesh nothing happens.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    auto = set() if mesh.empty else {n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Auto}
-
-    def keep(entry):
-        if isinstance(entry, tuple):
-            return tuple(axis for axis in entry if axis in auto) or None
-        return entry if entry in auto else None
-
-    kept = [keep(entry) for entry in spec]
-    return jax.lax.with_sharding_constraint(x, P(*kept)) if any(kept) else x
 
 
 def _by_rule(name: str, shape: tuple[int, ...], spec, mesh: Mesh) -> Placement:

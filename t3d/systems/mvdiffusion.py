@@ -148,6 +148,8 @@ class Model:
             camera_zero=v.camera_zero,
             plucker=v.plucker,
             block_levels=tuple(v.block_levels),
+            view_axis=v.get('axis', ''),
+            remat=config.get('remat', False),
         )
         self.options = ViewOptions(v.camera, v.masks, v.line_width, v.samples, v.near, v.far)
         self.empty = jnp.asarray(self.tokenize(['']))
