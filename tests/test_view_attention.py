@@ -1,5 +1,7 @@
 """Views of an object spread over devices: the same numbers and gradients as on one, and less memory on each."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from test_mv_unet import FORMS, SIDE, rig
 from t3d.core.errors import UsageError
 from t3d.fields import view_inputs
 from t3d.geom import epipolar
+from t3d.metrics import flops
 from t3d.nets import epipolar_block, mv_unet, unet, unet_blocks, view_attention
 from t3d.parallel import devices, sharding
 
@@ -70,6 +73,20 @@ def test_the_backward_pass_gathers_keys_and_values_again_and_does_not_attend_aga
         program = str(jax.make_jaxpr(lambda x, params, slope: pull(x, params)(slope))(x, params, x))
     assert max(leaf.size for leaf in kept) == x.size, [leaf.shape for leaf in kept]
     assert program.count('all_gather[') == 4 and program.count('scan[') == 2, program
+
+
+@pytest.mark.parametrize('cached', [2**40, 2**10], ids=['whole', 'blocks'])
+def test_model_flops_are_those_of_one_device_that_attends_at_once(cached, monkeypatch):
+    """Four layers and two products, each three times with their gradients."""
+    monkeypatch.setattr(view_attention, 'CACHED', cached)
+    count, x = VIEWS * 4, jnp.zeros((2, VIEWS * 4, 8))
+    expected = 3 * 2 * 2 * (4 * count * 8 * 8 + 2 * count * count * 8)
+    for axis, sizes in (('', {}), ('tensor', {'tensor': 8}), ('tensor', {'data': 4, 'tensor': 2})):
+        layer = view_attention.JointAttention(2, OPTIONS, axis)
+        params = jax.eval_shape(layer.init, jax.random.key(0), x)
+        with jax.set_mesh(devices.make({'data': 1, **sizes})):
+            step = jax.grad(lambda layer, params, x: jnp.sum(layer.apply(params, x) ** 2), (1, 2))
+            assert flops.count(functools.partial(step, layer), params, x) == expected, sizes
 
 
 def test_spread_rays_look_into_the_maps_of_all_views():

@@ -1,9 +1,9 @@
 """Model FLOPs counted in a jaxpr, and the share of a device's peak that a step reaches.
 
 Only matrix products and convolutions count, 2 per multiply-add, at their size in the program as traced (before the compiler):
-the convention behind published MFU figures. Loops count as often as they run; conditionals count their dearest branch. What a
-backward pass computes again (`jax.checkpoint`, and our own rules under the same name) is work, but no model FLOP (PaLM,
-arXiv 2204.02311, App. B).
+the convention behind published MFU figures. Loops count as often as they run, what is spread over devices (`jax.shard_map`) on
+all of them; conditionals count their dearest branch. What a backward pass computes again (`jax.checkpoint`, and our own rules
+under the same name) is work, but no model FLOP (PaLM, arXiv 2204.02311, App. B).
 """
 
 import math
@@ -57,6 +57,9 @@ def _equation(equation) -> int:
         return parameters['length'] * sum(inner)
     if name == 'cond':
         return max(inner, default=0)
+    if name == 'shard_map':  # each part of the arguments is work of its own; along other axes devices do the same
+        specs = jax.tree.leaves(tuple(map(tuple, parameters['in_specs'])))
+        return math.prod(parameters['mesh'].shape[axis] for axis in set(specs)) * sum(inner)
     return sum(inner)
 
 

