@@ -20,6 +20,7 @@ from t3d.data import sources
 from t3d.geom import cameras
 from t3d.inference import given as givens
 from t3d.inference import loading
+from t3d.parallel import devices
 from t3d.systems import mvdiffusion
 
 LEVELS = ('unet.block_out_channels=(8,)', 'unet.attention_levels=(True,)')
@@ -172,6 +173,21 @@ def test_given_to_another_it_is_its_functions_and_both_trees():
     out = jax.jit(model.predict)(params, x, jnp.array([3]), text, model.inputs(views, None))
     assert out.shape == x.shape and np.isfinite(np.asarray(out)).all()
     np.testing.assert_allclose(model.decode(params, model.latents(params, jnp.full((1, 3, 16, 16, 3), 0.3))), 0.3, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_step_whose_views_are_spread_over_devices_is_that_of_one_device():
+    """Views, and single pictures, which are not spread; three views on three devices, two objects on two."""
+    system, state = started()
+    spread = systems.make(config('tiny', 'views.axis=tensor'), {})
+    for one, many in zip((system.train_step, *system.other_steps), (spread.train_step, *spread.other_steps), strict=True):
+        after, metrics = jax.jit(one)(state, batch(), jax.random.key(1), {})
+        with jax.set_mesh(devices.make({'data': 2, 'tensor': 3})):
+            other, other_metrics = jax.jit(many)(state, batch(), jax.random.key(1), {})
+        for name, value in metrics.items():
+            np.testing.assert_allclose(other_metrics[name], value, rtol=1e-4)
+        for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(other.params), strict=True):
+            assert np.abs(np.asarray(a) - np.asarray(b)).max() < 1e-5
 
 
 @pytest.mark.slow
