@@ -12,7 +12,6 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from t3d.core import numerics
 from t3d.core.typing import Array, Float, Key, typechecked
 
 GUARD = 1e-10  # added to a squared norm within its square root: the gradient of a norm at 0 is NaN
@@ -46,7 +45,7 @@ def with_normals(field, points: Float[Array, '*b 3']):
 def with_difference_normals(field, points: Float[Array, '*b 3'], offset: float):
     """`with_normals` by central differences: six more queries of the density at `offset` along the axes.
 
-    Smoother than derivatives where the field is piecewise linear, whose slopes jump at its texels (threestudio, Instant3D's code).
+    Smoother than derivatives where the field is piecewise linear, whose slopes jump at its texels (as threestudio does).
     """
     density, features = field(points)
     steps = offset * jnp.concatenate([jnp.eye(3), -jnp.eye(3)])  # [6, 3]
@@ -89,7 +88,7 @@ def light_at(light: Light, extra: int) -> Light:
 def modes(
     key: Key, views: int, step, *, start: int, shaded: float = 0.75, textureless: float = 0.5, ambient: float = 0.1
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(ambient, diffuse, textureless), each [V]: DreamFusion's draw for each view (App. A.2).
+    """(ambient, diffuse, textureless), each [V]: DreamFusion's draw for each view (App. A).
 
     Before step `start` all views show albedo. Then a view is shaded with probability `shaded`, with `ambient` and
     1 - ambient of diffuse light, and of those the share `textureless` without colour.
@@ -113,7 +112,7 @@ def fixed_mode(mode: str, views: int, ambient: float = 0.1) -> tuple[jax.Array, 
 
 @typechecked
 def dreamfusion_light(key: Key, cameras: Float[Array, 'v 3'], distance=LIGHT_DISTANCE) -> Float[Array, 'v 3']:
-    """Light positions in the direction of camera + N(0, I), at distances U(distance) from the origin (App. A.2)."""
+    """Light positions in the direction of camera + N(0, I), at distances U(distance) from the origin (App. A)."""
     key_way, key_distance = jax.random.split(key)
     way = unit(cameras + jax.random.normal(key_way, cameras.shape, jnp.float32))
     return way * _distances(key_distance, cameras.shape[0], distance)
@@ -179,7 +178,7 @@ def orientation_of(composited: Float[Array, '*b 2']) -> Float[Array, '*b']:
 
 @typechecked
 def opacity_loss(opacity: Float[Array, '*b'], step, *, start: int = 0, least: float = 0.02) -> Float[Array, '']:
-    """mean sqrt(opacity^2 + 0.01) (DreamFusion, App. A.2), 0 before step `start` and where mean opacity is below `least`.
+    """mean sqrt(opacity^2 + 0.01) (DreamFusion, App. A), 0 before step `start` and where mean opacity is below `least`.
 
     Without the gates the loss empties a scene in which no object exists yet, which never returns.
     """
