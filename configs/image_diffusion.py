@@ -53,7 +53,7 @@ def tiny() -> ml_collections.ConfigDict:
         attention_levels=(True, True),
     )
     config.patch = 4  # pixels per side that the network sees as one
-    config.diffusion = dict(schedule='cosine', timesteps=1000, prediction='v', min_snr=5.0)
+    config.diffusion = dict(schedule='cosine', timesteps=1000, prediction='v', min_snr=5.0, least_snr=0.0)
     config.drop_text = 0.1  # share of examples trained without their text, for guidance
     config.sample = dict(steps=25, guidance=1.0)  # 1: none; toy's captions are obeyed without, and above 2 less so
     config.render = dict(background=1.0)
@@ -88,6 +88,7 @@ def patterns() -> ml_collections.ConfigDict:
     """Objects that are striped, checked, dotted or plain: the 2D model whose texture joint sampling lends to a plain one."""
     config = tiny()
     config.variant = 'patterns'
+    config.diffusion.least_snr = 1.0
     config.steps = 10_000
     config.data.update(name='toy_patterns', poses=64, patterns=('plain', 'stripes', 'checks', 'dots'))
     config.evaluate = ('pattern_pictures',)

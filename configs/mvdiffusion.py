@@ -79,12 +79,12 @@ def tiny() -> ml_collections.ConfigDict:
         near=2.2,
         far=4.2,
     )
-    config.diffusion = dict(schedule='cosine', timesteps=1000, prediction='v', min_snr=5.0)  # the first three without a prior
+    config.diffusion = dict(schedule='cosine', timesteps=1000, prediction='v', min_snr=5.0, least_snr=1.0)  # 3 without a prior
     config.drop_text, config.drop_camera = 0.1, 0.0
     config.flat_share = 0.2  # of the steps learn from single pictures without cameras
     config.sample = dict(steps=25, guidance=1.0, rescale=0.0, views=4, elevation=0.3)
     config.render = dict(background=1.0, radius=3.2, fov=0.7027699)
-    config.optimizer = dict(learning_rate=5e-4, warmup=200, final=0.05, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.01, clip=1.0)
+    config.optimizer = dict(learning_rate=1e-3, warmup=200, final=0.05, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.01, clip=1.0)
     config.staged = dict(
         unfreeze_at=200, old_rate=1.0
     )  # new layers alone until then; then the others, at this share of the rate
@@ -92,7 +92,8 @@ def tiny() -> ml_collections.ConfigDict:
     config.data = dict(
         name='toy',
         kind='views',
-        rig='ring',
+        rig='canonical',  # front, right, back, left
+        elevation=(0.0, 0.5235988),  # radians, MVDream's 0 to 30 degrees
         split='train',
         scenes='singles',
         size=32,

@@ -71,6 +71,21 @@ def test_min_snr_at_zero_terminal_snr():
     assert losses.min_snr(table.replace(prediction='x0'), 999) == 0.0
 
 
+def test_the_least_snr_is_the_weight_of_x0_in_pure_noise():
+    """The same wrong x_0, told as v or as x_0, costs its square times the SNR clipped to [1, 5]; v says x_0 = a x_t - s v."""
+    t, wrong = jnp.array([100, 500, 900, 999]), X0 + 0.1
+    table = schedules.zero_terminal_snr(schedules.scaled_linear(prediction='v'))
+    snr = np.asarray(schedules.snr(table, t), np.float64)
+    expected = np.clip(snr, 1.0, 5.0) * 0.1**2
+    signal, sigma = schedules.levels_like(table, t, X0)
+    as_v = (signal * schedules.q_sample(table, X0, t, NOISE) - wrong) / sigma
+    for name, output in (('v', as_v), ('x0', wrong)):
+        told = table.replace(prediction=name)
+        each = losses.per_object(output, losses.target(told, X0, t, NOISE))
+        np.testing.assert_allclose(losses.min_snr(told, t, 5.0, 1.0) * each, expected, rtol=1e-3)
+    assert expected[-1] == 0.1**2
+
+
 def test_draws_of_t():
     t = np.asarray(losses.draw_t(jax.random.key(0), 4000, 1000))
     assert t.min() >= 0 and t.max() <= 999 and abs(t.mean() - 499.5) < 5 * 289 / 4000**0.5

@@ -40,16 +40,20 @@ def per_object(output, target):
     return jnp.mean(square, axis=tuple(range(1, square.ndim)))
 
 
-def min_snr(schedule: Schedule, t, gamma: float = 5.0):
+def min_snr(schedule: Schedule, t, gamma: float = 5.0, least: float = 0.0):
     """Weights min(SNR, gamma) / SNR for eps, / (SNR + 1) for v, and itself for x0 (arXiv 2303.09556, Sec. 3.4 and App.).
 
     All three are the same weighting of the error of x_0. Never on top of a loss of a learned variance.
+
+    Args:
+        least: SNR below it counts as `least`. With 0 nothing is learned of x_0 from pure noise, though text and cameras may
+            tell much of it; 1 is the truncated SNR of arXiv 2202.00512, Sec. 4. Not for eps, whose error says nothing there.
     """
     signal, sigma = schedules.levels(schedule, t)
     ratio = (signal / sigma) ** 2
     if schedule.prediction == 'eps':
         return jnp.minimum(1.0, gamma * (sigma / signal) ** 2)  # 1, not 0 / 0, at zero SNR
-    return jnp.minimum(ratio, gamma) * (sigma**2 if schedule.prediction == 'v' else 1.0)
+    return jnp.clip(ratio, least, gamma) * (sigma**2 if schedule.prediction == 'v' else 1.0)
 
 
 def draw_t(key, batch: int, length: int, stratified: bool = False):
@@ -63,18 +67,25 @@ def draw_t(key, batch: int, length: int, stratified: bool = False):
 
 
 def denoising(
-    predict: Callable, schedule: Schedule, x0, key, *, gamma: float | None = None, stratified: bool = True
+    predict: Callable,
+    schedule: Schedule,
+    x0,
+    key,
+    *,
+    gamma: float | None = None,
+    least: float = 0.0,
+    stratified: bool = True,
 ) -> Denoising:
     """Noises x_0 at random t and asks `predict(x_t, t)` for the target (arXiv 2006.11239, Alg. 1).
 
     Args:
         x0: [B, ...].
-        gamma: of the min-SNR weights; None: all 1.
+        gamma, least: of the min-SNR weights; gamma None: all 1.
     """
     key_t, key_noise = jax.random.split(key)
     t = draw_t(key_t, x0.shape[0], schedule.length, stratified)
     noise = jax.random.normal(key_noise, x0.shape, jnp.float32)
     output = predict(schedules.q_sample(schedule, x0, t, noise), t)
     each = per_object(output, target(schedule, x0, t, noise))
-    weights = 1.0 if gamma is None else min_snr(schedule, t, gamma)
+    weights = 1.0 if gamma is None else min_snr(schedule, t, gamma, least)
     return Denoising(jnp.mean(weights * each), each, t)

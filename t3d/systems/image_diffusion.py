@@ -116,7 +116,8 @@ class Model:
         self.patch, self.size = config.patch, config.data.size
         self.unet = patched_unet.from_section(config.unet, 3 * self.patch**2, 3 * self.patch**2, dtype=dtype)
         self.schedule = schedules.from_section(config.diffusion)
-        self.min_snr, self.drop_text = config.diffusion.min_snr, config.drop_text
+        self.min_snr, self.least_snr = config.diffusion.min_snr or None, config.diffusion.get('least_snr', 0.0)
+        self.drop_text = config.drop_text
         self.background = config.render.background
         self.shape = (self.size, self.size, 3)
 
@@ -140,7 +141,12 @@ class Model:
         clean = 2.0 * (rgba[..., :3] * rgba[..., 3:] + self.background * (1.0 - rgba[..., 3:])) - 1.0
         features, _ = self.text.features(params['text'], self.text.drop(key_drop, batch['tokens'], self.drop_text))
         denoised = losses.denoising(
-            lambda x, t: self.predict(params, x, t, features), self.schedule, clean, key_noise, gamma=self.min_snr or None
+            lambda x, t: self.predict(params, x, t, features),
+            self.schedule,
+            clean,
+            key_noise,
+            gamma=self.min_snr,
+            least=self.least_snr,
         )
         return denoised.loss, {'loss': denoised.loss, 'mse': jnp.mean(denoised.each)}
 

@@ -235,6 +235,7 @@ class Model:
             self.clean(given, images),
             key,
             gamma=self.config.diffusion.min_snr or None,
+            least=self.config.diffusion.get('least_snr', 0.0),
         )
         return denoised.loss, {'loss': denoised.loss, 'mse': jnp.mean(denoised.each)}
 

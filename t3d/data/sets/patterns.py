@@ -169,7 +169,7 @@ def open_set(data, split: str) -> PatternSource:
     if data.get('scenes', 'singles') != 'singles':
         raise UsageError(f'data.scenes={data.scenes!r}: toy_patterns has single objects only, data.scenes=singles.')
     options = {name: data[name] for name in ('size', 'views', 'poses', 'seed', 'supersample')}
-    return PatternSource(split, patterns=data.get('patterns', PATTERNS), rig=data.get('rig', 'free'), **options)
+    return PatternSource(split, patterns=data.get('patterns', PATTERNS), **toy.rig_options(data), **options)
 
 
 def preview_records(data, count: int, views: int) -> list[dict]:

@@ -203,7 +203,12 @@ def record(
 def open_set(data, split: str) -> ToySource:
     """The source of a config's `data` section."""
     names = ('scenes', 'size', 'views', 'poses', 'seed', 'supersample')
-    return ToySource(split, **{name: data[name] for name in names}, rig=data.get('rig', 'free'))
+    return ToySource(split, **{name: data[name] for name in names}, **rig_options(data))
+
+
+def rig_options(data) -> dict:
+    """How the cameras of a config's `data` section stand, where it says so: `rig` and `elevation` of ToySource."""
+    return {name: data[name] for name in ('rig', 'elevation') if data.get(name)}
 
 
 def preview_records(data, count: int, views: int) -> list[dict]:
