@@ -87,7 +87,7 @@ def test_views_of_a_record_stand_around_the_object_at_one_elevation():
     azimuth, elevation, radius = (np.asarray(value) for value in views)
     np.testing.assert_allclose(np.diff(azimuth, axis=1) % (2 * np.pi), 2 * np.pi / 3, atol=1e-4)
     np.testing.assert_allclose(elevation, elevation[:, :1] * np.ones(3), atol=1e-5)
-    assert abs(azimuth[0, 0] - azimuth[1, 0]) > 1e-2
+    assert np.abs(azimuth[:, 0]).max() < 1e-5 and abs(elevation[0, 0] - elevation[1, 0]) > 1e-2  # first the front
 
 
 def test_each_step_is_of_one_kind_by_seed_and_step_and_both_learn():
@@ -192,16 +192,16 @@ def test_a_step_whose_views_are_spread_over_devices_is_that_of_one_device():
 
 @pytest.mark.slow
 def test_the_pod_steps_compile_for_eight_devices_and_are_the_same_work_with_views_spread(capsys, tmp_path):
-    """Two of the four levels; the whole network takes minutes for each step (docs/benchmarks.md)."""
-    few = ('text.layers=1', 'unet.layers_per_block=1', 'unet.block_out_channels=(320,640)', 'unet.attention_head_dim=(5,10)')
-    few = (*few, 'unet.attention_levels=(True,True)', 'batch=8', f'data.path={tmp_path}')
+    """One of the four levels; the whole network takes minutes for each step (docs/benchmarks.md)."""
+    few = ('text.layers=1', 'unet.layers_per_block=1', 'unet.block_out_channels=(320,)', 'unet.attention_head_dim=(5,)')
+    few = (*few, 'unet.attention_levels=(True,)', 'batch=8', f'data.path={tmp_path}')
     work = []
-    for mesh, fsdp, tensor in (((), 8, 1), (('views.axis=tensor', 'mesh.fsdp=2', 'mesh.tensor=4'), 2, 4)):
+    for mesh, fsdp, tensor, cut in (((), 8, 1, 6), (('views.axis=tensor', 'mesh.fsdp=2', 'mesh.tensor=4'), 2, 4, 3)):
         assert cli.main(['train', 'configs/mvdiffusion.py:pod', *few, *mesh, '--dry-run']) == 0
         text = capsys.readouterr().out
         assert f'mesh: data 1 x fsdp {fsdp} x tensor {tensor} = 8 devices' in text
         assert [f'train step {number} compiled in' in text for number in (1, 2, 3)] == [True, True, False]  # views, pictures
         for own, whole in re.findall(r'arguments ([\d.]+) GiB .state of all devices together ([\d.]+) GiB', text):
-            assert float(own) < float(whole) / 7
+            assert float(own) < float(whole) / cut  # biases, norms and some kernels are whole on an axis
         work.append(re.findall(r'model FLOPs of a step with all its branches: (\S+),', text))
     assert len(work[0]) == 2 and work[0] == work[1]
