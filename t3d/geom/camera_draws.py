@@ -88,7 +88,7 @@ def draw(key: Key, views: int, ranges: Ranges) -> Drawn:
 
 
 def ring(key: Key, views: int, ranges: Ranges) -> Drawn:
-    """`views` cameras evenly around one object, the first anywhere, at one elevation and distance, as multi-view models have."""
+    """`views` cameras evenly around one object, the first anywhere, at one elevation and distance: a multi-view model's."""
     keys = jax.random.split(key, 4)
     draw_one = lambda key, ends: jax.random.uniform(key, (), jnp.float32, *ends)
     start, elevation = draw_one(keys[0], (0.0, 2.0 * math.pi)), draw_one(keys[1], ranges.elevation)
