@@ -1,0 +1,192 @@
+"""A prior as the guide of renders: images and cameras in, a loss out whose gradient is that of score distillation.
+
+What all systems share that learn from a text-to-image or a multi-view model through their renders. P objects are guided at
+once, V views each, by one call of the prior for all of them; what one object gets does not depend on the others.
+
+| prior | a view is told apart by | noise and time |
+|---|---|---|
+| `Prior` (pictures) | the words for its side (`words`) | its own for each view |
+| `MultiViewPrior` | its camera | noise its own, one time for all views of an object (MVDream, arXiv 2308.16512, Sec. 3.4) |
+
+Source: DreamFusion, arXiv 2209.14988, Sec. 3; guidance is uncond + scale (cond - uncond), its w is scale - 1.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t3d.core.errors import UsageError
+from t3d.diffusion import distill, guidance, perp_neg, view_prompts
+from t3d.diffusion.prior import MultiViewPrior, Prior
+from t3d.geom.camera_draws import Drawn
+
+METHODS = ('sds', 'x0')
+WORDS = ('none', 'nearest', 'interpolated')
+NEGATIVES = ('none', 'fixed')
+
+
+class Options(NamedTuple):
+    """The config section `distill`; numbers and names, static for the compiler.
+
+    Attributes:
+      method: 'sds', or 'x0', whose residual is that of the reconstruction (MVDream, Eq. 4).
+      weighting: of t, one of distill.WEIGHTINGS; of 'sds' alone.
+      scale: of guidance; 1 is the conditional model alone, at half the cost.
+      rescale: share of the reconstruction with guidance that has the contrast of that without, for 'x0'.
+      low, high, high_last: ends of the times in parts of the schedule; the upper one moves to `high_last` ...
+      anneal: ... in so many steps, linearly; 0: it stays.
+      words: 'none', 'nearest' or 'interpolated': how a view's side is added to the prompt.
+      negatives: 'none' or 'fixed': Perp-Neg with threestudio's weights.
+    """
+
+    method: str = 'sds'
+    weighting: str = 'sds'
+    scale: float = 100.0
+    rescale: float = 0.0
+    low: float = 0.02
+    high: float = 0.98
+    high_last: float = 0.98
+    anneal: int = 0
+    words: str = 'none'
+    negatives: str = 'none'
+
+
+class Guided(NamedTuple):
+    """What a guide says of images; each number a mean over all views.
+
+    Attributes:
+      loss: [] whose value means nothing and whose gradient is that of all objects, each divided by its views.
+      metrics: scalars: 'distill/gradient' the root mean square of the gradient to the latents, 'distill/not_finite' the share
+        of its numbers that were not finite and count as 0, 'distill/t' the mean time in parts of the schedule.
+    """
+
+    loss: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+def make(prior: Prior | MultiViewPrior, options: Options, size: int) -> 'PictureGuide | ViewsGuide':
+    """The guide that a prior is, for renders of `size` pixels per side.
+
+    Raises:
+      UsageError: options that do not go together, or a size that the prior cannot see.
+    """
+    for name, choices in (('method', METHODS), ('words', WORDS), ('negatives', NEGATIVES)):
+        if getattr(options, name) not in choices:
+            raise UsageError(f'distill.{name}={getattr(options, name)!r}: wanted one of {", ".join(choices)}.')
+    if not 0.0 <= options.low <= min(options.high, options.high_last) <= max(options.high, options.high_last) <= 1.0:
+        raise UsageError(
+            f'distill.low={options.low}, distill.high={options.high}, distill.high_last={options.high_last}: wanted parts of the '
+            'schedule in [0, 1], the lower end first.'
+        )
+    views = isinstance(prior, MultiViewPrior)
+    if views and (options.words != 'none' or options.negatives != 'none'):
+        raise UsageError('distill.words and distill.negatives are for priors of pictures: a multi-view model knows its cameras.')
+    if options.negatives != 'none' and options.words == 'none':
+        raise UsageError("distill.negatives='fixed' needs the words of sides: set distill.words=interpolated.")
+    return (ViewsGuide if views else PictureGuide)(prior, options, size)
+
+
+class PictureGuide:
+    """A text-to-image model: every view is a picture of its own."""
+
+    def __init__(self, prior: Prior, options: Options, size: int):
+        self.prior, self.options, self.native = prior, options, prior.native
+        self.shape = tuple(prior.shape(self.native))
+
+    def tokens(self, prompts: list[str]) -> dict[str, np.ndarray]:
+        """{'text': ids [P, K, N] of each prompt with each of K sides (one without words), 'none': [1, N]}, on the host."""
+        sides = [''] if self.options.words == 'none' else view_prompts.SUFFIXES
+        ids = np.asarray(self.prior.tokenize([f'{prompt}{side}' for prompt in prompts for side in sides]))
+        return {'text': ids.reshape(len(prompts), len(sides), -1), 'none': np.asarray(self.prior.tokenize(['']))}
+
+    def guide(self, given, tokens, images, drawn: Drawn, keys, step) -> Guided:
+        """What the prior makes of images [P, V, H, W, 3] in [0, 1], seen from `drawn` [P, V]; keys [P]."""
+        options, prior = self.options, self.prior
+        objects, views = images.shape[:2]
+        z = prior.latents(given, 2.0 * resized(images.reshape(-1, *images.shape[2:]), self.native) - 1.0)
+        each = jax.vmap(lambda key: jax.vmap(lambda view: jax.random.fold_in(key, view))(jnp.arange(views)))(keys)
+        t, noise = _draws(each.reshape(-1), z.shape[1:], prior.schedule.length, options, step)
+        text = jax.lax.stop_gradient(prior.encode(given, tokens['text'].reshape(-1, tokens['text'].shape[-1])))
+        text = text.reshape(objects, -1, *text.shape[1:])  # [P, K, N, D]
+        none = jnp.broadcast_to(prior.encode(given, tokens['none']), (objects * views, *text.shape[2:]))
+        predict = lambda x, t, features: prior.predict(given, x, t, features)
+        azimuth, elevation = drawn.azimuth.reshape(-1), drawn.elevation.reshape(-1)
+        owner = jnp.repeat(jnp.arange(objects), views)
+        if options.negatives == 'none':
+            mixed = jnp.repeat(text[:, 0], views, axis=0)
+            if options.words != 'none':
+                mixed = view_prompts.embed(text[owner], azimuth, elevation, interpolate=options.words == 'interpolated')
+            denoise = _guided(predict, mixed, none, options.scale)
+        else:
+            positive, negatives, weights = perp_neg.embed(text[owner], azimuth, elevation)
+            denoise = perp_neg.guided(predict, positive, none, negatives, weights, options.scale)
+        return _result(denoise, prior.schedule, z, t, noise, options, views)
+
+
+class ViewsGuide:
+    """A multi-view model: all views of an object are judged together."""
+
+    def __init__(self, prior: MultiViewPrior, options: Options, size: int):
+        self.prior, self.options = prior, options
+        self.native = prior.shape[0] * prior.pixels
+
+    def tokens(self, prompts: list[str]) -> dict[str, np.ndarray]:
+        """{'text': ids [P, N], 'none': [1, N]}, on the host."""
+        return {'text': np.asarray(self.prior.tokenize(prompts)), 'none': np.asarray(self.prior.tokenize(['']))}
+
+    def guide(self, given, tokens, images, drawn: Drawn, keys, step) -> Guided:
+        """As PictureGuide.guide."""
+        options, prior = self.options, self.prior
+        objects, views = images.shape[:2]
+        seen = resized(images.reshape(-1, *images.shape[2:]), self.native)
+        z = prior.latents(given, seen.reshape(objects, views, *seen.shape[1:]))
+        t, noise = _draws(keys, z.shape[1:], prior.schedule.length, options, step)
+        text = jax.lax.stop_gradient(prior.encode(given, tokens['text']))
+        none = jnp.broadcast_to(prior.encode(given, tokens['none']), text.shape)
+        inputs = prior.inputs(drawn.cameras, z.shape[2:])
+        predict = lambda x, t, both: prior.predict(given, x, t, *both)
+        denoise = _guided(predict, (text, inputs), (none, inputs), options.scale)
+        return _result(denoise, prior.schedule, z, t, noise, options, 1)
+
+
+def resized(images, size: int):
+    """Images [B, H, W, 3] at size x size, bilinear; its transpose is the backward pass."""
+    if images.shape[1:3] == (size, size):
+        return images
+    return jax.image.resize(images, (images.shape[0], size, size, images.shape[3]), 'bilinear')
+
+
+def _draws(keys, shape, length: int, options: Options, step):
+    """(t int32 [B], noise [B, *shape]), one for each key [B]."""
+    high = options.high
+    if options.anneal:
+        part = jnp.clip(step / options.anneal, 0.0, 1.0)
+        high = options.high + (options.high_last - options.high) * part
+    split = jax.vmap(lambda key: jax.random.split(key))(keys)
+    t = distill.uniform_times(split[:, 0], length, options.low, high)
+    return t, jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(split[:, 1])
+
+
+def _guided(predict: Callable, cond, uncond, scale: float) -> Callable:
+    """The conditional model alone at scale 1, else one call of twice the batch."""
+    if scale == 1.0:
+        return lambda x, t: predict(x, t, cond)
+    return guidance.guided(predict, cond, uncond, scale)
+
+
+def _result(denoise, schedule, z, t, noise, options: Options, views: int) -> Guided:
+    """The loss of latents z [B, ...], of which `views` belong to one object."""
+    if options.method == 'sds':
+        gradient, aux = distill.sds_gradient(denoise, schedule, z, t, noise, options.weighting)
+    else:
+        gradient, aux = distill.x0_gradient(denoise, schedule, z, t, noise, options.rescale)
+    loss = distill.inner(gradient, z) * (z.shape[0] / views)
+    metrics = {
+        'distill/gradient': jnp.sqrt(jnp.mean(jnp.square(gradient))),
+        'distill/not_finite': aux.not_finite / gradient.size,
+        'distill/t': jnp.mean(t) / schedule.length,
+    }
+    return Guided(loss, metrics)

@@ -1,0 +1,191 @@
+"""DreamFusion: a prompt to an object by score distillation into a field of its own (arXiv 2209.14988), in populations.
+
+prompt -> field (hash grid, dense grid, triplane or MLP) -> random cameras -> renders -> a prior's guidance -> gradient -> field.
+
+P prompts are optimised at once (`config.prompts`): their fields are leaves [P, ...], their renders one batch for the prior, and
+each has keys made of its own text, so that a prompt's object is the same in every population.
+
+Differences from the paper:
+- The prior is whatever is given: a text-to-image model of ours, a Stable Diffusion folder, or a multi-view model; Imagen is not
+  public. Adam in place of Distributed Shampoo.
+- The field is a grid with a small MLP by default (threestudio's and Magic3D's choice); `scene.kind='mlp'` is NeRF's network with
+  Fourier features, without mip-NeRF 360's integrated encoding.
+- Lights stand where threestudio puts them; shading begins at `shading.start` and is drawn for each view.
+- The background is a grey level, or random where `render.random_background` says so, in place of an environment network.
+- Objects are in [-1, 1]^3 and rays are cut to that cube; there is no bounding sphere of 1.4.
+"""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec as P
+
+from t3d.core import optim, tree
+from t3d.core.errors import UsageError
+from t3d.core.outputs import Field, only_prompts
+from t3d.core.system import System, TrainState, require
+from t3d.diffusion import guide
+from t3d.diffusion.prior import MultiViewPrior, Prior
+from t3d.fields import scene_fields
+from t3d.geom import camera_draws, cameras, volume
+from t3d.geom.rays import Rays, ray_box
+
+SHARDING = ((r'(^|/)(params|mu|nu)/', P(('data', 'fsdp'))),)  # the axis of prompts, like a batch
+CHUNK = 2**14  # rays rendered at once for people to see
+WANTED = 'a text-to-image or multi-view model: image_diffusion-toy, toy, a run, or a Stable Diffusion folder'
+
+
+def make(config, given) -> System:
+    """The system of a config (configs/dreamfusion.py): sections scene, cameras, render, shading, distill, loss, optimizer.
+
+    Args:
+      given: {'prior': a text-to-image or a multi-view model}.
+    """
+    model = Model(config, given)
+    optimizer = optim.adam_of_parts(config.optimizer, config.steps)
+
+    def init(key, batch, given) -> TrainState:
+        params = jax.vmap(lambda key: scene_fields.init(key, model.options))(model.keys(key))
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), {}, {})
+
+    def train_step(state: TrainState, batch, key, given):
+        grads, metrics = jax.grad(model.loss, has_aux=True)(state.params, given, key, state.step)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        o = config.optimizer
+        rate = optim.warmup_cosine(state.step, o.learning_rate, o.warmup, config.steps, o.final)
+        metrics = {**metrics, 'grad_norm': optax.tree.norm(grads), 'lr': rate}
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    def preview(params, batch, key, given) -> jax.Array:
+        shown = cameras.turntable(PREVIEWED, elevation=config.preview.elevation, radius=model.radius, fov=model.fov)
+        rays = cameras.rays(shown, config.preview.size, config.preview.size)
+        images = jax.lax.map(lambda scene: jnp.clip(model.render(scene, rays).features, 0.0, 1.0), params)
+        return images.transpose(0, 2, 1, 3, 4).reshape(images.shape[0], config.preview.size, -1, 3)
+
+    def generate(params, requests, keys, given) -> list[Field]:
+        made = []
+        for prompt in only_prompts(requests, config.system):
+            scene = jax.tree.map(lambda leaf, k=model.place(prompt): leaf[k], params)
+            made.append(Field(prompt, scene, model.field_at, model.render, 1.0, {'radius': model.radius, 'fov': model.fov}))
+        return made
+
+    def check(requests) -> None:
+        for prompt in only_prompts(requests, config.system):
+            model.place(prompt)
+
+    return System(init, train_step, preview, generate, check, ('params',), SHARDING, {})
+
+
+PREVIEWED = 4  # views of each prompt in a preview
+
+
+class Model:
+    """The field, the renderer and the guide of a config; holds no parameters."""
+
+    def __init__(self, config, given):
+        self.config = config
+        kind = MultiViewPrior if isinstance(getattr(given.get('prior'), 'functions', None), MultiViewPrior) else Prior
+        self.options = scene_fields.Options(**config.scene)
+        scene_fields.check(self.options)
+        self.ranges = camera_draws.Ranges(**{name: _plain(value) for name, value in config.cameras.items() if name != 'views'})
+        camera_draws.check(self.ranges)
+        prior = require(given, 'prior', kind, WANTED).functions
+        self.guide = guide.make(prior, guide.Options(**config.distill), config.render.size)
+        self.together = kind is MultiViewPrior
+        self.prompts = tuple(config.prompts) or (config.export.prompts[0],)
+        if len(set(self.prompts)) < len(self.prompts):
+            raise UsageError('the same prompt twice: a population makes one object of each; take another --seeds for more.')
+        self.tokens = jax.tree.map(jnp.asarray, self.guide.tokens(list(self.prompts)))
+        self.names = np.array([zlib.crc32(prompt.encode()) for prompt in self.prompts], np.uint32)
+        self.radius, self.fov = (sum(ends) / 2.0 for ends in (self.ranges.radius, self.ranges.fov))
+
+    def keys(self, key):
+        """A key [P] for each prompt, made of its text."""
+        return jax.vmap(lambda name: jax.random.fold_in(key, name))(jnp.asarray(self.names))
+
+    def place(self, prompt: str) -> int:
+        """The index of a prompt."""
+        if prompt not in self.prompts:
+            raise UsageError(
+                f'no object was made for {prompt!r}: this run has {", ".join(map(repr, self.prompts))}. Ask for one of these, '
+                f'or `t3d generate {prompt!r} --system {self.config.system}`, which makes it.'
+            )
+        return self.prompts.index(prompt)
+
+    # ---------------------------------------------------------------------------------------------------------------- loss
+
+    def loss(self, params, given, key, step):
+        """(loss, metrics) of one step: renders of all prompts from random cameras, guided by the prior."""
+        config, size = self.config, self.config.render.size
+        draw = camera_draws.ring if self.together else camera_draws.draw
+        names = ('cameras', 'jitter', 'light', 'background', 'guide')
+        keys = {name: self.keys(jax.random.fold_in(key, n)) for n, name in enumerate(names)}
+        drawn = jax.vmap(lambda key: draw(key, config.cameras.views, self.ranges))(keys['cameras'])
+        rays = cameras.rays(drawn.cameras, size, size)  # [P, V, S, S, 3]
+        out = self.shaded(params, rays, keys, step)
+        shape = rays.origins.shape
+        opacity = out.opacity.reshape(shape[:-1])
+        background = jnp.float32(config.render.background)
+        if config.render.random_background:
+            random = jax.vmap(lambda key: jax.random.uniform(key, (shape[1], 1, 1, 3), jnp.float32))(keys['background'])
+            background = random
+        images = out.features[..., :3].reshape(shape) + background * (1.0 - opacity[..., None])
+        guided = self.guide.guide(given['prior'], self.tokens, images, drawn, keys['guide'], step)
+        parts = {'opacity': self.ramp('opacity', step) * jnp.sum(jnp.mean(jnp.sqrt(opacity**2 + 0.01), axis=(1, 2, 3)))}
+        loss = guided.loss + sum(parts.values())
+        metrics = {'loss': loss, **{f'loss/{name}': part for name, part in parts.items()}, **guided.metrics}
+        return loss, {**metrics, 'opacity': jnp.mean(opacity)}
+
+    def ramp(self, name: str, step):
+        """A weight of `loss` at a step: [from step, first, last, to step]."""
+        start, first, last, end = self.config.loss[name]
+        return optim.piecewise(step, ((start, first), (max(end, start + 1), last))) * (step >= start)
+
+    def shaded(self, params, rays: Rays, keys, step) -> volume.RenderOutput:
+        """RenderOutput of rays [P, V, S, S, 3] as [P, V S S]: colour, and the penalty of samples that face away."""
+        objects, views = rays.origins.shape[:2]
+        flat = jax.tree.map(lambda leaf: leaf.reshape(objects, -1, 3), rays)
+        near, far = ray_box(flat, 2.0)
+        render = self.config.render
+        field = scene_fields.field(params, self.options, step, population=True)
+        u = jax.vmap(lambda key: volume.draws(key, near.shape[1:], render.samples, render.importance))(keys['jitter'])
+        activation = lambda raw: scene_fields.density(raw, self.options)
+        return volume.render_at(field, flat, *u, near=near, far=far, density_activation=activation)
+
+    # ------------------------------------------------------------------------------------------------------------- showing
+
+    def render(self, scene, rays: Rays) -> volume.RenderOutput:
+        """Field.render: one scene without light or shade, rays of any shape, over the background."""
+        shape = rays.origins.shape
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, 3), rays)
+        near, far = ray_box(flat, 2.0)
+        out = volume.render_chunked(
+            scene_fields.field(scene, self.options),
+            flat,
+            None,
+            chunk=min(CHUNK, flat.origins.shape[0]),
+            near=near,
+            far=far,
+            num_samples=self.config.render.samples_shown,
+            num_importance=self.config.render.importance,
+            density_activation=lambda raw: scene_fields.density(raw, self.options),
+        )
+        return volume.RenderOutput(
+            features=volume.over(out, self.config.render.background).reshape(shape),
+            opacity=out.opacity.reshape(shape[:-1]),
+            depth=out.depth.reshape(shape[:-1]),
+            weights=None,
+        )
+
+    def field_at(self, scene, points):
+        """Field.field: (density [N], rgb [N, 3])."""
+        raw, features = scene_fields.raw(scene, points, self.options)
+        return scene_fields.density(raw, self.options), scene_fields.albedo(features)
+
+
+def _plain(value):
+    return tuple(value) if isinstance(value, tuple | list) else value
