@@ -17,16 +17,14 @@ from typing import NamedTuple
 import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from t3d.core import numerics, optim, tree
 from t3d.core.typing import PyTree
 from t3d.fields import triplane_field
-from t3d.geom import cameras, volume
+from t3d.geom import cameras, occupancy, volume
 from t3d.geom.rays import Rays, ray_box
 
-MARCH = 64  # places on a ray at which the grid of what is occupied is asked
 SEEN = 0.01  # opacity of a cell from which it is occupied
 SURE = 0.05  # alpha from which a pixel shows some of the object
 LEAST = 2**12  # pixels at least: fewer are filled up, to powers of two, so that few programs are compiled
@@ -167,39 +165,14 @@ def density(raw: jax.Array, options: Options) -> jax.Array:
 
 def occupied(scene: PyTree, options: Options) -> jax.Array:
     """bool [G, G, G], axes x, y, z: cells whose opacity is SEEN or more, and their neighbours."""
-    centre = (jnp.arange(options.cells, dtype=jnp.float32) + 0.5) * (2.0 / options.cells) - 1.0
-    points = jnp.stack(jnp.meshgrid(centre, centre, centre, indexing='ij'), -1).reshape(-1, 3)
-    raw, _ = raw_field(scene)(points)
-    full = (density(raw, options) * (2.0 / options.cells) >= SEEN).astype(jnp.float32).reshape((options.cells,) * 3)
-    return jax.lax.reduce_window(full, np.float32(0.0), jax.lax.max, (3, 3, 3), (1, 1, 1), 'SAME') > 0.0
-
-
-def lookup(cells: jax.Array, points: jax.Array) -> jax.Array:
-    """The cells [G, G, G] in which points [..., 3] lie; those outside take the nearest."""
-    side = cells.shape[0]
-    index = jnp.clip(((points + 1.0) * (0.5 * side)).astype(jnp.int32), 0, side - 1)
-    return cells.reshape(-1)[(index[..., 0] * side + index[..., 1]) * side + index[..., 2]]
-
-
-def limits(cells: jax.Array, rays: Rays) -> tuple[jax.Array, jax.Array]:
-    """(near, far) [N] of rays [N, 3] between the first and the last occupied cell; near > far where there is none."""
-    near, far = ray_box(rays, 2.0)
-    near = jnp.maximum(near, 0.0)
-    step = jnp.maximum(far - near, 0.0) / MARCH
-
-    def place(n, ends):
-        at = near + (n + 0.5) * step
-        full = lookup(cells, rays.origins + at[:, None] * rays.directions) & (far > near)
-        return jnp.where(full, jnp.minimum(ends[0], at - step), ends[0]), jnp.where(full, at + step, ends[1])
-
-    first, last = jax.lax.fori_loop(0, MARCH, place, (jnp.full_like(near, jnp.inf), jnp.full_like(far, -jnp.inf)))
-    hit = first < last
-    return jnp.where(hit, jnp.maximum(first, near), -1.0), jnp.where(hit, jnp.minimum(last, far), -2.0)
+    raw, _ = raw_field(scene)(occupancy.centres(options.cells))
+    full = density(raw, options) * (2.0 / options.cells) >= SEEN
+    return occupancy.grow(full.reshape((options.cells,) * 3))
 
 
 def render(scene: PyTree, rays: Rays, samples: int, options: Options) -> volume.RenderOutput:
     """RenderOutput of rays [N, 3] in units of the cube, over black; evenly spaced samples between the occupied cells."""
-    near, far = limits(scene['occupied'], rays)
+    near, far = occupancy.limits(scene['occupied'], rays)
     activation = functools.partial(density, options=options)
     kind = {'near': near, 'far': far, 'num_samples': samples, 'density_activation': activation}
     return volume.render_chunked(raw_field(scene), rays, None, chunk=min(2**14, rays.origins.shape[0]), **kind)
@@ -219,7 +192,7 @@ def fit(pixels: Pixels, key, options: Options) -> PyTree:
     def stage(carry, number):
         params, moments = carry
         cells = occupied(scene(params), options) | (number == 0)
-        near, far = limits(cells, pixels.rays)
+        near, far = occupancy.limits(cells, pixels.rays)
         lost = (near > far) & (pixels.alpha > SURE) & (pixels.sure > 0.0)  # must show something: looked for in the whole box
         near, far = jnp.where(lost, box[0], near), jnp.where(lost, box[1], far)
         chance = jnp.cumsum(pixels.weight * (near < far))

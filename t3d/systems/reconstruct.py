@@ -21,7 +21,7 @@ from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_views
 from t3d.core.system import System, TrainState
 from t3d.fields import fitting
-from t3d.geom import cameras, silhouettes, volume
+from t3d.geom import cameras, occupancy, silhouettes, volume
 from t3d.geom.rays import Rays
 
 
@@ -37,7 +37,7 @@ def make(config, given=None) -> System:
         """Field.field: (density [N], rgb [N, 3]), nothing where no cell is occupied."""
         points = points / scene['bound']
         raw, rgb = fitting.raw_field(scene)(points)
-        density = fitting.density(raw, options) * fitting.lookup(scene['occupied'], points)
+        density = fitting.density(raw, options) * occupancy.lookup(scene['occupied'], points)
         return density / scene['bound'], jnp.clip(rgb, 0.0, 1.0)
 
     def render(scene, rays: Rays) -> volume.RenderOutput:
