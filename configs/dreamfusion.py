@@ -49,21 +49,25 @@ def tiny() -> ml_collections.ConfigDict:
         blob_width=0.5,
         bias=0.0,
     )
-    config.cameras = dict(views=2, elevation=(-0.2, 0.9), radius=(3.2, 3.2), fov=(0.7027699, 0.7027699), even=1.0, shift=0.0, target=0.0, up=0.0)
+    config.cameras = dict(
+        views=2, elevation=(-0.2, 0.9), radius=(3.2, 3.2), fov=(0.7027699, 0.7027699), even=1.0, shift=0.0, target=0.0, up=0.0
+    )
     config.render = dict(size=32, samples=32, importance=0, samples_shown=64, background=1.0, random_background=False)
+    config.render.update(cells=32, every=16)  # of the grid of what is occupied, and steps between looks at it
+    config.shading = dict(start=600, share=0.75, textureless=0.5, ambient=0.1, light='camera', distance=(2.0, 3.0))
     config.distill = dict(
         method='sds',
         weighting='sds',
         scale=4.0,
         rescale=0.0,
-        low=0.02,
-        high=0.98,
-        high_last=0.5,
+        low=20,
+        high=980,
+        high_last=500,
         anneal=500,
         words='none',
         negatives='none',
     )
-    config.loss = dict(opacity=(0, 0.0, 0.0, 1))  # from step, first and last weight, to step
+    config.loss = dict(opacity=(0, 0.0, 0.0, 1), orientation=(0, 0.0, 0.0, 1))  # from step, first and last weight, to step
     config.optimizer = dict(learning_rate=0.01, warmup=20, final=0.1, b1=0.9, b2=0.99, eps=1e-15, parts=dict(grid=1.0, mlp=1.0))
     config.preview = dict(size=64, elevation=0.3)
     config.preview_every = 200

@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t3d.core import optim
 from t3d.core.errors import UsageError
-from t3d.diffusion import distill, guidance, perp_neg, view_prompts
+from t3d.diffusion import distill, guidance, perp_neg, timesteps, view_prompts
 from t3d.diffusion.prior import MultiViewPrior, Prior
 from t3d.geom.camera_draws import Drawn
 
-METHODS = ('sds', 'x0')
+METHODS = ('sds', 'reconstruction')
 WORDS = ('none', 'nearest', 'interpolated')
 NEGATIVES = ('none', 'fixed')
 
@@ -32,11 +33,11 @@ class Options(NamedTuple):
     """The config section `distill`; numbers and names, static for the compiler.
 
     Attributes:
-      method: 'sds', or 'x0', whose residual is that of the reconstruction (MVDream, Eq. 4).
+      method: 'sds', or 'reconstruction', which pulls towards x_0 (MVDream, Eq. 4).
       weighting: of t, one of distill.WEIGHTINGS; of 'sds' alone.
       scale: of guidance; 1 is the conditional model alone, at half the cost.
-      rescale: share of the reconstruction with guidance that has the contrast of that without, for 'x0'.
-      low, high, high_last: ends of the times in parts of the schedule; the upper one moves to `high_last` ...
+      rescale: share of x_0 with guidance that has the contrast of that without, for 'reconstruction'.
+      low, high, high_last: ends of the times in thousandths of the schedule; the upper one moves to `high_last` ...
       anneal: ... in so many steps, linearly; 0: it stays.
       words: 'none', 'nearest' or 'interpolated': how a view's side is added to the prompt.
       negatives: 'none' or 'fixed': Perp-Neg with threestudio's weights.
@@ -46,9 +47,9 @@ class Options(NamedTuple):
     weighting: str = 'sds'
     scale: float = 100.0
     rescale: float = 0.0
-    low: float = 0.02
-    high: float = 0.98
-    high_last: float = 0.98
+    low: int = timesteps.LOW
+    high: int = timesteps.HIGH
+    high_last: int = timesteps.HIGH
     anneal: int = 0
     words: str = 'none'
     negatives: str = 'none'
@@ -59,8 +60,8 @@ class Guided(NamedTuple):
 
     Attributes:
       loss: [] whose value means nothing and whose gradient is that of all objects, each divided by its views.
-      metrics: scalars: 'distill/gradient' the root mean square of the gradient to the latents, 'distill/not_finite' the share
-        of its numbers that were not finite and count as 0, 'distill/t' the mean time in parts of the schedule.
+      metrics: scalars: 'distill/residual' the root mean square of eps_hat - eps, 'distill/gradient' the mean length of the
+        gradient to the latents, 'distill/not_finite' the share of its numbers that were not finite and count as 0.
     """
 
     loss: jax.Array
@@ -76,14 +77,17 @@ def make(prior: Prior | MultiViewPrior, options: Options, size: int) -> 'Picture
     for name, choices in (('method', METHODS), ('words', WORDS), ('negatives', NEGATIVES)):
         if getattr(options, name) not in choices:
             raise UsageError(f'distill.{name}={getattr(options, name)!r}: wanted one of {", ".join(choices)}.')
-    if not 0.0 <= options.low <= min(options.high, options.high_last) <= max(options.high, options.high_last) <= 1.0:
+    ends = sorted((options.high, options.high_last))
+    if not 0 <= options.low <= ends[0] <= ends[1] <= 1000:
         raise UsageError(
-            f'distill.low={options.low}, distill.high={options.high}, distill.high_last={options.high_last}: wanted parts of the '
-            'schedule in [0, 1], the lower end first.'
+            f'distill.low={options.low}, distill.high={options.high}, distill.high_last={options.high_last}: wanted '
+            'thousandths of the schedule, 0 to 1000, the lower end first.'
         )
     views = isinstance(prior, MultiViewPrior)
     if views and (options.words != 'none' or options.negatives != 'none'):
-        raise UsageError('distill.words and distill.negatives are for priors of pictures: a multi-view model knows its cameras.')
+        raise UsageError(
+            'distill.words and distill.negatives are for priors of pictures: a multi-view model knows its cameras.'
+        )
     if options.negatives != 'none' and options.words == 'none':
         raise UsageError("distill.negatives='fixed' needs the words of sides: set distill.words=interpolated.")
     return (ViewsGuide if views else PictureGuide)(prior, options, size)
@@ -107,8 +111,8 @@ class PictureGuide:
         options, prior = self.options, self.prior
         objects, views = images.shape[:2]
         z = prior.latents(given, 2.0 * resized(images.reshape(-1, *images.shape[2:]), self.native) - 1.0)
-        each = jax.vmap(lambda key: jax.vmap(lambda view: jax.random.fold_in(key, view))(jnp.arange(views)))(keys)
-        t, noise = _draws(each.reshape(-1), z.shape[1:], prior.schedule.length, options, step)
+        each = jax.vmap(lambda key: timesteps.view_keys(key, jnp.arange(views)))(keys)
+        t, noise = timesteps.draw(each.reshape(-1), prior.schedule, z.shape[1:], options.low, _high(options, step))
         text = jax.lax.stop_gradient(prior.encode(given, tokens['text'].reshape(-1, tokens['text'].shape[-1])))
         text = text.reshape(objects, -1, *text.shape[1:])  # [P, K, N, D]
         none = jnp.broadcast_to(prior.encode(given, tokens['none']), (objects * views, *text.shape[2:]))
@@ -143,13 +147,13 @@ class ViewsGuide:
         objects, views = images.shape[:2]
         seen = resized(images.reshape(-1, *images.shape[2:]), self.native)
         z = prior.latents(given, seen.reshape(objects, views, *seen.shape[1:]))
-        t, noise = _draws(keys, z.shape[1:], prior.schedule.length, options, step)
+        t, noise = timesteps.draw(keys, prior.schedule, z.shape[1:], options.low, _high(options, step))
         text = jax.lax.stop_gradient(prior.encode(given, tokens['text']))
         none = jnp.broadcast_to(prior.encode(given, tokens['none']), text.shape)
         inputs = prior.inputs(drawn.cameras, z.shape[2:])
         predict = lambda x, t, both: prior.predict(given, x, t, *both)
         denoise = _guided(predict, (text, inputs), (none, inputs), options.scale)
-        return _result(denoise, prior.schedule, z, t, noise, options, 1)
+        return _result(denoise, prior.schedule, z, t, noise, options, views)
 
 
 def resized(images, size: int):
@@ -159,34 +163,28 @@ def resized(images, size: int):
     return jax.image.resize(images, (images.shape[0], size, size, images.shape[3]), 'bilinear')
 
 
-def _draws(keys, shape, length: int, options: Options, step):
-    """(t int32 [B], noise [B, *shape]), one for each key [B]."""
-    high = options.high
-    if options.anneal:
-        part = jnp.clip(step / options.anneal, 0.0, 1.0)
-        high = options.high + (options.high_last - options.high) * part
-    split = jax.vmap(lambda key: jax.random.split(key))(keys)
-    t = distill.uniform_times(split[:, 0], length, options.low, high)
-    return t, jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(split[:, 1])
+def _high(options: Options, step):
+    """The upper end of the times at a step, in thousandths."""
+    return optim.piecewise(step, ((0, options.high), (options.anneal, options.high_last))) if options.anneal else options.high
 
 
 def _guided(predict: Callable, cond, uncond, scale: float) -> Callable:
-    """The conditional model alone at scale 1, else one call of twice the batch."""
+    """(guided, conditional) outputs: the conditional model alone at scale 1, else one call of twice the batch."""
     if scale == 1.0:
-        return lambda x, t: predict(x, t, cond)
-    return guidance.guided(predict, cond, uncond, scale)
+        return lambda x, t: (predict(x, t, cond),) * 2
+    return guidance.guided_pair(predict, cond, uncond, scale)
 
 
 def _result(denoise, schedule, z, t, noise, options: Options, views: int) -> Guided:
     """The loss of latents z [B, ...], of which `views` belong to one object."""
     if options.method == 'sds':
-        gradient, aux = distill.sds_gradient(denoise, schedule, z, t, noise, options.weighting)
+        told = distill.sds_gradient(lambda x, t: denoise(x, t)[0], schedule, z, t, noise, options.weighting)
     else:
-        gradient, aux = distill.x0_gradient(denoise, schedule, z, t, noise, options.rescale)
-    loss = distill.inner(gradient, z) * (z.shape[0] / views)
+        told = distill.reconstruction_gradient(denoise, schedule, z, t, noise, options.rescale)
+    gradient, told = told
     metrics = {
-        'distill/gradient': jnp.sqrt(jnp.mean(jnp.square(gradient))),
-        'distill/not_finite': aux.not_finite / gradient.size,
-        'distill/t': jnp.mean(t) / schedule.length,
+        'distill/residual': jnp.sqrt(jnp.mean(jnp.square(told.residual))),
+        'distill/gradient': jnp.mean(told.norm),
+        'distill/not_finite': told.broken / gradient.size,
     }
-    return Guided(loss, metrics)
+    return Guided(distill.inner(gradient, z) * (z.shape[0] / views), metrics)

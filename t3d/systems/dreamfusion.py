@@ -1,6 +1,6 @@
 """DreamFusion: a prompt to an object by score distillation into a field of its own (arXiv 2209.14988), in populations.
 
-prompt -> field (hash grid, dense grid, triplane or MLP) -> random cameras -> renders -> a prior's guidance -> gradient -> field.
+prompt -> field (hash grid, dense grid, triplane, MLP) -> random cameras -> renders -> a prior's guidance -> gradient -> field.
 
 P prompts are optimised at once (`config.prompts`): their fields are leaves [P, ...], their renders one batch for the prior, and
 each has keys made of its own text, so that a prompt's object is the same in every population.
@@ -8,8 +8,8 @@ each has keys made of its own text, so that a prompt's object is the same in eve
 Differences from the paper:
 - The prior is whatever is given: a text-to-image model of ours, a Stable Diffusion folder, or a multi-view model; Imagen is not
   public. Adam in place of Distributed Shampoo.
-- The field is a grid with a small MLP by default (threestudio's and Magic3D's choice); `scene.kind='mlp'` is NeRF's network with
-  Fourier features, without mip-NeRF 360's integrated encoding.
+- The field is a grid with a small MLP by default (threestudio's and Magic3D's choice); `scene.kind='mlp'` is NeRF's network
+  with Fourier features, without mip-NeRF 360's integrated encoding.
 - Lights stand where threestudio puts them; shading begins at `shading.start` and is drawn for each view.
 - The background is a grey level, or random where `render.random_background` says so, in place of an environment network.
 - Objects are in [-1, 1]^3 and rays are cut to that cube; there is no bounding sphere of 1.4.
@@ -23,14 +23,14 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from t3d.core import optim, tree
+from t3d.core import optim
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
 from t3d.core.system import System, TrainState, require
 from t3d.diffusion import guide
 from t3d.diffusion.prior import MultiViewPrior, Prior
 from t3d.fields import scene_fields
-from t3d.geom import camera_draws, cameras, volume
+from t3d.geom import camera_draws, cameras, occupancy, shading, volume
 from t3d.geom.rays import Rays, ray_box
 
 SHARDING = ((r'(^|/)(params|mu|nu)/', P(('data', 'fsdp'))),)  # the axis of prompts, like a batch
@@ -49,16 +49,19 @@ def make(config, given) -> System:
 
     def init(key, batch, given) -> TrainState:
         params = jax.vmap(lambda key: scene_fields.init(key, model.options))(model.keys(key))
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), {}, {})
+        side = config.render.cells
+        extras = {'cells': jnp.zeros((len(model.prompts), side, side, side), jnp.float32)} if side else {}
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), {}, extras)
 
     def train_step(state: TrainState, batch, key, given):
-        grads, metrics = jax.grad(model.loss, has_aux=True)(state.params, given, key, state.step)
+        extras = model.looked(state.extras, state.params, key, state.step)
+        grads, metrics = jax.grad(model.loss, has_aux=True)(state.params, extras, given, key, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         o = config.optimizer
         rate = optim.warmup_cosine(state.step, o.learning_rate, o.warmup, config.steps, o.final)
         metrics = {**metrics, 'grad_norm': optax.tree.norm(grads), 'lr': rate}
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, {}, extras), metrics
 
     def preview(params, batch, key, given) -> jax.Array:
         shown = cameras.turntable(PREVIEWED, elevation=config.preview.elevation, radius=model.radius, fov=model.fov)
@@ -69,7 +72,8 @@ def make(config, given) -> System:
     def generate(params, requests, keys, given) -> list[Field]:
         made = []
         for prompt in only_prompts(requests, config.system):
-            scene = jax.tree.map(lambda leaf, k=model.place(prompt): leaf[k], params)
+            place = model.place(prompt)
+            scene = jax.tree.map(lambda leaf, k=place: leaf[k], params)
             made.append(Field(prompt, scene, model.field_at, model.render, 1.0, {'radius': model.radius, 'fov': model.fov}))
         return made
 
@@ -80,7 +84,9 @@ def make(config, given) -> System:
     return System(init, train_step, preview, generate, check, ('params',), SHARDING, {})
 
 
+FAILED = 0.01  # share of the prior's numbers that may be not finite before a run is stopped
 PREVIEWED = 4  # views of each prompt in a preview
+DRAWS = ('cells', 'cameras', 'jitter', 'light', 'mode', 'background', 'guide')  # of a step
 
 
 class Model:
@@ -118,15 +124,14 @@ class Model:
 
     # ---------------------------------------------------------------------------------------------------------------- loss
 
-    def loss(self, params, given, key, step):
+    def loss(self, params, extras, given, key, step):
         """(loss, metrics) of one step: renders of all prompts from random cameras, guided by the prior."""
         config, size = self.config, self.config.render.size
         draw = camera_draws.ring if self.together else camera_draws.draw
-        names = ('cameras', 'jitter', 'light', 'background', 'guide')
-        keys = {name: self.keys(jax.random.fold_in(key, n)) for n, name in enumerate(names)}
+        keys = {name: self.keys(jax.random.fold_in(key, n)) for n, name in enumerate(DRAWS)}
         drawn = jax.vmap(lambda key: draw(key, config.cameras.views, self.ranges))(keys['cameras'])
         rays = cameras.rays(drawn.cameras, size, size)  # [P, V, S, S, 3]
-        out = self.shaded(params, rays, keys, step)
+        out = self.shaded(params, extras, rays, drawn, keys, step)
         shape = rays.origins.shape
         opacity = out.opacity.reshape(shape[:-1])
         background = jnp.float32(config.render.background)
@@ -135,26 +140,81 @@ class Model:
             background = random
         images = out.features[..., :3].reshape(shape) + background * (1.0 - opacity[..., None])
         guided = self.guide.guide(given['prior'], self.tokens, images, drawn, keys['guide'], step)
-        parts = {'opacity': self.ramp('opacity', step) * jnp.sum(jnp.mean(jnp.sqrt(opacity**2 + 0.01), axis=(1, 2, 3)))}
+        of_each = jax.vmap(lambda opacity: shading.opacity_loss(opacity, step))
+        parts = {
+            'opacity': self.weight('opacity', step) * jnp.sum(of_each(opacity)),
+            'orientation': self.weight('orientation', step)
+            * jnp.sum(jnp.mean(shading.orientation_of(out.features[..., 3:5]), axis=1)),
+        }
         loss = guided.loss + sum(parts.values())
-        metrics = {'loss': loss, **{f'loss/{name}': part for name, part in parts.items()}, **guided.metrics}
-        return loss, {**metrics, 'opacity': jnp.mean(opacity)}
+        shown = {f'loss/{name}': part for name, part in parts.items()}
+        # The value of a distillation loss says nothing: what is shown is the prior's surprise, NaN where the prior fails.
+        failed = guided.metrics['distill/not_finite'] > FAILED
+        surprise = jnp.where(failed, jnp.nan, guided.metrics['distill/residual'])
+        return loss, {'loss': surprise, **shown, **guided.metrics, 'opacity': jnp.mean(opacity)}
 
-    def ramp(self, name: str, step):
-        """A weight of `loss` at a step: [from step, first, last, to step]."""
+    def weight(self, name: str, step):
+        """A weight of the section `loss` at a step: 0 before its first step, then from one value to another until its last."""
         start, first, last, end = self.config.loss[name]
-        return optim.piecewise(step, ((start, first), (max(end, start + 1), last))) * (step >= start)
+        return jnp.where(step >= start, optim.piecewise(step, ((start, first), (max(end, start + 1), last))), 0.0)
 
-    def shaded(self, params, rays: Rays, keys, step) -> volume.RenderOutput:
-        """RenderOutput of rays [P, V, S, S, 3] as [P, V S S]: colour, and the penalty of samples that face away."""
+    # ----------------------------------------------------------------------------------------------------------- rendering
+
+    def looked(self, extras, params, key, step):
+        """The grids of what is occupied after another look, one step in `render.every`."""
+        if not extras:
+            return extras
+        key = jax.random.fold_in(jax.random.fold_in(key, DRAWS.index('cells')), 0)  # the same places for all prompts
+
+        def density(points):
+            raw, _ = scene_fields.raw_each(params, points, self.options, step)
+            return scene_fields.density(raw, self.options)
+
+        length = 2.0 / self.config.render.samples
+        look = lambda cells: occupancy.update(cells, density, key, length=length)
+        return {'cells': jax.lax.cond(step % self.config.render.every == 0, look, lambda cells: cells, extras['cells'])}
+
+    def shaded(self, params, extras, rays: Rays, drawn, keys, step) -> volume.RenderOutput:
+        """RenderOutput of rays [P, V, S, S, 3] as [P, V S S]: colour, and the two orientation channels."""
         objects, views = rays.origins.shape[:2]
         flat = jax.tree.map(lambda leaf: leaf.reshape(objects, -1, 3), rays)
         near, far = ray_box(flat, 2.0)
-        render = self.config.render
-        field = scene_fields.field(params, self.options, step, population=True)
+        if extras:
+            near, far = jax.vmap(occupancy.limits)(occupancy.occupied(extras['cells'], step), flat)
+        render, options = self.config.render, self.options
         u = jax.vmap(lambda key: volume.draws(key, near.shape[1:], render.samples, render.importance))(keys['jitter'])
-        activation = lambda raw: scene_fields.density(raw, self.options)
+        field = self.lit(params, self.lights(drawn, keys, step), near.shape[1] // views, step)
+        activation = lambda raw: scene_fields.density(raw, options)
         return volume.render_at(field, flat, *u, near=near, far=far, density_activation=activation)
+
+    def lights(self, drawn, keys, step) -> shading.Light:
+        """A light [P, V] for each view, and how it is shown."""
+        options, views = self.config.shading, self.config.cameras.views
+
+        def one(key_light, key_mode, positions):
+            kind = {'start': options.start, 'shaded': options.share, 'textureless': options.textureless}
+            mode = shading.modes(key_mode, views, step, **kind, ambient=options.ambient)
+            return shading.Light(shading.light_positions(options.light, key_light, positions, tuple(options.distance)), *mode)
+
+        return jax.vmap(one)(keys['light'], keys['mode'], drawn.cameras.world_from_cam[..., :3, 3])
+
+    def lit(self, params, light: shading.Light, pixels: int, step):
+        """The renderer's field of points [P, N V `pixels`, 3], N a ray: raw density; shaded colour and orientation channels."""
+        plain = lambda points: scene_fields.raw_each(params, points, self.options, step)
+        views = light.ambient.shape[1]
+        split = lambda value: value.reshape(value.shape[0], -1, views, pixels, value.shape[-1])  # [P, N, V, S S, 3]
+        across = jax.tree.map(lambda leaf: leaf[:, None, :, None], light)  # [P, 1, V, 1, ...]
+
+        def field(points, directions):
+            if self.config.shading.start >= self.config.steps:  # never shaded: no normals are made
+                density, features = plain(points)
+                return density, jnp.pad(scene_fields.albedo(features), [(0, 0)] * (points.ndim - 1) + [(0, 2)])
+            density, features, normals = shading.with_normals(plain, points)
+            colour = shading.shade(across, *(split(value) for value in (scene_fields.albedo(features), normals, points)))
+            away = shading.orientation_channels(shading.facing_away(normals, directions))
+            return density, jnp.concatenate([colour.reshape(*points.shape[:-1], 3), away], -1)
+
+        return field
 
     # ------------------------------------------------------------------------------------------------------------- showing
 
