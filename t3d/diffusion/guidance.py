@@ -35,16 +35,26 @@ def guided(predict: Callable, cond, uncond, scale, phi: float = 0.0) -> Callable
         scale: guidance scale, a number or [B], or a function of t that returns one.
         phi: share of the rescaled prediction, 0 for none.
     """
-    both = jax.tree.map(lambda u, c: jnp.concatenate([u, c]), uncond, cond)
+    pair = guided_pair(predict, cond, uncond, scale)
 
     def predict_guided(x, t):
-        t = jnp.asarray(t)
-        output = predict(jnp.concatenate([x, x]), jnp.concatenate([t, t]) if t.ndim else t, both)
-        without, with_ = jnp.split(output, 2)
-        out = cfg(without, with_, scale(t) if callable(scale) else scale)
+        out, with_ = pair(x, t)
         return rescale(out, with_, phi) if phi else out
 
     return predict_guided
+
+
+def guided_pair(predict: Callable, cond, uncond, scale) -> Callable:
+    """`guided` without rescaling, as `predict(x, t) -> (guided, conditional)`, for what rescales another prediction type."""
+    both = jax.tree.map(lambda u, c: jnp.concatenate([u, c]), uncond, cond)
+
+    def predict_pair(x, t):
+        t = jnp.asarray(t)
+        output = predict(jnp.concatenate([x, x]), jnp.concatenate([t, t]) if t.ndim else t, both)
+        without, with_ = jnp.split(output, 2)
+        return cfg(without, with_, scale(t) if callable(scale) else scale), with_
+
+    return predict_pair
 
 
 def dynamic_threshold(x0, ratio: float = 0.995, largest: float = 1.0):
