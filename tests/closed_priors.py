@@ -8,19 +8,30 @@ from t3d.diffusion import schedules
 from t3d.diffusion.prior import MultiViewPrior, Prior
 
 SPREAD = 0.3  # standard deviation of the pictures
-WORDS = ('', 'red', 'green', 'blue', 'cube')
+WORDS = ('', 'red', 'green', 'blue', 'cube', 'front', 'side', 'back')  # of `overhead` and `view` it knows nothing
 
 
 def tokenize(prompts):
-    """[B, 2] of the first two words; unknown ones count as none."""
-    rows = [[WORDS.index(word) if word in WORDS else 0 for word in text.replace(',', '').split()][:2] for text in prompts]
-    return np.array([row + [0] * (2 - len(row)) for row in rows], np.int32)
+    """[B, 3] of the first three known words."""
+    rows = [[WORDS.index(word) for word in text.replace(',', '').split() if word in WORDS][:3] for text in prompts]
+    return np.array([row + [0] * (3 - len(row)) for row in rows], np.int32)
 
 
 def mean_of(ids):
-    """The mean colour [B, 3] in [-1, 1] of ids [B, 2]."""
-    table = jnp.array([[0.0, 0.0, 0.0], [0.8, -0.6, -0.5], [-0.5, 0.7, -0.3], [-0.7, -0.4, 0.9], [0.1, 0.2, 0.3]])
-    return table[ids[:, 0]] + 0.25 * table[ids[:, 1]]
+    """The mean colour [B, 3] in [-1, 1] of ids [B, 3]."""
+    table = jnp.array(
+        [
+            [0.0, 0.0, 0.0],
+            [0.8, -0.6, -0.5],
+            [-0.5, 0.7, -0.3],
+            [-0.7, -0.4, 0.9],
+            [0.1, 0.2, 0.3],
+            [0.5, 0.1, -0.2],
+            [-0.1, 0.4, 0.2],
+            [-0.3, -0.5, 0.1],
+        ]
+    )
+    return table[ids[:, 0]] + 0.25 * table[ids[:, 1]] + 0.2 * table[ids[:, 2]]
 
 
 def gaussian_output(schedule, x, t, mean):

@@ -8,7 +8,7 @@ from closed_priors import SPREAD, mean_of, pictures, tokenize, views
 
 from t3d.core import prng
 from t3d.core.errors import UsageError
-from t3d.diffusion import guide, schedules
+from t3d.diffusion import guide, perp_neg, schedules
 from t3d.diffusion.guide import Options
 from t3d.geom import camera_draws
 
@@ -105,6 +105,50 @@ def test_no_gradient_reaches_the_prior():
     )
     assert jax.grad(loss)(prior.params)['scale'] == 0.0
     assert loss(prior.params) != loss({'scale': jnp.float32(1.5)})
+
+
+@pytest.mark.parametrize('words', ('nearest', 'interpolated'))
+def test_a_view_is_told_its_side(words):
+    """The features that the prior gets, by the angle of each view; closed_priors knows the words front, side and back."""
+    seen = []
+    gradient(Options(scale=1.0, words=words), images_of(3, 6), prior=pictures(seen=seen))
+    azimuth = np.abs(np.asarray(drawn_of(3, 6).azimuth, np.float64))
+    texts = [f'{prompt}, {side} view' for prompt in PROMPTS for side in ('front', 'side', 'back')]
+    table = np.asarray(mean_of(tokenize(texts))).reshape(3, 3, 3)
+    given = np.asarray(seen[0][2])[:, 0].reshape(3, 6, 3)
+    for row in range(3):
+        if words == 'nearest':
+            which = np.where(azimuth[row] < np.pi / 4, 0, np.where(azimuth[row] > 3 * np.pi / 4, 2, 1))
+            expected = table[row][which]
+        else:
+            away = azimuth[row] / (np.pi / 2)
+            expected = np.stack([np.interp(away, [0, 1, 2], table[row][:, c]) for c in range(3)], -1)
+        np.testing.assert_allclose(given[row], expected, atol=1e-5)
+
+
+def test_negatives_act_across_the_prompt():
+    """One call of four rows; its gradient is that of Perp-Neg's formula with the weights of the cameras."""
+    seen, images = [], images_of(1, 3)
+    given, _ = gradient(
+        Options(scale=4.0, words='interpolated', negatives='fixed'), images, ['red cube'], prior=pictures(seen=seen)
+    )
+    x, t, features = seen[0]
+    assert x.shape[0] == 4 * 3
+    schedule = pictures().functions.schedule
+    x, t = np.asarray(x, np.float64).reshape(4, 3, 8, 8, 3), np.asarray(t).reshape(4, 3)
+    means = np.asarray(features, np.float64)[:, 0].reshape(4, 3, 1, 1, 3)
+    signal, sigma = (np.asarray(level, np.float64)[:, None, None, None] for level in schedules.levels(schedule, t[0]))
+    eps = sigma * (x - signal * means) / (signal**2 * SPREAD**2 + sigma**2)
+    weights = np.asarray(perp_neg.by_view(drawn_of(1, 3).azimuth[0], drawn_of(1, 3).elevation[0]).weights, np.float64)
+    towards = eps[0] - eps[1]
+    total = towards.copy()
+    for k in range(2):
+        away = eps[2 + k] - eps[1]
+        share = np.sum(away * towards, (1, 2, 3)) / np.sum(towards**2, (1, 2, 3))
+        total += weights[k][:, None, None, None] * (away - share[:, None, None, None] * towards)
+    z = 2.0 * np.asarray(images[0], np.float64) - 1.0
+    expected = sigma**2 * (eps[1] + 4.0 * total - (x[0] - signal * z) / sigma)
+    np.testing.assert_allclose(given[0], 2.0 * expected / 3, rtol=2e-3, atol=2e-4)
 
 
 def test_reconstruction_pulls_to_x0():

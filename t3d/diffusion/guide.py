@@ -22,7 +22,6 @@ from t3d.core import optim
 from t3d.core.errors import UsageError
 from t3d.diffusion import distill, guidance, perp_neg, timesteps, view_prompts
 from t3d.diffusion.prior import MultiViewPrior, Prior
-from t3d.geom.camera_draws import Drawn
 
 METHODS = ('sds', 'reconstruction')
 WORDS = ('none', 'nearest', 'interpolated')
@@ -101,13 +100,20 @@ class PictureGuide:
         self.shape = tuple(prior.shape(self.native))
 
     def tokens(self, prompts: list[str]) -> dict[str, np.ndarray]:
-        """{'text': ids [P, K, N] of each prompt with each of K sides (one without words), 'none': [1, N]}, on the host."""
-        sides = [''] if self.options.words == 'none' else view_prompts.SUFFIXES
-        ids = np.asarray(self.prior.tokenize([f'{prompt}{side}' for prompt in prompts for side in sides]))
-        return {'text': ids.reshape(len(prompts), len(sides), -1), 'none': np.asarray(self.prior.tokenize(['']))}
+        """{'text': ids [P, K, N] of each prompt with each of K sides (1 without words), 'none': [1, N]}, on the host."""
+        tokenize = self.prior.tokenize
+        plain = self.options.words == 'none'
+        ids = np.asarray(tokenize(prompts))[:, None] if plain else view_prompts.tokens(tokenize, prompts)
+        return {'text': ids, 'none': np.asarray(tokenize(['']))}
 
-    def guide(self, given, tokens, images, drawn: Drawn, keys, step) -> Guided:
-        """What the prior makes of images [P, V, H, W, 3] in [0, 1], seen from `drawn` [P, V]; keys [P]."""
+    def guide(self, given, tokens, images, drawn, keys, step) -> Guided:
+        """What the prior makes of images.
+
+        Args:
+          tokens: of `tokens`, as arrays. images: [P, V, H, W, 3] in [0, 1].
+          drawn: the views' `cameras`, `azimuth` and `elevation`, each [P, V] (geom.camera_draws.Drawn).
+          keys: [P]. step: of the optimisation; may be traced.
+        """
         options, prior = self.options, self.prior
         objects, views = images.shape[:2]
         z = prior.latents(given, 2.0 * resized(images.reshape(-1, *images.shape[2:]), self.native) - 1.0)
@@ -117,17 +123,24 @@ class PictureGuide:
         text = text.reshape(objects, -1, *text.shape[1:])  # [P, K, N, D]
         none = jnp.broadcast_to(prior.encode(given, tokens['none']), (objects * views, *text.shape[2:]))
         predict = lambda x, t, features: prior.predict(given, x, t, features)
-        azimuth, elevation = drawn.azimuth.reshape(-1), drawn.elevation.reshape(-1)
-        owner = jnp.repeat(jnp.arange(objects), views)
+        sides = jnp.repeat(text, views, axis=0)  # [P V, K, N, D]
+        angles = drawn.azimuth.reshape(-1), drawn.elevation.reshape(-1)
         if options.negatives == 'none':
-            mixed = jnp.repeat(text[:, 0], views, axis=0)
-            if options.words != 'none':
-                mixed = view_prompts.embed(text[owner], azimuth, elevation, interpolate=options.words == 'interpolated')
-            denoise = _guided(predict, mixed, none, options.scale)
+            denoise = _guided(predict, self.words(sides, *angles), none, options.scale)
         else:
-            positive, negatives, weights = perp_neg.embed(text[owner], azimuth, elevation)
-            denoise = perp_neg.guided(predict, positive, none, negatives, weights, options.scale)
+            chosen = perp_neg.by_view(*angles)
+            rows = perp_neg.rows(sides, none, chosen.shares)
+            guided = perp_neg.guided(predict, rows, chosen.weights, options.scale)
+            denoise = lambda x, t: (guided(x, t),) * 2
         return _result(denoise, prior.schedule, z, t, noise, options, views)
+
+    def words(self, sides, azimuth, elevation):
+        """Text features [B, N, D] of views, of those of the K sides [B, K, N, D]."""
+        if self.options.words == 'none':
+            return sides[:, 0]
+        if self.options.words == 'nearest':
+            return view_prompts.nearest(sides, azimuth, elevation)
+        return view_prompts.mixed(sides, view_prompts.mixture(azimuth, elevation))
 
 
 class ViewsGuide:
@@ -141,7 +154,7 @@ class ViewsGuide:
         """{'text': ids [P, N], 'none': [1, N]}, on the host."""
         return {'text': np.asarray(self.prior.tokenize(prompts)), 'none': np.asarray(self.prior.tokenize(['']))}
 
-    def guide(self, given, tokens, images, drawn: Drawn, keys, step) -> Guided:
+    def guide(self, given, tokens, images, drawn, keys, step) -> Guided:
         """As PictureGuide.guide."""
         options, prior = self.options, self.prior
         objects, views = images.shape[:2]
