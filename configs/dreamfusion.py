@@ -53,8 +53,17 @@ def tiny() -> ml_collections.ConfigDict:
         views=2, elevation=(-0.2, 0.9), radius=(3.2, 3.2), fov=(0.7027699, 0.7027699), even=1.0, shift=0.0, target=0.0, up=0.0
     )
     config.render = dict(size=32, samples=32, importance=0, samples_shown=64, background=1.0, random_background=False)
-    config.render.update(cells=32, every=16)  # of the grid of what is occupied, and steps between looks at it
-    config.shading = dict(start=600, share=0.75, textureless=0.5, ambient=0.1, light='camera', distance=(2.0, 3.0))
+    config.occupancy = dict(cells=32, every=16, decay=0.95, threshold=0.01, warmup=256)
+    config.shading = dict(
+        start=600,  # `steps`: never; the pictures of the toy prior have their light painted on
+        shaded=0.75,
+        textureless=0.5,
+        ambient=0.1,
+        light='camera',
+        light_distance=(2.0, 3.0),
+        normals='autodiff',
+        offset=0.01,
+    )
     config.distill = dict(
         method='sds',
         weighting='sds',

@@ -24,8 +24,8 @@ SMALL = (
     'render.size=8',
     'render.samples=12',
     'render.samples_shown=16',
-    'render.cells=6',
-    'render.every=2',
+    'occupancy.cells=6',
+    'occupancy.every=2',
     'optimizer.warmup=1',
     'preview.size=8',
 )
@@ -70,7 +70,7 @@ def test_a_population_makes_the_objects_that_each_prompt_makes_alone():
 def test_every_field_learns_its_colour(kind):
     """Towards the mean of a red prior: red grows and green falls on what is seen, in 12 steps."""
     overrides = (f'scene.kind={kind}', 'steps=12', 'scene.levels=3', 'scene.log2_rows=8', 'scene.layers=1')
-    overrides += ('render.cells=0', 'distill.scale=1.0', 'distill.anneal=0', 'optimizer.learning_rate=0.02')
+    overrides += ('occupancy.cells=0', 'distill.scale=1.0', 'distill.anneal=0', 'optimizer.learning_rate=0.02')
     system, (*_, state), _ = trained(*overrides, prompts=('red cube',), steps=12)
     start = jax.jit(system.init)(prng.key(0), {}, params_of(given()))
     colour = lambda params: np.asarray(system.preview(params, {}, prng.key(0), {})).reshape(-1, 3).mean(0)
@@ -85,7 +85,7 @@ def test_a_multi_view_model_guides_it():
 
 def test_light_and_its_losses_come_at_their_steps():
     """Before them a run is the one that never has light, but for how sums round; after them it is another."""
-    ramps = ('loss.opacity=(2,0.5,1.0,3)', 'loss.orientation=(2,1.0,1.0,3)', 'shading.start=2', 'shading.share=1.0')
+    ramps = ('loss.opacity=(2,0.5,1.0,3)', 'loss.orientation=(2,1.0,1.0,3)', 'shading.start=2', 'shading.shaded=1.0')
     _, lit, told = trained(*ramps, prompts=PROMPTS[1:2], steps=4)
     _, dark, _ = trained(prompts=PROMPTS[1:2])
     np.testing.assert_allclose(lit[1].params['grid'], dark[1].params['grid'], rtol=1e-3, atol=1e-4)

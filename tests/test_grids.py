@@ -56,6 +56,18 @@ def test_a_second_derivative_is_right():
     np.testing.assert_allclose(jnp.sum(jax.grad(slope)(grid) * direction), expected, rtol=2e-3)
 
 
+@pytest.mark.parametrize('channels', [2, 5])
+def test_dot_rows_and_its_gradients_are_those_of_plain_indexing(channels):
+    random = np.random.default_rng(0)
+    table, vectors = (jnp.asarray(random.normal(size=(count, channels)), jnp.float32) for count in (7, 11))
+    index, mix = jnp.asarray(random.integers(0, 7, (3, 11)), jnp.int32), jnp.asarray(random.normal(size=(3, 11)), jnp.float32)
+    plain = lambda table, index, vectors: jnp.einsum('knc,nc->kn', table[index], vectors)
+    np.testing.assert_allclose(grids.dot_rows(table, index, vectors), plain(table, index, vectors), atol=1e-5)
+    slopes = lambda dot: jax.grad(lambda table, vectors: jnp.sum(mix * dot(table, index, vectors) ** 2), (0, 1))(table, vectors)
+    for ours, theirs in zip(slopes(grids.dot_rows), slopes(plain)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_bad_coordinates_stay_inside_the_table():
     out = grids.bilinear(jnp.ones((3, 3, 1)), jnp.array([[jnp.nan, 0.0], [jnp.inf, -jnp.inf], [1e30, 2.0]]))
     assert np.isnan(out[0, 0])

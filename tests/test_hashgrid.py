@@ -106,11 +106,9 @@ def test_second_derivatives_reach_the_table():
 
 def test_points_outside_lie_on_the_surface_and_nothing_is_out_of_bounds():
     points = np.array([[-0.3, 0.5, 1.7], [1e9, -1e9, 0.0], [np.nan, 0.5, 0.5]], np.float32)
-    index, _ = hashgrid.corners(SMALL, points)
-    assert index.min() >= 0 and all(
-        np.all((index[:, level] >= start) & (index[:, level] < start + rows))
-        for level, (start, rows) in enumerate(zip(SMALL.offsets, SMALL.rows))
-    )
+    for level, rows in enumerate(SMALL.rows):
+        index, _ = jax.jit(hashgrid.corners, static_argnums=(0, 1))(SMALL, level, points)
+        assert index.min() >= 0 and index.max() < rows
     table = tables(SMALL, 2)
     moved = encode(SMALL, table, np.clip(points[:2], 0, 1))
     np.testing.assert_array_equal(encode(SMALL, table, points[:2]), moved)

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t3d.core import prng
+from t3d.core import limits, limits_scenes, prng
 from t3d.core.errors import UsageError
 from t3d.fields import nerf_field, scene_fields, triplane_field
 from t3d.fields.scene_fields import Options
-from t3d.geom import hashgrid
+from t3d.geom import hashgrid, shading
 
 SMALL = {'levels': 4, 'log2_rows': 9, 'base': 4, 'growth': 1.6, 'resolution': 5, 'channels': 3, 'hidden': 8, 'features': 4}
 SMALL |= {'first_levels': 2, 'start': 10, 'every': 5, 'octaves': 2, 'layers': 3, 'bias': -0.5}
@@ -140,3 +140,13 @@ def test_options_that_no_field_has_are_refused():
             scene_fields.check(Options(**wrong))
     with pytest.raises(UsageError, match='hash grid of 40 levels'):
         scene_fields.check(Options(levels=40))
+
+
+def test_every_option_has_a_range_that_its_default_keeps_and_the_names_of_the_code():
+    table = limits_scenes.SCENES
+    defaults = {f'scene.{name}': value for name, value in Options()._asdict().items()}
+    assert {name for name in table if name.startswith('scene.')} == set(defaults)
+    assert all(table[name].accept(value) == value for name, value in defaults.items())
+    names = (scene_fields.KINDS, scene_fields.ACTIVATIONS, scene_fields.BLOBS, shading.SAMPLERS)
+    assert tuple(table[name].choices for name in ('scene.kind', 'scene.activation', 'scene.blob', 'shading.light')) == names
+    assert not set(table) & set(limits.LIMITS) or set(table) <= set(limits.LIMITS)  # none, or all, are in the table of configs

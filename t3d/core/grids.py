@@ -18,6 +18,7 @@ from t3d.core.typing import Array, Float, Int, typechecked
 
 GATHER = jax.lax.GatherDimensionNumbers(offset_dims=(1,), collapsed_slice_dims=(0,), start_index_map=(0,))
 SCATTER = jax.lax.ScatterDimensionNumbers(update_window_dims=(1,), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,))
+NARROW = 4  # channels
 TRUSTED = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
 
 
@@ -52,14 +53,35 @@ def _to_table(into, index, weight, gradient):
     return jax.lax.scan(corner, into, (index, weight))[0]
 
 
-def _to_weight(table, index, gradient):
-    return jnp.stack([jnp.sum(_rows(table, i) * gradient, axis=-1) for i in index])
+@jax.custom_vjp
+def dot_rows(table: Float[Array, 'm c'], index: Int[Array, 'k n'], vectors: Float[Array, 'n c']) -> Float[Array, 'k n']:
+    """table[index[k, n]] . vectors[n]: the gradient of `weighted_rows` by its weights, and its derivatives are of that kind.
+
+    So a second derivative of a lookup, which normals need, is one pass over rows too, and not a table for each corner.
+    """
+    return jnp.stack([_dot(_rows(table, i), vectors) for i in index])
+
+
+def _dot(rows, vectors):
+    """Products summed over C. A handful of channels is written out: a reduction over so few takes a CPU twice as long."""
+    if rows.shape[-1] > NARROW:
+        return jnp.sum(rows * vectors, axis=-1)
+    return functools.reduce(jnp.add, (rows[:, c] * vectors[:, c] for c in range(rows.shape[-1])))
+
+
+def _dot_rows_backward(saved, gradient):
+    table, index, vectors = saved
+    to_table = _to_table(jnp.zeros_like(table), index, gradient, vectors)
+    return to_table, None, weighted_rows(table, index, gradient).astype(vectors.dtype)
+
+
+dot_rows.defvjp(lambda table, index, vectors: (dot_rows(table, index, vectors), (table, index, vectors)), _dot_rows_backward)
 
 
 def _weighted_rows_backward(saved, gradient):
     table, index, weight = saved
     to_table = _to_table(jnp.zeros_like(table), index, weight, gradient)
-    return to_table, None, _to_weight(table, index, gradient).astype(weight.dtype)
+    return to_table, None, dot_rows(table, index, gradient).astype(weight.dtype)
 
 
 weighted_rows.defvjp(_weighted_rows_forward, _weighted_rows_backward)
@@ -114,7 +136,7 @@ def _lookup_map_backward(pure, corners, size, saved, gradient):
             rows = weighted_rows(table, index, weight)
             _, pull = jax.vjp(lambda arguments, rows: pure(arguments[0], rows, *arguments[1]), arguments, rows)
         to_arguments, to_rows = pull(gradient)
-        to_points = pull_corners(_to_weight(table, index, to_rows).astype(weight.dtype))
+        to_points = pull_corners(dot_rows(table, index, to_rows).astype(weight.dtype))
         to_table = _to_table(total[1], index, weight, to_rows)
         return (jax.tree.map(jnp.add, total[0], to_arguments), to_table), to_points
 

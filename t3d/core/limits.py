@@ -26,7 +26,7 @@ MEANT += (('float64', 'float32'), ('double', 'float32'), ('fp16', 'float16'), ('
 MEANT += (('16', 'float16'), ('bf16', 'bfloat16'), ('mixed', 'bfloat16'), ('amp', 'bfloat16'))
 
 LIMITS = {
-    **limits_scenes.LIMITS,
+    **limits_scenes.SCENES,
     # every config: configs/common.py
     'system': Text('t3d.systems lists them'),
     'variant': Text('a name'),

@@ -79,26 +79,24 @@ def init(key: Key, layout: Layout, channels: int = 2) -> jax.Array:
     return jax.random.uniform(key, (layout.total, channels), jnp.float32, -INIT, INIT)
 
 
-def corners(layout: Layout, points: Float[Array, 'n 3']) -> tuple[jax.Array, jax.Array]:
-    """(index int32 [8, L, N], weight [8, L, N]) into the rows of a table; corner c has the bits x + 2 y + 4 z."""
-    levels = {name: np.array(values)[:, None] for name, values in layout._asdict().items() if name != 'total'}
-    scale = levels['scales'].astype(np.float32)[..., None]
-    position = scale * jnp.clip(points, 0.0, 1.0) + 0.5  # [L, N, 3]
+def corners(layout: Layout, level: int, points: Float[Array, 'n 3']) -> tuple[jax.Array, jax.Array]:
+    """(index int32 [8, N], weight [8, N]) into the rows of one level; corner c has the bits x + 2 y + 4 z."""
+    resolution, rows, hashed = layout.resolutions[level], np.uint32(layout.rows[level]), layout.hashed[level]
+    position = np.float32(layout.scales[level]) * jnp.clip(points.T, 0.0, 1.0) + 0.5  # [3, N]
     low = jnp.floor(position)
     fraction, low = position - low, low.astype(jnp.uint32)
-    dense = int(np.sum(~levels['hashed']))  # the coarse levels come first
-    resolution = levels['resolutions'][:dense].astype(np.uint32)
-    strides = [np.ones_like(resolution), resolution, resolution * resolution]
-    # Per axis and side: what a corner adds to its row, and its share of the weight.
-    parts = [[(low[:dense, :, axis] + np.uint32(side)) * strides[axis] for side in (0, 1)] for axis in range(3)]
-    words = [[(low[dense:, :, axis] + np.uint32(side)) * np.uint32(PRIMES[axis]) for side in (0, 1)] for axis in range(3)]
-    shares = [[1.0 - fraction[..., axis], fraction[..., axis]] for axis in range(3)]
+    steps = [np.uint32(step) for step in (PRIMES if hashed else (1, resolution, resolution**2))]
+    words = [[low[axis] * step, (low[axis] + np.uint32(1)) * step] for axis, step in enumerate(steps)]
+    shares = [[1.0 - fraction[axis], fraction[axis]] for axis in range(3)]
     index, weight = [], []
     for corner in range(8):
         x, y, z = corner & 1, corner >> 1 & 1, corner >> 2
-        flat = (parts[0][x] + parts[1][y] + parts[2][z]) % levels['rows'][:dense].astype(np.uint32)
-        mixed = (words[0][x] ^ words[1][y] ^ words[2][z]) % levels['rows'][dense:].astype(np.uint32)
-        index.append(jnp.concatenate([flat, mixed]).astype(jnp.int32) + levels['offsets'].astype(np.int32))
+        if hashed:
+            row = (words[0][x] ^ words[1][y] ^ words[2][z]) & (rows - np.uint32(1))
+        else:  # below twice the rows: the remainder without a division, and a NaN stays inside
+            row = words[0][x] + words[1][y] + words[2][z]
+            row = jnp.minimum(jnp.where(row >= rows, row - rows, row), rows - np.uint32(1))
+        index.append(row.astype(jnp.int32))
         weight.append(shares[0][x] * shares[1][y] * shares[2][z])
     return jnp.stack(index), jnp.stack(weight)
 
@@ -124,16 +122,17 @@ def encode(
         raise ValueError(f'tables {table.shape} and points {points.shape}: wanted [P, rows, F] and [P, ..., 3], or [rows, F].')
     if table.size // channels >= 2**31:
         raise UsageError(f'{table.shape[0]} tables of {rows} rows: wanted fewer than 2^31 rows in all. Take fewer at a time.')
+    lead = table.shape[0] if table.ndim == 3 else 1
     flat = points.reshape(-1, 3)
-    index, weight = corners(layout, flat)
-    if table.ndim == 3:
-        each = flat.shape[0] // table.shape[0]
-        index = index + jnp.repeat(jnp.arange(table.shape[0], dtype=jnp.int32) * rows, each)
-    out = grids.weighted_rows(table.reshape(-1, channels), index.reshape(8, -1), weight.reshape(8, -1))
-    out = out.reshape(layout.levels, -1, channels)  # [L, N, F]
-    if level_mask is not None:
-        out = out * level_mask[:, None, None]
-    return jnp.moveaxis(out, 0, 1).reshape(*points.shape[:-1], layout.levels * channels)
+    which = jnp.repeat(jnp.arange(lead, dtype=jnp.int32), flat.shape[0] // lead)
+    out = []
+    # One lookup a level: what is looked up is summed at once, and gradients of the levels lie side by side in one table.
+    for level, part in enumerate(jax.lax.split(table.reshape(lead, rows, channels), layout.rows, 1)):
+        index, weight = corners(layout, level, flat)
+        if level_mask is not None:
+            weight = weight * level_mask[level]
+        out.append(grids.weighted_rows(part.reshape(-1, channels), index + which * layout.rows[level], weight))
+    return jnp.concatenate(out, -1).reshape(*points.shape[:-1], layout.levels * channels)
 
 
 def progressive(levels: int, step, *, first: int, start: int, every: int) -> jax.Array:

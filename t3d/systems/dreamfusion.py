@@ -49,7 +49,7 @@ def make(config, given) -> System:
 
     def init(key, batch, given) -> TrainState:
         params = jax.vmap(lambda key: scene_fields.init(key, model.options))(model.keys(key))
-        side = config.render.cells
+        side = config.occupancy.cells
         extras = {'cells': jnp.zeros((len(model.prompts), side, side, side), jnp.float32)} if side else {}
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), {}, extras)
 
@@ -161,7 +161,7 @@ class Model:
     # ----------------------------------------------------------------------------------------------------------- rendering
 
     def looked(self, extras, params, key, step):
-        """The grids of what is occupied after another look, one step in `render.every`."""
+        """The grids of what is occupied after another look, one step in `occupancy.every`."""
         if not extras:
             return extras
         key = jax.random.fold_in(jax.random.fold_in(key, DRAWS.index('cells')), 0)  # the same places for all prompts
@@ -171,8 +171,8 @@ class Model:
             return scene_fields.density(raw, self.options)
 
         length = 2.0 / self.config.render.samples
-        look = lambda cells: occupancy.update(cells, density, key, length=length)
-        return {'cells': jax.lax.cond(step % self.config.render.every == 0, look, lambda cells: cells, extras['cells'])}
+        look = lambda cells: occupancy.update(cells, density, key, length=length, decay=self.config.occupancy.decay)
+        return {'cells': jax.lax.cond(step % self.config.occupancy.every == 0, look, lambda cells: cells, extras['cells'])}
 
     def shaded(self, params, extras, rays: Rays, drawn, keys, step) -> volume.RenderOutput:
         """RenderOutput of rays [P, V, S, S, 3] as [P, V S S]: colour, and the two orientation channels."""
@@ -180,7 +180,8 @@ class Model:
         flat = jax.tree.map(lambda leaf: leaf.reshape(objects, -1, 3), rays)
         near, far = ray_box(flat, 2.0)
         if extras:
-            near, far = jax.vmap(occupancy.limits)(occupancy.occupied(extras['cells'], step), flat)
+            least = {'warmup': self.config.occupancy.warmup, 'threshold': self.config.occupancy.threshold}
+            near, far = jax.vmap(occupancy.limits)(occupancy.occupied(extras['cells'], step, **least), flat)
         render, options = self.config.render, self.options
         u = jax.vmap(lambda key: volume.draws(key, near.shape[1:], render.samples, render.importance))(keys['jitter'])
         field = self.lit(params, self.lights(drawn, keys, step), near.shape[1] // views, step)
@@ -192,9 +193,11 @@ class Model:
         options, views = self.config.shading, self.config.cameras.views
 
         def one(key_light, key_mode, positions):
-            kind = {'start': options.start, 'shaded': options.share, 'textureless': options.textureless}
+            kind = {'start': options.start, 'shaded': options.shaded, 'textureless': options.textureless}
             mode = shading.modes(key_mode, views, step, **kind, ambient=options.ambient)
-            return shading.Light(shading.light_positions(options.light, key_light, positions, tuple(options.distance)), *mode)
+            return shading.Light(
+                shading.light_positions(options.light, key_light, positions, tuple(options.light_distance)), *mode
+            )
 
         return jax.vmap(one)(keys['light'], keys['mode'], drawn.cameras.world_from_cam[..., :3, 3])
 
@@ -209,7 +212,10 @@ class Model:
             if self.config.shading.start >= self.config.steps:  # never shaded: no normals are made
                 density, features = plain(points)
                 return density, jnp.pad(scene_fields.albedo(features), [(0, 0)] * (points.ndim - 1) + [(0, 2)])
-            density, features, normals = shading.with_normals(plain, points)
+            if self.config.shading.normals == 'fd':
+                density, features, normals = shading.with_difference_normals(plain, points, self.config.shading.offset)
+            else:
+                density, features, normals = shading.with_normals(plain, points)
             colour = shading.shade(across, *(split(value) for value in (scene_fields.albedo(features), normals, points)))
             away = shading.orientation_channels(shading.facing_away(normals, directions))
             return density, jnp.concatenate([colour.reshape(*points.shape[:-1], 3), away], -1)
