@@ -21,7 +21,7 @@ from t3d import cli
         ((TINY, 'batch=0', '--dry-run'), 'batch=0: wanted a whole number'),
         ((TINY, 'steps=-3'), 'steps=-3: wanted a whole number from 1 to 2147483647 (optimizer steps in all).'),
         ((TINY, 'optimizer=1'), "config key 'optimizer' is a group: set one of optimizer.b1, "),
-        ((TINY, 'system=instant3e'), 'there are ganfusion_diffusion, ganfusion_gan, guided_mv, image_diffusion, instant3d, '),
+        ((TINY, 'system=instant3e'), 'there are dreamfusion, ganfusion_diffusion, ganfusion_gan, guided_mv, image_diffusion, '),
         ((TINY, 'system=instant3e'), "Did you mean 'instant3d'?"),
         (
             (TINY, 'data.name=furnitur'),
@@ -91,7 +91,7 @@ def test_generate_refuses_before_it_makes_anything(capsys, tmp_path, words, expe
 def test_missing_weights_and_runs(capsys, tmp_path):
     error = refusal(capsys, 'generate', 'a red cube')
     assert 'no weights for any system come with t3d (there are: none)' in error and 't3d train' in error
-    assert 'no weights for dreamfusion' in refusal(capsys, 'generate', 'a red cube', '--system', 'dreamfusion')
+    assert 'no weights for magic3d' in refusal(capsys, 'generate', 'a red cube', '--system', 'magic3d')
     (tmp_path / 'runs' / '0001-instant3d-tiny' / 'checkpoints').mkdir(parents=True)
     for words in (('info',), ('eval',), ('generate', 'a red cube', '--run'), ('generate', 'a red cube', '--weights')):
         error = refusal(capsys, *words, 'runs/0001-instant3d-tin')

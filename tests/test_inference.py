@@ -80,8 +80,8 @@ def test_weights_are_found_by_name_by_variable_and_by_system(tmp_path, monkeypat
     assert loading.shipped() == {name: tmp_path / 'assets' / name for name in names}
     assert loading.load().name == 'instant3d-small'
     assert loading.load(system='other-small').name == loading.load('other-small').name == 'other-small'
-    with pytest.raises(FileNotFoundError, match=r'no weights for dreamfusion .*instant3d-small, other-small\)\. Train'):
-        loading.load(system='dreamfusion')
+    with pytest.raises(FileNotFoundError, match=r'no weights for magic3d .*instant3d-small, other-small\)\. Train'):
+        loading.load(system='magic3d')
     wholes = {'instant3d-smal': 'instant3d-small', 'other': 'other-small', 'instant3': 'instant3d', 'instant3d-': 'instant3d'}
     for part, whole in wholes.items():  # the beginning of a name is no name
         with pytest.raises(FileNotFoundError, match=rf'no weights for {part} .*\. Did you mean {whole}\? Train'):

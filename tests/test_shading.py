@@ -121,7 +121,7 @@ def test_modes_are_drawn_for_each_view_after_their_start():
 @pytest.mark.parametrize('camera', [(0.0, 0.0, 1.6), (1.0, -0.4, 0.9), (0.0, 1.5, 0.0), (0.0, -1.5, 0.0)])
 def test_lights_of_magic3d_are_evenly_about_the_camera_within_a_cone(camera):
     places = jnp.broadcast_to(jnp.array(camera), (3000, 3))
-    lights = np.asarray(jax.jit(functools.partial(shading.light_positions, 'magic3d'))(prng.key(1), places), np.float64)
+    lights = np.asarray(jax.jit(functools.partial(shading.light_positions, 'cone'))(prng.key(1), places), np.float64)
     distance = np.linalg.norm(lights, axis=-1)
     assert 0.8 <= distance.min() < 0.82 and 1.48 < distance.max() <= 1.5001
     ahead = np.array(camera) / np.linalg.norm(camera)
@@ -133,13 +133,13 @@ def test_lights_of_magic3d_are_evenly_about_the_camera_within_a_cone(camera):
 
 def test_lights_of_dreamfusion_are_a_noisy_camera():
     places = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.5]), (4000, 3))
-    lights = np.asarray(shading.light_positions('dreamfusion', prng.key(2), places, (0.8, 1.5)))
+    lights = np.asarray(shading.light_positions('camera', prng.key(2), places, (0.8, 1.5)))
     distance = np.linalg.norm(lights, axis=-1)
     assert 0.8 <= distance.min() < 0.82 and 1.48 < distance.max() <= 1.5001
     way = np.random.default_rng(0).normal(size=(200_000, 3)) + [0.0, 0.0, 1.5]
     wanted = (way / np.linalg.norm(way, axis=-1, keepdims=True)).mean(0)
     np.testing.assert_allclose((lights / distance[:, None]).mean(0), wanted, atol=0.03)
-    with pytest.raises(ValueError, match='choose one of dreamfusion, magic3d'):
+    with pytest.raises(ValueError, match='choose one of camera, cone'):
         shading.light_positions('sun', prng.key(2), places)
 
 

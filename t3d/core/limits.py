@@ -6,6 +6,7 @@ is made. Keys that are not in the table belong to a system that is not t3d's own
 
 from collections.abc import Mapping
 
+from t3d.core import limits_scenes
 from t3d.core.rules import Choice, Either, Flag, Plain, Real, Several, Text, Whole, held
 
 SIZE = 2**16  # of a layer, a picture, a batch on one device: beyond, nothing fits any machine
@@ -25,6 +26,7 @@ MEANT += (('float64', 'float32'), ('double', 'float32'), ('fp16', 'float16'), ('
 MEANT += (('16', 'float16'), ('bf16', 'bfloat16'), ('mixed', 'bfloat16'), ('amp', 'bfloat16'))
 
 LIMITS = {
+    **limits_scenes.SCENES,
     # every config: configs/common.py
     'system': Text('t3d.systems lists them'),
     'variant': Text('a name'),

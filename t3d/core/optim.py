@@ -83,6 +83,26 @@ def staged(optimizer: optax.GradientTransformation, is_new, *, unfreeze_at: int,
     return optax.chain(optimizer, scale)
 
 
+def adam_of_parts(section, total: int) -> optax.GradientTransformation:
+    """Adam on a warm-up and cosine schedule whose rate is `learning_rate` times that of the part in `parts`, by the first name.
+
+    No clip and no decay couples the arrays: a population's members do not see each other.
+
+    Args:
+      section: learning_rate, warmup, final, b1, b2, eps, parts: {first name of a path: factor}.
+    """
+
+    def scale(updates, step, params=None):
+        rate = -warmup_cosine(step, section.learning_rate, section.warmup, total, section.final)
+        parts = section.parts
+        return tree.map_with_name(lambda name, leaf: rate * parts.get(name.split('/')[0], 1.0) * leaf, updates), step + 1
+
+    return optax.chain(
+        optax.scale_by_adam(b1=section.b1, b2=section.b2, eps=section.eps),
+        optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), scale),
+    )
+
+
 def lazy_adam(*, learning_rate: float, interval: int, b1: float = 0.0, b2: float = 0.99) -> optax.GradientTransformation:
     """Adam of a network that is regularised every `interval` steps (StyleGAN2, arXiv 1912.04958, App. B).
 

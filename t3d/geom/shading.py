@@ -16,7 +16,7 @@ from t3d.core.typing import Array, Float, Key, typechecked
 
 GUARD = 1e-10  # added to a squared norm within its square root: the gradient of a norm at 0 is NaN
 MODES = ('albedo', 'lambertian', 'textureless')
-SAMPLERS = ('dreamfusion', 'magic3d')
+SAMPLERS = ('camera', 'cone')
 LIGHT_DISTANCE = (0.8, 1.5)  # of lights from the origin, by threestudio
 CONE = (jnp.pi / 6.0, jnp.pi / 2.0)  # Magic3D's elevation of lights above the plane that faces the camera
 
@@ -111,7 +111,7 @@ def fixed_mode(mode: str, views: int, ambient: float = 0.1) -> tuple[jax.Array, 
 
 
 @typechecked
-def dreamfusion_light(key: Key, cameras: Float[Array, 'v 3'], distance=LIGHT_DISTANCE) -> Float[Array, 'v 3']:
+def camera_light(key: Key, cameras: Float[Array, 'v 3'], distance=LIGHT_DISTANCE) -> Float[Array, 'v 3']:
     """Light positions in the direction of camera + N(0, I), at distances U(distance) from the origin (App. A)."""
     key_way, key_distance = jax.random.split(key)
     way = unit(cameras + jax.random.normal(key_way, cameras.shape, jnp.float32))
@@ -119,7 +119,7 @@ def dreamfusion_light(key: Key, cameras: Float[Array, 'v 3'], distance=LIGHT_DIS
 
 
 @typechecked
-def magic3d_light(key: Key, cameras: Float[Array, 'v 3'], distance=LIGHT_DISTANCE) -> Float[Array, 'v 3']:
+def cone_light(key: Key, cameras: Float[Array, 'v 3'], distance=LIGHT_DISTANCE) -> Float[Array, 'v 3']:
     """Light positions within 60 degrees of the camera's direction, at distances U(distance) from the origin.
 
     Azimuth about that direction uniform, elevation uniform in [30, 90] degrees (Magic3D, arXiv 2211.10440; threestudio).
@@ -140,7 +140,7 @@ def light_positions(sampler: str, key: Key, cameras: jax.Array, distance=LIGHT_D
     """[V, 3] by one of SAMPLERS for cameras at [V, 3]."""
     if sampler not in SAMPLERS:
         raise ValueError(f'light sampler {sampler!r}: choose one of {", ".join(SAMPLERS)}.')
-    return {'dreamfusion': dreamfusion_light, 'magic3d': magic3d_light}[sampler](key, cameras, distance)
+    return {'camera': camera_light, 'cone': cone_light}[sampler](key, cameras, distance)
 
 
 def _distances(key, count, distance):

@@ -140,11 +140,13 @@ def open_one(name: str, value: str, *, random: bool = False) -> Given:
     Raises:
       UsageError, FileNotFoundError: nothing there, or not a model; the message has the name of the given and the next step.
     """
-    from t3d.inference import priors
+    from t3d.inference import priors, toy_pictures
 
     if givens.is_config(value):
         return _of_config(value, random)
     try:
+        if toy_pictures.is_toy(value):
+            return toy_pictures.open_toy(value)
         if priors.is_pipeline(value):
             return priors.open_pipeline(value)._replace(digest=priors.digest_of_files(value))
         loaded = load(value)

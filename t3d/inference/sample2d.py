@@ -49,13 +49,15 @@ def open_model(folder, *, config=None, variant: str | None = None, dtype=jnp.flo
     """The prior of a local folder: diffusers' layout, or a run or weights folder of t3d; None for the shipped weights.
 
     Args:
-      folder: or one .safetensors file in ldm names.
+      folder: or one .safetensors file in ldm names, or 'toy', the model in closed form.
       config: for such a file, the folder with its settings, tokenizer and schedule; None: where the file lies.
     Raises:
       UsageError: neither, or it does not load; the message names file and key.
     """
-    from t3d.inference import loading, priors
+    from t3d.inference import loading, priors, toy_pictures
 
+    if toy_pictures.is_toy(folder):
+        return toy_pictures.open_toy(folder)
     path = pathlib.Path(folder or '')
     if folder is not None and path.is_file():
         return priors.open_pipeline(path.parent if config is None else config, file=path, variant=variant, dtype=dtype)

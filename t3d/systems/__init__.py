@@ -7,6 +7,7 @@ from t3d.core import tables
 from t3d.core.system import Given, System
 
 SYSTEMS = {
+    'dreamfusion': 't3d.systems.dreamfusion',
     'ganfusion_gan': 't3d.systems.ganfusion_gan',
     'ganfusion_diffusion': 't3d.systems.ganfusion_diffusion',
     'guided_mv': 't3d.systems.guided_mv',

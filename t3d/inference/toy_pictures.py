@@ -1,0 +1,70 @@
+"""The toy prior as a given model: `given.prior=toy`, or `toy:SIZE`. Its means are renders of the 64 single toy objects.
+
+See t3d.diffusion.toy_prior for what it is. Opening it draws 2,048 pictures, in seconds; nothing is read and nothing learned.
+"""
+
+import functools
+
+import numpy as np
+
+from t3d.core.errors import UsageError
+from t3d.core.system import Given
+from t3d.data.sets import shapes, toy
+from t3d.diffusion import toy_prior
+from t3d.inference import given
+
+NAME, SIZE, SIZES = 'toy', 32, (8, 64)  # pixels per side where none are told, and the least and most
+SUPERSAMPLE = 3
+LOW, HIGH, ABOVE = 0.1, 0.6, 1.2  # elevations of poses, radians; the third is that of the overhead sector
+
+
+def is_toy(value) -> bool:
+    """Whether a value names this prior."""
+    return str(value).partition(':')[0] == NAME
+
+
+def open_toy(value: str) -> Given:
+    """The prior that 'toy' or 'toy:SIZE' names.
+
+    Raises:
+      UsageError: the size is no whole number that this prior is drawn at.
+    """
+    _, colon, size = str(value).partition(':')
+    least, most = SIZES
+    if colon and not (size.isascii() and size.isdigit() and len(size) < 5 and least <= int(size) <= most):
+        raise UsageError(f'{value!r}: wanted {NAME}, or {NAME}:SIZE with {least} to {most} px, for example {NAME}:{SIZE}.')
+    size = int(size or SIZE)
+    params = {'means': means(size)}
+    prior = toy_prior.make([scene.captions for scene in shapes.singles('all')], size)
+    return Given(prior, params, None, f'{NAME}:{size}', given.digest(params))
+
+
+def poses() -> tuple[np.ndarray, np.ndarray]:
+    """(azimuth, elevation) [4, K] radians of the poses of each sector, in the order of `view_prompts.SUFFIXES`."""
+    front = np.deg2rad([-33.75, -11.25, 11.25, 33.75])
+    sides = np.deg2rad([-112.5, -67.5, 67.5, 112.5])
+    azimuth = np.stack([np.tile(around, 2) for around in (front, sides, front + np.pi)] + [np.arange(8) * (np.pi / 4)])
+    elevation = np.repeat([LOW, HIGH], 4)
+    return azimuth, np.stack([elevation, elevation, elevation, np.full(8, ABOVE)])
+
+
+@functools.lru_cache(2)
+def means(size: int) -> np.ndarray:
+    """[64, 4, K, S, S, 3] float32 in [-1, 1]: the single objects of toy on white, from the poses of each sector.
+
+    Rays are cast once for each shape and size: no colour of toy is clipped by its light, so each is a factor.
+    """
+    azimuth, elevation = poses()
+    cameras = toy.camera_arrays(azimuth.ravel(), elevation.ravel(), shapes.RADIUS, shapes.FOV)
+    cast = {}
+    pictures = []
+    for scene in shapes.singles('all'):
+        kind = (scene.attributes['shape'], scene.attributes['size'])
+        if kind not in cast:
+            hits = toy.trace(scene, *cameras, size, SUPERSAMPLE)
+            hit = (hits.which >= 0)[:, None]
+            white = np.where(hit, shapes.shade(np.ones_like(hits.normal), hits.normal), 0.0)[:, :1]
+            cast[kind] = [part.reshape(*hits.fine, 1).mean((2, 4)) for part in (white, hit.astype(np.float64))]
+        light, alpha = cast[kind]
+        pictures.append(light * shapes.palette(scene)[0] + 1.0 - alpha)
+    return (2.0 * np.stack(pictures) - 1.0).astype(np.float32).reshape(len(pictures), *azimuth.shape, size, size, 3)

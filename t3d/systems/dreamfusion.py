@@ -1,0 +1,257 @@
+"""DreamFusion: a prompt to an object by score distillation into a field of its own (arXiv 2209.14988), in populations.
+
+prompt -> field (hash grid, dense grid, triplane, MLP) -> random cameras -> renders -> a prior's guidance -> gradient -> field.
+
+P prompts are optimised at once (`config.prompts`): their fields are leaves [P, ...], their renders one batch for the prior, and
+each has keys made of its own text, so that a prompt's object is the same in every population.
+
+Differences from the paper:
+- The prior is whatever is given: a text-to-image model of ours, a Stable Diffusion folder, or a multi-view model; Imagen is not
+  public. Adam in place of Distributed Shampoo.
+- The field is a grid with a small MLP by default (threestudio's and Magic3D's choice); `scene.kind='mlp'` is NeRF's network
+  with Fourier features, without mip-NeRF 360's integrated encoding.
+- Lights stand where threestudio puts them; shading begins at `shading.start` and is drawn for each view.
+- The background is a grey level, or random where `render.random_background` says so, in place of an environment network.
+- Objects are in [-1, 1]^3 and rays are cut to that cube; there is no bounding sphere of 1.4.
+"""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec as P
+
+from t3d.core import optim
+from t3d.core.errors import UsageError
+from t3d.core.outputs import Field, only_prompts
+from t3d.core.system import System, TrainState, require
+from t3d.diffusion import guide
+from t3d.diffusion.prior import MultiViewPrior, Prior
+from t3d.fields import scene_fields
+from t3d.geom import camera_draws, cameras, occupancy, shading, volume
+from t3d.geom.rays import Rays, ray_box
+
+SHARDING = ((r'(^|/)(params|mu|nu)/', P(('data', 'fsdp'))),)  # the axis of prompts, like a batch
+CHUNK = 2**14  # rays rendered at once for people to see
+WANTED = 'a text-to-image or multi-view model: image_diffusion-toy, toy, a run, or a Stable Diffusion folder'
+
+
+def make(config, given) -> System:
+    """The system of a config (configs/dreamfusion.py): sections scene, cameras, render, shading, distill, loss, optimizer.
+
+    Args:
+      given: {'prior': a text-to-image or a multi-view model}.
+    """
+    model = Model(config, given)
+    optimizer = optim.adam_of_parts(config.optimizer, config.steps)
+
+    def init(key, batch, given) -> TrainState:
+        params = jax.vmap(lambda key: scene_fields.init(key, model.options))(model.keys(key))
+        side = config.occupancy.cells
+        extras = {'cells': jnp.zeros((len(model.prompts), side, side, side), jnp.float32)} if side else {}
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), {}, extras)
+
+    def train_step(state: TrainState, batch, key, given):
+        extras = model.looked(state.extras, state.params, key, state.step)
+        grads, metrics = jax.grad(model.loss, has_aux=True)(state.params, extras, given, key, state.step)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        o = config.optimizer
+        rate = optim.warmup_cosine(state.step, o.learning_rate, o.warmup, config.steps, o.final)
+        metrics = {**metrics, 'grad_norm': optax.tree.norm(grads), 'lr': rate}
+        return TrainState(state.step + 1, params, opt_state, {}, extras), metrics
+
+    def preview(params, batch, key, given) -> jax.Array:
+        shown = cameras.turntable(PREVIEWED, elevation=config.preview.elevation, radius=model.radius, fov=model.fov)
+        rays = cameras.rays(shown, config.preview.size, config.preview.size)
+        images = jax.lax.map(lambda scene: jnp.clip(model.render(scene, rays).features, 0.0, 1.0), params)
+        return images.transpose(0, 2, 1, 3, 4).reshape(images.shape[0], config.preview.size, -1, 3)
+
+    def generate(params, requests, keys, given) -> list[Field]:
+        made = []
+        for prompt in only_prompts(requests, config.system):
+            place = model.place(prompt)
+            scene = jax.tree.map(lambda leaf, k=place: leaf[k], params)
+            made.append(Field(prompt, scene, model.field_at, model.render, 1.0, {'radius': model.radius, 'fov': model.fov}))
+        return made
+
+    def check(requests) -> None:
+        for prompt in only_prompts(requests, config.system):
+            model.place(prompt)
+
+    return System(init, train_step, preview, generate, check, ('params',), SHARDING, {})
+
+
+FAILED = 0.01  # share of the prior's numbers that may be not finite before a run is stopped
+PREVIEWED = 4  # views of each prompt in a preview
+DRAWS = ('cells', 'cameras', 'jitter', 'light', 'mode', 'background', 'guide')  # of a step
+
+
+class Model:
+    """The field, the renderer and the guide of a config; holds no parameters."""
+
+    def __init__(self, config, given):
+        self.config = config
+        kind = MultiViewPrior if isinstance(getattr(given.get('prior'), 'functions', None), MultiViewPrior) else Prior
+        self.options = scene_fields.Options(**config.scene)
+        scene_fields.check(self.options)
+        self.ranges = camera_draws.Ranges(**{name: _plain(value) for name, value in config.cameras.items() if name != 'views'})
+        camera_draws.check(self.ranges)
+        prior = require(given, 'prior', kind, WANTED).functions
+        self.guide = guide.make(prior, guide.Options(**config.distill), config.render.size)
+        self.together = kind is MultiViewPrior
+        self.prompts = tuple(config.prompts) or (config.export.prompts[0],)
+        if len(set(self.prompts)) < len(self.prompts):
+            raise UsageError('the same prompt twice: a population makes one object of each; take another --seeds for more.')
+        self.tokens = jax.tree.map(jnp.asarray, self.guide.tokens(list(self.prompts)))
+        self.names = np.array([zlib.crc32(prompt.encode()) for prompt in self.prompts], np.uint32)
+        self.radius, self.fov = (sum(ends) / 2.0 for ends in (self.ranges.radius, self.ranges.fov))
+
+    def keys(self, key):
+        """A key [P] for each prompt, made of its text."""
+        return jax.vmap(lambda name: jax.random.fold_in(key, name))(jnp.asarray(self.names))
+
+    def place(self, prompt: str) -> int:
+        """The index of a prompt."""
+        if prompt not in self.prompts:
+            raise UsageError(
+                f'no object was made for {prompt!r}: this run has {", ".join(map(repr, self.prompts))}. Ask for one of these, '
+                f'or `t3d generate {prompt!r} --system {self.config.system}`, which makes it.'
+            )
+        return self.prompts.index(prompt)
+
+    # ---------------------------------------------------------------------------------------------------------------- loss
+
+    def loss(self, params, extras, given, key, step):
+        """(loss, metrics) of one step: renders of all prompts from random cameras, guided by the prior."""
+        config, size = self.config, self.config.render.size
+        draw = camera_draws.ring if self.together else camera_draws.draw
+        keys = {name: self.keys(jax.random.fold_in(key, n)) for n, name in enumerate(DRAWS)}
+        drawn = jax.vmap(lambda key: draw(key, config.cameras.views, self.ranges))(keys['cameras'])
+        rays = cameras.rays(drawn.cameras, size, size)  # [P, V, S, S, 3]
+        out = self.shaded(params, extras, rays, drawn, keys, step)
+        shape = rays.origins.shape
+        opacity = out.opacity.reshape(shape[:-1])
+        background = jnp.float32(config.render.background)
+        if config.render.random_background:
+            random = jax.vmap(lambda key: jax.random.uniform(key, (shape[1], 1, 1, 3), jnp.float32))(keys['background'])
+            background = random
+        images = out.features[..., :3].reshape(shape) + background * (1.0 - opacity[..., None])
+        guided = self.guide.guide(given['prior'], self.tokens, images, drawn, keys['guide'], step)
+        of_each = jax.vmap(lambda opacity: shading.opacity_loss(opacity, step))
+        parts = {
+            'opacity': self.weight('opacity', step) * jnp.sum(of_each(opacity)),
+            'orientation': self.weight('orientation', step)
+            * jnp.sum(jnp.mean(shading.orientation_of(out.features[..., 3:5]), axis=1)),
+        }
+        loss = guided.loss + sum(parts.values())
+        shown = {f'loss/{name}': part for name, part in parts.items()}
+        # The value of a distillation loss says nothing: what is shown is the prior's surprise, NaN where the prior fails.
+        failed = guided.metrics['distill/not_finite'] > FAILED
+        surprise = jnp.where(failed, jnp.nan, guided.metrics['distill/residual'])
+        return loss, {'loss': surprise, **shown, **guided.metrics, 'opacity': jnp.mean(opacity)}
+
+    def weight(self, name: str, step):
+        """A weight of the section `loss` at a step: 0 before its first step, then from one value to another until its last."""
+        start, first, last, end = self.config.loss[name]
+        return jnp.where(step >= start, optim.piecewise(step, ((start, first), (max(end, start + 1), last))), 0.0)
+
+    # ----------------------------------------------------------------------------------------------------------- rendering
+
+    def looked(self, extras, params, key, step):
+        """The grids of what is occupied after another look, one step in `occupancy.every`."""
+        if not extras:
+            return extras
+        key = jax.random.fold_in(jax.random.fold_in(key, DRAWS.index('cells')), 0)  # the same places for all prompts
+
+        def density(points):
+            raw, _ = scene_fields.raw_each(params, points, self.options, step)
+            return scene_fields.density(raw, self.options)
+
+        length = 2.0 / self.config.render.samples
+        look = lambda cells: occupancy.update(cells, density, key, length=length, decay=self.config.occupancy.decay)
+        return {'cells': jax.lax.cond(step % self.config.occupancy.every == 0, look, lambda cells: cells, extras['cells'])}
+
+    def shaded(self, params, extras, rays: Rays, drawn, keys, step) -> volume.RenderOutput:
+        """RenderOutput of rays [P, V, S, S, 3] as [P, V S S]: colour, and the two orientation channels."""
+        objects, views = rays.origins.shape[:2]
+        flat = jax.tree.map(lambda leaf: leaf.reshape(objects, -1, 3), rays)
+        near, far = ray_box(flat, 2.0)
+        if extras:
+            least = {'warmup': self.config.occupancy.warmup, 'threshold': self.config.occupancy.threshold}
+            near, far = jax.vmap(occupancy.limits)(occupancy.occupied(extras['cells'], step, **least), flat)
+        render, options = self.config.render, self.options
+        u = jax.vmap(lambda key: volume.draws(key, near.shape[1:], render.samples, render.importance))(keys['jitter'])
+        field = self.lit(params, self.lights(drawn, keys, step), near.shape[1] // views, step)
+        activation = lambda raw: scene_fields.density(raw, options)
+        return volume.render_at(field, flat, *u, near=near, far=far, density_activation=activation)
+
+    def lights(self, drawn, keys, step) -> shading.Light:
+        """A light [P, V] for each view, and how it is shown."""
+        options, views = self.config.shading, self.config.cameras.views
+
+        def one(key_light, key_mode, positions):
+            kind = {'start': options.start, 'shaded': options.shaded, 'textureless': options.textureless}
+            mode = shading.modes(key_mode, views, step, **kind, ambient=options.ambient)
+            return shading.Light(
+                shading.light_positions(options.light, key_light, positions, tuple(options.light_distance)), *mode
+            )
+
+        return jax.vmap(one)(keys['light'], keys['mode'], drawn.cameras.world_from_cam[..., :3, 3])
+
+    def lit(self, params, light: shading.Light, pixels: int, step):
+        """The renderer's field of points [P, N V `pixels`, 3], N a ray: raw density; shaded colour and orientation channels."""
+        plain = lambda points: scene_fields.raw_each(params, points, self.options, step)
+        views = light.ambient.shape[1]
+        split = lambda value: value.reshape(value.shape[0], -1, views, pixels, value.shape[-1])  # [P, N, V, S S, 3]
+        across = jax.tree.map(lambda leaf: leaf[:, None, :, None], light)  # [P, 1, V, 1, ...]
+
+        def field(points, directions):
+            if self.config.shading.start >= self.config.steps:  # never shaded: no normals are made
+                density, features = plain(points)
+                return density, jnp.pad(scene_fields.albedo(features), [(0, 0)] * (points.ndim - 1) + [(0, 2)])
+            if self.config.shading.normals == 'fd':
+                density, features, normals = shading.with_difference_normals(plain, points, self.config.shading.offset)
+            else:
+                density, features, normals = shading.with_normals(plain, points)
+            colour = shading.shade(across, *(split(value) for value in (scene_fields.albedo(features), normals, points)))
+            away = shading.orientation_channels(shading.facing_away(normals, directions))
+            return density, jnp.concatenate([colour.reshape(*points.shape[:-1], 3), away], -1)
+
+        return field
+
+    # ------------------------------------------------------------------------------------------------------------- showing
+
+    def render(self, scene, rays: Rays) -> volume.RenderOutput:
+        """Field.render: one scene without light or shade, rays of any shape, over the background."""
+        shape = rays.origins.shape
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, 3), rays)
+        near, far = ray_box(flat, 2.0)
+        out = volume.render_chunked(
+            scene_fields.field(scene, self.options),
+            flat,
+            None,
+            chunk=min(CHUNK, flat.origins.shape[0]),
+            near=near,
+            far=far,
+            num_samples=self.config.render.samples_shown,
+            num_importance=self.config.render.importance,
+            density_activation=lambda raw: scene_fields.density(raw, self.options),
+        )
+        return volume.RenderOutput(
+            features=volume.over(out, self.config.render.background).reshape(shape),
+            opacity=out.opacity.reshape(shape[:-1]),
+            depth=out.depth.reshape(shape[:-1]),
+            weights=None,
+        )
+
+    def field_at(self, scene, points):
+        """Field.field: (density [N], rgb [N, 3])."""
+        raw, features = scene_fields.raw(scene, points, self.options)
+        return scene_fields.density(raw, self.options), scene_fields.albedo(features)
+
+
+def _plain(value):
+    return tuple(value) if isinstance(value, tuple | list) else value
