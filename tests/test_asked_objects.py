@@ -1,12 +1,12 @@
-"""Objects read for the prompts of their run: true ones at any angle, wrong ones, majorities, prompts that name none."""
+"""Objects read for the prompts of their run: true and wrong ones, majorities, fronts, prompts that name none."""
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from t3d.core.errors import UsageError
-from t3d.data.sets import oracle, shapes, toy
-from t3d.evaluate import asked_objects
+from t3d.data.sets import marked, oracle, shapes, toy
+from t3d.evaluate import asked_objects, marked_fronts
 from t3d.inference.loading import Loaded
 
 PROMPTS = ('a red cube', 'a green cone', 'blue sphere', 'a yellow cylinder')
@@ -59,3 +59,22 @@ def test_an_object_is_what_most_of_its_views_show():
 def test_prompts_that_name_no_toy_object_are_refused(prompts, message):
     with pytest.raises(UsageError, match=message):
         asked_objects.asked(loaded(prompts), None)
+
+
+def marked_views(monkeypatch, azimuth):
+    """Scores of marked objects of which view v is drawn as if its camera stood at azimuth[v]."""
+    scenes = asked_objects.asked(loaded(), None)
+    records = [marked.record(scene, azimuth, marked_fronts.ELEVATION, SIZE, 3) for scene in scenes]
+    monkeypatch.setattr(marked_fronts, 'renders', lambda *_: np.stack([oracle.composite(each['image']) for each in records]))
+    return marked_fronts.evaluate(loaded())
+
+
+def test_a_janus_score_counts_fronts_that_other_sides_show(monkeypatch):
+    """True objects have one front; one with a front on each side, by its own turned pictures, has a score of 1."""
+    true = marked_views(monkeypatch, marked_fronts.AZIMUTH)
+    assert (true['janus'], true['front'], true['one_front']) == (0.0, 1.0, 1.0)
+    assert true['janus'] == true['control/true_renders/janus'] and true['views_n'] == 48
+    many = marked_views(monkeypatch, np.deg2rad(20.0) * np.sin(4.0 * marked_fronts.AZIMUTH))
+    assert (many['janus'], many['front'], many['one_front']) == (1.0, 1.0, 0.0)
+    none = marked_views(monkeypatch, np.full(len(marked_fronts.AZIMUTH), np.pi))
+    assert (none['janus'], none['front']) == (0.0, 0.0)
