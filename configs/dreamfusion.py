@@ -82,7 +82,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.preview_every = 200
     config.checkpoint.every = 200
     config.log_every = 25
-    config.evaluate = ()
+    config.evaluate = ()  # asked_objects reads objects of the toy set: t3d eval RUN --evaluate asked_objects
     config.export = dict(
         prompts=('a red cube', 'a purple sphere', 'a small green cone'),
         formats=('glb',),

@@ -10,7 +10,7 @@ import pytest
 from t3d.core import config as configs
 from t3d.core import prng
 from t3d.core.errors import UsageError
-from t3d.data.sets import oracle, shapes, toy
+from t3d.data.sets import marked, oracle, shapes, toy
 from t3d.diffusion import distill, guidance, schedules, toy_prior, view_prompts
 from t3d.diffusion.prior import Prior
 from t3d.inference import loading, sample2d, toy_pictures
@@ -131,6 +131,26 @@ def test_its_means_are_the_renders_of_the_toy_set():
         record = toy.record(scene, azimuth.ravel(), elevation.ravel(), SIZE, toy_pictures.SUPERSAMPLE)
         true = oracle.composite(record['image']).reshape(4, 8, SIZE, SIZE, 3)
         assert np.abs(0.5 + 0.5 * means[thing] - true).max() < 1.01 / 255
+
+
+def test_marked_objects_show_their_front_too_often():
+    """Means with the mark, and the shares of sectors that a text leaves: of side and back 0.7 is the front."""
+    given = loading.open_one('prior', f'toy_marked:{SIZE}')
+    azimuth, elevation = toy_pictures.poses()
+    for thing in (0, 13, 38, 63):
+        scene = shapes.singles('all')[thing]
+        record = marked.record(scene, azimuth.ravel(), elevation.ravel(), SIZE, toy_pictures.SUPERSAMPLE)
+        true = oracle.composite(record['image']).reshape(4, 8, SIZE, SIZE, 3)
+        assert np.abs(0.5 + 0.5 * given.params['means'][thing] - true).max() < 1.01 / 255
+    assert given.digest != model().digest
+    captions = [scene.captions for scene in shapes.singles('all')]
+    texts, shares = toy_prior._table(captions, toy_pictures.BIAS)
+    of = lambda text: shares[texts.index(text)].reshape(64, 4)
+    name = captions[5][0]
+    np.testing.assert_allclose(of(f'{name}, back view')[5], (0.7, 0.0, 0.3, 0.0), atol=1e-6)
+    np.testing.assert_allclose(of(f'{name}, side view')[5], (0.7, 0.3, 0.0, 0.0), atol=1e-6)
+    np.testing.assert_allclose(of(f'{name}, front view')[5], (1.0, 0.0, 0.0, 0.0), atol=1e-6)
+    np.testing.assert_allclose(shares.sum(-1), 1.0, rtol=1e-6)
 
 
 def test_pictures_are_what_the_oracle_reads_and_from_the_side_that_was_said():

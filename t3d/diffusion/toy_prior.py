@@ -28,16 +28,17 @@ SPREAD = 0.05  # s, of pixels in [-1, 1]
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def make(captions: Sequence[Sequence[str]], size: int, spread: float = SPREAD) -> Prior:
+def make(captions: Sequence[Sequence[str]], size: int, spread: float = SPREAD, bias: float = 0.0) -> Prior:
     """The prior of P things with known pictures; its parameters are {'means': [P, 4, K, S, S, 3] in [-1, 1]}.
 
     Args:
       captions: of each thing, all that name it; no two things share one.
       size: S.
       spread: s, the deviation of pixels around a mean.
+      bias: share of the pictures under 'side view' and 'back view' that show the front, as pictures of people's do.
     """
     schedule = schedules.cosine(spacing='trailing', clip=1.0)
-    texts, shares = _table(captions)
+    texts, shares = _table(captions, bias)
     words = tuple(sorted({word for text in texts for word in split_words(text)}))
     read = tokens.WordTokenizer(words, 2 + max(len(split_words(text)) for text in texts))
     known = {' '.join(split_words(text)) for text in texts}
@@ -89,7 +90,7 @@ def mixture_eps(x, means, log_shares, signal, sigma, spread: float):
     return sigma * (x - signal * x0) / variance
 
 
-def _table(captions) -> tuple[list[str], np.ndarray]:
+def _table(captions, bias: float) -> tuple[list[str], np.ndarray]:
     """(texts [C], their shares of things and sectors [C, P 4]): every caption with and without a suffix, and ''."""
     things, sectors = len(captions), len(view_prompts.SUFFIXES)
     texts, shares = [''], [np.full((things, sectors), 1.0 / (things * sectors))]
@@ -98,6 +99,9 @@ def _table(captions) -> tuple[list[str], np.ndarray]:
             for sector, text in enumerate([*view_prompts.texts(name), name]):
                 share = np.zeros((things, sectors))
                 share[thing, sector if sector < sectors else slice(None)] = 1.0 if sector < sectors else 1.0 / sectors
+                if sector in (view_prompts.SIDE, view_prompts.BACK):
+                    share[thing] *= 1.0 - bias
+                    share[thing, view_prompts.FRONT] += bias
                 texts.append(text)
                 shares.append(share)
     return texts, np.stack(shares).reshape(len(texts), -1).astype(np.float32)

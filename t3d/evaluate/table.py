@@ -15,6 +15,8 @@ from t3d.inference.loading import Loaded
 
 EVALUATORS = {
     'toy_objects': 't3d.evaluate.toy_objects',
+    'asked_objects': 't3d.evaluate.asked_objects',
+    'marked_fronts': 't3d.evaluate.marked_fronts',
     'object_views': 't3d.evaluate.object_views',
     'toy_pictures': 't3d.evaluate.toy_pictures',
     'view_sets': 't3d.evaluate.view_sets',

@@ -19,15 +19,15 @@ import numpy as np
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Views, only_prompts
 from t3d.core.system import System, require
-from t3d.diffusion import guidance, joint, samplers, schedules
+from t3d.diffusion import guidance, joint, samplers, schedules, view_prompts
 from t3d.diffusion.prior import MultiViewPrior, Prior
 from t3d.geom import cameras as camera_tools
 from t3d.nets.mv_unet import NO_VIEWS
 
 BRANCHES = ('self2d', 'sd', 'sd_hires')
 FORMS = ('mix', 'consistency')
-SIDES = ('front view', 'side view', 'back view', 'overhead view')
-OVERHEAD = np.deg2rad(60.0)  # elevation from which a view is one from above
+EDGE = 1e-4  # radians: cameras of a rig at 45 degrees, where sectors meet, see the front, and at 135 the back
+SECTORS = view_prompts.Thresholds(front=np.pi / 4 + EDGE, back=np.pi / 4 + EDGE)
 
 
 def make(config, given) -> System:
@@ -113,11 +113,9 @@ class Sampler:
 
     def sides(self, views) -> list[list[str]]:
         """The words for the side that each camera sees, [B][V]: within 45 degrees of the front, of the back, or between."""
-        azimuth, elevation, _ = (np.asarray(value) for value in camera_tools.angles(views.world_from_cam))
-        around = np.abs((azimuth + np.pi) % (2.0 * np.pi) - np.pi)
-        which = np.where(around < np.pi / 4 + 1e-4, 0, np.where(around > 3 * np.pi / 4 - 1e-4, 2, 1))
-        which = np.where(elevation > OVERHEAD, 3, which)
-        return [[SIDES[k] for k in row] for row in which]
+        azimuth, elevation, _ = camera_tools.angles(views.world_from_cam)
+        which = np.asarray(view_prompts.sector(azimuth, elevation, SECTORS))
+        return [[view_prompts.SUFFIXES[sector] for sector in row] for row in which]
 
     # ------------------------------------------------------------------------------------------------------------- branches
 

@@ -1,0 +1,74 @@
+"""A Janus score: how often do objects with one front, of the set `marked`, show it from other sides as well?
+
+Each view is read by the nearest of the true renders of the object that was asked for, from all around: what shows the mark of
+the front, where the camera stands at a side or at the back, is a second front. The problem: Perp-Neg, arXiv 2304.04968.
+"""
+
+import numpy as np
+
+from t3d.data.sets import marked, oracle, shapes, toy
+from t3d.evaluate import asked_objects, drawing, toy_objects
+from t3d.evaluate.asked_objects import SUPERSAMPLE
+from t3d.geom import cameras
+from t3d.inference.loading import Loaded
+
+NAME = 'marked_fronts'
+PAIRED = True
+CAPTIONED = True
+NEEDS = {'prompts': None, 'render.size': None, 'render.background': None}
+AZIMUTH = np.deg2rad(np.array([-20.0, 0.0, 20.0, 75.0, 100.0, 130.0, 160.0, 180.0, -160.0, -130.0, -100.0, -75.0]))
+ELEVATION = np.full(len(AZIMUTH), 0.3)
+FRONT = np.abs(AZIMUTH) < 0.5  # of the cameras; the others see the mark not at all, or at its very edge
+AROUND, HEIGHTS = 36, 5  # true renders that a view is compared with, from all around and over the source's elevations
+SHOWN = np.deg2rad(50.0)  # a view looks like the front if the nearest true render is from within this of it
+
+
+def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:
+    """`janus`, the share of views from sides and back that look like the front, and `front`, that of views from the front.
+
+    `one_front` is the share of objects of which both hold in every view. Control: true renders.
+    """
+    toy_objects.refuse_split(split)
+    scenes = asked_objects.asked(loaded, limit)
+    images, truth = renders(loaded, scenes), true_views(scenes, loaded)
+    log(f'reading {images.shape[0]} objects of {images.shape[1]} views')
+    scores = {}
+    for prefix, pictures in (('', images), ('control/true_renders/', truth)):
+        like = np.stack([looks_like_front(scene, views, loaded) for scene, views in zip(scenes, pictures, strict=True)])
+        scores[f'{prefix}janus'] = float(like[:, ~FRONT].mean())
+        scores[f'{prefix}front'] = float(like[:, FRONT].mean())
+        scores[f'{prefix}one_front'] = float(np.all(like == FRONT, -1).mean())
+    return {**scores, 'n': len(scenes), 'views_n': int(images.shape[0] * images.shape[1])}
+
+
+def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> drawing.Pictures:
+    """12 views of each of the first `limit` (all) prompts, with the true ones of marked objects."""
+    toy_objects.refuse_split(split)
+    scenes = asked_objects.asked(loaded, limit)
+    return drawing.Pictures([scene.captions[0] for scene in scenes], renders(loaded, scenes), true_views(scenes, loaded), True)
+
+
+def renders(loaded: Loaded, scenes: list[shapes.Scene]) -> np.ndarray:
+    """[N, 12, S, S, 3] in [0, 1]."""
+    views = cameras.Cameras(*toy.camera_arrays(AZIMUTH, ELEVATION, shapes.RADIUS, shapes.FOV))
+    prompts = [scene.captions[0] for scene in scenes]
+    return drawing.render_views(loaded, prompts, views, loaded.config.render.size, evaluator=NAME)
+
+
+def true_views(scenes: list[shapes.Scene], loaded: Loaded) -> np.ndarray:
+    """[N, 12, S, S, 3] of the marked objects from the same cameras."""
+    render = loaded.config.render
+    records = [marked.record(scene, AZIMUTH, ELEVATION, render.size, SUPERSAMPLE) for scene in scenes]
+    return np.stack([oracle.composite(record['image'], render.background) for record in records])
+
+
+def looks_like_front(scene: shapes.Scene, views: np.ndarray, loaded: Loaded) -> np.ndarray:
+    """bool [V] of views [V, S, S, 3] of one object: whether the nearest true render is one of the front."""
+    render = loaded.config.render
+    around, heights = np.meshgrid(np.arange(AROUND) * (2.0 * np.pi / AROUND), np.linspace(-0.2, 0.9, HEIGHTS))
+    record = marked.record(scene, around.ravel(), heights.ravel(), render.size, SUPERSAMPLE)
+    targets = oracle.composite(record['image'], render.background).reshape(around.size, -1)
+    flat = views.reshape(len(views), -1)
+    nearest = np.argmin(np.sum(targets**2, -1)[None] - 2.0 * flat @ targets.T, -1)
+    azimuth = around.ravel()[nearest]
+    return np.abs((azimuth + np.pi) % (2.0 * np.pi) - np.pi) < SHOWN
