@@ -73,6 +73,8 @@ def test_a_ring_is_even():
     azimuth, elevation, radius = cameras.angles(drawn.cameras.world_from_cam)
     np.testing.assert_allclose(np.cos(azimuth - drawn.azimuth), 1.0, atol=1e-5)
     np.testing.assert_allclose(radius, radius[0], rtol=1e-6)
+    front = camera_draws.ring(prng.key(7), 4, WIDE._replace(turned=False))
+    np.testing.assert_allclose(np.cos(front.azimuth - np.arange(4) * np.pi / 2), 1.0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

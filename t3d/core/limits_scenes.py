@@ -57,6 +57,7 @@ SCENES = {
     'cameras.shift': Real(0.0, 10.0, 'scene units'),
     'cameras.target': Real(0.0, 10.0, 'scene units'),
     'cameras.up': Real(0.0, 10.0, 'deviation of the upright'),
+    'cameras.turned': Flag('rings that start anywhere'),
     'render.random_background': Flag('a colour drawn for each view'),
     'distill.method': Choice(('sds', 'reconstruction')),
     'distill.weighting': Choice(('sds', 'uniform', 'fantasia3d'), 'of the times'),

@@ -27,6 +27,7 @@ class Ranges(NamedTuple):
       even: share of the views whose elevation is uniform; that of the others has a uniform sine.
       shift: largest offset of the position along each axis.
       target, up: standard deviations of the point that is looked at and of the upright.
+      turned: whether a ring starts anywhere; else at the front, as a multi-view model wants that has learned no other rings.
     """
 
     elevation: Range = (-0.1745, 0.7854)
@@ -36,6 +37,7 @@ class Ranges(NamedTuple):
     shift: float = 0.0
     target: float = 0.0
     up: float = 0.0
+    turned: bool = True
 
 
 class Drawn(NamedTuple):
@@ -88,10 +90,10 @@ def draw(key: Key, views: int, ranges: Ranges) -> Drawn:
 
 
 def ring(key: Key, views: int, ranges: Ranges) -> Drawn:
-    """`views` cameras evenly around one object, the first anywhere, at one elevation and distance: a multi-view model's."""
+    """`views` cameras evenly around one object at one elevation and distance: those of a multi-view model."""
     keys = jax.random.split(key, 4)
     draw_one = lambda key, ends: jax.random.uniform(key, (), jnp.float32, *ends)
-    start, elevation = draw_one(keys[0], (0.0, 2.0 * math.pi)), draw_one(keys[1], ranges.elevation)
+    start, elevation = draw_one(keys[0], (0.0, 2.0 * math.pi * ranges.turned)), draw_one(keys[1], ranges.elevation)
     radius, fov = draw_one(keys[2], ranges.radius), draw_one(keys[3], ranges.fov)
     azimuth = (start + jnp.arange(views) * (2.0 * math.pi / views) + math.pi) % (2.0 * math.pi) - math.pi
     elevation = jnp.full((views,), elevation)
