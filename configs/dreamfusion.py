@@ -50,7 +50,15 @@ def tiny() -> ml_collections.ConfigDict:
         bias=0.0,
     )
     config.cameras = dict(
-        views=2, elevation=(-0.2, 0.9), radius=(3.2, 3.2), fov=(0.7027699, 0.7027699), even=1.0, shift=0.0, target=0.0, up=0.0
+        views=2,
+        elevation=(-0.2, 0.9),
+        radius=(3.2, 3.2),
+        fov=(0.7027699, 0.7027699),
+        even=1.0,
+        shift=0.0,
+        target=0.0,
+        up=0.0,
+        turned=True,
     )
     config.render = dict(size=32, samples=32, importance=0, samples_shown=64, background=1.0, random_background=False)
     config.occupancy = dict(cells=32, every=16, decay=0.95, threshold=0.01, warmup=256)
