@@ -6,6 +6,8 @@
 | variant | prior | field | where |
 |---|---|---|---|
 | `tiny` | image_diffusion-toy, 32 px | dense grid, 32^3 | two CPU cores, minutes |
+| `sd` | a Stable Diffusion folder, `--given prior=FOLDER` | hash grid, 6.3 M rows | one large GPU; not run yet |
+| `pod` | the same, prompts of a file over devices | hash grid, 4 views of each | v5e-64 or 32 x H100 class; not run yet |
 """
 
 import ml_collections
@@ -15,7 +17,7 @@ from configs import common
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
-    variants = {'tiny': tiny}
+    variants = {'tiny': tiny, 'sd': sd, 'pod': pod}
     if variant not in variants:
         raise ValueError(f'unknown variant {variant!r} of dreamfusion: there are {", ".join(variants)}')
     return variants[variant]().lock()
@@ -101,4 +103,38 @@ def tiny() -> ml_collections.ConfigDict:
         size=512,
         render_size=128,
     )
+    return config
+
+
+def sd() -> ml_collections.ConfigDict:
+    """threestudio's recipe for Stable Diffusion, with two passes of samples instead of 512 (distances and lights are its)."""
+    config = tiny()
+    config.variant = 'sd'
+    config.given = {'prior': 'configs/image_diffusion.py:pod'}  # only its shapes: give a folder
+    config.steps = 5_000
+    config.scene.update(kind='hash', hidden=64, channels=2, levels=16, log2_rows=19, base=16, growth=1.4472692)
+    config.scene.update(first_levels=8, start=1000, every=250)
+    config.cameras.update(views=4, elevation=(-0.1745, 0.7854), radius=(1.5, 2.0), fov=(0.6981, 1.2217), even=0.5)
+    config.cameras.update(shift=0.1, target=0.2, up=0.02)
+    config.render.update(size=64, samples=64, importance=64, samples_shown=128)
+    config.shading.update(start=1000, light_distance=(0.8, 1.5))
+    config.distill.update(scale=101.0, high_last=980, anneal=0, words='interpolated', negatives='fixed')
+    config.loss = dict(opacity=(1000, 1e-3, 1e-3, 1001), orientation=(1000, 1e-4, 1e-2, 5000))
+    config.optimizer.update(learning_rate=0.01, warmup=100)
+    config.preview.size = 128
+    config.preview_every = 500
+    config.checkpoint.every = 500
+    config.export.update(texture=1024, faces=40_000, grid=256, render_size=256)
+    return config
+
+
+def pod() -> ml_collections.ConfigDict:
+    """A population: as many prompts as the file has, a multiple of the devices, none of which sees another."""
+    config = sd()
+    config.variant = 'pod'
+    config.steps = 2_500
+    config.scene.update(start=500, every=125)
+    config.shading.start = 500
+    config.loss = dict(opacity=(500, 1e-3, 1e-3, 501), orientation=(500, 1e-4, 1e-2, 2500))
+    config.mesh.update(data=-1)
     return config

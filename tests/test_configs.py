@@ -13,7 +13,8 @@ from t3d.data.sets import toy
 from t3d.data.sets.captions import vocabulary
 from t3d.inference import loading
 
-VARIANTS = [('instant3d', name) for name in ('tiny', 'scenes', 'furniture', 'base', 'pod')]
+VARIANTS = [('dreamfusion', name) for name in ('tiny', 'sd', 'pod')]
+VARIANTS += [('instant3d', name) for name in ('tiny', 'scenes', 'furniture', 'base', 'pod')]
 VARIANTS += [('image_diffusion', name) for name in ('tiny', 'patterns', 'base', 'pod')]
 VARIANTS += [('ganfusion_diffusion', name) for name in ('tiny', 'furniture', 'base', 'pod')]
 VARIANTS += [('ganfusion_gan', name) for name in ('tiny', 'furniture', 'base', 'ffhq', 'pod')]
@@ -23,8 +24,9 @@ VARIANTS += [
     ('mvdiffusion', name) for name in ('tiny', 'tiny_masked', 'tiny_epipolar', 'base', 'pod', 'pod_masked', 'pod_epipolar')
 ]
 SAMPLED = [('guided_mv', name) for name in ('tiny', 'base', 'pod')]  # nothing to train
-WITHOUT_DATA = {'ganfusion_gan': ['ladder=()'], 'reconstruct': []}  # no text; each rung would be traced again
+WITHOUT_DATA = {'dreamfusion': [], 'ganfusion_gan': ['ladder=()'], 'reconstruct': []}  # no text; rungs would be traced again
 MILLIONS = {('instant3d', 'pod'): (540.0, 640.0), ('instant3d', 'tiny'): (1.0, 3.0), ('image_diffusion', 'tiny'): (2.0, 3.0)}
+MILLIONS.update({('dreamfusion', 'tiny'): (0.26, 0.27), ('dreamfusion', 'sd'): (12.5, 12.7)})  # 8 x 32^3; 2 x 6.3 M rows
 MILLIONS[('image_diffusion', 'pod')] = MILLIONS[('mvdiffusion', 'pod')] = (1100.0, 1200.0)
 MILLIONS.update({('ganfusion_gan', 'tiny'): (0.60, 0.61), ('ganfusion_gan', 'ffhq'): (62.0, 62.2)})  # EG3D's: 30.66 + 31.36
 MILLIONS.update({('ganfusion_diffusion', 'tiny'): (4.28, 4.30), ('renderdiffusion', 'tiny'): (4.4, 4.7)})  # text 0.1 of it
