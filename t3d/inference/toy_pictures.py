@@ -45,10 +45,13 @@ def open_toy(value: str) -> Given:
     return Given(prior, params, None, f'{name}:{size}', given.digest(params))
 
 
-def poses() -> tuple[np.ndarray, np.ndarray]:
-    """(azimuth, elevation) [4, K] radians of the poses of each sector, in the order of `view_prompts.SUFFIXES`."""
-    front = np.deg2rad([-33.75, -11.25, 11.25, 33.75])
-    sides = np.deg2rad([-112.5, -67.5, 67.5, 112.5])
+def poses(with_mark: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(azimuth, elevation) [4, K] radians of the poses of each sector, in the order of `view_prompts.SUFFIXES`.
+
+    Those of marked objects stand closer together: a mark that may be anywhere in a sector is nowhere in the end.
+    """
+    front = np.deg2rad([-15.0, -5.0, 5.0, 15.0] if with_mark else [-33.75, -11.25, 11.25, 33.75])
+    sides = np.deg2rad([-100.0, -80.0, 80.0, 100.0] if with_mark else [-112.5, -67.5, 67.5, 112.5])
     azimuth = np.stack([np.tile(around, 2) for around in (front, sides, front + np.pi)] + [np.arange(8) * (np.pi / 4)])
     elevation = np.repeat([LOW, HIGH], 4)
     return azimuth, np.stack([elevation, elevation, elevation, np.full(8, ABOVE)])
@@ -63,7 +66,7 @@ def means(size: int, with_mark: bool = False) -> np.ndarray:
     Args:
       with_mark: of the objects of `marked`.
     """
-    azimuth, elevation = poses()
+    azimuth, elevation = poses(with_mark)
     cameras = toy.camera_arrays(azimuth.ravel(), elevation.ravel(), shapes.RADIUS, shapes.FOV)
     cast = {}
     pictures = []
