@@ -62,7 +62,7 @@ def tiny() -> ml_collections.ConfigDict:
         up=0.0,
         turned=True,
     )
-    config.render = dict(size=32, samples=32, importance=0, samples_shown=64, background=1.0, random_background=False)
+    config.render = dict(size=32, samples=32, importance=0, samples_shown=64, background=1.0, random_background=False, chunks=1)
     config.occupancy = dict(cells=32, every=16, decay=0.95, threshold=0.01, warmup=256)
     config.shading = dict(
         start=600,  # `steps`: never; the pictures of the toy prior have their light painted on
@@ -87,6 +87,7 @@ def tiny() -> ml_collections.ConfigDict:
         negatives='none',
     )
     config.loss = dict(opacity=(0, 0.0, 0.0, 1), orientation=(0, 0.0, 0.0, 1))  # from step, first and last weight, to step
+    config.saves_memory = ('render.chunks', 'cameras.views')
     config.optimizer = dict(learning_rate=0.01, warmup=20, final=0.1, b1=0.9, b2=0.99, eps=1e-15, parts=dict(grid=1.0, mlp=1.0))
     config.preview = dict(size=64, elevation=0.3)
     config.preview_every = 200
@@ -116,7 +117,7 @@ def sd() -> ml_collections.ConfigDict:
     config.scene.update(first_levels=8, start=1000, every=250)
     config.cameras.update(views=4, elevation=(-0.1745, 0.7854), radius=(1.5, 2.0), fov=(0.6981, 1.2217), even=0.5)
     config.cameras.update(shift=0.1, target=0.2, up=0.02)
-    config.render.update(size=64, samples=64, importance=64, samples_shown=128)
+    config.render.update(size=64, samples=64, importance=64, samples_shown=128, chunks=4)
     config.shading.update(start=1000, light_distance=(0.8, 1.5))
     config.distill.update(scale=101.0, high_last=980, anneal=0, words='interpolated', negatives='fixed')
     config.loss = dict(opacity=(1000, 1e-3, 1e-3, 1001), orientation=(1000, 1e-4, 1e-2, 5000))

@@ -14,7 +14,9 @@ from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, Request
 from t3d.core.system import params_of
+from t3d.fields import scene_fields
 from t3d.geom import cameras
+from t3d.systems import dreamfusion
 
 SMALL = (
     'steps=4',
@@ -92,6 +94,29 @@ def test_light_and_its_losses_come_at_their_steps():
     assert np.max(np.abs(lit[2].params['grid'] - dark[2].params['grid'])) > 1e-3
     assert told[1]['loss/opacity'] == told[1]['loss/orientation'] == 0.0 < told[2]['loss/orientation']
     assert told[3]['loss/opacity'] > 1.5 * told[2]['loss/opacity'] > 0.0
+
+
+LIT = ('shading.start=0', 'shading.shaded=1.0', 'loss.orientation=(0,1.0,1.0,1)', 'render.importance=4')
+
+
+@pytest.mark.parametrize('more', ((), pytest.param(LIT, marks=pytest.mark.slow)))
+def test_bands_change_the_memory_of_a_step_and_not_its_gradient(more):
+    """With an opacity loss; then with light, an orientation loss and two passes of samples."""
+    told = ('loss.opacity=(0,0.5,0.5,1)', 'render.size=16', 'render.samples=24', 'occupancy.cells=0', *more)
+    step, key, gradients, bytes_each = jnp.int32(5), prng.key(3), [], []
+    for chunks in (1, 8):
+        model = dreamfusion.Model(config(*told, f'render.chunks={chunks}', prompts=PROMPTS[:1]), given())
+        params = jax.vmap(lambda key, model=model: scene_fields.init(key, model.options))(model.keys(prng.key(0)))
+        call = jax.jit(model.gradient).lower(params, {}, params_of(given()), key, step).compile()
+        gradients.append(call(params, {}, params_of(given()), key, step))
+        bytes_each.append(call.memory_analysis().temp_size_in_bytes)
+    (plain, one), (deferred, other) = gradients
+    for ours, theirs in zip(jax.tree.leaves(deferred), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+    assert all(np.isclose(one[name], other[name], rtol=1e-4) for name in one)
+    assert bytes_each[1] < bytes_each[0] / 3
+    with pytest.raises(UsageError, match='render.chunks=3 does not divide'):
+        systems.make(config('render.chunks=3'), given())
 
 
 def test_a_prior_that_fails_stops_the_run():

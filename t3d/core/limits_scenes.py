@@ -58,6 +58,7 @@ SCENES = {
     'cameras.target': Real(0.0, 10.0, 'scene units'),
     'cameras.up': Real(0.0, 10.0, 'deviation of the upright'),
     'cameras.turned': Flag('rings that start anywhere'),
+    'render.chunks': Whole(1, 4096, 'bands of rows that an image is rendered in, one after the other'),
     'render.random_background': Flag('a colour drawn for each view'),
     'distill.method': Choice(('sds', 'reconstruction')),
     'distill.weighting': Choice(('sds', 'uniform', 'fantasia3d'), 'of the times'),

@@ -27,7 +27,7 @@ from t3d.core import optim
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
 from t3d.core.system import System, TrainState, require
-from t3d.diffusion import guide
+from t3d.diffusion import distill, guide
 from t3d.diffusion.prior import MultiViewPrior, Prior
 from t3d.fields import scene_fields
 from t3d.geom import camera_draws, cameras, occupancy, shading, volume
@@ -55,7 +55,7 @@ def make(config, given) -> System:
 
     def train_step(state: TrainState, batch, key, given):
         extras = model.looked(state.extras, state.params, key, state.step)
-        grads, metrics = jax.grad(model.loss, has_aux=True)(state.params, extras, given, key, state.step)
+        grads, metrics = model.gradient(state.params, extras, given, key, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         o = config.optimizer
@@ -97,6 +97,10 @@ class Model:
         kind = MultiViewPrior if isinstance(getattr(given.get('prior'), 'functions', None), MultiViewPrior) else Prior
         self.options = scene_fields.Options(**config.scene)
         scene_fields.check(self.options)
+        if config.render.size % config.render.chunks:
+            raise UsageError(
+                f'render.chunks={config.render.chunks} does not divide the rows of render.size={config.render.size}.'
+            )
         self.ranges = camera_draws.Ranges(**{name: _plain(value) for name, value in config.cameras.items() if name != 'views'})
         camera_draws.check(self.ranges)
         prior = require(given, 'prior', kind, WANTED).functions
@@ -124,34 +128,44 @@ class Model:
 
     # ---------------------------------------------------------------------------------------------------------------- loss
 
-    def loss(self, params, extras, given, key, step):
-        """(loss, metrics) of one step: renders of all prompts from random cameras, guided by the prior."""
+    def gradient(self, params, extras, given, key, step):
+        """(gradient, metrics) of one step: renders of all prompts from random cameras, guided by the prior.
+
+        With several `render.chunks` an image is rendered in so many bands, each again when its gradient is pulled back, so
+        that the memory of one band is enough; the gradient is the same.
+        """
         config, size = self.config, self.config.render.size
         draw = camera_draws.ring if self.together else camera_draws.draw
         keys = {name: self.keys(jax.random.fold_in(key, n)) for n, name in enumerate(DRAWS)}
         drawn = jax.vmap(lambda key: draw(key, config.cameras.views, self.ranges))(keys['cameras'])
-        rays = cameras.rays(drawn.cameras, size, size)  # [P, V, S, S, 3]
-        out = self.shaded(params, extras, rays, drawn, keys, step)
-        shape = rays.origins.shape
-        opacity = out.opacity.reshape(shape[:-1])
-        background = jnp.float32(config.render.background)
-        if config.render.random_background:
-            random = jax.vmap(lambda key: jax.random.uniform(key, (shape[1], 1, 1, 3), jnp.float32))(keys['background'])
-            background = random
-        images = out.features[..., :3].reshape(shape) + background * (1.0 - opacity[..., None])
+        lights, bands = self.lights(drawn, keys, step), self.bands(cameras.rays(drawn.cameras, size, size), extras, keys, step)
+        render = lambda params, band: self.render_band(params, band, lights, step)
+        judge = lambda bands: self.judge(whole(bands), given, drawn, keys, step)
+        if config.render.chunks > 1:
+            deferred = distill.deferred_grad(render, params, bands, judge)
+            return deferred.grads, deferred.aux
+        only = jax.tree.map(lambda leaf: leaf[0], bands)
+        back = lambda params: judge(jax.tree.map(lambda leaf: leaf[None], render(params, only)))
+        return jax.grad(back, has_aux=True)(params)
+
+    def judge(self, seen, given, drawn, keys, step):
+        """(loss, metrics) of what was rendered: {'colour' over black, 'opacity', 'orientation'}, [P, V, S, S, ...]."""
+        colour, opacity = seen['colour'], seen['opacity']
+        background = jnp.float32(self.config.render.background)
+        if self.config.render.random_background:
+            shape = (opacity.shape[1], 1, 1, 3)
+            background = jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys['background'])
+        images = colour + background * (1.0 - opacity[..., None])
         guided = self.guide.guide(given['prior'], self.tokens, images, drawn, keys['guide'], step)
-        of_each = jax.vmap(lambda opacity: shading.opacity_loss(opacity, step))
-        parts = {
-            'opacity': self.weight('opacity', step) * jnp.sum(of_each(opacity)),
-            'orientation': self.weight('orientation', step)
-            * jnp.sum(jnp.mean(shading.orientation_of(out.features[..., 3:5]), axis=1)),
+        of_each = {
+            'opacity': jax.vmap(lambda opacity: shading.opacity_loss(opacity, step))(opacity),
+            'orientation': jnp.mean(shading.orientation_of(seen['orientation']), axis=(1, 2, 3)),
         }
-        loss = guided.loss + sum(parts.values())
-        shown = {f'loss/{name}': part for name, part in parts.items()}
+        parts = {f'loss/{name}': self.weight(name, step) * jnp.sum(value) for name, value in of_each.items()}
         # The value of a distillation loss says nothing: what is shown is the prior's surprise, NaN where the prior fails.
         failed = guided.metrics['distill/not_finite'] > FAILED
         surprise = jnp.where(failed, jnp.nan, guided.metrics['distill/residual'])
-        return loss, {'loss': surprise, **shown, **guided.metrics, 'opacity': jnp.mean(opacity)}
+        return guided.loss + sum(parts.values()), {'loss': surprise, **parts, **guided.metrics, 'opacity': jnp.mean(opacity)}
 
     def weight(self, name: str, step):
         """A weight of the section `loss` at a step: 0 before its first step, then from one value to another until its last."""
@@ -174,19 +188,39 @@ class Model:
         look = lambda cells: occupancy.update(cells, density, key, length=length, decay=self.config.occupancy.decay)
         return {'cells': jax.lax.cond(step % self.config.occupancy.every == 0, look, lambda cells: cells, extras['cells'])}
 
-    def shaded(self, params, extras, rays: Rays, drawn, keys, step) -> volume.RenderOutput:
-        """RenderOutput of rays [P, V, S, S, 3] as [P, V S S]: colour, and the two orientation channels."""
-        objects, views = rays.origins.shape[:2]
+    def bands(self, rays: Rays, extras, keys, step):
+        """(rays, near, far, draws) of rays [P, V, S, S, 3] cut into `render.chunks` bands of rows, in front: [n, P, ...].
+
+        The draws are those of the whole image, so that they do not depend on how it is cut.
+        """
+        render, (objects, views, height, width) = self.config.render, rays.origins.shape[:4]
         flat = jax.tree.map(lambda leaf: leaf.reshape(objects, -1, 3), rays)
         near, far = ray_box(flat, 2.0)
         if extras:
             least = {'warmup': self.config.occupancy.warmup, 'threshold': self.config.occupancy.threshold}
             near, far = jax.vmap(occupancy.limits)(occupancy.occupied(extras['cells'], step, **least), flat)
-        render, options = self.config.render, self.options
         u = jax.vmap(lambda key: volume.draws(key, near.shape[1:], render.samples, render.importance))(keys['jitter'])
-        field = self.lit(params, self.lights(drawn, keys, step), near.shape[1] // views, step)
-        activation = lambda raw: scene_fields.density(raw, options)
-        return volume.render_at(field, flat, *u, near=near, far=far, density_activation=activation)
+
+        def cut(value, axis):
+            """The rays of an axis are views x rows x columns; the bands of rows come to the front."""
+            split = (views, render.chunks, height // render.chunks, width)
+            value = jnp.moveaxis(value.reshape(*value.shape[:axis], *split, *value.shape[axis + 1 :]), axis + 1, 0)
+            count = views * height // render.chunks * width
+            return value.reshape(render.chunks, *value.shape[1 : 1 + axis], count, *value.shape[axis + 4 :])
+
+        of_rays = jax.tree.map(lambda leaf: cut(leaf, 1), (flat, near, far))
+        return (*of_rays, tuple(cut(value, 2) for value in u))
+
+    def render_band(self, params, band, lights: shading.Light, step) -> dict[str, jax.Array]:
+        """What the rays of a band see: 'colour' over black, 'opacity', the two channels 'orientation'; [P, V, rows, S, ...]."""
+        rays, near, far, u = band
+        views, size = lights.ambient.shape[1], self.config.render.size
+        field = self.lit(params, lights, near.shape[1] // views, step)
+        activation = lambda raw: scene_fields.density(raw, self.options)
+        out = volume.render_at(field, rays, *u, near=near, far=far, density_activation=activation)
+        shape = (near.shape[0], views, -1, size)
+        features = out.features.reshape(*shape, 5)
+        return {'colour': features[..., :3], 'opacity': out.opacity.reshape(shape), 'orientation': features[..., 3:]}
 
     def lights(self, drawn, keys, step) -> shading.Light:
         """A light [P, V] for each view, and how it is shown."""
@@ -251,6 +285,11 @@ class Model:
         """Field.field: (density [N], rgb [N, 3])."""
         raw, features = scene_fields.raw(scene, points, self.options)
         return scene_fields.density(raw, self.options), scene_fields.albedo(features)
+
+
+def whole(bands):
+    """Images [P, V, S, S, ...] of bands [n, P, V, S / n, S, ...]."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2).reshape(*leaf.shape[1:3], -1, *leaf.shape[4:]), bands)
 
 
 def _plain(value):
