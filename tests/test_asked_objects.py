@@ -10,7 +10,13 @@ from t3d.evaluate import asked_objects, marked_fronts
 from t3d.inference.loading import Loaded
 
 PROMPTS = ('a red cube', 'a green cone', 'blue sphere', 'a yellow cylinder')
-SIZE = 24
+SIZE = 16
+
+
+@pytest.fixture(autouse=True)
+def one_ray_a_pixel(monkeypatch):
+    for module in (asked_objects, marked_fronts):
+        monkeypatch.setattr(module, 'SUPERSAMPLE', 1)
 
 
 def loaded(prompts=PROMPTS) -> Loaded:
@@ -22,7 +28,7 @@ def drawn(names, turn=0.0):
     """True renders [N, 6, S, S, 3] of the objects that are named, turned about the upright."""
     known = {caption: scene for scene in shapes.singles('all') for caption in scene.captions}
     poses = asked_objects.AZIMUTH + turn, asked_objects.ELEVATION
-    records = [toy.record(known[name], *poses, SIZE, 3) for name in names]
+    records = [toy.record(known[name], *poses, SIZE) for name in names]
     return np.stack([oracle.composite(record['image']) for record in records])
 
 
@@ -64,7 +70,7 @@ def test_prompts_that_name_no_toy_object_are_refused(prompts, message):
 def marked_views(monkeypatch, azimuth):
     """Scores of marked objects of which view v is drawn as if its camera stood at azimuth[v]."""
     scenes = asked_objects.asked(loaded(), None)
-    records = [marked.record(scene, azimuth, marked_fronts.ELEVATION, SIZE, 3) for scene in scenes]
+    records = [marked.record(scene, azimuth, marked_fronts.ELEVATION, SIZE) for scene in scenes]
     monkeypatch.setattr(marked_fronts, 'renders', lambda *_: np.stack([oracle.composite(each['image']) for each in records]))
     return marked_fronts.evaluate(loaded())
 

@@ -141,7 +141,7 @@ def test_prompts_that_no_object_was_made_for_are_refused():
     system, _, _ = trained()
     with pytest.raises(UsageError, match="no object was made for 'a dog'.*'red cube'.*--system dreamfusion"):
         system.check([Request('a dog')])
-    with pytest.raises(UsageError, match='same prompt twice'):
+    with pytest.raises(UsageError, match="same prompt twice, 'red cube'.*--seeds, and an --out"):
         systems.make(config(prompts=('red cube', 'red cube')), given())
 
 

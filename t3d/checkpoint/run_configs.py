@@ -30,6 +30,12 @@ def read(path):
         return config
 
 
+def changed(old, new) -> dict[str, tuple]:
+    """{dotted name: (old, new value)} of what a run may not go on with; a key that is new takes its value."""
+    pairs = configs.differences(old, new)
+    return {key: pair for key, pair in pairs.items() if key.split('.')[0] not in FREE and pair[0] != configs.MISSING}
+
+
 def as_saved(config, reader: stores.Store):
     """The config of a run folder, with the values that its checkpoint was saved with where they differ: a line says which.
 

@@ -7,7 +7,8 @@ BENCHMARKS = """benchmarks, each with a --help of its own:
   train   steps and images a second, TFLOP/s and MFU of the train step of any config
   start   seconds to the end of the first train step of any config, with an empty and a filled cache
   unet    a forward pass of the Stable Diffusion UNet, beside diffusers
-  gan     the four training phases of a triplane GAN, beside PyTorch modules of the same shapes"""
+  gan     the four training phases of a triplane GAN, beside PyTorch modules of the same shapes
+  mv      the three forms of the multi-view UNet, beside the plain UNet and PyTorch"""
 
 
 def flags(command) -> None:

@@ -68,10 +68,15 @@ def all_prompts(args, config) -> list[str]:
     """The prompts given as words and in the file of --prompts; without any, those of the config."""
     from t3d.core.errors import UsageError
 
-    prompts = given_prompts(args) or list(config.get('export', {}).get('prompts', ()))
+    prompts = given_prompts(args) or prompts_of(config)
     if not prompts:
         raise UsageError('no prompt: give one in quotes, or a file with --prompts FILE.')
     return prompts
+
+
+def prompts_of(config) -> list[str]:
+    """The prompts that a run was trained for, if it was, else those that its config wants to see."""
+    return list(config.get('prompts') or config.get('export', {}).get('prompts', ()))
 
 
 def given_prompts(args) -> list[str]:
@@ -94,6 +99,10 @@ def check(args) -> None:
     parsing.held(args, RANGES)
     parsing.writable(args.out)
     words = args.prompt
+    numbers = [word for word in words if word.isdecimal()]
+    if numbers and args.seeds != '0':
+        several = ','.join([args.seeds, *numbers])
+        raise UsageError(f'the prompt "{numbers[0]}" is a number: several seeds are one word, --seeds {several}.')
     if len(words) > 1 and not any(' ' in word for word in words):
         print(
             f'note: {len(words)} prompts of one word each: {", ".join(words)}. One prompt of several words goes in quotes: '

@@ -29,7 +29,7 @@ def model(config, prompts: list[str], seeds: list[int], out, given: dict[str, st
     """The trained model: trains it in `out`/run, or goes on with it there; its progress is the training's own.
 
     Raises:
-      UsageError: no prompt, several seeds, a prompt that the system cannot take, or a training that was interrupted.
+      UsageError: no prompt or an empty one, several seeds, a prompt that the system cannot take, or an interrupted training.
     """
     from t3d.inference import loading
     from t3d.train import loop, traced
@@ -43,27 +43,54 @@ def model(config, prompts: list[str], seeds: list[int], out, given: dict[str, st
 
 
 def _refuse_another_run(folder: pathlib.Path, config) -> None:
-    """Raises UsageError where the folder holds what was trained for other prompts, or of another seed."""
+    """Raises UsageError where the folder holds what was trained for other prompts, of another seed, or with other settings."""
     from t3d.checkpoint import run_configs
 
-    if (folder / 'config.json').exists():
-        old = run_configs.read(folder)
-        if (tuple(old.get('prompts', ())), old.get('seed')) != (config.prompts, config.seed):
-            prompts = ' '.join(files.quoted(prompt) for prompt in old.get('prompts', ()))
-            raise UsageError(f'{folder} was trained for {prompts}, seed {old.get("seed")}: give another --out, or these again.')
+    if not (folder / 'config.json').exists():
+        return
+    old = run_configs.read(folder)
+    before, seed = tuple(old.get('prompts', ())), old.get('seed')
+    if (before, seed) != (config.prompts, config.seed):
+        inside = seed == config.seed and set(config.prompts) <= set(before)
+        some = f', or --run {files.quoted(folder)} for some of them' if inside else ''
+        prompts = ' '.join(files.quoted(prompt) for prompt in before)
+        raise UsageError(f'{folder} was trained for {prompts}, seed {seed}: give another --out, or these again{some}.')
+    for name, (there, now) in run_configs.changed(old, config).items():
+        raise UsageError(f'{folder} was trained with {name}={there!r}, not {now!r}: give another --out, or the same config.')
+
+
+def _refuse_other_models(folder: pathlib.Path, opened) -> None:
+    """Raises UsageError where the folder holds what was trained with other given models."""
+    from t3d.checkpoint import run_configs
+    from t3d.checkpoint import store as stores
+    from t3d.inference import given as givens
+
+    if not (folder / 'checkpoints').is_dir():
+        return
+    reader = stores.Store(folder / 'checkpoints', read_only=True)
+    try:
+        recorded = {} if reader.latest() is None else reader.describe()[0].get('given', {})
+    finally:
+        reader.close()
+    before = ' '.join(f'{name}={value}' for name, value in run_configs.read(folder).get('given', {}).items())
+    givens.refuse_other(opened, recorded, folder, f'give another --out, or what it had (--given {before}).')
 
 
 def prepared(config, prompts: list[str], seeds: list[int], out, given: dict[str, str]):
     """(config, run folder, given models, system, data) of what `model` would train; nothing is written."""
     from t3d.core.outputs import Request
     from t3d.data import sources
+    from t3d.inference import given as givens
     from t3d.inference import loading
     from t3d.train import checked
 
     if not prompts:
         raise UsageError(f'{config.system} is trained for each prompt: give one in quotes, or --prompts FILE.')
+    if not all(prompt.strip() for prompt in prompts):
+        raise UsageError(f'{config.system} cannot make an object of an empty prompt: give one in quotes, or --prompts FILE.')
     if len(seeds) > 1:
-        raise UsageError(f'--seeds {seeds}: {config.system} is trained for each seed: give one.')
+        several = ','.join(map(str, seeds))
+        raise UsageError(f'--seeds {several}: {config.system} is trained for each seed: give one, and an --out for each.')
     with config.unlocked():
         config.prompts, config.seed = tuple(prompts), seeds[0]
         for name, value in given.items():
@@ -76,6 +103,8 @@ def prepared(config, prompts: list[str], seeds: list[int], out, given: dict[str,
     folder = pathlib.Path(out) / RUN
     _refuse_another_run(folder, config)
     opened = loading.open_given(config, folder, kept_first=False)
+    givens.require_weights(opened)
+    _refuse_other_models(folder, opened)
     system, data = checked.prepare(config, opened)
     system.check([Request(prompt) for prompt in prompts])
     return config, folder, opened, system, data

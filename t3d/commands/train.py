@@ -1,6 +1,6 @@
 """`t3d train`: trains a system; the same command again resumes."""
 
-from t3d.commands import parsing
+from t3d.commands import outputs, parsing
 from t3d.core.rules import Whole
 
 RANGES = {'stop_after': Whole(1, 2**31 - 1, 'steps')}
@@ -44,7 +44,7 @@ def run(args) -> int:
     system, data = checked.prepare(config, given)  # before the run: a wrong config leaves no folder
     options = {'stop_after': args.stop_after, 'init_from': args.init_from, 'traced_in': traced.folder(config, given)}
     workdir = loop.run(config, args.workdir, system=system, data=data, given=given, **options)
-    finish(workdir, list(args.prompts or config.get('export', {}).get('prompts', ())))
+    finish(workdir, args.prompts or outputs.prompts_of(config))
     return 0
 
 

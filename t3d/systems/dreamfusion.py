@@ -106,9 +106,13 @@ class Model:
         prior = require(given, 'prior', kind, WANTED).functions
         self.guide = guide.make(prior, guide.Options(**config.distill), config.render.size)
         self.together = kind is MultiViewPrior
-        self.prompts = tuple(config.prompts) or (config.export.prompts[0],)
-        if len(set(self.prompts)) < len(self.prompts):
-            raise UsageError('the same prompt twice: a population makes one object of each; take another --seeds for more.')
+        self.prompts = tuple(config.prompts or config.export.prompts)
+        twice = [prompt for n, prompt in enumerate(self.prompts) if prompt in self.prompts[:n]]
+        if twice:
+            raise UsageError(
+                f'the same prompt twice, {twice[0]!r}: a population makes one object of each. For another take another '
+                '--seeds, and an --out of its own.'
+            )
         self.tokens = jax.tree.map(jnp.asarray, self.guide.tokens(list(self.prompts)))
         self.names = np.array([zlib.crc32(prompt.encode()) for prompt in self.prompts], np.uint32)
         self.radius, self.fov = (sum(ends) / 2.0 for ends in (self.ranges.radius, self.ranges.fov))

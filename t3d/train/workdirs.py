@@ -102,11 +102,7 @@ def check(path, config) -> None:
         return
     old = run_configs.read(path)
     refuse_lost_checkpoints(path, old)
-    changed = {
-        key: pair
-        for key, pair in configs.differences(old, config).items()
-        if key.split('.')[0] not in run_configs.FREE and pair[0] != configs.MISSING  # a key that is new takes its value
-    }
+    changed = run_configs.changed(old, config)
     if changed:
         lines = '\n'.join(f'  {key}: {old!r} there, {new!r} given' for key, (old, new) in list(changed.items())[:10])
         more = f'\n  and {len(changed) - 10} more' if len(changed) > 10 else ''
