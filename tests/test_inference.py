@@ -128,6 +128,7 @@ README_PROMPTS = {  # megabytes at most, and prompts the README types
     'instant3d-scenes': (5, ['a red cone on top of a blue cube', 'a green cube', 'a small white sphere']),
     'instant3d-furniture': (9, ['a blue child chair', 'a sofa']),
     'image_diffusion-toy': (6, ['a red cube']),
+    'mvdiffusion-toy': (6, ['a green cylinder']),
     'ganfusion_diffusion-toy': (10, ['a large red cube']),
     'ganfusion_gan-toy': (1, ['a name']),
 }
