@@ -84,7 +84,6 @@ def make(config, given) -> System:
     return System(init, train_step, preview, generate, check, ('params',), SHARDING, {})
 
 
-FAILED = 0.01  # share of the prior's numbers that may be not finite before a run is stopped
 PREVIEWED = 4  # views of each prompt in a preview
 DRAWS = ('cells', 'cameras', 'jitter', 'light', 'mode', 'background', 'guide')  # of a step
 
@@ -97,8 +96,7 @@ class Model:
         kind = MultiViewPrior if isinstance(getattr(given.get('prior'), 'functions', None), MultiViewPrior) else Prior
         self.options = scene_fields.Options(**config.scene)
         scene_fields.check(self.options)
-        self.ranges = camera_draws.Ranges(**{name: _plain(value) for name, value in config.cameras.items() if name != 'views'})
-        camera_draws.check(self.ranges)
+        self.ranges = camera_draws.from_section(config.cameras)
         prior = require(given, 'prior', kind, WANTED).functions
         self.guide = guide.make(prior, guide.Options(**config.distill), config.render.size)
         self.together = kind is MultiViewPrior
@@ -146,21 +144,13 @@ class Model:
         guided = self.guide.guide(given['prior'], self.tokens, images, drawn, keys['guide'], step)
         of_each = jax.vmap(lambda opacity: shading.opacity_loss(opacity, step))
         parts = {
-            'opacity': self.weight('opacity', step) * jnp.sum(of_each(opacity)),
-            'orientation': self.weight('orientation', step)
+            'opacity': optim.ramp(step, config.loss.opacity) * jnp.sum(of_each(opacity)),
+            'orientation': optim.ramp(step, config.loss.orientation)
             * jnp.sum(jnp.mean(shading.orientation_of(out.features[..., 3:5]), axis=1)),
         }
         loss = guided.loss + sum(parts.values())
         shown = {f'loss/{name}': part for name, part in parts.items()}
-        # The value of a distillation loss says nothing: what is shown is the prior's surprise, NaN where the prior fails.
-        failed = guided.metrics['distill/not_finite'] > FAILED
-        surprise = jnp.where(failed, jnp.nan, guided.metrics['distill/residual'])
-        return loss, {'loss': surprise, **shown, **guided.metrics, 'opacity': jnp.mean(opacity)}
-
-    def weight(self, name: str, step):
-        """A weight of the section `loss` at a step: 0 before its first step, then from one value to another until its last."""
-        start, first, last, end = self.config.loss[name]
-        return jnp.where(step >= start, optim.piecewise(step, ((start, first), (max(end, start + 1), last))), 0.0)
+        return loss, {'loss': guide.surprise(guided.metrics), **shown, **guided.metrics, 'opacity': jnp.mean(opacity)}
 
     # ----------------------------------------------------------------------------------------------------------- rendering
 
@@ -255,7 +245,3 @@ class Model:
         """Field.field: (density [N], rgb [N, 3])."""
         raw, features = scene_fields.raw(scene, points, self.options)
         return scene_fields.density(raw, self.options), scene_fields.albedo(features)
-
-
-def _plain(value):
-    return tuple(value) if isinstance(value, tuple | list) else value
