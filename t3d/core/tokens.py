@@ -205,7 +205,7 @@ def check_prompts(text: dict, prompts: list[str]) -> None:
 
 
 def probe(text: dict) -> list[str]:
-    """Texts that hold every word of a `text` section, or some for a tokenizer of a folder: no two vocabularies agree on them."""
+    """Texts that hold every word of a `text` section; for a tokenizer of a folder some that no two vocabularies read alike."""
     return [' '.join(text.words[k : k + 5]) for k in range(0, len(text.words), 5)] or ['a red cube', 'Ein Würfel, 3D']
 
 

@@ -34,7 +34,7 @@ from t3d.core import optim, replicas, tokens, tree
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
-from t3d.core.prompts import with_sides
+from t3d.core.prompts import SUFFIXES, with_sides
 from t3d.core.system import System, TrainState, require
 from t3d.diffusion import guide, timesteps
 from t3d.diffusion.prior import MultiViewPrior, Prior
@@ -306,10 +306,15 @@ def distilled(config, model: TextField, given) -> Supervision:
         images = jnp.clip(model.render_scene(scene, rays).features, 0.0, 1.0)
         return images.transpose(0, 2, 1, 3, 4).reshape(images.shape[0], config.preview.size, -1, 3)
 
+    return Supervision(loss, preview, batch_spec_of_prompts(config))
+
+
+def batch_spec_of_prompts(config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Prompts, their places in the set, and where views are told apart by words the prompt with each of these."""
     spec = {'tokens': (config.batch, config.text.length), 'index': (config.batch,)}
-    if sided:
-        spec['sides'] = (config.batch, 4, config.text.length)
-    return Supervision(loss, preview, {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in spec.items()})
+    if config.distill.words != 'none':
+        spec['sides'] = (config.batch, len(SUFFIXES), config.text.length)
+    return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in spec.items()}
 
 
 SUPERVISIONS = {'photometric': photometric, 'sds': distilled}
