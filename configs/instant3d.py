@@ -135,7 +135,15 @@ def sds() -> ml_collections.ConfigDict:
     config.given = {'prior': 'toy:16'}
     config.data = dict(name='prompts', kind='prompts', prompts='toy', path='', split='train')
     config.cameras = dict(
-        views=1, elevation=(-0.1, 0.8), radius=(3.2, 3.2), fov=(0.7027699, 0.7027699), even=1.0, shift=0.0, target=0.0, up=0.0
+        views=1,
+        elevation=(-0.1, 0.8),
+        radius=(3.2, 3.2),
+        fov=(0.7027699, 0.7027699),
+        even=1.0,
+        shift=0.0,
+        target=0.0,
+        up=0.0,
+        turned=True,
     )
     config.render.update(size=16, random_background=False)
     config.distill = dict(
