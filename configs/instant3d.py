@@ -131,9 +131,9 @@ def sds() -> ml_collections.ConfigDict:
     """48 prompts, 16 held out: an object each, told by a closed-form model of pictures that knows the words for sides."""
     config = tiny()
     config.variant = 'sds'
-    config.supervision = 'sds'
+    config.supervision = 'sds'  # 'photometric' with data.name=toy data.kind=views: the same network from pictures
     config.given = {'prior': 'toy:16'}
-    config.data = dict(name='prompts', kind='prompts', prompts='toy', path='', split='train')
+    config.data.update(name='prompts', kind='prompts', prompts='toy')  # what else is in data and loss, photometric reads
     config.cameras = dict(
         views=1,
         elevation=(-0.1, 0.8),
@@ -159,7 +159,7 @@ def sds() -> ml_collections.ConfigDict:
         negatives='none',
     )
     none = (0, 0.0, 0.0, 1)  # from step, first and last weight, to step
-    config.loss = dict(density=none, orientation=none, smoothness=none, offset=0.01)
+    config.loss.update(density=none, orientation=none, smoothness=none, offset=0.01)
     config.steps = 1600
     config.optimizer.update(learning_rate=2e-3)
     config.preview = dict(rows=8, views=4, size=32, elevation=0.3, columns='held out: front, right, back, left')

@@ -17,6 +17,7 @@ from t3d.diffusion import schedules
 from t3d.fields import triplane_field
 from t3d.fields.text_field import TextField
 from t3d.geom import shading
+from t3d.inference import loading
 from t3d.systems import instant3d
 
 WORDS = ('red', 'green', 'blue', 'cube', 'front', 'side', 'back', 'overhead', 'view')
@@ -173,6 +174,17 @@ def test_prompts_of_a_grammar_come_with_their_sides_and_places():
     batch, labels = sources.preview(chosen, spec)
     assert set(labels) <= {test[k]['prompt'] for k in range(16)} and len(set(labels)) == len(labels) == 8
     np.testing.assert_array_equal(batch['tokens'], read(labels))
+
+
+@pytest.mark.parametrize('variant', (pytest.param('sds', marks=pytest.mark.slow), 'sds_trained'))
+def test_variants_fit_the_priors_that_they_name(variant):
+    chosen = sources.resolve(configs.load(f'configs/instant3d.py:{variant}'))
+    given = loading.open_given(chosen)
+    system = systems.make(chosen, given)
+    state = jax.eval_shape(system.init, prng.key(0), system.batch_spec, params_of(given))
+    _, metrics = jax.eval_shape(system.train_step, state, system.batch_spec, prng.key(0), params_of(given))
+    assert metrics['loss'].shape == () and 1e6 < tree.count(state.params) < 3e6
+    assert ('sides' in system.batch_spec) == (variant == 'sds')
 
 
 def test_a_file_of_prompts_divides_by_each_prompt_alone(tmp_path):
