@@ -6,6 +6,8 @@
 |---|---|---|---|
 | `tiny` | toy, single objects | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `scenes` | toy, one and two objects with relations | 3 x 32 x 32 x 16 | two CPU cores, 15 minutes; shipped |
+| `sds` | prompts of toy, by score distillation from the prior `toy` | 3 x 32 x 32 x 16 | two CPU cores, minutes |
+| `sds_trained` | the same, from `image_diffusion-toy` | 3 x 32 x 32 x 16 | two CPU cores, an hour |
 | `furniture` | the real furniture library, 64 px | 3 x 32 x 32 x 24 | two CPU cores, an hour; shipped |
 | `base` | furniture | 3 x 128 x 128 x 32 | one large GPU |
 | `pod` | furniture; released decoder (270 M parameters), 290 M tower | 3 x 256 x 256 x 32 | v5e-64 or 32 x H100 class |
@@ -18,7 +20,8 @@ from configs import common
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
-    variants = {'tiny': tiny, 'scenes': scenes, 'furniture': furniture, 'base': base, 'pod': pod}
+    variants = {'tiny': tiny, 'scenes': scenes, 'sds': sds, 'sds_trained': sds_trained}
+    variants.update({'furniture': furniture, 'base': base, 'pod': pod})
     if variant not in variants:
         raise ValueError(f'unknown variant {variant!r} of instant3d: there are {", ".join(variants)}')
     return variants[variant]().lock()
@@ -31,6 +34,8 @@ def tiny() -> ml_collections.ConfigDict:
     config.steps = 2800
     config.batch = 8
     config.dtype = 'float32'
+    config.supervision = 'photometric'
+    config.given = {'prior': ''}  # for the supervision 'sds'
     config.text = dict(
         words=(),
         length=8,
@@ -119,6 +124,62 @@ def scenes() -> ml_collections.ConfigDict:
     config.data.scenes = 'both'
     config.data.poses = 8
     config.export.prompts = ('a red cone on top of a blue cube', 'a green sphere to the left of a purple cylinder')
+    return config
+
+
+def sds() -> ml_collections.ConfigDict:
+    """48 prompts, 16 held out: an object each, told by a closed-form model of pictures that knows the words for sides."""
+    config = tiny()
+    config.variant = 'sds'
+    config.supervision = 'sds'  # 'photometric' with data.name=toy data.kind=views: the same network from pictures
+    config.given = {'prior': 'toy:16'}
+    config.data.update(name='prompts', kind='prompts', prompts='toy')  # what else is in data and loss, photometric reads
+    config.cameras = dict(
+        views=1,
+        elevation=(-0.1, 0.8),
+        radius=(3.2, 3.2),
+        fov=(0.7027699, 0.7027699),
+        even=1.0,
+        shift=0.0,
+        target=0.0,
+        up=0.0,
+        turned=True,
+    )
+    config.render.update(size=16, random_background=False)
+    config.distill = dict(
+        method='sds',
+        weighting='sds',
+        scale=1.0,
+        rescale=0.0,
+        low=20,
+        high=980,
+        high_last=500,
+        anneal=1000,
+        words='nearest',
+        negatives='none',
+    )
+    none = (0, 0.0, 0.0, 1)  # from step, first and last weight, to step
+    config.loss.update(density=none, orientation=none, smoothness=none, offset=0.01)
+    config.steps = 1600
+    config.optimizer.update(learning_rate=2e-3)
+    config.preview = dict(rows=8, views=4, size=32, elevation=0.3, columns='held out: front, right, back, left')
+    config.preview_every = 400
+    config.evaluate = ('toy_prompts',)
+    config.saves_memory = ('batch', 'cameras.views', 'render.samples', 'decoder.remat')
+    return config
+
+
+def sds_trained() -> ml_collections.ConfigDict:
+    """From a model that was trained on pictures of 24 combinations, each held-out prompt unseen to it too."""
+    config = sds()
+    config.variant = 'sds_trained'
+    config.given = {'prior': 'image_diffusion-toy'}
+    config.text.words = tuple(  # the words of the prior, in their order
+        'a an black blue cone cube cylinder front green in large left of on orange purple red small sphere the to top white '
+        'yellow'.split()
+    )
+    config.render.update(size=32)
+    config.distill.update(scale=4.0, words='none')
     return config
 
 

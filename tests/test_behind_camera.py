@@ -7,11 +7,12 @@ import pytest
 
 from t3d.core import config as configs
 from t3d.fields import triplane_field
+from t3d.fields.text_field import TextField
 from t3d.fields.triplane_generator import Generator
 from t3d.geom import cameras, volume
 from t3d.geom.rays import Rays, ray_box
 from t3d.metrics import consistency
-from t3d.systems import instant3d, renderdiffusion
+from t3d.systems import renderdiffusion
 
 DENSITY, COUNT = 1.3, 600
 
@@ -85,7 +86,7 @@ def renderers():
     yield 'renderdiffusion', lambda rays: model.render_rays({'planes': planes, 'decoder': decoder}, rays)
     direct = configs.load('instant3d:tiny')
     direct.text.words = ('red', 'cube')
-    modules = instant3d.Model(direct)
+    modules = TextField(direct)
     pl, field = scene(modules.plane_channels, direct.field.hidden, 3, False)
     field['alpha'] = jnp.float32(1.0)
     yield 'instant3d', lambda rays: modules.render_one({'planes': pl, 'field': field}, rays)

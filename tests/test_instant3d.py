@@ -143,6 +143,17 @@ def test_rays_that_miss_the_box_show_the_background():
     np.testing.assert_array_equal(out.features[::2], config.render.background)
 
 
+def test_steps_from_views_are_those_from_before_there_was_another_supervision():
+    """Numbers of the system when it knew posed views alone: two steps on its first two records."""
+    _, system, batch, state = started()
+    step = jax.jit(system.train_step)
+    for k in range(2):
+        state, metrics = step(state, batch, jax.random.key(k))
+    np.testing.assert_allclose(metrics['loss'], 0.0981262922, rtol=1e-5)
+    np.testing.assert_allclose(metrics['grad_norm'], 0.1744041592, rtol=1e-4)
+    np.testing.assert_allclose(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(state.params)), 7939.09667, rtol=1e-6)
+
+
 def test_pixels_are_drawn_near_the_object_in_the_asked_share():
     alpha = np.zeros((1, 1, 32, 32), np.uint8)
     alpha[0, 0, 10:14, 20:24] = 255

@@ -55,6 +55,7 @@ LIMITS = {
     'data.kind': Text('of the batch: an adapter of t3d.data.sources'),
     'data.mode': Text('what is known of the cameras'),
     'data.split': Text('of the data set'),
+    'data.prompts': Text('a grammar of t3d.data.prompts: toy, animals, portraits, daily_life'),
     'data.path': PATH,
     'data.scenes': Text('of toy: singles, pairs, both'),
     'data.patterns': Several(Choice(('plain', 'stripes', 'checks', 'dots')), 1, 4, 'of toy_patterns'),
@@ -238,6 +239,7 @@ LIMITS = {
     'render.bound': Real(0.0, 1e6, 'half the side of the cube of the object; 0: what the cameras show'),
     'render.tolerance': Real(0.0, 1.0, 'of the colour of a plain background'),
     # losses and optimizers
+    'supervision': Text('what renders are held to: photometric, sds'),
     'loss.rays': Whole(1, 2**20, 'rays of each view'),
     'loss.foreground': SHARE,
     'loss.mask': WEIGHT,

@@ -15,6 +15,12 @@ def piecewise(step, points: tuple[tuple[int, float], ...]):
     return jnp.interp(jnp.asarray(step, jnp.float32), jnp.asarray(steps, jnp.float32), jnp.asarray(values, jnp.float32))
 
 
+def ramp(step, points: tuple[int, float, float, int]):
+    """0 before step `start`, then from one value to another until step `end`, of (start, first, last, end); traced."""
+    start, first, last, end = points
+    return jnp.where(step >= start, piecewise(step, ((start, first), (max(end, start + 1), last))), 0.0)
+
+
 def warmup_cosine(step, peak: float, warmup: int, total: int, final: float = 0.1):
     """Linear warm-up to `peak`, then a half cosine down to `final * peak` at `total`; traced."""
     step = jnp.asarray(step, jnp.float32)

@@ -1,4 +1,4 @@
-"""Files of prompts, one a line: what `--prompts FILE` names."""
+"""Files of prompts, one a line: what `--prompts FILE` names; and prompts that say from which side an object is seen."""
 
 import difflib
 import pathlib
@@ -7,6 +7,7 @@ import unicodedata
 from t3d.core import text
 from t3d.core.errors import UsageError
 
+SUFFIXES = ('front view', 'side view', 'back view', 'overhead view')
 LARGEST = 64 << 20  # bytes; a million prompts have about 50 MB
 
 
@@ -34,6 +35,11 @@ def read(path) -> list[str]:
     if not prompts:
         raise UsageError(f'{where} holds no prompt ({len(data)} bytes): write one prompt a line.')
     return prompts
+
+
+def with_sides(prompt: str) -> list[str]:
+    """The prompt with each suffix: 'a red cube, front view', ..."""
+    return [f'{prompt}, {suffix}' for suffix in SUFFIXES]
 
 
 def _bytes(path) -> bytes:

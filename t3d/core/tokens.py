@@ -202,3 +202,26 @@ def check_prompts(text: dict, prompts: list[str]) -> None:
         new = {word for prompt in prompts for word in split_words(prompt)} - set(text['words'])
         if new:
             print(f'note: words that this model never read, all alike to it: {", ".join(sorted(new))}', file=sys.stderr)
+
+
+def probe(text: dict) -> list[str]:
+    """Texts that hold every word of a `text` section; for a tokenizer of a folder some that no two vocabularies read alike."""
+    return [' '.join(text.words[k : k + 5]) for k in range(0, len(text.words), 5)] or ['a red cube', 'Ein Würfel, 3D']
+
+
+def refuse_other(text: dict, tokenize: Callable, texts: list[str]) -> None:
+    """Raises UsageError for a prior that does not read texts as the `text` section does, with which batches are made.
+
+    Args:
+      texts: `probe`, or for a prior that knows whole texts only some of these.
+    """
+    ours = np.asarray(make(text)(texts))
+    try:
+        theirs = np.asarray(tokenize(texts))
+    except UsageError:
+        theirs = np.zeros(0)
+    if theirs.shape != ours.shape or (theirs != ours).any():
+        raise UsageError(
+            'given.prior was trained with other words, or another length of text, than the section `text` has: set text.words '
+            'and text.length to those of its config, or text.folder to its tokenizer.'
+        )

@@ -22,7 +22,7 @@ from t3d.data.sets import shapes
 
 SALT = 't3d prompts 1'
 SPLITS = ('train', 'test', 'all')
-TRAINED = {'animals': 0.6, 'portraits': 0.6, 'daily_life': 0.9}  # shares
+TRAINED = {'animals': 0.6, 'portraits': 0.6, 'daily_life': 0.9, 'file': 0.9}  # shares; file: prompts of the user's own
 CONSONANT_VOWELS = ('uni', 'uku', 'one')  # begin with a vowel and sound as a consonant
 
 
@@ -161,6 +161,13 @@ def is_held_out(name: str, prompt: str) -> bool:
     return int.from_bytes(digest[:8], 'big') >= TRAINED[name] * 2.0**64
 
 
+def belongs(name: str, prompt: str, split: str) -> bool:
+    """Whether a prompt of a set is in a split; UsageError for another split."""
+    if split not in SPLITS:
+        raise UsageError(unknown(split, SPLITS, f'split of the prompts {name!r}'))
+    return split == 'all' or (split == 'test') == is_held_out(name, prompt)
+
+
 @functools.cache
 def prompts(name: str, split: str = 'all') -> tuple[str, ...]:
     """The prompts of a set in the order of its grammar, no two alike.
@@ -173,8 +180,4 @@ def prompts(name: str, split: str = 'all') -> tuple[str, ...]:
     """
     if name not in GRAMMARS:
         raise UsageError(unknown(name, NAMES, 'set of prompts'))
-    if split not in SPLITS:
-        raise UsageError(unknown(split, SPLITS, f'split of the prompts {name!r}'))
-    every = GRAMMARS[name]()
-    held_out = {'train': {False}, 'test': {True}, 'all': {False, True}}[split]
-    return tuple(prompt for prompt in every if len(held_out) == 2 or is_held_out(name, prompt) in held_out)
+    return tuple(prompt for prompt in GRAMMARS[name]() if belongs(name, prompt, split))

@@ -16,6 +16,7 @@ ADAPTERS = {
     'views': 't3d.data.adapters.views',  # posed RGBA views of captioned objects
     'single_view': 't3d.data.adapters.single_view',  # one picture of an object
     'triplanes': 't3d.data.adapters.triplanes',  # pairs of seed and caption
+    'prompts': 't3d.data.adapters.prompts',  # texts alone
 }
 
 

@@ -26,6 +26,7 @@ from t3d.diffusion.prior import MultiViewPrior, Prior
 METHODS = ('sds', 'reconstruction')
 WORDS = ('none', 'nearest', 'interpolated')
 NEGATIVES = ('none', 'fixed')
+FAILED = 0.01  # share of the prior's numbers that may be not finite before a run is stopped
 
 
 class Options(NamedTuple):
@@ -167,6 +168,11 @@ class ViewsGuide:
         predict = lambda x, t, both: prior.predict(given, x, t, *both)
         denoise = _guided(predict, (text, inputs), (none, inputs), options.scale)
         return _result(denoise, prior.schedule, z, t, noise, options, views)
+
+
+def surprise(metrics: dict[str, jax.Array]):
+    """What is shown as the loss of distillation, whose value says nothing: |eps_hat - eps|, NaN where the prior fails."""
+    return jnp.where(metrics['distill/not_finite'] > FAILED, jnp.nan, metrics['distill/residual'])
 
 
 def resized(images, size: int):

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t3d.core.prompts import SUFFIXES
+from t3d.core.prompts import with_sides as texts
+
 FRONT, SIDE, BACK, OVERHEAD = range(4)  # sectors, places in SUFFIXES
-SUFFIXES = ('front view', 'side view', 'back view', 'overhead view')
 
 
 class Thresholds(NamedTuple):
@@ -29,11 +31,6 @@ class Thresholds(NamedTuple):
 
 
 THREESTUDIO = Thresholds()
-
-
-def texts(prompt: str) -> list[str]:
-    """The prompt with each suffix: 'a red cube, front view', ..."""
-    return [f'{prompt}, {suffix}' for suffix in SUFFIXES]
 
 
 def tokens(tokenize: Callable, prompts: Sequence[str]) -> np.ndarray:

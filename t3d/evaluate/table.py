@@ -17,6 +17,7 @@ EVALUATORS = {
     'toy_objects': 't3d.evaluate.toy_objects',
     'asked_objects': 't3d.evaluate.asked_objects',
     'marked_fronts': 't3d.evaluate.marked_fronts',
+    'toy_prompts': 't3d.evaluate.toy_prompts',
     'object_views': 't3d.evaluate.object_views',
     'toy_pictures': 't3d.evaluate.toy_pictures',
     'view_sets': 't3d.evaluate.view_sets',

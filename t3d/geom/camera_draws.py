@@ -48,6 +48,14 @@ class Drawn(NamedTuple):
     elevation: jax.Array
 
 
+def from_section(section) -> Ranges:
+    """The ranges of a config's section `cameras`, whose `views` says how many; UsageError where none can be drawn."""
+    plain = lambda value: tuple(value) if isinstance(value, tuple | list) else value
+    ranges = Ranges(**{name: plain(value) for name, value in section.items() if name != 'views'})
+    check(ranges)
+    return ranges
+
+
 def check(ranges: Ranges) -> None:
     """Raises UsageError for ranges that no camera can be drawn from."""
     for name in ('elevation', 'radius', 'fov'):

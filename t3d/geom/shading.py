@@ -171,6 +171,17 @@ def orientation_channels(away: Float[Array, '*b']) -> Float[Array, '*b 2']:
     return jnp.stack([away - value, value], -1)
 
 
+def oriented(field, offset: float):
+    """A renderer's field with `orientation_channels` behind its features; normals by differences at `offset`."""
+
+    def with_channels(points, directions):
+        density, features, normals = with_difference_normals(field, points, offset)
+        return density, jnp.concatenate([features, orientation_channels(facing_away(normals, directions))], -1)
+
+    return with_channels
+
+
+@typechecked
 def orientation_of(composited: Float[Array, '*b 2']) -> Float[Array, '*b']:
     """The orientation loss [...] of composited `orientation_channels`: value and gradient of `orientation_loss`."""
     return composited[..., 0] + jax.lax.stop_gradient(composited[..., 1])

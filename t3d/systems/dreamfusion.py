@@ -84,7 +84,6 @@ def make(config, given) -> System:
     return System(init, train_step, preview, generate, check, ('params',), SHARDING, {})
 
 
-FAILED = 0.01  # share of the prior's numbers that may be not finite before a run is stopped
 PREVIEWED = 4  # views of each prompt in a preview
 DRAWS = ('cells', 'cameras', 'jitter', 'light', 'mode', 'background', 'guide')  # of a step
 
@@ -101,8 +100,7 @@ class Model:
             raise UsageError(
                 f'render.chunks={config.render.chunks} does not divide the rows of render.size={config.render.size}.'
             )
-        self.ranges = camera_draws.Ranges(**{name: _plain(value) for name, value in config.cameras.items() if name != 'views'})
-        camera_draws.check(self.ranges)
+        self.ranges = camera_draws.from_section(config.cameras)
         prior = require(given, 'prior', kind, WANTED).functions
         self.guide = guide.make(prior, guide.Options(**config.distill), config.render.size)
         self.together = kind is MultiViewPrior
@@ -165,16 +163,10 @@ class Model:
             'opacity': jax.vmap(lambda opacity: shading.opacity_loss(opacity, step))(opacity),
             'orientation': jnp.mean(shading.orientation_of(seen['orientation']), axis=(1, 2, 3)),
         }
-        parts = {f'loss/{name}': self.weight(name, step) * jnp.sum(value) for name, value in of_each.items()}
-        # The value of a distillation loss says nothing: what is shown is the prior's surprise, NaN where the prior fails.
-        failed = guided.metrics['distill/not_finite'] > FAILED
-        surprise = jnp.where(failed, jnp.nan, guided.metrics['distill/residual'])
-        return guided.loss + sum(parts.values()), {'loss': surprise, **parts, **guided.metrics, 'opacity': jnp.mean(opacity)}
-
-    def weight(self, name: str, step):
-        """A weight of the section `loss` at a step: 0 before its first step, then from one value to another until its last."""
-        start, first, last, end = self.config.loss[name]
-        return jnp.where(step >= start, optim.piecewise(step, ((start, first), (max(end, start + 1), last))), 0.0)
+        ramps = self.config.loss
+        parts = {f'loss/{name}': optim.ramp(step, ramps[name]) * jnp.sum(value) for name, value in of_each.items()}
+        shown = {'loss': guide.surprise(guided.metrics), **parts, **guided.metrics, 'opacity': jnp.mean(opacity)}
+        return guided.loss + sum(parts.values()), shown
 
     # ----------------------------------------------------------------------------------------------------------- rendering
 
@@ -294,7 +286,3 @@ class Model:
 def whole(bands):
     """Images [P, V, S, S, ...] of bands [n, P, V, S / n, S, ...]."""
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2).reshape(*leaf.shape[1:3], -1, *leaf.shape[4:]), bands)
-
-
-def _plain(value):
-    return tuple(value) if isinstance(value, tuple | list) else value

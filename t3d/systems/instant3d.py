@@ -2,19 +2,27 @@
 
 prompt -> tokens -> text tower -> conditional decoder (+ noise) -> three planes -> MLP -> density and albedo -> rays -> image.
 
+What holds the renders to their prompts is `config.supervision`:
+
+- `photometric`: the colour, mask and (optionally) depth of rendered views of captioned objects.
+- `sds`: score distillation, as in the paper: a text-to-image or multi-view model, `given.prior`, judges whole renders from
+  random cameras. Its data are prompts alone.
+
 Differences from the paper:
-- Supervision is a function of the render. Here it is `photometric`: the colour, mask and (optionally) depth of rendered views
-  of captioned objects. Score distillation from a text-to-image prior replaces that function without touching the decoder.
-- The text tower has CLIP's shape. `tiny` and `furniture` train it from scratch with the decoder; the paper uses the frozen
-  tower of Stable Diffusion (`text.frozen`).
+- The text tower has CLIP's shape. Small configs train it from scratch with the decoder; the paper uses the frozen tower of
+  Stable Diffusion (`text.frozen`).
 - Planes are corrected (`orthogonal`), where the released code inherits EG3D's duplicated plane; `plane_axes='legacy'` is there.
 - Plain linear layers, not equalised ones, in the text branches and the point MLP. Parameter shapes are the released ones.
 - The object lives in [-1, 1]^3 and rays are clipped to that box; the released code has a box of side 3.5.
 - Small configs start the sigmoid at 0.7 instead of 0.5, scale the density by 20, have no central blob and little style noise;
-  there are no density, orientation or smoothness terms, and the learning rate follows a cosine.
-- Pixels are drawn at random from each view, half of them near the object, where the paper renders whole 64 x 64 views.
+  their density, orientation and smoothness terms weigh nothing, and the learning rate follows a cosine.
+- `photometric` draws pixels at random from each view, half of them near the object; `sds` renders whole views.
+- The density term compares random points of the box, and smoothness the normals where rays end; the paper gives no weights.
 - `dtype` bfloat16 is for the decoder; sampling, MLP, compositing and losses are float32.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,17 +30,18 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from t3d.core import numerics, optim, replicas, tokens, tree
+from t3d.core import optim, replicas, tokens, tree
+from t3d.core.config import unknown
+from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
-from t3d.core.system import System, TrainState
-from t3d.fields import triplane_field
-from t3d.geom import cameras, triplanes, volume
-from t3d.geom.rays import Rays, ray_box
+from t3d.core.prompts import SUFFIXES, with_sides
+from t3d.core.system import System, TrainState, require
+from t3d.diffusion import guide, timesteps
+from t3d.diffusion.prior import MultiViewPrior, Prior
+from t3d.fields.text_field import TextField
+from t3d.geom import camera_draws, cameras, shading, volume
 from t3d.nets import text_condition, text_decoder
-from t3d.nets.text_condition import TextCondition
-from t3d.nets.text_decoder import TextDecoder
 
-CHUNK = 2**14  # rays of one object rendered at once for people to see
 INWARD, OUTWARD = r'(query|key|value|query_key|proj_in|mlp_in|in)/kernel$', r'(out|proj_out|mlp_out)/kernel$'
 SHARDING = (  # scanned stacks have a layer axis in front; convolutions go by the fallback rule
     # Cut along the outputs: cut along the inputs, XLA would gather the activations, whose batch lies on 'fsdp', not the kernel.
@@ -48,12 +57,20 @@ SHARDING = (  # scanned stacks have a layer axis in front; convolutions go by th
 
 
 def make(config, given=None) -> System:
-    """The system of a config (configs/instant3d.py): sections text, decoder, field, render, loss, optimizer."""
+    """The system of a config (configs/instant3d.py): sections text, decoder, field, render, loss, optimizer; with
+    `supervision='sds'` also cameras and distill.
+
+    Args:
+      given: {'prior': a text-to-image or a multi-view model} for 'sds', {} for 'photometric'.
+    """
     text_condition.check(config.text)
     text_decoder.check(config.decoder)
-    model = Model(config)
+    model = TextField(config)
     optimizer = optim.adamw(**config.optimizer, total=config.steps)
-    supervise = photometric(config)
+    name = config.get('supervision', 'photometric')  # weights from before there was another
+    if name not in SUPERVISIONS:
+        raise UsageError(unknown(name, SUPERVISIONS, 'supervision'))
+    supervision = SUPERVISIONS[name](config, model, given or {})
     frozen = ('text',) if config.text.frozen else ()
 
     def init(key, batch, given=None) -> TrainState:
@@ -63,7 +80,7 @@ def make(config, given=None) -> System:
 
     def train_step(state: TrainState, batch, key, given=None):
         def loss_fn(trained):
-            return supervise(model, {**state.params, **trained}, batch, key)
+            return supervision.loss({**state.params, **trained}, given, batch, key, state.step)
 
         (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(optim.trained(state.params, frozen))
         grads, metrics = replicas.mean((grads, metrics))
@@ -72,14 +89,7 @@ def make(config, given=None) -> System:
         return optim.advance(config, state, params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)})
 
     def preview(params, batch, key, given=None) -> jax.Array:
-        scene = model.scene(params, batch['tokens'], key)
-        views = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
-        height, width = batch['image'].shape[2:4]
-        out = model.render_scene(scene, cameras.rays(views, height, width))
-        rendered = jnp.clip(out.features, 0.0, 1.0)  # [B, V, H, W, 3]
-        true = over(batch['image'], config.render.background)
-        both = jnp.concatenate([rendered, true], 1)
-        return both.transpose(0, 2, 1, 3, 4).reshape(both.shape[0], height, -1, 3)
+        return supervision.preview(model.scene(params, batch['tokens'], key), batch)
 
     def generate(params, requests, keys, given=None) -> list[Field]:
         prompts = only_prompts(requests, config.system)
@@ -103,11 +113,28 @@ def make(config, given=None) -> System:
             'field': jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (ids.shape[0], *leaf.shape)), scene['field']),
         }
 
-    return System(init, train_step, preview, generate, check, ('ema',), SHARDING, batch_spec(config))
+    return System(init, train_step, preview, generate, check, ('ema',), SHARDING, supervision.batch_spec)
+
+
+class Supervision(NamedTuple):
+    """What renders are held to.
+
+    Attributes:
+      loss: `(params, given, batch, key, step) -> (loss, metrics)`.
+      preview: `(scenes, batch) -> images [B, H, W, 3]` of the contact sheet.
+      batch_spec: what the data pipeline delivers.
+    """
+
+    loss: Callable
+    preview: Callable
+    batch_spec: dict[str, jax.ShapeDtypeStruct]
+
+
+# ------------------------------------------------------------------------------------------------------------- photometric
 
 
 def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the data pipeline delivers: posed RGBA views of captioned objects."""
+    """Posed RGBA views of captioned objects."""
     batch, views, size = config.batch, config.data.views, config.data.size
     spec = {
         'tokens': ((batch, config.text.length), jnp.int32),
@@ -124,121 +151,6 @@ def over(rgba: jax.Array, background) -> jax.Array:
     """uint8 straight-alpha RGBA over a grey level or colour: float32 in [0, 1]."""
     rgba = rgba.astype(jnp.float32) / 255.0
     return rgba[..., :3] * rgba[..., 3:] + background * (1.0 - rgba[..., 3:])
-
-
-class Model:
-    """The networks of a config and the functions that join them; holds no arrays."""
-
-    def __init__(self, config):
-        dtype = jnp.dtype(config.dtype)
-        self.text = TextCondition(config.text, dtype)
-        self.decoder = TextDecoder(
-            **{name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in config.decoder.items()},
-            dtype=dtype,
-        )
-        self.plane_channels = config.decoder.out_channels // 3
-        self.field, self.render = config.field, config.render
-        self.steps = config.steps
-        self.noise_scale = config.noise
-
-    def init(self, key, ids):
-        """Parameters {'text', 'decoder', 'field'}."""
-        key_text, key_decoder, key_field, key_noise = jax.random.split(key, 4)
-        text = self.text.init(key_text, ids)
-        features, _ = self.text.features(text, ids)
-        decoder = self.decoder.init(key_decoder, features, self.noise(key_noise, ids.shape[0]))['params']
-        field = triplane_field.init(key_field, self.plane_channels, hidden=self.field.hidden, outputs=3, equalised=False)
-        field['alpha'] = jnp.float32(self.field.alpha)  # not learned: the scaled sigmoid's coefficient, kept for inference
-        return {'text': text, 'decoder': decoder, 'field': field}
-
-    def alpha(self, step):
-        """Coefficient of the scaled sigmoid (Sec. 3.3): linear from `field.alpha` to 1 at half the steps; the shape is ours."""
-        return optim.piecewise(step, ((0, self.field.alpha), (self.steps // 2, 1.0)))
-
-    def noise(self, key, batch: int):
-        return self.noise_scale * jax.random.normal(key, (batch, self.decoder.style_width), jnp.float32)
-
-    def scene(self, params, ids, key):
-        """Planes [B, 3, R, R, C] and the point MLP for token ids [B, N], with fresh noise."""
-        return self.scene_from_noise(params, ids, self.noise(key, ids.shape[0]))
-
-    def scene_from_noise(self, params, ids, noise):
-        features, _ = self.text.features(params['text'], ids)
-        flat = self.decoder.apply({'params': params['decoder']}, features, noise).astype(jnp.float32)
-        return {'planes': triplanes.unpack(flat), 'field': params['field']}
-
-    def raw_field(self, scene):
-        """The renderer's field: raw density with the central blob, albedo by the scaled sigmoid of Sec. 3.3."""
-        alpha = jax.lax.stop_gradient(scene['field']['alpha'])
-        plain = triplane_field.make(
-            scene['field'],
-            scene['planes'],
-            bound=1.0,
-            plane_axes=self.render.plane_axes,
-            equalised=False,
-            activation=lambda features: numerics.scaled_sigmoid(features, alpha),
-        )
-
-        def field(points, directions=None):
-            raw, albedo = plain(points)
-            blob = self.field.blob * (1.0 - numerics.safe_norm(points) / 0.6)  # the released code's, as is its bias of -1
-            return raw + self.field.density_bias + blob, albedo
-
-        return field
-
-    def density(self, raw):
-        """Density per scene unit from the raw output; `field.density_scale` is 1 in the paper."""
-        return self.field.density_scale * numerics.softplus(raw)
-
-    def render_rays(self, scene, rays: Rays, key, samples: int):
-        """RenderOutput for rays [B, R, 3]; `features` are albedo over black, in (0, 1 / alpha)."""
-        near, far = ray_box(rays, 2.0)
-        return volume.render(
-            self.raw_field(scene),
-            rays,
-            key,
-            near=near,
-            far=far,
-            num_samples=samples,
-            num_importance=self.render.importance,
-            density_activation=self.density,
-        )
-
-    def render_scene(self, scene, rays: Rays):
-        """Deterministic render of batched scenes, rays [B, ..., 3], over the config's background."""
-        shape = rays.origins.shape
-        flat = jax.tree.map(lambda leaf: leaf.reshape(shape[0], -1, 3), rays)
-        near, far = ray_box(flat, 2.0)
-        out = volume.render_chunked(
-            self.raw_field(scene),
-            flat,
-            None,
-            chunk=min(CHUNK, flat.origins.shape[1]),
-            near=near,
-            far=far,
-            num_samples=self.render.samples_shown,
-            num_importance=self.render.importance,
-            density_activation=self.density,
-        )
-        colour = volume.over(out, self.render.background)
-        return volume.RenderOutput(
-            features=colour.reshape(shape),
-            opacity=out.opacity.reshape(shape[:-1]),
-            depth=out.depth.reshape(shape[:-1]),
-            weights=None,
-        )
-
-    def render_one(self, scene, rays: Rays):
-        """Field.render: one scene, rays of any shape."""
-        single = jax.tree.map(lambda leaf: leaf[None], scene)
-        out = self.render_scene({**single, 'field': scene['field']}, jax.tree.map(lambda leaf: leaf[None], rays))
-        return jax.tree.map(lambda leaf: leaf[0], out)
-
-    def field_at(self, scene, points):
-        """Field.field: (density [N], rgb [N, 3])."""
-        field = self.raw_field({'planes': scene['planes'][None], 'field': scene['field']})
-        raw, rgb = field(points[None])
-        return self.density(raw)[0], jnp.clip(rgb[0], 0.0, 1.0)
 
 
 def draw_pixels(key, alpha, count: int, foreground: float):
@@ -258,15 +170,15 @@ def draw_pixels(key, alpha, count: int, foreground: float):
     return jnp.minimum(index, height * width - 1)
 
 
-def photometric(config):
-    """Supervision by posed views: `(model, params, batch, key) -> (loss, metrics)`.
+def photometric(config, model: TextField, given) -> Supervision:
+    """By posed views.
 
     Each view gives `loss.rays` random pixels, a share `loss.foreground` of them from the object's surroundings. Colour is
     compared over a random background per view, so that the mask is learned too; opacity and, where asked for, distance along
     the ray have terms of their own.
     """
 
-    def supervise(model: Model, params, batch, key):
+    def loss(params, given, batch, key, step):
         key_noise, key_pixels, key_background, key_jitter = jax.random.split(key, 4)
         batch_size, views, height, width, _ = batch['image'].shape
         pixels = draw_pixels(key_pixels, batch['image'][..., 3], config.loss.rays, config.loss.foreground)
@@ -289,14 +201,120 @@ def photometric(config):
             cosine = jnp.sum(rays.directions * cameras.forward_axis(views_of)[:, :, None], -1)
             off = jnp.abs(out.depth.reshape(shape) - depth / cosine) * mask * (depth > 0.0)  # 0 is background
             parts['depth'] = config.loss.depth * jnp.mean(off)
-        loss = sum(parts.values())
+        total = sum(parts.values())
         metrics = {
-            'loss': loss,
+            'loss': total,
             **{f'loss/{name}': part for name, part in parts.items()},
             'psnr': -10.0 * jnp.log10(error),
             'alpha': params['field']['alpha'],
             'count/rays': jnp.float32(opacity.size),
         }
-        return loss, metrics
+        return total, metrics
 
-    return supervise
+    def preview(scene, batch):
+        views = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
+        height, width = batch['image'].shape[2:4]
+        out = model.render_scene(scene, cameras.rays(views, height, width))
+        rendered = jnp.clip(out.features, 0.0, 1.0)  # [B, V, H, W, 3]
+        true = over(batch['image'], config.render.background)
+        both = jnp.concatenate([rendered, true], 1)
+        return both.transpose(0, 2, 1, 3, 4).reshape(both.shape[0], height, -1, 3)
+
+    return Supervision(loss, preview, batch_spec(config))
+
+
+# ------------------------------------------------------------------------------------------------------ score distillation
+
+WANTED = 'a text-to-image or multi-view model: toy, image_diffusion-toy, a run, or a Stable Diffusion folder'
+DRAWS = ('cameras', 'style', 'jitter', 'background', 'guide')  # of a prompt at a step
+
+
+def distilled(config, model: TextField, given) -> Supervision:
+    """By a prior's score: V views of each prompt from random cameras, whole, and not clipped: colours above 1 are legal while
+    alpha is below it.
+
+    What is drawn for a prompt depends on its place in the global batch, not on the number of devices.
+    """
+    for section in ('cameras', 'distill'):
+        if section not in config:
+            raise UsageError(f"supervision='sds' reads the section {section!r}: start from configs/instant3d.py:sds.")
+    kind = MultiViewPrior if isinstance(getattr(given.get('prior'), 'functions', None), MultiViewPrior) else Prior
+    prior = require(given, 'prior', kind, WANTED).functions
+    sided = config.distill.words != 'none'
+    said = [text for prompt in config.export.prompts for text in ([prompt, *with_sides(prompt)] if sided else [prompt])]
+    tokens.refuse_other(config.text, prior.tokenize, said)
+    size, views, background = config.render.size, config.cameras.views, config.render.background
+    judge, none = guide.make(prior, guide.Options(**config.distill), size), np.asarray(prior.tokenize(['']))
+    ranges = camera_draws.from_section(config.cameras)
+    draw = camera_draws.ring if kind is MultiViewPrior else camera_draws.draw
+    weight = lambda name, step: optim.ramp(step, config.loss[name])
+    asked = lambda name: any(config.loss[name][1:3])  # what weighs nothing is not computed
+
+    def texts(batch):
+        if kind is MultiViewPrior:
+            return batch['tokens']
+        return batch['sides'] if sided else batch['tokens'][:, None]
+
+    def loss(params, given, batch, key, step):
+        objects = batch['tokens'].shape[0]
+        key_drawn, key_density, key_smoothness = jax.random.split(key, 3)
+        each = timesteps.view_keys(key_drawn, jnp.arange(objects))
+        keys = dict(zip(DRAWS, jax.vmap(lambda key: jax.random.split(key, len(DRAWS)), out_axes=1)(each), strict=True))
+        drawn = jax.vmap(lambda key: draw(key, views, ranges))(keys['cameras'])
+        rays = cameras.rays(drawn.cameras, size, size)  # [B, V, S, S, 3]
+        shape = rays.origins.shape
+        flat = jax.tree.map(lambda leaf: leaf.reshape(objects, -1, 3), rays)
+        scene = model.scene_from_noise(params, batch['tokens'], jax.vmap(lambda key: model.noise(key, 1)[0])(keys['style']))
+        plain = model.raw_field(scene)
+        field = shading.oriented(plain, config.loss.offset) if asked('orientation') else plain
+        u = jax.vmap(lambda key: volume.draws(key, flat.origins.shape[1:2], config.render.samples, config.render.importance))(
+            keys['jitter']
+        )
+        out = model.render_drawn(field, flat, u)
+        opacity = out.opacity.reshape(shape[:-1])
+        behind = jnp.float32(background)
+        if config.render.random_background:
+            behind = jax.vmap(lambda key: jax.random.uniform(key, (views, 1, 1, 3), jnp.float32))(keys['background'])
+        images = out.features[..., :3].reshape(shape) + behind * (1.0 - opacity[..., None])
+        told = judge.guide(given['prior'], {'text': texts(batch), 'none': none}, images, drawn, keys['guide'], step)
+        parts = {}
+        if asked('density'):
+            parts['density'] = weight('density', step) * jnp.mean(model.density_steps(scene, key_density))
+        if asked('orientation'):
+            parts['orientation'] = weight('orientation', step) * jnp.mean(shading.orientation_of(out.features[..., 3:5]))
+        if asked('smoothness'):
+            ends = jax.lax.stop_gradient(flat.origins + out.depth[..., None] * flat.directions)
+            normals = lambda points: shading.with_difference_normals(plain, points, config.loss.offset)[2]
+            rough = shading.smoothness_loss(normals, key_smoothness, ends)
+            parts['smoothness'] = weight('smoothness', step) * jnp.mean(jax.lax.stop_gradient(out.opacity) * rough)
+        metrics = {
+            'loss': guide.surprise(told.metrics),
+            **{f'loss/{name}': part for name, part in parts.items()},
+            **told.metrics,
+            'opacity': jnp.mean(opacity),
+            'alpha': params['field']['alpha'],
+            'count/rays': jnp.float32(opacity.size),
+        }
+        return told.loss / objects + sum(parts.values()), metrics
+
+    def preview(scene, batch):
+        rig = cameras.turntable(
+            config.preview.views, elevation=config.preview.elevation, radius=config.render.radius, fov=config.render.fov
+        )
+        rays = cameras.rays(rig, config.preview.size, config.preview.size)
+        rays = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch['tokens'].shape[0], *leaf.shape)), rays)
+        images = jnp.clip(model.render_scene(scene, rays).features, 0.0, 1.0)
+        return images.transpose(0, 2, 1, 3, 4).reshape(images.shape[0], config.preview.size, -1, 3)
+
+    return Supervision(loss, preview, batch_spec_of_prompts(config))
+
+
+def batch_spec_of_prompts(config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Prompts, their places in the set, and where views are told apart by words the prompt with each of these."""
+    spec = {'tokens': (config.batch, config.text.length), 'index': (config.batch,)}
+    if config.distill.words != 'none':
+        spec['sides'] = (config.batch, len(SUFFIXES), config.text.length)
+    return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in spec.items()}
+
+
+SUPERVISIONS = {'photometric': photometric, 'sds': distilled}

@@ -16,6 +16,7 @@ SETS = {
 PROCEDURAL = ('toy', 'toy_patterns')  # have WORDS, the words of all their captions, and `preview_records(data, count, views)`
 OTHERS = {
     'triplanes': 'it goes with configs/ganfusion_diffusion.py (data.kind=triplanes)',
+    'prompts': 'it goes with configs/instant3d.py:sds (data.kind=prompts)',
     'eg3d': 'it goes with configs/ganfusion_gan.py (data.kind=single_view)',
 }
 

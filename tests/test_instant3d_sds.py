@@ -1,0 +1,249 @@
+"""Instant3D by score distillation: its gradient against an explicit one, prompts apart from each other, data, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import test_instant3d
+from closed_priors import SPREAD, mean_of, pictures, views
+
+from t3d import systems
+from t3d.core import config as configs
+from t3d.core import prng, tokens, tree
+from t3d.core.errors import UsageError
+from t3d.core.system import params_of
+from t3d.data import sources
+from t3d.diffusion import schedules
+from t3d.fields import triplane_field
+from t3d.fields.text_field import TextField
+from t3d.geom import shading
+from t3d.inference import loading
+from t3d.systems import instant3d
+
+WORDS = ('red', 'green', 'blue', 'cube', 'front', 'side', 'back', 'overhead', 'view')
+OF_PICTURES = ('loss.rays', 'data.size')
+SMALL = (
+    *(line for line in test_instant3d.SMALL if not line.startswith(OF_PICTURES)),
+    'decoder.channels=(8,8)',
+    'decoder.heads=(2,0)',
+    'decoder.groups=(4,4)',
+    f'text.words={WORDS!r}',
+    'text.length=7',
+    'text.layers=1',
+    'render.size=8',
+    'preview.size=8',
+    'export.prompts=("red cube","blue cube")',
+)
+PROMPTS = ('red cube', 'blue cube', 'green', 'blue', 'red')
+
+
+def config(*overrides):
+    return configs.load('configs/instant3d.py:sds', [*SMALL, *overrides])
+
+
+def prior(made=pictures, **options):
+    """A closed prior that reads the words of the config."""
+    given = made(8, **options)
+    tokenize = tokens.WordTokenizer(WORDS, 7)
+
+    def encode(params, ids):
+        known = jnp.maximum(ids[:, 1:4] - 2, 0)  # closed_priors.WORDS, without overhead and view
+        return mean_of(jnp.where(known < 8, known, 0))[:, None]
+
+    return given._replace(functions=given.functions._replace(tokenize=tokenize, encode=encode))
+
+
+def batch_of(prompts):
+    tokenize = tokens.WordTokenizer(WORDS, 7)
+    sides = [tokenize([f'{prompt}, {side} view' for side in ('front', 'side', 'back', 'overhead')]) for prompt in prompts]
+    return {'tokens': tokenize(list(prompts)), 'index': np.arange(len(prompts), dtype=np.int32), 'sides': np.stack(sides)}
+
+
+@pytest.mark.parametrize('scale', (pytest.param(1.0, marks=pytest.mark.slow), 4.0))
+def test_the_decoder_gets_the_explicit_gradient_through_the_renderer(scale):
+    """w(t) (eps_hat - eps) of a Gaussian written out, pulled back through params -> pictures: 3 prompts, 2 views."""
+    chosen, seen, drawn = config(f'distill.scale={scale}', 'cameras.views=2', 'distill.words=none'), [], []
+    given = prior(seen=seen)
+    record = lambda params, x: drawn.append(x) or x
+    given = given._replace(functions=given.functions._replace(latents=record))
+    loss = instant3d.distilled(chosen, TextField(chosen), {'prior': given}).loss
+    batch, params = batch_of(PROMPTS[:3]), {'prior': given.params}
+
+    def both(weights):
+        (x, t, _), latents = seen[-1], drawn[-1]
+        rows = latents.shape[0]
+        x, t = x[-rows:], t[-rows:]
+        signal, sigma = (level[:, None, None, None] for level in schedules.levels(given.functions.schedule, t))
+        eps = lambda mean: sigma * (x - signal * mean) / (signal**2 * SPREAD**2 + sigma**2)
+        mean = jnp.repeat(given.functions.encode(None, batch['tokens'])[:, 0, :], 2, axis=0)[:, None, None]
+        return sigma**2 * (eps(0.0) + scale * (eps(mean) - eps(0.0)) - (x - signal * latents) / sigma)
+
+    def latents_of(weights):
+        loss(weights, params, batch, prng.key(3), 0)
+        return drawn[-1], both(weights)
+
+    @jax.jit
+    def ours_and_theirs(weights):
+        ours = jax.grad(lambda weights: loss(weights, params, batch, prng.key(3), 0)[0])(weights)
+        latents, pull, towards = jax.vjp(latents_of, weights, has_aux=True)
+        return ours, pull(towards / latents.shape[0])[0], latents
+
+    ours, theirs, latents = ours_and_theirs(TextField(chosen).init(prng.key(0), jnp.asarray(batch['tokens'])))
+    assert latents.shape == (6, 8, 8, 3)
+    ours, theirs = tree.flatten(ours), tree.flatten(theirs)
+    norm = np.sqrt(sum(float(np.sum(np.square(leaf))) for leaf in theirs.values()))
+    assert norm > 1e-3
+    for name, leaf in ours.items():
+        np.testing.assert_allclose(leaf, theirs[name], atol=1e-4 * norm, err_msg=name)
+
+
+class Planes(TextField):
+    """A text field without its decoder: the planes are parameters, and the gradient to them is told prompt by prompt."""
+
+    def scene_from_noise(self, params, ids, noise):
+        return {'planes': params['planes'], 'field': params['field']}
+
+
+def to_planes(prompts, *overrides, made=pictures):
+    """(the gradient to the planes [B, 3, 8, 8, 4] of prompts, metrics) of one step."""
+    chosen, given = config(*overrides), {'prior': prior(made)}
+    loss = instant3d.distilled(chosen, Planes(chosen), given).loss
+    planes = jax.random.normal(prng.key(2), (3, 3, 8, 8, 4))[: len(prompts)]
+    field = triplane_field.init(prng.key(1), 4, hidden=8, outputs=3, equalised=False) | {'alpha': jnp.float32(0.7)}
+    of = lambda planes: loss({'planes': planes, 'field': field}, params_of(given), batch_of(prompts), prng.key(5), 0)
+    return jax.jit(jax.grad(of, has_aux=True))(planes)
+
+
+@pytest.mark.parametrize('made', (pictures, views))
+def test_each_prompt_of_a_batch_is_guided_by_itself(made):
+    options = ('distill.words=nearest', 'cameras.views=2') if made is pictures else ('distill.words=none', 'cameras.views=3')
+    three, _ = to_planes(PROMPTS[:3], *options, made=made)
+    other, _ = to_planes((PROMPTS[0], PROMPTS[3], PROMPTS[2]), *options, made=made)
+    alone, _ = to_planes(PROMPTS[:1], *options, made=made)
+    np.testing.assert_allclose(three[0], other[0], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(three[2], other[2], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(3.0 * three[0], alone[0], rtol=1e-3, atol=1e-6)
+    assert np.max(np.abs(three[1] - other[1])) > 1e-3 * np.max(np.abs(three))
+
+
+def test_regularisers_weigh_what_they_are_asked_to():
+    ramps = ('loss.density=(0,0.5,0.5,1)', 'loss.orientation=(0,0.5,0.5,1)', 'loss.smoothness=(0,0.5,0.5,1)')
+    plain, told = to_planes(PROMPTS[:1])
+    kept, more = to_planes(PROMPTS[:1], *ramps)
+    assert not any(name.startswith('loss/') for name in told)
+    assert all(more[f'loss/{name}'] > 0.0 for name in ('density', 'orientation', 'smoothness'))
+    assert np.isfinite(kept).all() and np.max(np.abs(kept - plain)) > 1e-5
+    np.testing.assert_allclose(more['distill/residual'], told['distill/residual'], rtol=1e-4)  # the pictures are the same
+
+
+def test_an_oriented_field_is_a_ball_that_looks_outwards():
+    """-|p| has the normals p / |p|: max(0, cos)^2 of rays along +x."""
+    ball = lambda points, directions=None: (-jnp.linalg.norm(points, axis=-1), points)
+    points = jnp.array([[[0.5, 0.0, 0.0], [-0.5, 0.0, 0.0], [0.3, 0.4, 0.0]]])
+    directions = jnp.broadcast_to(jnp.array([1.0, 0.0, 0.0]), points.shape)
+    _, features = shading.oriented(ball, 0.01)(points, directions)
+    assert features.shape == (1, 3, 5)
+    np.testing.assert_allclose(shading.orientation_of(features[..., 3:]), [[1.0, 0.0, 0.36]], atol=1e-4)
+
+
+def test_densities_are_compared_with_those_beside_them():
+    model = TextField(config())
+    field = triplane_field.init(prng.key(1), 4, hidden=8, outputs=3, equalised=False) | {'alpha': jnp.float32(0.7)}
+    flat = model.density_steps({'planes': jnp.zeros((2, 3, 8, 8, 4)), 'field': field}, prng.key(0))
+    assert flat.shape == (2, 1024) and not flat.any()
+    rough = model.density_steps({'planes': jax.random.normal(prng.key(1), (1, 3, 8, 8, 4)), 'field': field}, prng.key(0))
+    assert rough.mean() > 1e-4
+
+
+# ----------------------------------------------------------------------------------------------------------------- data
+
+
+def test_prompts_of_a_grammar_come_with_their_sides_and_places():
+    chosen = sources.resolve(configs.load('configs/instant3d.py:sds'))
+    spec = instant3d.batch_spec_of_prompts(chosen)
+    train, transform = sources.make(chosen, None, spec)
+    test, _ = sources.make(chosen, 'test', spec)
+    assert (len(train), len(test), len(train.every)) == (48, 16, 64)
+    assert sorted([train[k]['index'] for k in range(48)] + [test[k]['index'] for k in range(16)]) == list(range(64))
+    example, read = transform(train[7], None), tokens.make(chosen.text)
+    assert train.every[example['index']] == train[7]['prompt']
+    assert {name: (value.shape, value.dtype) for name, value in example.items()} == {
+        name: (leaf.shape[1:], leaf.dtype) for name, leaf in spec.items()
+    }
+    np.testing.assert_array_equal(example['sides'][2], read([f'{train[7]["prompt"]}, back view'])[0])
+    batch, labels = sources.preview(chosen, spec)
+    assert set(labels) <= {test[k]['prompt'] for k in range(16)} and len(set(labels)) == len(labels) == 8
+    np.testing.assert_array_equal(batch['tokens'], read(labels))
+
+
+@pytest.mark.parametrize('variant', (pytest.param('sds', marks=pytest.mark.slow), 'sds_trained'))
+def test_variants_fit_the_priors_that_they_name(variant):
+    chosen = sources.resolve(configs.load(f'configs/instant3d.py:{variant}'))
+    given = loading.open_given(chosen)
+    system = systems.make(chosen, given)
+    state = jax.eval_shape(system.init, prng.key(0), system.batch_spec, params_of(given))
+    _, metrics = jax.eval_shape(system.train_step, state, system.batch_spec, prng.key(0), params_of(given))
+    assert metrics['loss'].shape == () and 1e6 < tree.count(state.params) < 3e6
+    assert ('sides' in system.batch_spec) == (variant == 'sds')
+
+
+def test_a_file_of_prompts_divides_by_each_prompt_alone(tmp_path):
+    lines = [f'thing {k}' for k in range(200)]
+    file = tmp_path / 'prompts.txt'
+    chosen = lambda: sources.resolve(configs.load('configs/instant3d.py:sds', [f'data.path={file}', 'distill.words=none']))
+    file.write_text('\n'.join([*lines, lines[0]]))
+    held_out = {record['prompt'] for record in _all(sources.make(chosen(), 'test')[0])}
+    assert 8 < len(held_out) < 36 and len(sources.make(chosen(), 'all')[0]) == 200
+    file.write_text('\n'.join(lines[:99:-1]))
+    assert {record['prompt'] for record in _all(sources.make(chosen(), 'test')[0])} == held_out & set(lines[100:])
+    assert {'thing', '150', 'overhead'} <= set(chosen().text.words)
+
+
+def _all(source):
+    return [source[k] for k in range(len(source))]
+
+
+# -------------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_prompts_that_cannot_be_read_are_refused(tmp_path):
+    file = tmp_path / 'prompts.txt'
+    with_file = (*SMALL, f'data.path={file}', 'data.split=all')
+    chosen = lambda *more: sources.resolve(configs.load('configs/instant3d.py:sds', [*with_file, *more]))
+    file.write_text('\n \n')
+    with pytest.raises(UsageError, match='holds no prompt'):
+        sources.make(chosen())
+    file.write_text('red cube\nred green blue red green blue cube')
+    with pytest.raises(UsageError, match='7 words or word pieces, the model reads 5'):
+        sources.make(chosen())
+    file.write_text('red cube\nred green blue cube')
+    assert len(sources.make(chosen())[0]) == 2
+    with pytest.raises(UsageError, match='6 words or word pieces, the model reads 5'):  # with ', front view'
+        sources.make(chosen(), None, instant3d.batch_spec_of_prompts(chosen()))
+    with pytest.raises(UsageError, match="none is in data.split='test'"):
+        sources.make(chosen(), 'test')
+    with pytest.raises(UsageError, match="Did you mean 'animals'"):
+        sources.make(config('data.prompts=animal'))
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    (
+        (('supervision=sdf',), "unknown supervision 'sdf'"),
+        (('text.words=("cube","red","blue","front","side","back","overhead","view")',), 'trained with other words'),
+        (('text.length=9',), 'another length of text'),
+        (('cameras.elevation=(0.5,0.1)',), 'elevation'),
+        (('distill.words=none', 'distill.negatives=fixed'), 'distill.words'),
+    ),
+)
+def test_configs_that_do_not_fit_are_refused(overrides, message):
+    with pytest.raises(UsageError, match=message):
+        systems.make(config(*overrides), {'prior': prior()})
+
+
+def test_distillation_needs_its_prior_and_its_sections():
+    with pytest.raises(UsageError, match='given.prior is missing.*toy, image_diffusion-toy'):
+        systems.make(config(), {})
+    plain = configs.load('configs/instant3d.py:tiny', [*test_instant3d.SMALL, 'supervision=sds', f'text.words={WORDS!r}'])
+    with pytest.raises(UsageError, match="'cameras'.*configs/instant3d.py:sds"):
+        systems.make(plain, {'prior': prior()})
