@@ -149,6 +149,20 @@ def test_a_run_keeps_a_copy_of_a_given_model_of_its_own_format(tmp_path):
     assert givens.digest(kept) == teacher(0.5)['teacher'].digest != teacher(0.6)['teacher'].digest
 
 
+def test_a_given_model_is_kept_with_the_models_that_it_is_given_itself(tmp_path):
+    """The multi-view model that comes along has a prior: a run that keeps it opens the copy to the same arrays."""
+    config = configs.from_dict({'system': 'any', 'given': {'prior': 'mvdiffusion-toy'}})
+    opened = loading.open_given(config)
+    givens.keep(tmp_path, opened)
+    again = loading.open_given(config, tmp_path)
+    assert again['prior'].digest == opened['prior'].digest and list(again['prior'].given) == ['prior']
+    jax.tree.map(np.testing.assert_array_equal, again['prior'].params, opened['prior'].params)
+    place = tmp_path / givens.FOLDER / 'prior'
+    written = (place / weights.FILE).stat().st_mtime_ns
+    givens.keep(tmp_path, again)
+    assert (place / weights.FILE).stat().st_mtime_ns == written and (place / givens.FOLDER / 'prior' / weights.FILE).exists()
+
+
 def test_a_given_that_is_missing_of_another_kind_or_without_weights():
     with pytest.raises(UsageError, match='given.prior is missing: wanted a prior. Set given.prior=NAME or FOLDER.'):
         require({}, 'prior', dict, 'a prior')

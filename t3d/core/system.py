@@ -6,6 +6,7 @@ and the exporters know these names and nothing else. Other models that a system 
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax
@@ -40,6 +41,7 @@ class Given(NamedTuple):
       name: where it came from, for messages.
       digest: of its content: what a run's metadata keep, and what resuming compares.
       sharding: its own rules, as `System.sharding`.
+      given: the models that it is given itself, {} for most.
     """
 
     functions: Any
@@ -48,6 +50,7 @@ class Given(NamedTuple):
     name: str = ''
     digest: str = ''
     sharding: tuple = ()
+    given: Mapping[str, 'Given'] = MappingProxyType({})
 
 
 class System(NamedTuple):

@@ -57,13 +57,16 @@ def digest(params) -> str:
 
 
 def keep(workdir, given: Mapping[str, Given]) -> None:
-    """Copies those of t3d's own format into a run or weights folder, unless they are there."""
+    """Copies those of t3d's own format into a run or weights folder, and what they are given beside them, unless it is there."""
     from t3d.checkpoint import weights
 
     for name, one in given.items():
-        place = epath.Path(workdir) / FOLDER / name
-        if one.config is not None and not ((place / weights.FILE).exists() and digest(weights.load(place)[0]) == one.digest):
-            weights.save(place, one.params, one.config)
+        place, params = epath.Path(workdir) / FOLDER / name, one.params['weights'] if one.given else one.params
+        if one.config is None:
+            continue
+        if not ((place / weights.FILE).exists() and digest(weights.load(place)[0]) == digest(params)):
+            weights.save(place, params, one.config)
+        keep(place, one.given)
 
 
 def refuse_other(given: Mapping[str, Given], recorded: Mapping[str, str], where, next_step: str = '') -> None:

@@ -160,7 +160,7 @@ def open_one(name: str, value: str, *, random: bool = False) -> Given:
     functions = loaded.system if loaded.system.functions is None else loaded.system.functions
     sharding = loaded.system.sharding
     params = {'weights': loaded.weights, 'given': params_of(loaded.given)} if loaded.given else loaded.weights
-    return Given(functions, params, loaded.config, loaded.name, givens.digest(params), sharding)
+    return Given(functions, params, loaded.config, loaded.name, givens.digest(params), sharding, loaded.given)
 
 
 def _of_config(spec: str, random: bool) -> Given:
