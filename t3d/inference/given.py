@@ -57,7 +57,7 @@ def digest(params) -> str:
 
 
 def keep(workdir, given: Mapping[str, Given]) -> None:
-    """Copies those of t3d's own format into a run or weights folder, and what they are given beside them, unless it is there."""
+    """Copies those of t3d's own format into a run or weights folder, unless they are there, with what they are given."""
     from t3d.checkpoint import weights
 
     for name, one in given.items():
