@@ -173,6 +173,8 @@ def test_given_to_another_it_is_its_functions_and_both_trees():
     out = jax.jit(model.predict)(params, x, jnp.array([3]), text, model.inputs(views, None))
     assert out.shape == x.shape and np.isfinite(np.asarray(out)).all()
     np.testing.assert_allclose(model.decode(params, model.latents(params, jnp.full((1, 3, 16, 16, 3), 0.3))), 0.3, atol=1e-6)
+    reaches = jax.grad(lambda images: jnp.sum(model.latents(params, images)))(jnp.full((1, 3, 16, 16, 3), 0.3))
+    np.testing.assert_array_equal(reaches, 2.0)  # what distils from it needs the way back to its renders
 
 
 @pytest.mark.slow

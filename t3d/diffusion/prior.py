@@ -48,7 +48,7 @@ class MultiViewPrior(NamedTuple):
       inputs: (Cameras [B, V], shape of x or None) -> what `predict` is told of them; nets.mv_unet.NO_VIEWS with V = 1 is the
         2D mode.
       decode: (params, x) -> images [B, V, S, S, 3] in [0, 1].
-      latents: (params, images [B, V, S, S, 3] in [0, 1]) -> x; the identity up to scale for a model of pixels.
+      latents: (params, images [B, V, S, S, 3] in [0, 1]) -> x; differentiable. The identity up to scale for a model of pixels.
       shape: (H, W, C) of one view of x.
       pixels: of an image, for each position of x.
       rig: number of objects -> the Cameras [B, V] of generated views.

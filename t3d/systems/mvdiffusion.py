@@ -203,7 +203,7 @@ class Model:
         x = 2.0 * images - 1.0
         if self.prior is None:
             return x
-        flat = jax.lax.stop_gradient(self.prior.latents(given['prior'], x.reshape(-1, *x.shape[2:])))
+        flat = self.prior.latents(given['prior'], x.reshape(-1, *x.shape[2:]))
         return flat.reshape(*x.shape[:2], *self.shape)
 
     # -------------------------------------------------------------------------------------------------------------- losses
