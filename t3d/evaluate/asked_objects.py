@@ -42,7 +42,7 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     log(f'reading {images.shape[0]} objects of {images.shape[1]} views')
     scores = {}
     for prefix, pictures in (('', images), ('control/true_renders/', truth)):
-        views = _read(judge, pictures)
+        views = read(judge, pictures)
         values = shares(views, [scene.attributes for scene in scenes])
         kept = values if not prefix else {name: values[name] for name in ('objects/both', 'views/both', 'agree')}
         scores.update({f'{prefix}{name}': value for name, value in kept.items()})
@@ -89,7 +89,8 @@ def shares(views: list[list[dict]], asked: list[dict]) -> dict[str, float]:
     return scores
 
 
-def _read(judge: oracle.PictureOracle, images: np.ndarray) -> list[list[dict]]:
+def read(judge: oracle.PictureOracle, images: np.ndarray) -> list[list[dict]]:
+    """The labels [N][V] of views [N, V, S, S, 3] in [0, 1]."""
     labels, _ = judge.read(images.reshape(-1, *images.shape[2:]))
     count = images.shape[1]
     return [labels[k * count : (k + 1) * count] for k in range(len(images))]
