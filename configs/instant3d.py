@@ -133,7 +133,9 @@ def sds() -> ml_collections.ConfigDict:
     config.variant = 'sds'
     config.supervision = 'sds'  # 'photometric' with data.name=toy data.kind=views: the same network from pictures
     config.given = {'prior': 'toy:16'}
-    config.data.update(name='prompts', kind='prompts', prompts='toy')  # what else is in data and loss, photometric reads
+    config.data.update(
+        name='prompts', kind='prompts', prompts='toy', count=0
+    )  # what else is in data and loss, photometric reads
     config.cameras = dict(
         views=1,
         elevation=(-0.1, 0.8),
@@ -157,6 +159,8 @@ def sds() -> ml_collections.ConfigDict:
         anneal=1000,
         words='nearest',
         negatives='none',
+        least=1.0,  # this and the next one: of negatives='adaptive'
+        more=3.0,
     )
     none = (0, 0.0, 0.0, 1)  # from step, first and last weight, to step
     config.loss.update(density=none, orientation=none, smoothness=none, offset=0.01)

@@ -8,17 +8,20 @@ import test_instant3d
 from closed_priors import SPREAD, mean_of, pictures, views
 
 from t3d import systems
+from t3d.checkpoint import store as stores
 from t3d.core import config as configs
 from t3d.core import prng, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.system import params_of
 from t3d.data import sources
-from t3d.diffusion import schedules
+from t3d.diffusion import perp_neg, schedules, timesteps
 from t3d.fields import triplane_field
 from t3d.fields.text_field import TextField
-from t3d.geom import shading
+from t3d.geom import camera_draws, shading
 from t3d.inference import loading
+from t3d.parallel import devices as devices_of
 from t3d.systems import instant3d
+from t3d.train import loop, states
 
 WORDS = ('red', 'green', 'blue', 'cube', 'front', 'side', 'back', 'overhead', 'view')
 OF_PICTURES = ('loss.rays', 'data.size')
@@ -79,12 +82,12 @@ def test_the_decoder_gets_the_explicit_gradient_through_the_renderer(scale):
         return sigma**2 * (eps(0.0) + scale * (eps(mean) - eps(0.0)) - (x - signal * latents) / sigma)
 
     def latents_of(weights):
-        loss(weights, params, batch, prng.key(3), 0)
+        loss(weights, {}, params, batch, prng.key(3), 0)
         return drawn[-1], both(weights)
 
     @jax.jit
     def ours_and_theirs(weights):
-        ours = jax.grad(lambda weights: loss(weights, params, batch, prng.key(3), 0)[0])(weights)
+        ours = jax.grad(lambda weights: loss(weights, {}, params, batch, prng.key(3), 0)[0])(weights)
         latents, pull, towards = jax.vjp(latents_of, weights, has_aux=True)
         return ours, pull(towards / latents.shape[0])[0], latents
 
@@ -104,13 +107,15 @@ class Planes(TextField):
         return {'planes': params['planes'], 'field': params['field']}
 
 
-def to_planes(prompts, *overrides, made=pictures):
-    """(the gradient to the planes [B, 3, 8, 8, 4] of prompts, metrics) of one step."""
+def to_planes(prompts, *overrides, made=pictures, extras=None):
+    """(the gradient to the planes [B, 3, 8, 8, 4] of prompts, (metrics, extras)) of one step."""
     chosen, given = config(*overrides), {'prior': prior(made)}
-    loss = instant3d.distilled(chosen, Planes(chosen), given).loss
     planes = jax.random.normal(prng.key(2), (3, 3, 8, 8, 4))[: len(prompts)]
     field = triplane_field.init(prng.key(1), 4, hidden=8, outputs=3, equalised=False) | {'alpha': jnp.float32(0.7)}
-    of = lambda planes: loss({'planes': planes, 'field': field}, params_of(given), batch_of(prompts), prng.key(5), 0)
+    supervision = instant3d.distilled(chosen, Planes(chosen), given)
+    extras = supervision.extras() if extras is None else extras
+    weights = lambda planes: {'planes': planes, 'field': field}
+    of = lambda planes: supervision.loss(weights(planes), extras, params_of(given), batch_of(prompts), prng.key(5), 0)
     return jax.jit(jax.grad(of, has_aux=True))(planes)
 
 
@@ -128,12 +133,71 @@ def test_each_prompt_of_a_batch_is_guided_by_itself(made):
 
 def test_regularisers_weigh_what_they_are_asked_to():
     ramps = ('loss.density=(0,0.5,0.5,1)', 'loss.orientation=(0,0.5,0.5,1)', 'loss.smoothness=(0,0.5,0.5,1)')
-    plain, told = to_planes(PROMPTS[:1])
-    kept, more = to_planes(PROMPTS[:1], *ramps)
+    plain, (told, _) = to_planes(PROMPTS[:1])
+    kept, (more, _) = to_planes(PROMPTS[:1], *ramps)
     assert not any(name.startswith('loss/') for name in told)
     assert all(more[f'loss/{name}'] > 0.0 for name in ('density', 'orientation', 'smoothness'))
     assert np.isfinite(kept).all() and np.max(np.abs(kept - plain)) > 1e-5
     np.testing.assert_allclose(more['distill/residual'], told['distill/residual'], rtol=1e-4)  # the pictures are the same
+
+
+ADAPTIVE = ('distill.negatives=adaptive', 'distill.words=interpolated', 'distill.scale=2.0', 'data.count=5', 'cameras.views=2')
+
+
+def test_negatives_adapt_to_the_last_visit_of_each_prompt():
+    """Their weights are least + C more times the fixed ones: C .5 at first, 1 for a view that was the same from behind."""
+    fixed, _ = to_planes(PROMPTS[:2], 'distill.negatives=fixed', *ADAPTIVE[1:])
+    same, (first, extras) = to_planes(PROMPTS[:2], *ADAPTIVE, 'distill.more=0.0')
+    np.testing.assert_allclose(same, fixed, rtol=1e-5, atol=1e-7)
+    half, _ = to_planes(PROMPTS[:2], *ADAPTIVE)
+    expected, _ = to_planes(PROMPTS[:2], *ADAPTIVE, 'distill.least=2.5', 'distill.more=0.0')
+    np.testing.assert_allclose(half, expected, rtol=1e-5, atol=1e-7)
+    assert first['distill/severity'] == perp_neg.UNSEEN and np.max(np.abs(half - fixed)) > 1e-3 * np.max(np.abs(fixed))
+    visits = extras['visits']
+    np.testing.assert_array_equal(visits.valid, [True, True, False, False, False])
+    np.testing.assert_allclose(np.linalg.norm(visits.features[:2], axis=-1), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(visits.azimuth[:2], drawn_azimuths()[:, 1], atol=1e-6)  # of two views the last one stays
+    behind = {'visits': visits.replace(azimuth=visits.azimuth + jnp.pi)}
+    _, (second, _) = to_planes(PROMPTS[:2], *ADAPTIVE, extras=behind)
+    other = 0.25 * (1.0 + np.cos(drawn_azimuths()[:, 0] - drawn_azimuths()[:, 1]))  # times 1 + a cosine in [-1, 1]
+    assert 0.5 <= second['distill/severity'] <= 0.5 + np.mean(other)
+
+
+def drawn_azimuths():
+    """[2, 2] azimuths of the step of `to_planes`, drawn once more."""
+    drawn = jax.random.split(prng.key(5), 3)[0]
+    keys = timesteps.view_keys(drawn, jnp.arange(2))
+    draw = lambda key: camera_draws.draw(jax.random.split(key, 5)[0], 2, camera_draws.from_section(config().cameras))
+    return jax.vmap(draw)(keys).azimuth
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_and_one_on_more_devices_end_alike(tmp_path):
+    """3 steps = 2 + save + restore + 1, visits of prompts included, exactly; 4 devices draw what one draws."""
+    file = tmp_path / 'prompts.txt'
+    file.write_text('\n'.join(PROMPTS))
+
+    def run(name, devices=1, stop_after=None):
+        changes = ('batch=4', 'steps=3', f'mesh.data={devices}', f'data.path={file}', 'data.split=all', 'preview_every=0')
+        chosen = sources.resolve(config(*ADAPTIVE, *changes))
+        given = {'prior': prior()}
+        folder = loop.run(chosen, tmp_path / name, stop_after=stop_after, log=lambda line: None, given=given)
+        store, mesh = stores.Store(folder / 'checkpoints'), devices_of.make(chosen.mesh)
+        system = systems.make(chosen, given)
+        with jax.set_mesh(mesh):
+            state = store.restore(states.abstract(chosen, system, mesh, params_of(given))).state
+        store.close()
+        return jax.device_get(state)
+
+    whole = run('whole')
+    run('parts', stop_after=2)
+    for ours, theirs in zip(jax.tree.leaves(whole), jax.tree.leaves(run('parts')), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert whole.extras['visits'].valid.sum() >= 4 and int(whole.step) == 3
+    many = run('many', 4)
+    np.testing.assert_allclose(many.extras['visits'].azimuth, whole.extras['visits'].azimuth, atol=1e-6)
+    for ours, theirs in zip(jax.tree.leaves(whole.params), jax.tree.leaves(many.params), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-5)
 
 
 def test_an_oriented_field_is_a_ball_that_looks_outwards():
@@ -234,6 +298,7 @@ def test_prompts_that_cannot_be_read_are_refused(tmp_path):
         (('text.length=9',), 'another length of text'),
         (('cameras.elevation=(0.5,0.1)',), 'elevation'),
         (('distill.words=none', 'distill.negatives=fixed'), 'distill.words'),
+        (('distill.negatives=adaptive',), 'data.count=0'),
     ),
 )
 def test_configs_that_do_not_fit_are_refused(overrides, message):

@@ -55,6 +55,7 @@ LIMITS = {
     'data.kind': Text('of the batch: an adapter of t3d.data.sources'),
     'data.mode': Text('what is known of the cameras'),
     'data.split': Text('of the data set'),
+    'data.count': Whole(0, 2**24, 'prompts in all splits; 0: those of the data'),
     'data.prompts': Text('a grammar of t3d.data.prompts: toy, animals, portraits, daily_life'),
     'data.path': PATH,
     'data.scenes': Text('of toy: singles, pairs, both'),

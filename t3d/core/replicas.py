@@ -22,6 +22,11 @@ def mean(tree: PyTree) -> PyTree:
     return jax.lax.pmean(tree, AXIS)
 
 
+def gather(tree: PyTree) -> PyTree:
+    """The rows of all replicas, in the order of the global batch; the tree itself outside pmap."""
+    return jax.lax.all_gather(tree, AXIS, tiled=True) if inside() else tree
+
+
 def fold_in(key: Key) -> Key:
     """A key of this replica's own; the key itself outside pmap."""
     return jax.random.fold_in(key, jax.lax.axis_index(AXIS)) if inside() else key

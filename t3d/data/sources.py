@@ -77,7 +77,9 @@ def resolve(config):
         return config
     chosen = adapter(config)
     if hasattr(chosen, 'resolve'):
-        return chosen.resolve(config)
+        config = chosen.resolve(config)
+    if not hasattr(chosen, 'words'):
+        return config
     text = config.get('text')
     if text is not None and not text.get('folder') and not text.words:
         words = tuple(chosen.words(config))

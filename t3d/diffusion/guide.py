@@ -25,7 +25,7 @@ from t3d.diffusion.prior import MultiViewPrior, Prior
 
 METHODS = ('sds', 'reconstruction')
 WORDS = ('none', 'nearest', 'interpolated')
-NEGATIVES = ('none', 'fixed')
+NEGATIVES = ('none', 'fixed', 'adaptive')
 FAILED = 0.01  # share of the prior's numbers that may be not finite before a run is stopped
 
 
@@ -40,7 +40,9 @@ class Options(NamedTuple):
       low, high, high_last: ends of the times in thousandths of the schedule; the upper one moves to `high_last` ...
       anneal: ... in so many steps, linearly; 0: it stays.
       words: 'none', 'nearest' or 'interpolated': how a view's side is added to the prompt.
-      negatives: 'none' or 'fixed': Perp-Neg with threestudio's weights.
+      negatives: 'none'; 'fixed': Perp-Neg with threestudio's weights; 'adaptive': these times least + C more, C the severity
+        of Instant3D, which the caller tells.
+      least, more: of 'adaptive'.
     """
 
     method: str = 'sds'
@@ -53,6 +55,8 @@ class Options(NamedTuple):
     anneal: int = 0
     words: str = 'none'
     negatives: str = 'none'
+    least: float = 1.0
+    more: float = 3.0
 
 
 class Guided(NamedTuple):
@@ -89,7 +93,7 @@ def make(prior: Prior | MultiViewPrior, options: Options, size: int) -> 'Picture
             'distill.words and distill.negatives are for priors of pictures: a multi-view model knows its cameras.'
         )
     if options.negatives != 'none' and options.words == 'none':
-        raise UsageError("distill.negatives='fixed' needs the words of sides: set distill.words=interpolated.")
+        raise UsageError(f'distill.negatives={options.negatives!r} needs the words of sides: set distill.words=interpolated.')
     return (ViewsGuide if views else PictureGuide)(prior, options, size)
 
 
@@ -107,13 +111,14 @@ class PictureGuide:
         ids = np.asarray(tokenize(prompts))[:, None] if plain else view_prompts.tokens(tokenize, prompts)
         return {'text': ids, 'none': np.asarray(tokenize(['']))}
 
-    def guide(self, given, tokens, images, drawn, keys, step) -> Guided:
+    def guide(self, given, tokens, images, drawn, keys, step, severity=None) -> Guided:
         """What the prior makes of images.
 
         Args:
           tokens: of `tokens`, as arrays. images: [P, V, H, W, 3] in [0, 1].
           drawn: the views' `cameras`, `azimuth` and `elevation`, each [P, V] (geom.camera_draws.Drawn).
           keys: [P]. step: of the optimisation; may be traced.
+          severity: [P, V] in [0, 1] of the views (perp_neg.severity), for adaptive negatives.
         """
         options, prior = self.options, self.prior
         objects, views = images.shape[:2]
@@ -130,8 +135,10 @@ class PictureGuide:
             denoise = _guided(predict, self.words(sides, *angles), none, options.scale)
         else:
             chosen = perp_neg.by_view(*angles)
-            rows = perp_neg.rows(sides, none, chosen.shares)
-            guided = perp_neg.guided(predict, rows, chosen.weights, options.scale)
+            rows, weights = perp_neg.rows(sides, none, chosen.shares), chosen.weights
+            if options.negatives == 'adaptive':
+                weights = perp_neg.adapted(weights, severity.reshape(-1), options.least, options.more)
+            guided = perp_neg.guided(predict, rows, weights, options.scale)
             denoise = lambda x, t: (guided(x, t),) * 2
         return _result(denoise, prior.schedule, z, t, noise, options, views)
 
@@ -155,7 +162,7 @@ class ViewsGuide:
         """{'text': ids [P, N], 'none': [1, N]}, on the host."""
         return {'text': np.asarray(self.prior.tokenize(prompts)), 'none': np.asarray(self.prior.tokenize(['']))}
 
-    def guide(self, given, tokens, images, drawn, keys, step) -> Guided:
+    def guide(self, given, tokens, images, drawn, keys, step, severity=None) -> Guided:
         """As PictureGuide.guide."""
         options, prior = self.options, self.prior
         objects, views = images.shape[:2]

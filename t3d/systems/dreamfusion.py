@@ -102,6 +102,10 @@ class Model:
             )
         self.ranges = camera_draws.from_section(config.cameras)
         prior = require(given, 'prior', kind, WANTED).functions
+        if config.distill.negatives == 'adaptive':
+            raise UsageError(
+                "distill.negatives='adaptive' compares visits of many prompts: set 'fixed' for a prompt of its own."
+            )
         self.guide = guide.make(prior, guide.Options(**config.distill), config.render.size)
         self.together = kind is MultiViewPrior
         self.prompts = tuple(config.prompts or config.export.prompts)

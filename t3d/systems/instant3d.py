@@ -18,6 +18,7 @@ Differences from the paper:
   their density, orientation and smoothness terms weigh nothing, and the learning rate follows a cosine.
 - `photometric` draws pixels at random from each view, half of them near the object; `sds` renders whole views.
 - The density term compares random points of the box, and smoothness the normals where rays end; the paper gives no weights.
+- Adaptive negatives compare pictures by their colours in 8 x 8 cells, not by CLIP's features; their weights are threestudio's.
 - `dtype` bfloat16 is for the decoder; sampling, MLP, compositing and losses are float32.
 """
 
@@ -36,14 +37,16 @@ from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
 from t3d.core.prompts import SUFFIXES, with_sides
 from t3d.core.system import System, TrainState, require
-from t3d.diffusion import guide, timesteps
+from t3d.diffusion import guide, perp_neg, timesteps
 from t3d.diffusion.prior import MultiViewPrior, Prior
 from t3d.fields.text_field import TextField
 from t3d.geom import camera_draws, cameras, shading, volume
 from t3d.nets import text_condition, text_decoder
 
 INWARD, OUTWARD = r'(query|key|value|query_key|proj_in|mlp_in|in)/kernel$', r'(out|proj_out|mlp_out)/kernel$'
-SHARDING = (  # scanned stacks have a layer axis in front; convolutions go by the fallback rule
+SHARDING = (
+    (r'(^|/)extras/', P()),  # the visits of prompts: every device reads any of them
+    # Scanned stacks have a layer axis in front; convolutions go by the fallback rule
     # Cut along the outputs: cut along the inputs, XLA would gather the activations, whose batch lies on 'fsdp', not the kernel.
     # (80 outputs at the least in the released size: where fsdp x tensor does not divide them, the log says what is left out.)
     (r'/(plane|style)_text/kernel$', P(None, ('fsdp', 'tensor'))),  # plane_text: 45 % of all parameters in the released size
@@ -76,16 +79,17 @@ def make(config, given=None) -> System:
     def init(key, batch, given=None) -> TrainState:
         params = model.init(key, batch['tokens'][:1])
         opt_state = optimizer.init(optim.trained(params, frozen))
-        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, tree.copy(params), {})
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, tree.copy(params), supervision.extras())
 
     def train_step(state: TrainState, batch, key, given=None):
         def loss_fn(trained):
-            return supervision.loss({**state.params, **trained}, given, batch, key, state.step)
+            return supervision.loss({**state.params, **trained}, state.extras, given, batch, key, state.step)
 
-        (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(optim.trained(state.params, frozen))
+        (_, (metrics, extras)), grads = jax.value_and_grad(loss_fn, has_aux=True)(optim.trained(state.params, frozen))
         grads, metrics = replicas.mean((grads, metrics))
         params, opt_state = optim.update(optimizer, state, grads, frozen)
         params['field'] = {**params['field'], 'alpha': model.alpha(state.step)}
+        state = state.replace(extras=extras)
         return optim.advance(config, state, params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)})
 
     def preview(params, batch, key, given=None) -> jax.Array:
@@ -120,12 +124,14 @@ class Supervision(NamedTuple):
     """What renders are held to.
 
     Attributes:
-      loss: `(params, given, batch, key, step) -> (loss, metrics)`.
+      loss: `(params, extras, given, batch, key, step) -> (loss, (metrics, extras))`.
+      extras: `() -> what the state carries beside the network`.
       preview: `(scenes, batch) -> images [B, H, W, 3]` of the contact sheet.
       batch_spec: what the data pipeline delivers.
     """
 
     loss: Callable
+    extras: Callable
     preview: Callable
     batch_spec: dict[str, jax.ShapeDtypeStruct]
 
@@ -178,7 +184,7 @@ def photometric(config, model: TextField, given) -> Supervision:
     the ray have terms of their own.
     """
 
-    def loss(params, given, batch, key, step):
+    def loss(params, extras, given, batch, key, step):
         key_noise, key_pixels, key_background, key_jitter = jax.random.split(key, 4)
         batch_size, views, height, width, _ = batch['image'].shape
         pixels = draw_pixels(key_pixels, batch['image'][..., 3], config.loss.rays, config.loss.foreground)
@@ -209,7 +215,7 @@ def photometric(config, model: TextField, given) -> Supervision:
             'alpha': params['field']['alpha'],
             'count/rays': jnp.float32(opacity.size),
         }
-        return total, metrics
+        return total, (metrics, extras)
 
     def preview(scene, batch):
         views = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
@@ -220,7 +226,7 @@ def photometric(config, model: TextField, given) -> Supervision:
         both = jnp.concatenate([rendered, true], 1)
         return both.transpose(0, 2, 1, 3, 4).reshape(both.shape[0], height, -1, 3)
 
-    return Supervision(loss, preview, batch_spec(config))
+    return Supervision(loss, dict, preview, batch_spec(config))
 
 
 # ------------------------------------------------------------------------------------------------------ score distillation
@@ -250,12 +256,29 @@ def distilled(config, model: TextField, given) -> Supervision:
     weight = lambda name, step: optim.ramp(step, config.loss[name])
     asked = lambda name: any(config.loss[name][1:3])  # what weighs nothing is not computed
 
+    adaptive = config.distill.negatives == 'adaptive'
+    if adaptive and not config.data.count:
+        raise UsageError('data.count=0: give the number of prompts, whose last visits adaptive negatives keep.')
+
     def texts(batch):
         if kind is MultiViewPrior:
             return batch['tokens']
         return batch['sides'] if sided else batch['tokens'][:, None]
 
-    def loss(params, given, batch, key, step):
+    def compared(extras, index, images, azimuth):
+        """(severity [B, V] of each view beside its prompt's last visit, the visits with this one, metrics)."""
+        if not adaptive:
+            return None, extras, {}
+        features = perp_neg.picture_features(jnp.clip(images, 0.0, 1.0).reshape(-1, *images.shape[2:]))
+        features, seen = jax.lax.stop_gradient(features), (jnp.repeat(index, views), azimuth.reshape(-1))
+        severity = perp_neg.severity(features, seen[1], extras['visits'], seen[0])
+        visits = perp_neg.visited(extras['visits'], *replicas.gather((seen[0], features, seen[1])))
+        return severity.reshape(azimuth.shape), {'visits': visits}, {'distill/severity': jnp.mean(severity)}
+
+    def empty():
+        return {'visits': perp_neg.empty_cache(config.data.count, perp_neg.WIDTH)} if adaptive else {}
+
+    def loss(params, extras, given, batch, key, step):
         objects = batch['tokens'].shape[0]
         key_drawn, key_density, key_smoothness = jax.random.split(key, 3)
         each = timesteps.view_keys(key_drawn, jnp.arange(objects))
@@ -276,7 +299,9 @@ def distilled(config, model: TextField, given) -> Supervision:
         if config.render.random_background:
             behind = jax.vmap(lambda key: jax.random.uniform(key, (views, 1, 1, 3), jnp.float32))(keys['background'])
         images = out.features[..., :3].reshape(shape) + behind * (1.0 - opacity[..., None])
-        told = judge.guide(given['prior'], {'text': texts(batch), 'none': none}, images, drawn, keys['guide'], step)
+        severity, extras, looks = compared(extras, batch['index'], images, drawn.azimuth)
+        said = {'text': texts(batch), 'none': none}
+        told = judge.guide(given['prior'], said, images, drawn, keys['guide'], step, severity)
         parts = {}
         if asked('density'):
             parts['density'] = weight('density', step) * jnp.mean(model.density_steps(scene, key_density))
@@ -291,11 +316,12 @@ def distilled(config, model: TextField, given) -> Supervision:
             'loss': guide.surprise(told.metrics),
             **{f'loss/{name}': part for name, part in parts.items()},
             **told.metrics,
+            **looks,
             'opacity': jnp.mean(opacity),
             'alpha': params['field']['alpha'],
             'count/rays': jnp.float32(opacity.size),
         }
-        return told.loss / objects + sum(parts.values()), metrics
+        return told.loss / objects + sum(parts.values()), (metrics, extras)
 
     def preview(scene, batch):
         rig = cameras.turntable(
@@ -306,7 +332,7 @@ def distilled(config, model: TextField, given) -> Supervision:
         images = jnp.clip(model.render_scene(scene, rays).features, 0.0, 1.0)
         return images.transpose(0, 2, 1, 3, 4).reshape(images.shape[0], config.preview.size, -1, 3)
 
-    return Supervision(loss, preview, batch_spec_of_prompts(config))
+    return Supervision(loss, empty, preview, batch_spec_of_prompts(config))
 
 
 def batch_spec_of_prompts(config) -> dict[str, jax.ShapeDtypeStruct]:

@@ -17,7 +17,7 @@ from t3d.data import prompts as grammars
 from t3d.data.sets import caption_words, shapes
 from t3d.data.sets.captions import vocabulary
 
-NEEDS = ('data.prompts', 'data.path', 'text.length')
+NEEDS = ('data.prompts', 'data.path', 'data.count', 'text.length')
 FILE = 'file'  # the name under which the prompts of a file are divided
 
 
@@ -85,6 +85,14 @@ def preview(config, batch_spec: dict | None = None) -> tuple[dict[str, np.ndarra
     records = [source[int(k)] for k in np.linspace(0, len(source) - 1, count)]
     rows = [transform(record, None) for record in records]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, [record['prompt'] for record in records]
+
+
+def resolve(config):
+    """The config with the number of its prompts."""
+    if not config.data.count:
+        with config.unlocked():
+            config.data.count = len(Prompts(config.data, 'all').every)
+    return config
 
 
 def words(config) -> list[str]:
