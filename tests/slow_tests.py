@@ -9,19 +9,6 @@ SLOW = {
         'test_a_batch_spread_over_the_devices_renders_the_same',
     ),  # test_throwaways, test_contract
     'test_bench_gan.py': ('test_the_table_without_a_peer',),  # a phase of ours is measured
-    'test_configs.py': (  # the other variants
-        'test_every_variant_makes_its_system_by_shapes_alone[ganfusion_gan-furniture]',
-        'test_every_variant_makes_its_system_by_shapes_alone[ganfusion_gan-base]',
-        'test_every_variant_makes_its_system_by_shapes_alone[ganfusion_gan-pod]',
-        'test_every_variant_makes_its_system_by_shapes_alone[renderdiffusion-base]',
-        'test_every_variant_makes_its_system_by_shapes_alone[mvdiffusion-pod_epipolar]',
-        'test_every_variant_makes_its_system_by_shapes_alone[mvdiffusion-pod_masked]',
-        'test_every_variant_makes_its_system_by_shapes_alone[mvdiffusion-base]',
-        'test_every_variant_makes_its_system_by_shapes_alone[instant3d-base]',
-        'test_every_variant_makes_its_system_by_shapes_alone[image_diffusion-base]',
-        'test_every_variant_makes_its_system_by_shapes_alone[mvdiffusion-pod]',
-        'test_every_variant_makes_its_system_by_shapes_alone[ganfusion_diffusion-base]',
-    ),
     'test_evaluate_triplanes.py': (
         'test_a_picture_is_that_of_its_own_planes_prompt_and_label[renderdiffusion]',
         'test_a_picture_is_that_of_its_own_planes_prompt_and_label[ganfusion]',
@@ -106,7 +93,10 @@ SLOW = {
         'test_the_floor_is_below_inconsistent_views_and_these_below_shuffled_ones',
         'test_an_object_has_the_same_number_in_any_company_and_whatever_its_place',
     ),
-    'test_convert_mv.py': ('test_a_new_network_grows_out_of_any_folder[form2]',),
+    'test_convert_mv.py': (  # form0
+        'test_a_new_network_grows_out_of_any_folder[form1]',
+        'test_a_new_network_grows_out_of_any_folder[form2]',
+    ),
     'test_behind_camera.py': ('test_views_that_look_apart_share_no_points',),
     'test_sample2d.py': ('test_seeds_decide_and_every_sampler_runs',),
     'test_make_triplanes.py': ('test_truncation_and_several_views',),

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from test_bench_gan import uncompiled  # noqa: F401
 from test_unet import SMALL, STYLES
 
 from t3d.bench import measure, mv, table
@@ -27,7 +28,7 @@ def small(monkeypatch):
     monkeypatch.setattr(measure, 'WARM', 0.0)
 
 
-def test_the_tables_without_a_peer(small, monkeypatch, tmp_path, capsys):
+def test_the_tables_without_a_peer(small, uncompiled, tmp_path, capsys):  # noqa: F811
     file = tmp_path / 'bench.json'
     call = ['mv', '--repeats', '2', '--no-peer', '--passes', 'forward', '--json', str(file)]
     assert table.main(call) == 0

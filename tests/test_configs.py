@@ -1,4 +1,4 @@
-"""Every variant of every config builds its system; the small ones also run a step."""
+"""Every variant of every config builds its system; a step of the tiny ones is traced, and in `make test-slow` of all."""
 
 import jax
 import numpy as np
@@ -24,7 +24,8 @@ VARIANTS += [
     ('mvdiffusion', name) for name in ('tiny', 'tiny_masked', 'tiny_epipolar', 'base', 'pod', 'pod_masked', 'pod_epipolar')
 ]
 SAMPLED = [('guided_mv', name) for name in ('tiny', 'base', 'pod')]  # nothing to train
-WITHOUT_DATA = {'dreamfusion': [], 'ganfusion_gan': ['ladder=()'], 'reconstruct': []}  # no text; rungs would be traced again
+# No text of their own; one object; rungs would be traced again.
+WITHOUT_DATA = {'dreamfusion': ['prompts=("a red cube",)'], 'ganfusion_gan': ['ladder=()'], 'reconstruct': []}
 MILLIONS = {('instant3d', 'pod'): (540.0, 640.0), ('instant3d', 'tiny'): (1.0, 3.0), ('image_diffusion', 'tiny'): (2.0, 3.0)}
 MILLIONS.update({('dreamfusion', 'tiny'): (0.26, 0.27), ('dreamfusion', 'sd'): (12.5, 12.7)})  # 8 x 32^3; 2 x 6.3 M rows
 MILLIONS[('image_diffusion', 'pod')] = MILLIONS[('mvdiffusion', 'pod')] = (1100.0, 1200.0)
@@ -33,11 +34,25 @@ MILLIONS.update({('ganfusion_diffusion', 'tiny'): (4.28, 4.30), ('renderdiffusio
 MILLIONS.update({('ganfusion_diffusion', 'pod'): (953.0, 954.0), ('renderdiffusion', 'pod'): (975.0, 1000.0)})  # no generator
 
 
-@pytest.mark.parametrize('name, variant', VARIANTS)
-def test_every_variant_makes_its_system_by_shapes_alone(name, variant):
+LARGE = [pytest.param(*each, marks=() if each[1] == 'tiny' else pytest.mark.slow) for each in VARIANTS]
+
+
+def made(name, variant):
+    """(system, parameters of the models that it is given), all by shapes."""
     config = configs.load(f'configs/{name}.py:{variant}', WITHOUT_DATA.get(name, ['text.words=("a",)']))
     given = loading.open_given(config)  # of a config that another one describes: its shapes
-    system, others = systems.make(config, given), params_of(given)
+    return systems.make(config, given), params_of(given)
+
+
+@pytest.mark.parametrize('name, variant', VARIANTS)
+def test_every_variant_makes_a_system(name, variant):
+    system, _ = made(name, variant)
+    assert system.train_step is None or system.weights
+
+
+@pytest.mark.parametrize('name, variant', LARGE)
+def test_every_variant_makes_its_system_by_shapes_alone(name, variant):
+    system, others = made(name, variant)
     if system.train_step is None:
         return
     abstract = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec, others)
