@@ -57,7 +57,7 @@ def test_lambda_1_is_the_multi_view_model_and_lambda_0_pictures_of_their_own():
     key = jax.random.split(jax.random.key(3), 2)[:1]
     alone = system.generate(weights(), [Request('a red cube')], key, params_of(test_mvdiffusion.prior()))[0]
     together = images(*CONSTANT, 'mixing.last=1.0')
-    np.testing.assert_array_equal(together[0], np.asarray(alone.images))
+    np.testing.assert_allclose(together[0], alone.images, atol=5e-6)  # two programs: they round
     pictures = images(*CONSTANT, 'mixing.last=0.0')[0]
     model, params = given()['pictures'].functions, given()['pictures'].params
     noise = jax.random.normal(key[0], (3, *model.shape(16)), jnp.float32)
