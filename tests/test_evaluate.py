@@ -204,7 +204,7 @@ def test_an_evaluator_that_does_not_fit_is_refused_before_anything_is_drawn(tmp_
         ),
         (truth.config, 'captioned_objects', 'for runs with data.mode, and .* has no data.mode: name another evaluator'),
         (truth.config, 'generated_objects', 'walks the latents of a triplane generator, and instant3d has none'),
-        (truth.config, 'nope', "unknown evaluator .evaluate. 'nope': there are captioned_objects"),
+        (truth.config, 'nope', "unknown evaluator .evaluate. 'nope': there are asked_objects, captioned_objects"),
         (truth.config, '', "unknown evaluator .evaluate. ''"),
         (furniture, 'toy_objects', "for runs with data.name='toy', and .* has data.name='furniture': name another"),
         (other, 'toy_objects', "runs with data.name='toy', and .* has no data.name"),
