@@ -196,7 +196,7 @@ def test_the_gate_of_upsamplers_that_read_w():
     mute = lambda name, leaf: 0.0 * leaf if name.startswith('superres') and name.endswith('affine/weight') else leaf
     generator = tree.map_with_name(mute, loaded.weights['generator'])
     silent = gate({**loaded.weights, 'generator': generator})
-    assert silent['sr_style/ones_w/gap'] == silent['sr_style/w_avg/gap'] == 0.0
+    assert max(abs(silent[f'sr_style/{style}/gap']) for style in ('ones_w', 'w_avg')) < 1e-5  # two programs: they round
 
 
 def test_other_data_sets_have_no_words(config):
