@@ -145,7 +145,7 @@ class Model:
         keys = {name: self.keys(jax.random.fold_in(key, n)) for n, name in enumerate(DRAWS)}
         drawn = jax.vmap(lambda key: draw(key, config.cameras.views, self.ranges))(keys['cameras'])
         lights, bands = self.lights(drawn, keys, step), self.bands(cameras.rays(drawn.cameras, size, size), extras, keys, step)
-        render = lambda params, band: self.render_band(params, band, lights, step)
+        render = lambda params, band: self.render_scenes(params, band, lights, step)
         judge = lambda bands: self.judge(whole(bands), given, drawn, keys, step)
         if config.render.chunks > 1:
             deferred = distill.deferred_grad(render, params, bands, judge)
@@ -210,6 +210,17 @@ class Model:
 
         of_rays = jax.tree.map(lambda leaf: cut(leaf, 1), (flat, near, far))
         return (*of_rays, tuple(cut(value, 2) for value in u))
+
+    def render_scenes(self, params, band, lights: shading.Light, step) -> dict[str, jax.Array]:
+        """`render_band`, on a CPU one scene after the other: what a cache holds is faster than what is done at once."""
+        if jax.default_backend() != 'cpu':
+            return self.render_band(params, band, lights, step)
+
+        def one(scene):
+            out = self.render_band(*jax.tree.map(lambda leaf: leaf[None], scene), step)
+            return jax.tree.map(lambda leaf: leaf[0], out)
+
+        return jax.lax.map(one, (params, band, lights))
 
     def render_band(self, params, band, lights: shading.Light, step) -> dict[str, jax.Array]:
         """What the rays of a band see: 'colour' over black, 'opacity', the two channels 'orientation'; [P, V, rows, S, ...]."""
