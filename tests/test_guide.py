@@ -27,7 +27,7 @@ def images_of(objects, count, size=8):
 def gradient(options, images, prompts=PROMPTS, prior=None, keys=None, step=0):
     """(gradient to the images, metrics) of a guide."""
     prior = prior or pictures()
-    made = guide.make(prior.functions, options, images.shape[2])
+    made = guide.make(prior.functions, options)
     tokens = made.tokens(list(prompts))
     keys = jax.random.split(prng.key(1), len(prompts)) if keys is None else keys
 
@@ -73,8 +73,8 @@ def test_the_gradient_reaches_a_scene_by_its_jacobian():
     theta = jnp.array([0.3, -0.8, 0.5])
     prior, seen = pictures(), []
     told = pictures(seen=seen)
-    made, keys = guide.make(prior.functions, Options(scale=4.0), 8), jax.random.split(prng.key(1), 1)
-    recorded = guide.make(told.functions, Options(scale=4.0), 8)
+    made, keys = guide.make(prior.functions, Options(scale=4.0)), jax.random.split(prng.key(1), 1)
+    recorded = guide.make(told.functions, Options(scale=4.0))
     tokens, drawn = made.tokens(['red cube']), drawn_of(1, 2)
     recorded.guide(told.params, tokens, draw(theta), drawn, keys, 0)
     ours = jax.grad(lambda theta: made.guide(prior.params, tokens, draw(theta), drawn, keys, 0).loss)(theta)
@@ -87,7 +87,7 @@ def test_an_object_is_guided_the_same_in_every_population():
     images, keys = images_of(3, 2), jax.random.split(prng.key(1), 3)
     whole, _ = gradient(Options(scale=5.0), images, keys=keys)
     drawn = drawn_of(3, 2)
-    made = guide.make(pictures().functions, Options(scale=5.0), 8)
+    made = guide.make(pictures().functions, Options(scale=5.0))
 
     def alone(image, k):
         mine = jax.tree.map(lambda leaf: leaf[k : k + 1], drawn)
@@ -99,7 +99,7 @@ def test_an_object_is_guided_the_same_in_every_population():
 
 def test_no_gradient_reaches_the_prior():
     prior = pictures()
-    made, images = guide.make(prior.functions, Options(scale=3.0), 8), images_of(3, 2)
+    made, images = guide.make(prior.functions, Options(scale=3.0)), images_of(3, 2)
     loss = lambda params: (
         made.guide(params, made.tokens(PROMPTS), images, drawn_of(3, 2), jax.random.split(prng.key(1), 3), 0).loss
     )
@@ -217,9 +217,9 @@ def test_what_is_not_finite_is_counted_and_left_out():
 )
 def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
-        guide.make(pictures().functions, options, 8)
+        guide.make(pictures().functions, options)
 
 
 def test_a_multi_view_model_needs_no_words():
     with pytest.raises(UsageError, match='knows its cameras'):
-        guide.make(views().functions, Options(words='nearest'), 8)
+        guide.make(views().functions, Options(words='nearest'))

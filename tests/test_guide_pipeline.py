@@ -21,7 +21,7 @@ def test_the_gradient_is_that_of_diffusers_and_torch(tmp_path_factory, linear, p
     folder, pipe = small_pipeline.saved(tmp_path_factory.getbasetemp() / 'guide', linear, prediction)
     given = priors.open_pipeline(folder)
     prior, options = given.functions, Options(scale=SCALE)
-    made = guide.make(prior, options, SIZE)
+    made = guide.make(prior, options)
     tokens, keys = made.tokens(PROMPTS), jax.random.split(prng.key(3), len(PROMPTS))
     assert tokens['text'].shape == (2, 1, 77)
     drawn = jax.vmap(lambda key: camera_draws.draw(key, VIEWS, camera_draws.Ranges()))(keys)

@@ -307,7 +307,7 @@ def test_configs_that_do_not_fit_are_refused(overrides, message):
 
 
 def test_distillation_needs_its_prior_and_its_sections():
-    with pytest.raises(UsageError, match='given.prior is missing.*toy, image_diffusion-toy'):
+    with pytest.raises(UsageError, match='given.prior is missing.*image_diffusion-toy, toy'):
         systems.make(config(), {})
     plain = configs.load('configs/instant3d.py:tiny', [*test_instant3d.SMALL, 'supervision=sds', f'text.words={WORDS!r}'])
     with pytest.raises(UsageError, match="'cameras'.*configs/instant3d.py:sds"):

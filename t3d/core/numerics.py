@@ -50,6 +50,11 @@ def scaled_sigmoid(x: Float[Array, '*b'], alpha) -> Float[Array, '*b']:
     return jax.nn.sigmoid(alpha * x) / alpha
 
 
+def side_by_side(images: jax.Array) -> jax.Array:
+    """Views [B, V, H, W, C] of objects as one picture each, [B, H, V W, C], left to right."""
+    return images.transpose(0, 2, 1, 3, 4).reshape(images.shape[0], images.shape[2], -1, images.shape[4])
+
+
 def to_unit(x):
     """[-1, 1] -> [0, 1], clipped."""
     return jnp.clip(0.5 * x + 0.5, 0.0, 1.0)

@@ -29,6 +29,11 @@ def warmup_cosine(step, peak: float, warmup: int, total: int, final: float = 0.1
     return peak * rise * (final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress)))
 
 
+def rate(section, step, total: int):
+    """`warmup_cosine` of a config's optimizer section: learning_rate, warmup, final."""
+    return warmup_cosine(step, section.learning_rate, section.warmup, total, section.final)
+
+
 def ema_decay(step, decay: float):
     """Decay of a moving average at a step: (1 + step) / (10 + step) until that is above `decay`; traced.
 
@@ -99,9 +104,8 @@ def adam_of_parts(section, total: int) -> optax.GradientTransformation:
     """
 
     def scale(updates, step, params=None):
-        rate = -warmup_cosine(step, section.learning_rate, section.warmup, total, section.final)
-        parts = section.parts
-        return tree.map_with_name(lambda name, leaf: rate * parts.get(name.split('/')[0], 1.0) * leaf, updates), step + 1
+        factor, parts = -rate(section, step, total), section.parts
+        return tree.map_with_name(lambda name, leaf: factor * parts.get(name.split('/')[0], 1.0) * leaf, updates), step + 1
 
     return optax.chain(
         optax.scale_by_adam(b1=section.b1, b2=section.b2, eps=section.eps),
@@ -144,7 +148,6 @@ def update(optimizer, state: TrainState, grads: PyTree, frozen: tuple[str, ...] 
 
 def advance(config, state: TrainState, params: PyTree, opt_state: PyTree, metrics: Metrics) -> tuple[TrainState, Metrics]:
     """(the next state with its average of the parameters, the metrics with the learning rate)."""
-    rate = config.optimizer
     average = tree.ema(state.ema, params, ema_decay(state.step, config.ema_decay))
-    lr = warmup_cosine(state.step, rate.learning_rate, rate.warmup, config.steps, rate.final)
+    lr = rate(config.optimizer, state.step, config.steps)
     return TrainState(state.step + 1, params, opt_state, average, state.extras), {**metrics, 'lr': lr}

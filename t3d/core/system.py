@@ -155,8 +155,8 @@ def params_of(given: Mapping[str, Given]) -> dict[str, PyTree]:
     return {name: one.params for name, one in given.items()}
 
 
-def require(given: Mapping[str, Given], name: str, kind: type, what: str) -> Given:
-    """given[name], whose functions must be a `kind`.
+def require(given: Mapping[str, Given], name: str, kind: type | tuple[type, ...], what: str) -> Given:
+    """given[name], whose functions must be a `kind`, or one of several.
 
     Raises:
       UsageError: it is missing or of another kind; `what` says what is wanted and where one comes from.
@@ -165,6 +165,7 @@ def require(given: Mapping[str, Given], name: str, kind: type, what: str) -> Giv
         others = f' (given: {", ".join(given)})' if given else ''
         raise UsageError(f'given.{name} is missing{others}: wanted {what}. Set given.{name}=NAME or FOLDER.')
     if not isinstance(given[name].functions, kind):
-        other = type(given[name].functions).__name__
-        raise UsageError(f'given.{name}={given[name].name!r} is a {other}, not a {kind.__name__}: wanted {what}.')
+        other, kinds = type(given[name].functions).__name__, kind if isinstance(kind, tuple) else (kind,)
+        names = ' or '.join(one.__name__ for one in kinds)
+        raise UsageError(f'given.{name}={given[name].name!r} is a {other}, not a {names}: wanted {what}.')
     return given[name]

@@ -11,7 +11,7 @@ once, V views each, by one call of the prior for all of them; what one object ge
 Source: DreamFusion, arXiv 2209.14988, Sec. 3; guidance is uncond + scale (cond - uncond), its w is scale - 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -20,12 +20,14 @@ import numpy as np
 
 from t3d.core import optim
 from t3d.core.errors import UsageError
+from t3d.core.system import Given, require
 from t3d.diffusion import distill, guidance, perp_neg, timesteps, view_prompts
 from t3d.diffusion.prior import MultiViewPrior, Prior
 
 METHODS = ('sds', 'reconstruction')
 WORDS = ('none', 'nearest', 'interpolated')
 NEGATIVES = ('none', 'fixed', 'adaptive')
+WANTED = 'a text-to-image or multi-view model: image_diffusion-toy, toy, a run, or a Stable Diffusion folder'
 FAILED = 0.01  # share of the prior's numbers that may be not finite before a run is stopped
 
 
@@ -72,11 +74,16 @@ class Guided(NamedTuple):
     metrics: dict[str, jax.Array]
 
 
-def make(prior: Prior | MultiViewPrior, options: Options, size: int) -> 'PictureGuide | ViewsGuide':
-    """The guide that a prior is, for renders of `size` pixels per side.
+def prior_of(given: Mapping[str, Given]) -> Prior | MultiViewPrior:
+    """The model that is given as 'prior'; UsageError where there is none that can guide."""
+    return require(given, 'prior', (Prior, MultiViewPrior), WANTED).functions
+
+
+def make(prior: Prior | MultiViewPrior, options: Options) -> 'PictureGuide | ViewsGuide':
+    """The guide that a prior is, for renders of any size.
 
     Raises:
-      UsageError: options that do not go together, or a size that the prior cannot see.
+      UsageError: options that do not go together.
     """
     for name, choices in (('method', METHODS), ('words', WORDS), ('negatives', NEGATIVES)):
         if getattr(options, name) not in choices:
@@ -94,15 +101,14 @@ def make(prior: Prior | MultiViewPrior, options: Options, size: int) -> 'Picture
         )
     if options.negatives != 'none' and options.words == 'none':
         raise UsageError(f'distill.negatives={options.negatives!r} needs the words of sides: set distill.words=interpolated.')
-    return (ViewsGuide if views else PictureGuide)(prior, options, size)
+    return (ViewsGuide if views else PictureGuide)(prior, options)
 
 
 class PictureGuide:
     """A text-to-image model: every view is a picture of its own."""
 
-    def __init__(self, prior: Prior, options: Options, size: int):
+    def __init__(self, prior: Prior, options: Options):
         self.prior, self.options, self.native = prior, options, prior.native
-        self.shape = tuple(prior.shape(self.native))
 
     def tokens(self, prompts: list[str]) -> dict[str, np.ndarray]:
         """{'text': ids [P, K, N] of each prompt with each of K sides (1 without words), 'none': [1, N]}, on the host."""
@@ -154,7 +160,7 @@ class PictureGuide:
 class ViewsGuide:
     """A multi-view model: all views of an object are judged together."""
 
-    def __init__(self, prior: MultiViewPrior, options: Options, size: int):
+    def __init__(self, prior: MultiViewPrior, options: Options):
         self.prior, self.options = prior, options
         self.native = prior.shape[0] * prior.pixels
 

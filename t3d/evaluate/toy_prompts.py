@@ -10,13 +10,13 @@ import numpy as np
 from t3d.core import config as configs
 from t3d.data.sets import oracle, shapes
 from t3d.evaluate import asked_objects, drawing, toy_objects
+from t3d.evaluate.asked_objects import SUPERSAMPLE
 from t3d.inference.loading import Loaded
 
 NAME = 'toy_prompts'
 PAIRED = True
 CAPTIONED = True
 NEEDS = {'data.prompts': 'toy', 'render.size': None, 'render.background': None}
-SUPERSAMPLE = 3  # of the true views
 
 
 def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:

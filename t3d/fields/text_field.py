@@ -130,13 +130,7 @@ class TextField:
             num_importance=self.render.importance,
             density_activation=self.density,
         )
-        colour = volume.over(out, self.render.background)
-        return volume.RenderOutput(
-            features=colour.reshape(shape),
-            opacity=out.opacity.reshape(shape[:-1]),
-            depth=out.depth.reshape(shape[:-1]),
-            weights=None,
-        )
+        return volume.shown(out, self.render.background, shape)
 
     def render_one(self, scene, rays: Rays):
         """Field.render: one scene, rays of any shape."""

@@ -218,6 +218,19 @@ def render_chunked(
     return jax.tree.map(lambda value: join(value, axis), out)
 
 
+def shown(out: RenderOutput, background, shape: tuple[int, ...]) -> RenderOutput:
+    """A render of rays in one row as people see it: over the background, `features` of shape [..., C] and the others [...]."""
+    colour, *flat = over(out, background), out.opacity, out.depth
+    return RenderOutput(colour.reshape(shape), *(value.reshape(shape[:-1]) for value in flat), weights=None)
+
+
+def backgrounds(keys: Key, views: int, level: float, random: bool) -> jax.Array:
+    """A grey level, or where `random` a colour [P, V, 1, 1, 3] in [0, 1] for each view of P scenes with keys [P]."""
+    if not random:
+        return jnp.float32(level)
+    return jax.vmap(lambda key: jax.random.uniform(key, (views, 1, 1, 3), jnp.float32))(keys)
+
+
 def over(out: RenderOutput, background) -> jax.Array:
     """features + (1 - opacity) * background, which broadcasts against [..., R, C]. Rays that hit nothing give it exactly."""
     return out.features + (1.0 - out.opacity)[..., None] * background

@@ -23,19 +23,18 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from t3d.core import optim
+from t3d.core import numerics, optim
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
-from t3d.core.system import System, TrainState, require
+from t3d.core.system import System, TrainState
 from t3d.diffusion import distill, guide
-from t3d.diffusion.prior import MultiViewPrior, Prior
+from t3d.diffusion.prior import MultiViewPrior
 from t3d.fields import scene_fields
 from t3d.geom import camera_draws, cameras, occupancy, shading, volume
 from t3d.geom.rays import Rays, ray_box
 
 SHARDING = ((r'(^|/)(params|mu|nu)/', P(('data', 'fsdp'))),)  # the axis of prompts, like a batch
 CHUNK = 2**14  # rays rendered at once for people to see
-WANTED = 'a text-to-image or multi-view model: image_diffusion-toy, toy, a run, or a Stable Diffusion folder'
 
 
 def make(config, given) -> System:
@@ -58,8 +57,7 @@ def make(config, given) -> System:
         grads, metrics = model.gradient(state.params, extras, given, key, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        o = config.optimizer
-        rate = optim.warmup_cosine(state.step, o.learning_rate, o.warmup, config.steps, o.final)
+        rate = optim.rate(config.optimizer, state.step, config.steps)
         metrics = {**metrics, 'grad_norm': optax.tree.norm(grads), 'lr': rate}
         return TrainState(state.step + 1, params, opt_state, {}, extras), metrics
 
@@ -67,7 +65,7 @@ def make(config, given) -> System:
         shown = cameras.turntable(PREVIEWED, elevation=config.preview.elevation, radius=model.radius, fov=model.fov)
         rays = cameras.rays(shown, config.preview.size, config.preview.size)
         images = jax.lax.map(lambda scene: jnp.clip(model.render(scene, rays).features, 0.0, 1.0), params)
-        return images.transpose(0, 2, 1, 3, 4).reshape(images.shape[0], config.preview.size, -1, 3)
+        return numerics.side_by_side(images)
 
     def generate(params, requests, keys, given) -> list[Field]:
         made = []
@@ -93,7 +91,6 @@ class Model:
 
     def __init__(self, config, given):
         self.config = config
-        kind = MultiViewPrior if isinstance(getattr(given.get('prior'), 'functions', None), MultiViewPrior) else Prior
         self.options = scene_fields.Options(**config.scene)
         scene_fields.check(self.options)
         if config.render.size % config.render.chunks:
@@ -101,13 +98,13 @@ class Model:
                 f'render.chunks={config.render.chunks} does not divide the rows of render.size={config.render.size}.'
             )
         self.ranges = camera_draws.from_section(config.cameras)
-        prior = require(given, 'prior', kind, WANTED).functions
+        prior = guide.prior_of(given)
         if config.distill.negatives == 'adaptive':
             raise UsageError(
                 "distill.negatives='adaptive' compares visits of many prompts: set 'fixed' for a prompt of its own."
             )
-        self.guide = guide.make(prior, guide.Options(**config.distill), config.render.size)
-        self.together = kind is MultiViewPrior
+        self.guide = guide.make(prior, guide.Options(**config.distill))
+        self.together = isinstance(prior, MultiViewPrior)
         self.prompts = tuple(config.prompts or config.export.prompts)
         twice = [prompt for n, prompt in enumerate(self.prompts) if prompt in self.prompts[:n]]
         if twice:
@@ -157,10 +154,8 @@ class Model:
     def judge(self, seen, given, drawn, keys, step):
         """(loss, metrics) of what was rendered: {'colour' over black, 'opacity', 'orientation'}, [P, V, S, S, ...]."""
         colour, opacity = seen['colour'], seen['opacity']
-        background = jnp.float32(self.config.render.background)
-        if self.config.render.random_background:
-            shape = (opacity.shape[1], 1, 1, 3)
-            background = jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys['background'])
+        render = self.config.render
+        background = volume.backgrounds(keys['background'], opacity.shape[1], render.background, render.random_background)
         images = colour + background * (1.0 - opacity[..., None])
         guided = self.guide.guide(given['prior'], self.tokens, images, drawn, keys['guide'], step)
         of_each = {
@@ -285,12 +280,7 @@ class Model:
             num_importance=self.config.render.importance,
             density_activation=lambda raw: scene_fields.density(raw, self.options),
         )
-        return volume.RenderOutput(
-            features=volume.over(out, self.config.render.background).reshape(shape),
-            opacity=out.opacity.reshape(shape[:-1]),
-            depth=out.depth.reshape(shape[:-1]),
-            weights=None,
-        )
+        return volume.shown(out, self.config.render.background, shape)
 
     def field_at(self, scene, points):
         """Field.field: (density [N], rgb [N, 3])."""

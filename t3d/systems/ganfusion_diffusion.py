@@ -73,7 +73,7 @@ def make(config, given) -> System:
         planes = model.draw(params, batch['tokens'], keys)
         views = model.orbit(config.preview.views)
         frames = jax.lax.map(lambda one: model.pictures(model.scene(given['generator'], one), views), planes)
-        return frames.transpose(0, 2, 1, 3, 4).reshape(frames.shape[0], frames.shape[2], -1, 3)
+        return numerics.side_by_side(frames)
 
     def generate(params, requests, keys, given) -> list[Field]:
         prompts = only_prompts(requests, config.system)

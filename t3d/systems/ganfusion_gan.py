@@ -306,7 +306,7 @@ class Model:
         ws = self.generator.ws(params['generator'], params['buffers'], self.generator.latents(key, rows))
         panel = lambda styles: self.generator.panel(params['generator'], params['buffers'], styles, labels)
         images = numerics.to_unit(jax.lax.map(panel, ws))
-        return images.transpose(0, 2, 1, 3, 4).reshape(rows, images.shape[2], -1, 3)
+        return numerics.side_by_side(images)
 
     def object(self, params, prompt: str, w) -> Field:
         """The object of a style w [W]: field and render are of the raw colour, the picture of the upsampler."""

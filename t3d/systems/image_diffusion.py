@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t3d.core import optim, replicas, tokens, tree
+from t3d.core import numerics, optim, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Picture, only_prompts
 from t3d.core.system import System, TrainState
@@ -52,8 +52,7 @@ def make(config, given=None) -> System:
     def preview(params, batch, key, given=None) -> jax.Array:
         ids = jnp.repeat(batch['tokens'], PREVIEWED, axis=0)
         images = model.sample(params, ids, key, steps=config.sample.steps, scale=config.sample.guidance)
-        rows = images.reshape(-1, PREVIEWED, *images.shape[1:])
-        return rows.transpose(0, 2, 1, 3, 4).reshape(rows.shape[0], images.shape[1], -1, 3)
+        return numerics.side_by_side(images.reshape(-1, PREVIEWED, *images.shape[1:]))
 
     @jax.jit
     def draw(params, ids, keys):

@@ -31,14 +31,14 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from t3d.core import optim, replicas, tokens, tree
+from t3d.core import numerics, optim, replicas, tokens, tree
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
 from t3d.core.prompts import SUFFIXES, with_sides
-from t3d.core.system import System, TrainState, require
+from t3d.core.system import System, TrainState
 from t3d.diffusion import guide, perp_neg, timesteps
-from t3d.diffusion.prior import MultiViewPrior, Prior
+from t3d.diffusion.prior import MultiViewPrior
 from t3d.fields.text_field import TextField
 from t3d.geom import camera_draws, cameras, shading, volume
 from t3d.nets import text_condition, text_decoder
@@ -224,14 +224,13 @@ def photometric(config, model: TextField, given) -> Supervision:
         rendered = jnp.clip(out.features, 0.0, 1.0)  # [B, V, H, W, 3]
         true = over(batch['image'], config.render.background)
         both = jnp.concatenate([rendered, true], 1)
-        return both.transpose(0, 2, 1, 3, 4).reshape(both.shape[0], height, -1, 3)
+        return numerics.side_by_side(both)
 
     return Supervision(loss, dict, preview, batch_spec(config))
 
 
 # ------------------------------------------------------------------------------------------------------ score distillation
 
-WANTED = 'a text-to-image or multi-view model: toy, image_diffusion-toy, a run, or a Stable Diffusion folder'
 DRAWS = ('cameras', 'style', 'jitter', 'background', 'guide')  # of a prompt at a step
 
 
@@ -244,15 +243,15 @@ def distilled(config, model: TextField, given) -> Supervision:
     for section in ('cameras', 'distill'):
         if section not in config:
             raise UsageError(f"supervision='sds' reads the section {section!r}: start from configs/instant3d.py:sds.")
-    kind = MultiViewPrior if isinstance(getattr(given.get('prior'), 'functions', None), MultiViewPrior) else Prior
-    prior = require(given, 'prior', kind, WANTED).functions
+    prior = guide.prior_of(given)
+    together = isinstance(prior, MultiViewPrior)
     sided = config.distill.words != 'none'
     said = [text for prompt in config.export.prompts for text in ([prompt, *with_sides(prompt)] if sided else [prompt])]
     tokens.refuse_other(config.text, prior.tokenize, said)
-    size, views, background = config.render.size, config.cameras.views, config.render.background
-    judge, none = guide.make(prior, guide.Options(**config.distill), size), np.asarray(prior.tokenize(['']))
+    size, views = config.render.size, config.cameras.views
+    judge, none = guide.make(prior, guide.Options(**config.distill)), np.asarray(prior.tokenize(['']))
     ranges = camera_draws.from_section(config.cameras)
-    draw = camera_draws.ring if kind is MultiViewPrior else camera_draws.draw
+    draw = camera_draws.ring if together else camera_draws.draw
     weight = lambda name, step: optim.ramp(step, config.loss[name])
     asked = lambda name: any(config.loss[name][1:3])  # what weighs nothing is not computed
 
@@ -261,7 +260,7 @@ def distilled(config, model: TextField, given) -> Supervision:
         raise UsageError('data.count=0: give the number of prompts, whose last visits adaptive negatives keep.')
 
     def texts(batch):
-        if kind is MultiViewPrior:
+        if together:
             return batch['tokens']
         return batch['sides'] if sided else batch['tokens'][:, None]
 
@@ -295,9 +294,7 @@ def distilled(config, model: TextField, given) -> Supervision:
         )
         out = model.render_drawn(field, flat, u)
         opacity = out.opacity.reshape(shape[:-1])
-        behind = jnp.float32(background)
-        if config.render.random_background:
-            behind = jax.vmap(lambda key: jax.random.uniform(key, (views, 1, 1, 3), jnp.float32))(keys['background'])
+        behind = volume.backgrounds(keys['background'], views, config.render.background, config.render.random_background)
         images = out.features[..., :3].reshape(shape) + behind * (1.0 - opacity[..., None])
         severity, extras, looks = compared(extras, batch['index'], images, drawn.azimuth)
         said = {'text': texts(batch), 'none': none}
@@ -329,8 +326,7 @@ def distilled(config, model: TextField, given) -> Supervision:
         )
         rays = cameras.rays(rig, config.preview.size, config.preview.size)
         rays = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch['tokens'].shape[0], *leaf.shape)), rays)
-        images = jnp.clip(model.render_scene(scene, rays).features, 0.0, 1.0)
-        return images.transpose(0, 2, 1, 3, 4).reshape(images.shape[0], config.preview.size, -1, 3)
+        return numerics.side_by_side(jnp.clip(model.render_scene(scene, rays).features, 0.0, 1.0))
 
     return Supervision(loss, empty, preview, batch_spec_of_prompts(config))
 

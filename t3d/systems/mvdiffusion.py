@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from t3d.core import optim, prng, replicas, tokens, tree
+from t3d.core import numerics, optim, prng, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Views, only_prompts
 from t3d.core.system import System, TrainState, require
@@ -66,8 +66,7 @@ def make(config, given=None) -> System:
         cameras = Cameras(batch['world_from_cam'], batch['intrinsics'])
         keys = jax.random.split(key, batch['tokens'].shape[0])
         images = model.sample(params, given, batch['tokens'], cameras, keys)
-        both = jnp.concatenate([images, model.composite(batch['image'])], 1)
-        return both.transpose(0, 2, 1, 3, 4).reshape(both.shape[0], both.shape[2], -1, 3)
+        return numerics.side_by_side(jnp.concatenate([images, model.composite(batch['image'])], 1))
 
     draw = jax.jit(model.sample)
 

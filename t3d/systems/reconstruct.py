@@ -42,15 +42,11 @@ def make(config, given=None) -> System:
 
     def render(scene, rays: Rays) -> volume.RenderOutput:
         """Field.render: rays of any shape, over the background that the views had."""
-        shape = rays.origins.shape
         flat = Rays(rays.origins.reshape(-1, 3) / scene['bound'], rays.directions.reshape(-1, 3))
-        out = fitting.render(scene, flat, config.render.samples_shown, options)
-        return volume.RenderOutput(
-            features=volume.over(out, scene['background']).reshape(shape),
-            opacity=out.opacity.reshape(shape[:-1]),
-            depth=(out.depth * scene['bound']).reshape(shape[:-1]),
-            weights=None,
+        out = volume.shown(
+            fitting.render(scene, flat, config.render.samples_shown, options), scene['background'], rays.origins.shape
         )
+        return out.replace(depth=out.depth * scene['bound'])
 
     def generate(weights, requests, keys, given=None) -> list[Field]:
         made = []

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t3d.core import optim, replicas, tokens, tree
+from t3d.core import numerics, optim, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
 from t3d.core.system import System, TrainState
@@ -62,7 +62,7 @@ def make(config, given=None) -> System:
         views = model.orbit(config.preview.views)
         rays = cameras.rays(views, config.data.size, config.data.size)
         frames = jax.lax.map(lambda one: model.render_rays(model.scene(params, one), rays).features, planes)
-        return frames.transpose(0, 2, 1, 3, 4).reshape(frames.shape[0], frames.shape[2], -1, 3)
+        return numerics.side_by_side(frames)
 
     def generate(params, requests, keys, given=None) -> list[Field]:
         prompts = only_prompts(requests, config.system)
