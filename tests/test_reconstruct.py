@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_posed
 import small_reconstruct as small
 from PIL import Image
 
@@ -16,7 +17,7 @@ from t3d.core import config as configs
 from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Request
-from t3d.data.sets import shapes
+from t3d.data.sets import posed, shapes
 from t3d.export import beside
 from t3d.fields import fitting
 from t3d.geom import cameras, silhouettes
@@ -202,7 +203,7 @@ def test_a_damaged_folder_is_refused_in_one_sentence(tmp_path, change, message):
 
 
 def test_folders_without_cameras_and_pictures_of_other_sizes(tmp_path):
-    with pytest.raises(UsageError, match='has neither cameras.json nor transforms.json: wanted a folder'):
+    with pytest.raises(UsageError, match='has neither cameras.json nor transforms.json, and as a data set: .*no layout'):
         requests.read_views(str(tmp_path))
     with pytest.raises(UsageError, match='is no folder'):
         requests.read_views(str(tmp_path / 'none'))
@@ -210,6 +211,27 @@ def test_folders_without_cameras_and_pictures_of_other_sizes(tmp_path):
     Image.new('RGBA', (8, 8)).save(tmp_path / 'views' / '001.png')
     with pytest.raises(UsageError, match='is of 8 x 8 pixels, the first of 32 x 32'):
         requests.read_views(str(tmp_path))
+
+
+@pytest.mark.parametrize('write', (small_posed.zero123, small_posed.srn, small_posed.nerf_synthetic))
+def test_folders_of_data_sets_are_read_with_their_cameras(tmp_path, write, capsys):
+    """The views of a layout of other people's, compared with its set's own record; of two objects the first is made."""
+    truth = small_posed.look(4, size=24)
+    write(tmp_path, truth)
+    read = requests.read_views(str(tmp_path))
+    record = posed.PosedSource(tmp_path, 'all', size=requests.SIDE)[0]
+    np.testing.assert_array_equal(read.world_from_cam, record['world_from_cam'])
+    np.testing.assert_array_equal(read.intrinsics, record['intrinsics'])
+    colours = np.asarray(record['image'], np.float32)[..., : read.images.shape[-1]] / 255.0
+    np.testing.assert_array_equal(read.images, colours)
+    assert read.images.shape[1:3] == (256, 256) and 'objects' not in capsys.readouterr().err
+
+
+def test_of_several_objects_the_first_is_made_and_named(tmp_path, capsys):
+    for name in ('first', 'second'):
+        small_posed.zero123(tmp_path, small_posed.look(4, size=24), name)
+    assert requests.read_views(str(tmp_path)).prompt == 'first'
+    assert 'has 2 objects; first is made' in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------------- commands

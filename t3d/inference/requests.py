@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import sys
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from t3d.geom import cameras
 
 CAMERAS = ('cameras.json', 'transforms.json')  # of a folder of posed pictures, the first that is there
 MOST = 4096  # pictures of one folder
+SIDE = 256  # pixels of pictures that come in a layout of other people's data sets
 
 
 def make(prompts: list[str], image: str | np.ndarray | None = None, views: str | Views | None = None) -> list[Request]:
@@ -58,7 +60,8 @@ def read_image(path: str, flag: str = '--image') -> np.ndarray:
 
 
 def read_views(folder: str) -> Views:
-    """The posed pictures of a folder: t3d's own (`cameras.json` and what it names), or nerfstudio's `transforms.json`.
+    """The posed pictures of a folder: t3d's own (`cameras.json` and what it names), nerfstudio's `transforms.json`, or those of
+    the first object of any layout of t3d.data.layouts, made square at SIDE px and in the set's world.
 
     Pictures that are opaque throughout come as RGB. A file that says nothing of its axes has nerfstudio's: z up.
 
@@ -68,8 +71,7 @@ def read_views(folder: str) -> Views:
     place = pathlib.Path(folder)
     path = next((place / name for name in CAMERAS if (place / name).is_file()), None)
     if path is None:
-        what = f'has neither {CAMERAS[0]} nor {CAMERAS[1]}' if place.is_dir() else 'is no folder'
-        raise UsageError(f'--views {folder} {what}: wanted a folder of pictures with their cameras in one of these files.')
+        return _of_layout(place)
     document = strict_json.loads(path.read_bytes(), str(path))
     frames = document.get('frames') if isinstance(document, dict) else None
     if not isinstance(frames, list) or not 0 < len(frames) <= MOST:
@@ -94,6 +96,27 @@ def read_views(folder: str) -> Views:
     images = np.stack(images)
     images = images if images[..., 3].min() < 1.0 else images[..., :3]
     return Views(place.resolve().name, images, np.stack(poses), np.stack(lenses))
+
+
+def _of_layout(place: pathlib.Path) -> Views:
+    """The first object of a folder in one of the layouts of other people's posed pictures."""
+    from t3d.data.sets import posed
+
+    if not place.is_dir():
+        raise UsageError(f'--views {place} is no folder: wanted one of pictures with their cameras.')
+    try:
+        source = posed.PosedSource(place, 'all', size=SIDE)
+        record = source[0]
+    except UsageError as error:
+        raise UsageError(f'--views {place} has neither {CAMERAS[0]} nor {CAMERAS[1]}, and as a data set: {error}') from error
+    if len(source) > 1:
+        note = (
+            f'note: {place} has {len(source)} objects; {record["name"]} is made. Give the folder of another alone for that one.'
+        )
+        print(note, file=sys.stderr)
+    images = np.asarray(record['image'], np.float32) / 255.0
+    images = images if images[..., 3].min() < 1.0 else images[..., :3]
+    return Views(record['name'], images, record['world_from_cam'], record['intrinsics'])
 
 
 def _picture(place: pathlib.Path, frame: dict, where: str) -> pathlib.Path:
