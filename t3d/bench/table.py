@@ -11,6 +11,7 @@ BENCHMARKS = {
     'unet': 't3d.bench.unet',
     'gan': 't3d.bench.gan',
     'mv': 't3d.bench.mv',
+    'sds': 't3d.bench.sds',
 }
 
 

@@ -8,7 +8,8 @@ BENCHMARKS = """benchmarks, each with a --help of its own:
   start   seconds to the end of the first train step of any config, with an empty and a filled cache
   unet    a forward pass of the Stable Diffusion UNet, beside diffusers
   gan     the four training phases of a triplane GAN, beside PyTorch modules of the same shapes
-  mv      the three forms of the multi-view UNet, beside the plain UNet and PyTorch"""
+  mv      the three forms of the multi-view UNet, beside the plain UNet and PyTorch
+  sds     a step of score distillation through Stable Diffusion's networks, beside diffusers and PyTorch"""
 
 
 def flags(command) -> None:
