@@ -84,3 +84,14 @@ def test_a_janus_score_counts_fronts_that_other_sides_show(monkeypatch):
     assert (many['janus'], many['front'], many['one_front']) == (1.0, 1.0, 0.0)
     none = marked_views(monkeypatch, np.full(len(marked_fronts.AZIMUTH), np.pi))
     assert (none['janus'], none['front']) == (0.0, 0.0)
+
+
+def test_fronts_of_one_network_are_those_of_the_large_objects():
+    config = {'system': 'x', 'data': {'prompts': 'toy'}, 'render': {'size': SIZE, 'background': 1.0}}
+    model = Loaded(ConfigDict(config), None, {}, 'network', 1)
+    scenes = marked_fronts.asked(model, None)
+    assert len(scenes) == 8 and {scene.attributes['size'] for scene in scenes} == {'large'}
+    assert len(marked_fronts.asked(model, 40)) == 32
+    other = ConfigDict({**config, 'data': {'prompts': 'animals'}})
+    with pytest.raises(UsageError, match='data.prompts=toy'):
+        marked_fronts.asked(model._replace(config=other), None)

@@ -2,10 +2,14 @@
 
 Each view is read by the nearest of the true renders of the object that was asked for, from all around: what shows the mark of
 the front, where the camera stands at a side or at the back, is a second front. The problem: Perp-Neg, arXiv 2304.04968.
+
+The objects are those of a run's own prompts, or for one network of all toy prompts some of the large ones.
 """
 
 import numpy as np
 
+from t3d.core import rules
+from t3d.core.errors import UsageError
 from t3d.data.sets import marked, oracle, shapes, toy
 from t3d.evaluate import asked_objects, drawing, toy_objects
 from t3d.evaluate.asked_objects import SUPERSAMPLE
@@ -15,11 +19,12 @@ from t3d.inference.loading import Loaded
 NAME = 'marked_fronts'
 PAIRED = True
 CAPTIONED = True
-NEEDS = {'prompts': None, 'render.size': None, 'render.background': None}
+NEEDS = {'render.size': None, 'render.background': None}
 AZIMUTH = np.deg2rad(np.array([-20.0, 0.0, 20.0, 75.0, 100.0, 130.0, 160.0, 180.0, -160.0, -130.0, -100.0, -75.0]))
 ELEVATION = np.full(len(AZIMUTH), 0.3)
 FRONT = np.abs(AZIMUTH) < 0.5  # of the cameras; the others see the mark not at all, or at its very edge
 AROUND, HEIGHTS = 36, 5  # true renders that a view is compared with, from all around and over the source's elevations
+OBJECTS = 8  # of a network of all toy prompts
 SHOWN = np.deg2rad(50.0)  # a view looks like the front if the nearest true render is from within this of it
 
 
@@ -29,7 +34,7 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     `one_front` is the share of objects of which both hold in every view. Control: true renders.
     """
     toy_objects.refuse_split(split)
-    scenes = asked_objects.asked(loaded, limit)
+    scenes = asked(loaded, limit)
     images, truth = renders(loaded, scenes), true_views(scenes, loaded)
     log(f'reading {images.shape[0]} objects of {images.shape[1]} views')
     scores = {}
@@ -44,8 +49,19 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
 def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> drawing.Pictures:
     """12 views of each of the first `limit` (all) prompts, with the true ones of marked objects."""
     toy_objects.refuse_split(split)
-    scenes = asked_objects.asked(loaded, limit)
+    scenes = asked(loaded, limit)
     return drawing.Pictures([scene.captions[0] for scene in scenes], renders(loaded, scenes), true_views(scenes, loaded), True)
+
+
+def asked(loaded: Loaded, limit: int | None) -> list[shapes.Scene]:
+    """The objects that are asked for; UsageError for a model of other prompts."""
+    if 'prompts' in loaded.config:
+        return asked_objects.asked(loaded, limit)
+    if loaded.config.get('data', {}).get('prompts') != 'toy':
+        raise UsageError(f'evaluate={NAME!r} is for runs with prompts of their own, or with data.prompts=toy.')
+    things = [scene for scene in shapes.singles('all') if scene.attributes['size'] == 'large']
+    count = OBJECTS if limit is None else min(rules.held('--limit', limit, asked_objects.LIMIT), len(things))
+    return [things[int(k)] for k in np.linspace(0, len(things) - 1, count)]
 
 
 def renders(loaded: Loaded, scenes: list[shapes.Scene]) -> np.ndarray:

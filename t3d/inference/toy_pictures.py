@@ -34,15 +34,20 @@ def open_toy(value: str) -> Given:
     Raises:
       UsageError: the size is no whole number that this prior is drawn at.
     """
-    name, colon, size = str(value).partition(':')
-    least, most = SIZES
-    if colon and not (size.isascii() and size.isdigit() and len(size) < 5 and least <= int(size) <= most):
-        raise UsageError(f'{value!r}: wanted {name}, or {name}:SIZE with {least} to {most} px, for example {name}:{SIZE}.')
-    size = int(size or SIZE)
+    name, size = str(value).partition(':')[0], size_of(value, SIZE)
     params = {'means': means(size, name == MARKED)}
     captions = [scene.captions for scene in shapes.singles('all')]
     prior = toy_prior.make(captions, size, bias=BIAS if name == MARKED else 0.0)
     return Given(prior, params, None, f'{name}:{size}', given.digest(params))
+
+
+def size_of(value: str, usual: int) -> int:
+    """SIZE of 'NAME:SIZE', or the usual one of 'NAME'; UsageError where it is no whole number in SIZES."""
+    name, colon, size = str(value).partition(':')
+    least, most = SIZES
+    if colon and not (size.isascii() and size.isdigit() and len(size) < 5 and least <= int(size) <= most):
+        raise UsageError(f'{value!r}: wanted {name}, or {name}:SIZE with {least} to {most} px, for example {name}:{usual}.')
+    return int(size or usual)
 
 
 def poses(with_mark: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +90,6 @@ def _cast(scene: shapes.Scene, cameras, size: int, with_mark: bool) -> list[np.n
     hits = toy.trace(scene, *cameras, size, SUPERSAMPLE)
     hit, thing = (hits.which >= 0)[:, None], scene.objects[0]
     white = np.where(hit, shapes.shade(np.ones_like(hits.normal), hits.normal), 0.0)[:, :1]
-    mark = marked.mask(thing.shape, thing.scale, hits.points - np.asarray(thing.centre))[:, None] & with_mark
+    mark = marked.mask(hits.points - np.asarray(thing.centre))[:, None] & with_mark
     parts = white * ~mark, white * mark, hit.astype(np.float64)
     return [part.reshape(*hits.fine, 1).mean((2, 4)) for part in parts]
