@@ -10,12 +10,23 @@ import jax
 import jax.numpy as jnp
 
 from t3d.core import numerics, optim
+from t3d.core.config import unknown
+from t3d.core.errors import UsageError
 from t3d.fields import triplane_field
 from t3d.geom import triplanes, volume
 from t3d.geom.rays import Rays, ray_box
 from t3d.nets.text_condition import TextCondition
 from t3d.nets.text_decoder import TextDecoder
 
+# Outputs for the albedo, functions of (x, alpha): the paper's, and others whose slope at 0 is 1/4 too but that never saturate.
+# `field.alpha=1` makes the first a plain sigmoid.
+ALBEDOS = {
+    'scaled_sigmoid': numerics.scaled_sigmoid,
+    'linear': lambda x, alpha: 0.5 + 0.25 * x,
+    'relu': lambda x, alpha: jax.nn.relu(0.5 + 0.25 * x),
+    'leaky_relu': lambda x, alpha: jax.nn.leaky_relu(0.5 + 0.25 * x, 0.01),
+    'swish': lambda x, alpha: 0.5 + jax.nn.silu(0.5 * x),
+}
 CHUNK = 2**14  # rays of one object rendered at once for people to see
 PAIRS, APART = 1024, 0.004  # of points whose densities are compared, and their distance
 
@@ -32,6 +43,10 @@ class TextField:
         )
         self.plane_channels = config.decoder.out_channels // 3
         self.field, self.render = config.field, config.render
+        albedo = config.field.get('albedo', 'scaled_sigmoid')  # weights from before there were others
+        if albedo not in ALBEDOS:
+            raise UsageError(unknown(albedo, ALBEDOS, 'output for the albedo (field.albedo)'))
+        self.albedo = ALBEDOS[albedo]
         self.steps = config.steps
         self.noise_scale = config.noise
 
@@ -62,7 +77,7 @@ class TextField:
         return {'planes': triplanes.unpack(flat), 'field': params['field']}
 
     def raw_field(self, scene):
-        """The renderer's field: raw density with the central blob, albedo by the scaled sigmoid of Sec. 3.3."""
+        """The renderer's field: raw density with the central blob, albedo by `field.albedo`, the scaled sigmoid of Sec. 3.3."""
         alpha = jax.lax.stop_gradient(scene['field']['alpha'])
         plain = triplane_field.make(
             scene['field'],
@@ -70,7 +85,7 @@ class TextField:
             bound=1.0,
             plane_axes=self.render.plane_axes,
             equalised=False,
-            activation=lambda features: numerics.scaled_sigmoid(features, alpha),
+            activation=lambda features: self.albedo(features, alpha),
         )
 
         def field(points, directions=None):
