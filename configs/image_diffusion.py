@@ -6,6 +6,7 @@
 |---|---|---|---|
 | `tiny` | toy, single objects, 32 px | SD-shaped UNet on 4 x 4 patches, 64-96 channels | two CPU cores, an hour |
 | `patterns` | toy with stripes, checks and dots, 32 px | as `tiny` | two CPU cores, an hour |
+| `furniture` | furniture, 32 px | as `tiny`, text 128 wide | two CPU cores, an hour |
 | `base` | furniture, 64 px | 128-512 channels | one large GPU |
 | `pod` | furniture, 64 px, batch 2,048 | Stable Diffusion 2.1's, pixels in place of latents | v5e-64 or 32 x H100 class |
 """
@@ -17,7 +18,7 @@ from configs import common
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
-    variants = {'tiny': tiny, 'patterns': patterns, 'base': base, 'pod': pod}
+    variants = {'tiny': tiny, 'patterns': patterns, 'furniture': furniture, 'base': base, 'pod': pod}
     if variant not in variants:
         raise ValueError(f'unknown variant {variant!r} of image_diffusion: there are {", ".join(variants)}')
     return variants[variant]().lock()
@@ -93,6 +94,20 @@ def patterns() -> ml_collections.ConfigDict:
     config.data.update(name='toy_patterns', poses=64, patterns=('plain', 'stripes', 'checks', 'dots'))
     config.evaluate = ('pattern_pictures',)
     config.export.update(prompts=('a striped red cube', 'a checked purple sphere', 'a dotted green cone'))
+    return config
+
+
+def furniture() -> ml_collections.ConfigDict:
+    """Real objects, as small as `tiny`: what the multi-view model of mvdiffusion:furniture grows out of."""
+    config = tiny()
+    config.variant = 'furniture'
+    config.diffusion.least_snr = 1.0
+    config.text.update(length=14, width=128)
+    config.unet.update(cross_attention_dim=128)
+    config.sample.guidance = 2.0
+    config.data.update(name='furniture', size=32, train_views=12)
+    config.evaluate = ()  # pictures of furniture have no exact labels
+    config.export.update(prompts=('a chair', 'a table', 'a sofa'))
     return config
 
 

@@ -7,6 +7,7 @@
 | variant | data | network | where |
 |---|---|---|---|
 | `tiny`, `tiny_masked`, `tiny_epipolar` | toy, 4 views at 32 px | grown out of image_diffusion:tiny | two CPU cores, an hour |
+| `furniture` | furniture, 4 views at 32 px | as `tiny`, from a run of image_diffusion:furniture | two CPU cores, hours |
 | `base` | furniture, 4 views at 64 px | 128-512 channels | one large GPU |
 | `pod` | posed images, 4 views at 256 px | MVDream of Stable Diffusion 2.1, 867.6 M | v5e-64 or 32 x H100 class |
 | `pod_masked`, `pod_epipolar` | the same | Stable Diffusion 1.5 as SPAD, or with epipolar blocks | the same |
@@ -23,6 +24,7 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
         'tiny': tiny,
         'tiny_masked': tiny_masked,
         'tiny_epipolar': tiny_epipolar,
+        'furniture': furniture,
         'base': base,
         'pod': pod,
         'pod_masked': pod_masked,
@@ -125,6 +127,20 @@ def tiny_epipolar() -> ml_collections.ConfigDict:
     config = tiny()
     config.variant = 'tiny_epipolar'
     config.views.update(form='epipolar', block_levels=(0, 1), samples=8)
+    return config
+
+
+def furniture() -> ml_collections.ConfigDict:
+    """Real objects at the size of `tiny`, from given.prior=RUN of configs/image_diffusion.py:furniture, or from nothing."""
+    config = tiny()
+    config.variant = 'furniture'
+    config.given = {'prior': ''}
+    config.text.update(length=14, width=128)
+    config.unet.update(cross_attention_dim=128)
+    config.sample.guidance = 2.0
+    config.data.update(name='furniture', rig='free', size=32, train_views=12)
+    config.evaluate = ('captioned_views',)
+    config.export.update(prompts=('a chair', 'a table', 'a sofa'))
     return config
 
 

@@ -15,13 +15,14 @@ from t3d.inference import loading
 
 VARIANTS = [('dreamfusion', name) for name in ('tiny', 'sd', 'pod')]
 VARIANTS += [('instant3d', name) for name in ('tiny', 'scenes', 'furniture', 'base', 'pod')]
-VARIANTS += [('image_diffusion', name) for name in ('tiny', 'patterns', 'base', 'pod')]
+VARIANTS += [('image_diffusion', name) for name in ('tiny', 'patterns', 'furniture', 'base', 'pod')]
 VARIANTS += [('ganfusion_diffusion', name) for name in ('tiny', 'furniture', 'base', 'pod')]
 VARIANTS += [('ganfusion_gan', name) for name in ('tiny', 'furniture', 'base', 'ffhq', 'pod')]
 VARIANTS += [('reconstruct', name) for name in ('tiny', 'base')]
 VARIANTS += [('renderdiffusion', name) for name in ('tiny', 'furniture', 'base', 'pod')]
 VARIANTS += [
-    ('mvdiffusion', name) for name in ('tiny', 'tiny_masked', 'tiny_epipolar', 'base', 'pod', 'pod_masked', 'pod_epipolar')
+    ('mvdiffusion', name)
+    for name in ('tiny', 'tiny_masked', 'tiny_epipolar', 'furniture', 'base', 'pod', 'pod_masked', 'pod_epipolar')
 ]
 SAMPLED = [('guided_mv', name) for name in ('tiny', 'base', 'pod')]  # nothing to train
 # No text of their own; one object; rungs would be traced again.

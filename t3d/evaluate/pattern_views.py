@@ -46,7 +46,7 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
         return view_reading.true_views(these, cameras, images.shape[2], albedo=albedo, **look)
 
     phases = np.stack([true(scenes, phase) for phase in pattern_oracle.PHASES])
-    truth, plain = phases[0], true([patterns.patterned(_bare(scene), 'plain') for scene in scenes])
+    truth, plain = phases[0], true([patterns.patterned(bare(scene), 'plain') for scene in scenes])
     drawn = np.random.default_rng(5).integers(len(phases), size=images.shape[:2])
     scattered = np.take_along_axis(phases, drawn[None, :, :, None, None, None], 0)[0]
     scores = {}
@@ -96,6 +96,6 @@ def shares(readings: list[list[Reading]], scenes: list[shapes.Scene]) -> dict[st
     return {name: float(np.mean(hits)) for name, hits in values.items()}
 
 
-def _bare(scene: shapes.Scene) -> shapes.Scene:
+def bare(scene: shapes.Scene) -> shapes.Scene:
     """The object of toy under a pattern."""
     return shapes.single(*(scene.attributes[name] for name in ('shape', 'colour', 'size')))
