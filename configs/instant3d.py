@@ -68,7 +68,7 @@ def tiny() -> ml_collections.ConfigDict:
         token_to_plane=True,
         remat=False,
     )
-    config.field = dict(hidden=32, alpha=0.7, blob=0.0, density_bias=-3.0, density_scale=20.0)
+    config.field = dict(hidden=32, alpha=0.7, albedo='scaled_sigmoid', blob=0.0, density_bias=-3.0, density_scale=20.0)
     config.render = dict(
         samples=32, importance=0, samples_shown=48, plane_axes='orthogonal', background=1.0, radius=3.2, fov=0.7027699
     )
@@ -132,7 +132,7 @@ def sds() -> ml_collections.ConfigDict:
     config = tiny()
     config.variant = 'sds'
     config.supervision = 'sds'  # 'photometric' with data.name=toy data.kind=views: the same network from pictures
-    config.given = {'prior': 'toy:16'}
+    config.given = {'prior': 'toy:16', 'clip': ''}  # the second for sds+clip, and for adaptive negatives
     config.data.update(
         name='prompts', kind='prompts', prompts='toy', count=0
     )  # what else is in data and loss, photometric reads
@@ -163,7 +163,7 @@ def sds() -> ml_collections.ConfigDict:
         more=3.0,
     )
     none = (0, 0.0, 0.0, 1)  # from step, first and last weight, to step
-    config.loss.update(density=none, orientation=none, smoothness=none, offset=0.01)
+    config.loss.update(density=none, orientation=none, smoothness=none, offset=0.01, clip=(0, 0.1, 0.1, 1))  # clip: of sds+clip
     config.steps = 1600
     config.optimizer.update(learning_rate=2e-3)
     config.preview = dict(rows=8, views=4, size=32, elevation=0.3, columns='held out: front, right, back, left')
@@ -177,7 +177,7 @@ def sds_trained() -> ml_collections.ConfigDict:
     """From a model that was trained on pictures of 24 combinations, each held-out prompt unseen to it too."""
     config = sds()
     config.variant = 'sds_trained'
-    config.given = {'prior': 'image_diffusion-toy'}
+    config.given.prior = 'image_diffusion-toy'
     config.text.words = tuple(  # the words of the prior, in their order
         'a an black blue cone cube cylinder front green in large left of on orange purple red small sphere the to top white '
         'yellow'.split()

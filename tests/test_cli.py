@@ -108,7 +108,7 @@ def test_prompts_stand_anywhere_on_the_line():
         ('train',),
         ('fly',),
         (),
-        ('eval', 'a', 'b'),
+        ('eval', 'a', '--b'),
         ('bench',),
         ('generate', 'x', '--run', 'a', '--weights', 'b'),
         ('data', 'build', 'furniture'),

@@ -16,11 +16,14 @@ def test_vectors_with_known_cosines():
     assert report.values == {
         'clip/score': pytest.approx(30.0),
         'clip/similarity': pytest.approx(-0.2),
+        'clip/probability': pytest.approx(0.5),
         'clip/r_precision': 0.5,
     }
     assert (report.n, report.candidates, report.extractor) == (8, 4, 'none')
-    assert set(report.shuffled.values()) == {0.0}
-    assert report.lines()[2].startswith('clip/r_precision 0.5 (shuffled 0') and 'n=8, 4 prompts, none' in report.lines()[2]
+    shuffled = dict(report.shuffled)
+    assert shuffled.pop('clip/probability') == pytest.approx(1 / 6)  # view 1 is as near to each of the others
+    assert set(shuffled.values()) == {0.0}
+    assert report.lines()[3].startswith('clip/r_precision 0.5 (shuffled 0') and 'n=8, 4 prompts, none' in report.lines()[2]
     assert clip_score.evaluate(-images, texts, np.arange(4), extractor='none').values['clip/score'] == 50.0
 
 

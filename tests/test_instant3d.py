@@ -11,7 +11,7 @@ from t3d import systems
 from t3d.core import config as configs
 from t3d.core import tree
 from t3d.data import sources
-from t3d.systems import instant3d
+from t3d.systems import instant3d_supervision
 
 SMALL = (
     'batch=2',
@@ -51,7 +51,7 @@ def started():
 
 
 def a_batch(config):
-    source, transform = sources.make(config, None, instant3d.batch_spec(config))
+    source, transform = sources.make(config, None, instant3d_supervision.batch_spec(config))
     random = np.random.default_rng(0)
     examples = [transform(source[k], random) for k in range(config.batch)]
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
@@ -108,7 +108,7 @@ def test_preview_shows_renders_beside_targets():
     images = jax.jit(system.preview)(params, batch, jax.random.key(0))
     views = config.preview.views
     assert images.shape == (len(labels), 16, 2 * views * 16, 3) and images.min() >= 0 and images.max() <= 1
-    expected = instant3d.over(batch['image'], config.render.background)  # [B, V, H, W, 3]
+    expected = instant3d_supervision.over(batch['image'], config.render.background)  # [B, V, H, W, 3]
     strip = np.concatenate(list(np.moveaxis(np.asarray(expected), 1, 0)), 2)
     np.testing.assert_allclose(images[:, :, views * 16 :], strip, atol=1e-6)
 
@@ -157,13 +157,13 @@ def test_steps_from_views_are_those_from_before_there_was_another_supervision():
 def test_pixels_are_drawn_near_the_object_in_the_asked_share():
     alpha = np.zeros((1, 1, 32, 32), np.uint8)
     alpha[0, 0, 10:14, 20:24] = 255
-    pixels = instant3d.draw_pixels(jax.random.key(0), alpha, 4000, 0.5)[0, 0]
+    pixels = instant3d_supervision.draw_pixels(jax.random.key(0), alpha, 4000, 0.5)[0, 0]
     rows, columns = pixels // 32, pixels % 32
     near = (rows >= 8) & (rows < 16) & (columns >= 18) & (columns < 26)
     assert abs(float(near.mean()) - (0.5 + 0.5 * 64 / 1024)) < 0.01
-    uniform = instant3d.draw_pixels(jax.random.key(0), alpha, 4096, 0.0)[0, 0]
+    uniform = instant3d_supervision.draw_pixels(jax.random.key(0), alpha, 4096, 0.0)[0, 0]
     assert len(np.unique(uniform)) == 1024  # stratified: every pixel is hit
-    empty = instant3d.draw_pixels(jax.random.key(0), np.zeros_like(alpha), 64, 0.5)[0, 0]
+    empty = instant3d_supervision.draw_pixels(jax.random.key(0), np.zeros_like(alpha), 64, 0.5)[0, 0]
     assert empty.min() >= 0 and empty.max() < 1024 and len(np.unique(empty)) > 32
 
 

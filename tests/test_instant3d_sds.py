@@ -20,7 +20,7 @@ from t3d.fields.text_field import TextField
 from t3d.geom import camera_draws, shading
 from t3d.inference import loading
 from t3d.parallel import devices as devices_of
-from t3d.systems import instant3d
+from t3d.systems import instant3d_supervision
 from t3d.train import loop, states
 
 WORDS = ('red', 'green', 'blue', 'cube', 'front', 'side', 'back', 'overhead', 'view')
@@ -69,7 +69,7 @@ def test_the_decoder_gets_the_explicit_gradient_through_the_renderer(scale):
     given = prior(seen=seen)
     record = lambda params, x: drawn.append(x) or x
     given = given._replace(functions=given.functions._replace(latents=record))
-    loss = instant3d.distilled(chosen, TextField(chosen), {'prior': given}).loss
+    loss = instant3d_supervision.distilled(chosen, TextField(chosen), {'prior': given}).loss
     batch, params = batch_of(PROMPTS[:3]), {'prior': given.params}
 
     def both(weights):
@@ -112,7 +112,7 @@ def to_planes(prompts, *overrides, made=pictures, extras=None):
     chosen, given = config(*overrides), {'prior': prior(made)}
     planes = jax.random.normal(prng.key(2), (3, 3, 8, 8, 4))[: len(prompts)]
     field = triplane_field.init(prng.key(1), 4, hidden=8, outputs=3, equalised=False) | {'alpha': jnp.float32(0.7)}
-    supervision = instant3d.distilled(chosen, Planes(chosen), given)
+    supervision = instant3d_supervision.distilled(chosen, Planes(chosen), given)
     extras = supervision.extras() if extras is None else extras
     weights = lambda planes: {'planes': planes, 'field': field}
     of = lambda planes: supervision.loss(weights(planes), extras, params_of(given), batch_of(prompts), prng.key(5), 0)
@@ -224,7 +224,7 @@ def test_densities_are_compared_with_those_beside_them():
 
 def test_prompts_of_a_grammar_come_with_their_sides_and_places():
     chosen = sources.resolve(configs.load('configs/instant3d.py:sds'))
-    spec = instant3d.batch_spec_of_prompts(chosen)
+    spec = instant3d_supervision.batch_spec_of_prompts(chosen)
     train, transform = sources.make(chosen, None, spec)
     test, _ = sources.make(chosen, 'test', spec)
     assert (len(train), len(test), len(train.every)) == (48, 16, 64)
@@ -283,7 +283,7 @@ def test_prompts_that_cannot_be_read_are_refused(tmp_path):
     file.write_text('red cube\nred green blue cube')
     assert len(sources.make(chosen())[0]) == 2
     with pytest.raises(UsageError, match='6 words or word pieces, the model reads 5'):  # with ', front view'
-        sources.make(chosen(), None, instant3d.batch_spec_of_prompts(chosen()))
+        sources.make(chosen(), None, instant3d_supervision.batch_spec_of_prompts(chosen()))
     with pytest.raises(UsageError, match="none is in data.split='test'"):
         sources.make(chosen(), 'test')
     with pytest.raises(UsageError, match="Did you mean 'animals'"):

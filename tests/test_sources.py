@@ -12,7 +12,7 @@ from t3d.data import sets, sources
 from t3d.data.adapters import views
 from t3d.data.sets import shapes, toy
 from t3d.data.sets.captions import vocabulary
-from t3d.systems import instant3d
+from t3d.systems import instant3d_supervision
 
 SMALL = ('data.size=8', 'preview.rows=6', 'preview.views=2')
 
@@ -61,7 +61,7 @@ def test_an_example_takes_training_views_alone():
             np.testing.assert_array_equal(image, record['image'][view])
         seen |= set(chosen)
     assert seen == {0, 1, 2, 3, 4}
-    asks = instant3d.batch_spec(tiny('loss.depth=0.1'))
+    asks = instant3d_supervision.batch_spec(tiny('loss.depth=0.1'))
     assert 'depth' in asks and 'depth' in sources.make(config, None, asks)[1](record, np.random.default_rng(0))
 
 

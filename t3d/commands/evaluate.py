@@ -7,11 +7,15 @@ RANGES = {'limit': Whole(2, 2**31 - 1, 'objects or scenes; a control needs anoth
 
 
 def flags(command) -> None:
-    command.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
+    command.add_argument(
+        'run', help='run folder, weights folder, name of shipped weights, or a config of a system without weights'
+    )
+    command.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='of that config')
     command.add_argument('--metrics', metavar='A,B', help='psnr, ssim, fid, kid, fid_tiny, fd_effnet, clip, align, ...')
     command.add_argument('--inception-weights', metavar='FILE', help='FID Inception-v3 as safetensors, for fid and kid')
     command.add_argument('--clip-weights', metavar='DIR', help='folder of a CLIPModel, for clip')
     command.add_argument('--align-head', metavar='DIR', help='of python -m launch.align_head, for align (default: no training)')
+    command.add_argument('--given', nargs='+', metavar='NAME=MODEL', help='other models to use than those of the run')
     command.add_argument('--evaluate', metavar='A,B', help='evaluators to use (default: those that the config names)')
     command.add_argument('--limit', type=int, help='at most this many objects or scenes')
     command.add_argument('--split', help='of a built data set: train (default), val, test, test_combo')
@@ -19,10 +23,25 @@ def flags(command) -> None:
     command.add_argument('--json', help='also write the scores here')
 
 
+def model(name: str, overrides: list[str], given: dict[str, str]):
+    """The model that a word names; of a config, a system that samples given models and has no weights itself."""
+    from t3d.core import config as configs
+    from t3d.core.errors import UsageError
+    from t3d.inference import given as givens
+    from t3d.inference import loading
+
+    if givens.is_config(name):
+        return loading.untrained(configs.load(name, overrides), given)
+    if overrides:
+        raise UsageError(f'{overrides[0]}: what a run was made with is not changed; only a config takes KEY=VALUE.')
+    return loading.load(name, given=given)
+
+
 def run(args) -> None:
     import json
 
     from t3d.evaluate import scores, table
+    from t3d.inference import given as givens
     from t3d.inference import loading, publish
     from t3d.parallel import devices
 
@@ -31,7 +50,8 @@ def run(args) -> None:
         parsing.writable(args.json, '--json', file=True)
     devices.compilation_cache()
     names = scores.check([name.strip() for name in args.metrics.split(',')]) if args.metrics else []
-    loaded, which = loading.with_data(loading.load(args.run), args.data), {'limit': args.limit, 'split': args.split}
+    loaded = model(args.run, args.overrides, givens.parse(args.given or ()))
+    loaded, which = loading.with_data(loaded, args.data), {'limit': args.limit, 'split': args.split}
     if args.evaluate:
         loaded = table.with_evaluators(loaded, tuple(name.strip() for name in args.evaluate.split(',')))
     if names:

@@ -18,12 +18,16 @@ EVALUATORS = {
     'asked_objects': 't3d.evaluate.asked_objects',
     'marked_fronts': 't3d.evaluate.marked_fronts',
     'toy_prompts': 't3d.evaluate.toy_prompts',
+    'prompt_retrieval': 't3d.evaluate.prompt_retrieval',
     'object_views': 't3d.evaluate.object_views',
     'toy_pictures': 't3d.evaluate.toy_pictures',
+    'view_consistency': 't3d.evaluate.view_consistency',
     'view_sets': 't3d.evaluate.view_sets',
     'pattern_views': 't3d.evaluate.pattern_views',
+    'pattern_consistency': 't3d.evaluate.pattern_consistency',
     'pattern_pictures': 't3d.evaluate.pattern_pictures',
     'generated_objects': 't3d.evaluate.generated_objects',
+    'captioned_views': 't3d.evaluate.captioned_views',
     'captioned_objects': 't3d.evaluate.captioned_objects',
 }
 

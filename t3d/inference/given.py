@@ -1,10 +1,10 @@
 """Other models that a system uses: what the names in `config.given` may be, and what a run keeps and remembers of them.
 
 A value is a run folder, a weights folder, the name of shipped weights, a Stable Diffusion folder or file, `toy`, a prior in
-closed form (`toy_pictures`), or a config (`configs/x.py:variant`), which describes the model that is wanted and has no weights:
-enough for a dry run and a benchmark. A run folder keeps a copy of each given model that is in t3d's own format, in
-`given/<name>/`, and is whole by itself; others, which are large and the user's, stay where they are, and the run remembers
-their digest. `loading.open_given` opens them.
+closed form (`toy_pictures`), a CLIP folder or `toy_clip` (`likenesses`), or a config (`configs/x.py:variant`), which describes
+the model that is wanted and has no weights: enough for a dry run and a benchmark. A run folder keeps a copy of each given
+model that is in t3d's own format, in `given/<name>/`, and is whole by itself; others, which are large and the user's, stay
+where they are, and the run remembers their digest. `loading.open_given` opens them.
 """
 
 import hashlib

@@ -122,11 +122,11 @@ def open_given(
     for name, value in configured.items():
         kept = None if folder is None else epath.Path(folder) / givens.FOLDER / name
         if (others or {}).get(name):
-            opened[name] = open_one(name, others[name], random=random)
+            opened[name] = open_one(name, others[name], random=random, text=config.get('text'))
         elif kept is not None and kept.exists() and (kept_first or not _is_there(value)):
             opened[name] = open_one(name, str(kept), random=random)
         elif value:
-            opened[name] = open_one(name, value, random=random)
+            opened[name] = open_one(name, value, random=random, text=config.get('text'))
     return opened
 
 
@@ -134,19 +134,21 @@ def _is_there(value: str) -> bool:
     return bool(value) and not givens.is_config(value) and (value in shipped() or epath.Path(value).exists())
 
 
-def open_one(name: str, value: str, *, random: bool = False) -> Given:
-    """The model that one value names.
+def open_one(name: str, value: str, *, random: bool = False, text=None) -> Given:
+    """The model that one value names; `text`: the section of the config that it is given to.
 
     Raises:
       UsageError, FileNotFoundError: nothing there, or not a model; the message has the name of the given and the next step.
     """
-    from t3d.inference import priors, toy_pictures
+    from t3d.inference import likenesses, priors, toy_pictures
 
     if givens.is_config(value):
         return _of_config(value, random)
     try:
         if toy_pictures.is_toy(value):
             return toy_pictures.open_toy(value)
+        if likenesses.is_likeness(value):
+            return likenesses.open_likeness(value, text)
         if priors.is_pipeline(value):
             return priors.open_pipeline(value)._replace(digest=priors.digest_of_files(value))
         loaded = load(value)

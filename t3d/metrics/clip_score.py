@@ -18,9 +18,11 @@ from t3d.metrics import retrieval, scores
 from t3d.nets import clip
 from t3d.nets.judges import clip_vision
 
+SCALE = 100.0  # of cosines before a softmax, the one that released CLIP models learned
+
 
 def evaluate(images: np.ndarray, texts: np.ndarray, own: np.ndarray, *, extractor: str, seed: int = 0) -> scores.Report:
-    """`clip/score`, `clip/similarity` and `clip/r_precision` with their shuffled control.
+    """`clip/score`, `clip/similarity`, `clip/probability` and `clip/r_precision` with their shuffled control.
 
     Args:
       images: vectors [N, V, D] (V views of each of N assets) or [N, D].
@@ -33,11 +35,18 @@ def evaluate(images: np.ndarray, texts: np.ndarray, own: np.ndarray, *, extracto
     """
     own = scores.check(images, texts, own)
     images = images if images.ndim == 3 else images[:, None]
+    values, other = among(images, texts, own), among(images, texts, scores.derangement(len(texts), seed)[own])
+    return scores.Report(values, other, images.shape[0] * images.shape[1], len(texts), extractor)
+
+
+def among(images: np.ndarray, texts: np.ndarray, own: np.ndarray) -> dict[str, float]:
+    """The scores of images [N, V, D] whose prompts are texts[own], each view on its own.
+
+    'clip/probability' is that of the own prompt in the softmax of SCALE times the cosines (arXiv 2311.08403, Sec. 4.2, which
+    does not say the scale); chance is 1 / M.
+    """
     cosine = np.einsum('nvd,md->nvm', scores.unit(images), scores.unit(texts)).reshape(-1, len(texts))  # [N V, M]
-    views = images.shape[1]
-    values = _scores(cosine, np.repeat(own, views))
-    other = _scores(cosine, np.repeat(scores.derangement(len(texts), seed)[own], views))
-    return scores.Report(values, other, len(cosine), len(texts), extractor)
+    return _scores(cosine, np.repeat(own, images.shape[1]))
 
 
 def image_vectors(tower: clip_vision.VisionTower, params: PyTree, images: np.ndarray, *, batch: int = 32) -> np.ndarray:
@@ -71,10 +80,12 @@ def text_vectors(
 
 
 def _scores(cosine: np.ndarray, own: np.ndarray) -> dict[str, float]:
+    odds = np.exp(SCALE * (cosine - cosine.max(-1, keepdims=True)).astype(np.float64))
     mine = cosine[np.arange(len(own)), own]
     return {
         'clip/score': float(np.mean(100.0 * np.maximum(mine, 0.0))),
         'clip/similarity': float(np.mean(mine)),
+        'clip/probability': float(np.mean(odds[np.arange(len(own)), own] / odds.sum(-1))),
         'clip/r_precision': retrieval.recall(retrieval.ranks(-cosine, own), 1),
     }
 

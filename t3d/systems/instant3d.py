@@ -7,6 +7,7 @@ What holds the renders to their prompts is `config.supervision`:
 - `photometric`: the colour, mask and (optionally) depth of rendered views of captioned objects.
 - `sds`: score distillation, as in the paper: a text-to-image or multi-view model, `given.prior`, judges whole renders from
   random cameras. Its data are prompts alone.
+- `sds+clip`: with the paper's CLIP loss, by `given.clip`.
 
 Differences from the paper:
 - The text tower has CLIP's shape. Small configs train it from scratch with the decoder; the paper uses the frozen tower of
@@ -18,30 +19,23 @@ Differences from the paper:
   their density, orientation and smoothness terms weigh nothing, and the learning rate follows a cosine.
 - `photometric` draws pixels at random from each view, half of them near the object; `sds` renders whole views.
 - The density term compares random points of the box, and smoothness the normals where rays end; the paper gives no weights.
-- Adaptive negatives compare pictures by their colours in 8 x 8 cells, not by CLIP's features; their weights are threestudio's.
+- Without `given.clip`, adaptive negatives compare pictures by their colours in 8 x 8 cells; their weights are threestudio's.
 - `dtype` bfloat16 is for the decoder; sampling, MLP, compositing and losses are float32.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from t3d.core import numerics, optim, replicas, tokens, tree
+from t3d.core import optim, replicas, tokens, tree
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
-from t3d.core.prompts import SUFFIXES, with_sides
 from t3d.core.system import System, TrainState
-from t3d.diffusion import guide, perp_neg, timesteps
-from t3d.diffusion.prior import MultiViewPrior
 from t3d.fields.text_field import TextField
-from t3d.geom import camera_draws, cameras, shading, volume
 from t3d.nets import text_condition, text_decoder
+from t3d.systems.instant3d_supervision import SUPERVISIONS
 
 INWARD, OUTWARD = r'(query|key|value|query_key|proj_in|mlp_in|in)/kernel$', r'(out|proj_out|mlp_out)/kernel$'
 SHARDING = (
@@ -118,225 +112,3 @@ def make(config, given=None) -> System:
         }
 
     return System(init, train_step, preview, generate, check, ('ema',), SHARDING, supervision.batch_spec)
-
-
-class Supervision(NamedTuple):
-    """What renders are held to.
-
-    Attributes:
-      loss: `(params, extras, given, batch, key, step) -> (loss, (metrics, extras))`.
-      extras: `() -> what the state carries beside the network`.
-      preview: `(scenes, batch) -> images [B, H, W, 3]` of the contact sheet.
-      batch_spec: what the data pipeline delivers.
-    """
-
-    loss: Callable
-    extras: Callable
-    preview: Callable
-    batch_spec: dict[str, jax.ShapeDtypeStruct]
-
-
-# ------------------------------------------------------------------------------------------------------------- photometric
-
-
-def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Posed RGBA views of captioned objects."""
-    batch, views, size = config.batch, config.data.views, config.data.size
-    spec = {
-        'tokens': ((batch, config.text.length), jnp.int32),
-        'image': ((batch, views, size, size, 4), jnp.uint8),
-        'world_from_cam': ((batch, views, 4, 4), jnp.float32),
-        'intrinsics': ((batch, views, 3, 3), jnp.float32),
-    }
-    if config.loss.depth > 0.0:
-        spec['depth'] = ((batch, views, size, size), jnp.float32)
-    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in spec.items()}
-
-
-def over(rgba: jax.Array, background) -> jax.Array:
-    """uint8 straight-alpha RGBA over a grey level or colour: float32 in [0, 1]."""
-    rgba = rgba.astype(jnp.float32) / 255.0
-    return rgba[..., :3] * rgba[..., 3:] + background * (1.0 - rgba[..., 3:])
-
-
-def draw_pixels(key, alpha, count: int, foreground: float):
-    """Random pixel indices [B, V, count] of masks uint8 [B, V, H, W].
-
-    A share `foreground` comes from the object and the pixels next to it, the rest from the whole image; stratified inverse
-    CDF, with replacement.
-    """
-    batch, views, height, width = alpha.shape
-    solid = alpha.astype(jnp.float32) / 255.0
-    near = jax.lax.reduce_window(solid, np.float32(0.0), jax.lax.max, (1, 1, 5, 5), (1, 1, 1, 1), 'SAME')
-    near = near.reshape(batch, views, -1)
-    share = near / jnp.maximum(jnp.sum(near, -1, keepdims=True), 1.0)
-    cdf = jnp.cumsum(foreground * share + (1.0 - foreground) / (height * width), -1)
-    u = (jnp.arange(count) + jax.random.uniform(key, (batch, views, count), jnp.float32)) / count * cdf[..., -1:]
-    index = jax.vmap(jax.vmap(lambda row, at: jnp.searchsorted(row, at, side='right', method='compare_all')))(cdf, u)
-    return jnp.minimum(index, height * width - 1)
-
-
-def photometric(config, model: TextField, given) -> Supervision:
-    """By posed views.
-
-    Each view gives `loss.rays` random pixels, a share `loss.foreground` of them from the object's surroundings. Colour is
-    compared over a random background per view, so that the mask is learned too; opacity and, where asked for, distance along
-    the ray have terms of their own.
-    """
-
-    def loss(params, extras, given, batch, key, step):
-        key_noise, key_pixels, key_background, key_jitter = jax.random.split(key, 4)
-        batch_size, views, height, width, _ = batch['image'].shape
-        pixels = draw_pixels(key_pixels, batch['image'][..., 3], config.loss.rays, config.loss.foreground)
-        uv = (jnp.stack([pixels % width, pixels // width], -1).astype(jnp.float32) + 0.5) / jnp.array([width, height])
-        views_of = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
-        rays = jax.vmap(jax.vmap(cameras.rays_at))(views_of, uv)  # [B, V, R, 3]
-        rgba = jnp.take_along_axis(batch['image'].reshape(batch_size, views, -1, 4), pixels[..., None], axis=2)
-        scene = model.scene(params, batch['tokens'], key_noise)
-        flat = jax.tree.map(lambda leaf: leaf.reshape(batch_size, -1, 3), rays)
-        out = model.render_rays(scene, flat, key_jitter, config.render.samples)
-        background = jax.random.uniform(key_background, (batch_size, views, 1, 3), jnp.float32)
-        shape = (batch_size, views, config.loss.rays)
-        opacity = out.opacity.reshape(shape)
-        colour = out.features.reshape(*shape, 3) + background * (1.0 - opacity[..., None])
-        mask = rgba[..., 3].astype(jnp.float32) / 255.0
-        error = jnp.mean(jnp.square(colour - over(rgba, background)))
-        parts = {'rgb': error, 'mask': config.loss.mask * jnp.mean(jnp.square(opacity - mask))}
-        if config.loss.depth > 0.0:
-            depth = jnp.take_along_axis(batch['depth'].reshape(batch_size, views, -1), pixels, axis=2)
-            cosine = jnp.sum(rays.directions * cameras.forward_axis(views_of)[:, :, None], -1)
-            off = jnp.abs(out.depth.reshape(shape) - depth / cosine) * mask * (depth > 0.0)  # 0 is background
-            parts['depth'] = config.loss.depth * jnp.mean(off)
-        total = sum(parts.values())
-        metrics = {
-            'loss': total,
-            **{f'loss/{name}': part for name, part in parts.items()},
-            'psnr': -10.0 * jnp.log10(error),
-            'alpha': params['field']['alpha'],
-            'count/rays': jnp.float32(opacity.size),
-        }
-        return total, (metrics, extras)
-
-    def preview(scene, batch):
-        views = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
-        height, width = batch['image'].shape[2:4]
-        out = model.render_scene(scene, cameras.rays(views, height, width))
-        rendered = jnp.clip(out.features, 0.0, 1.0)  # [B, V, H, W, 3]
-        true = over(batch['image'], config.render.background)
-        both = jnp.concatenate([rendered, true], 1)
-        return numerics.side_by_side(both)
-
-    return Supervision(loss, dict, preview, batch_spec(config))
-
-
-# ------------------------------------------------------------------------------------------------------ score distillation
-
-DRAWS = ('cameras', 'style', 'jitter', 'background', 'guide')  # of a prompt at a step
-
-
-def distilled(config, model: TextField, given) -> Supervision:
-    """By a prior's score: V views of each prompt from random cameras, whole, and not clipped: colours above 1 are legal while
-    alpha is below it.
-
-    What is drawn for a prompt depends on its place in the global batch, not on the number of devices.
-    """
-    for section in ('cameras', 'distill'):
-        if section not in config:
-            raise UsageError(f"supervision='sds' reads the section {section!r}: start from configs/instant3d.py:sds.")
-    prior = guide.prior_of(given)
-    together = isinstance(prior, MultiViewPrior)
-    sided = config.distill.words != 'none'
-    said = [text for prompt in config.export.prompts for text in ([prompt, *with_sides(prompt)] if sided else [prompt])]
-    tokens.refuse_other(config.text, prior.tokenize, said)
-    size, views = config.render.size, config.cameras.views
-    judge, none = guide.make(prior, guide.Options(**config.distill)), np.asarray(prior.tokenize(['']))
-    ranges = camera_draws.from_section(config.cameras)
-    draw = camera_draws.ring if together else camera_draws.draw
-    weight = lambda name, step: optim.ramp(step, config.loss[name])
-    asked = lambda name: any(config.loss[name][1:3])  # what weighs nothing is not computed
-
-    adaptive = config.distill.negatives == 'adaptive'
-    if adaptive and not config.data.count:
-        raise UsageError('data.count=0: give the number of prompts, whose last visits adaptive negatives keep.')
-
-    def texts(batch):
-        if together:
-            return batch['tokens']
-        return batch['sides'] if sided else batch['tokens'][:, None]
-
-    def compared(extras, index, images, azimuth):
-        """(severity [B, V] of each view beside its prompt's last visit, the visits with this one, metrics)."""
-        if not adaptive:
-            return None, extras, {}
-        features = perp_neg.picture_features(jnp.clip(images, 0.0, 1.0).reshape(-1, *images.shape[2:]))
-        features, seen = jax.lax.stop_gradient(features), (jnp.repeat(index, views), azimuth.reshape(-1))
-        severity = perp_neg.severity(features, seen[1], extras['visits'], seen[0])
-        visits = perp_neg.visited(extras['visits'], *replicas.gather((seen[0], features, seen[1])))
-        return severity.reshape(azimuth.shape), {'visits': visits}, {'distill/severity': jnp.mean(severity)}
-
-    def empty():
-        return {'visits': perp_neg.empty_cache(config.data.count, perp_neg.WIDTH)} if adaptive else {}
-
-    def loss(params, extras, given, batch, key, step):
-        objects = batch['tokens'].shape[0]
-        key_drawn, key_density, key_smoothness = jax.random.split(key, 3)
-        each = timesteps.view_keys(key_drawn, jnp.arange(objects))
-        keys = dict(zip(DRAWS, jax.vmap(lambda key: jax.random.split(key, len(DRAWS)), out_axes=1)(each), strict=True))
-        drawn = jax.vmap(lambda key: draw(key, views, ranges))(keys['cameras'])
-        rays = cameras.rays(drawn.cameras, size, size)  # [B, V, S, S, 3]
-        shape = rays.origins.shape
-        flat = jax.tree.map(lambda leaf: leaf.reshape(objects, -1, 3), rays)
-        scene = model.scene_from_noise(params, batch['tokens'], jax.vmap(lambda key: model.noise(key, 1)[0])(keys['style']))
-        plain = model.raw_field(scene)
-        field = shading.oriented(plain, config.loss.offset) if asked('orientation') else plain
-        u = jax.vmap(lambda key: volume.draws(key, flat.origins.shape[1:2], config.render.samples, config.render.importance))(
-            keys['jitter']
-        )
-        out = model.render_drawn(field, flat, u)
-        opacity = out.opacity.reshape(shape[:-1])
-        behind = volume.backgrounds(keys['background'], views, config.render.background, config.render.random_background)
-        images = out.features[..., :3].reshape(shape) + behind * (1.0 - opacity[..., None])
-        severity, extras, looks = compared(extras, batch['index'], images, drawn.azimuth)
-        said = {'text': texts(batch), 'none': none}
-        told = judge.guide(given['prior'], said, images, drawn, keys['guide'], step, severity)
-        parts = {}
-        if asked('density'):
-            parts['density'] = weight('density', step) * jnp.mean(model.density_steps(scene, key_density))
-        if asked('orientation'):
-            parts['orientation'] = weight('orientation', step) * jnp.mean(shading.orientation_of(out.features[..., 3:5]))
-        if asked('smoothness'):
-            ends = jax.lax.stop_gradient(flat.origins + out.depth[..., None] * flat.directions)
-            normals = lambda points: shading.with_difference_normals(plain, points, config.loss.offset)[2]
-            rough = shading.smoothness_loss(normals, key_smoothness, ends)
-            parts['smoothness'] = weight('smoothness', step) * jnp.mean(jax.lax.stop_gradient(out.opacity) * rough)
-        metrics = {
-            'loss': guide.surprise(told.metrics),
-            **{f'loss/{name}': part for name, part in parts.items()},
-            **told.metrics,
-            **looks,
-            'opacity': jnp.mean(opacity),
-            'alpha': params['field']['alpha'],
-            'count/rays': jnp.float32(opacity.size),
-        }
-        return told.loss / objects + sum(parts.values()), (metrics, extras)
-
-    def preview(scene, batch):
-        rig = cameras.turntable(
-            config.preview.views, elevation=config.preview.elevation, radius=config.render.radius, fov=config.render.fov
-        )
-        rays = cameras.rays(rig, config.preview.size, config.preview.size)
-        rays = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch['tokens'].shape[0], *leaf.shape)), rays)
-        return numerics.side_by_side(jnp.clip(model.render_scene(scene, rays).features, 0.0, 1.0))
-
-    return Supervision(loss, empty, preview, batch_spec_of_prompts(config))
-
-
-def batch_spec_of_prompts(config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Prompts, their places in the set, and where views are told apart by words the prompt with each of these."""
-    spec = {'tokens': (config.batch, config.text.length), 'index': (config.batch,)}
-    if config.distill.words != 'none':
-        spec['sides'] = (config.batch, len(SUFFIXES), config.text.length)
-    return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in spec.items()}
-
-
-SUPERVISIONS = {'photometric': photometric, 'sds': distilled}
