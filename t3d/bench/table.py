@@ -12,6 +12,7 @@ BENCHMARKS = {
     'gan': 't3d.bench.gan',
     'mv': 't3d.bench.mv',
     'sds': 't3d.bench.sds',
+    'decoder': 't3d.bench.decoder',
 }
 
 

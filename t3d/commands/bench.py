@@ -3,13 +3,14 @@
 import argparse
 
 BENCHMARKS = """benchmarks, each with a --help of its own:
-  render  rays a second of the volume renderer, beside a PyTorch peer
-  train   steps and images a second, TFLOP/s and MFU of the train step of any config
-  start   seconds to the end of the first train step of any config, with an empty and a filled cache
-  unet    a forward pass of the Stable Diffusion UNet, beside diffusers
-  gan     the four training phases of a triplane GAN, beside PyTorch modules of the same shapes
-  mv      the three forms of the multi-view UNet, beside the plain UNet and PyTorch
-  sds     a step of score distillation through Stable Diffusion's networks, beside diffusers and PyTorch"""
+  render   rays a second of the volume renderer, beside a PyTorch peer
+  train    steps and images a second, TFLOP/s and MFU of the train step of any config
+  start    seconds to the end of the first train step of any config, with an empty and a filled cache
+  unet     a forward pass of the Stable Diffusion UNet, beside diffusers
+  gan      the four training phases of a triplane GAN, beside PyTorch modules of the same shapes
+  mv       the three forms of the multi-view UNet, beside the plain UNet and PyTorch
+  sds      a step of score distillation through Stable Diffusion's networks, beside diffusers and PyTorch
+  decoder  Instant3D's decoder from text to triplane, and a view of it, beside PyTorch"""
 
 
 def flags(command) -> None:

@@ -37,18 +37,24 @@ def decode(params, features):
     return out[..., :1], torch.sigmoid(out[..., 1:]) * 1.002 - 0.001
 
 
-def march(colours, densities, depths):
-    """EG3D's midpoint march of [B, R, S, .] sorted samples: (feature [B, R, F], depth [B, R], weights [B, R, S - 1])."""
-    deltas = depths[:, :, 1:] - depths[:, :, :-1]
-    middle_colours = 0.5 * (colours[:, :, 1:] + colours[:, :, :-1])
-    middle_densities = F.softplus(0.5 * (densities[:, :, 1:] + densities[:, :, :-1]) - 1.0)
-    middle_depths = 0.5 * (depths[:, :, 1:] + depths[:, :, :-1])
-    alpha = 1.0 - torch.exp(-middle_densities * deltas)
+def halfway(x):
+    """Means of neighbouring samples: [B, R, S - 1, .] of [B, R, S, .]."""
+    return 0.5 * (x[:, :, 1:] + x[:, :, :-1])
+
+
+def composite(colours, densities, depths):
+    """(feature [B, R, F], depth [B, R], weights [B, R, S - 1]) of [B, R, S, .] sorted samples, the densities between them."""
+    alpha = 1.0 - torch.exp(-densities * (depths[:, :, 1:] - depths[:, :, :-1]))
     shifted = torch.cat([torch.ones_like(alpha[:, :, :1]), 1.0 - alpha + 1e-10], 2)
     weights = alpha * torch.cumprod(shifted, 2)[:, :, :-1]
     total = weights.sum(2)
-    depth = torch.nan_to_num((weights * middle_depths).sum(2) / total, float('inf'))
-    return (weights * middle_colours).sum(2), depth.clamp(depths.min(), depths.max())[..., 0], weights[..., 0]
+    depth = torch.nan_to_num((weights * halfway(depths)).sum(2) / total, float('inf'))
+    return (weights * halfway(colours)).sum(2), depth.clamp(depths.min(), depths.max())[..., 0], weights[..., 0]
+
+
+def march(colours, densities, depths):
+    """EG3D's midpoint march of [B, R, S, .] sorted samples, its density softplus(raw - 1)."""
+    return composite(colours, F.softplus(halfway(densities) - 1.0), depths)
 
 
 @torch.no_grad()
@@ -73,14 +79,21 @@ def importance(depths, weights, u):
 
 def render(params, planes, origins, directions, u_coarse, u_fine, *, near, far, bound, plane_axes='orthogonal'):
     """Two-pass render. planes [B, 3, C, R, R], origins and directions [B, R, 3], u_coarse [B, R, S], u_fine [B, R, N]."""
-    batch, rays, samples = u_coarse.shape
+    batch = len(planes)
 
     def query(depths):
         points = origins[:, :, None] + depths * directions[:, :, None]
         density, colour = decode(params, sample_planes(planes, points.reshape(batch, -1, 3), bound, plane_axes))
         return density.reshape(*depths.shape), colour.reshape(*depths.shape[:3], -1)
 
-    steps = torch.linspace(0.0, 1.0, samples) * (far - near) + near
+    return two_passes(query, march, u_coarse, u_fine, near, far)
+
+
+def two_passes(query, march, u_coarse, u_fine, near, far):
+    """What `march` makes of coarse and fine samples. query: depths [B, R, S, 1] -> (densities, colours); near and far are
+    numbers or [B, R, 1]."""
+    samples = u_coarse.shape[-1]
+    steps = torch.linspace(0.0, 1.0, samples, device=u_coarse.device) * (far - near) + near
     depths = (steps + u_coarse * ((far - near) / (samples - 1)))[..., None]
     densities, colours = query(depths)
     if u_fine.shape[-1] == 0:
