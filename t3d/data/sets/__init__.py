@@ -10,10 +10,12 @@ from t3d.core.errors import UsageError
 SETS = {
     'toy': 't3d.data.sets.toy',
     'toy_patterns': 't3d.data.sets.patterns',
+    'toy_marked': 't3d.data.sets.marked',
     'furniture': 't3d.data.sets.furniture_source',
     'posed': 't3d.data.sets.posed',
 }
-PROCEDURAL = ('toy', 'toy_patterns')  # have WORDS, the words of all their captions, and `preview_records(data, count, views)`
+# These have WORDS, the words of all their captions, and `preview_records(data, count, views)`.
+PROCEDURAL = ('toy', 'toy_patterns', 'toy_marked')
 OTHERS = {
     'triplanes': 'it goes with configs/ganfusion_diffusion.py (data.kind=triplanes)',
     'prompts': 'it goes with configs/instant3d.py:sds (data.kind=prompts)',
