@@ -94,9 +94,13 @@ def run(out: pathlib.Path, names: list[str], steps: int, every: int, seeds: int,
 
 
 class Trainer:
-    """One variant: its compiled step, and what its renders are compared with."""
+    """One variant: its compiled step, and what its renders are compared with.
 
-    def __init__(self, overrides: list[str]):
+    Args:
+      given: `config -> {name: Given}`; None: the models that the config names.
+    """
+
+    def __init__(self, overrides: list[str], given=None):
         from t3d import systems
         from t3d.core import config as configs
         from t3d.core.system import params_of
@@ -108,7 +112,7 @@ class Trainer:
         from t3d.inference import loading
 
         self.config = config = sources.resolve(configs.load(BASE, [*overrides, 'evaluate=()']))
-        given = loading.open_given(config)
+        given = (given or loading.open_given)(config)
         self.system, self.given = systems.make(config, given), params_of(given)
         self.source, self.transform = sources.make(config, None, self.system.batch_spec)
         self.step = jax.jit(self.system.train_step, donate_argnums=0)

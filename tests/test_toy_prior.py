@@ -10,7 +10,7 @@ import pytest
 from t3d.core import config as configs
 from t3d.core import prng
 from t3d.core.errors import UsageError
-from t3d.data.sets import marked, oracle, shapes, toy
+from t3d.data.sets import marked, oracle, patterns, shapes, toy
 from t3d.diffusion import distill, guidance, schedules, toy_prior, view_prompts
 from t3d.diffusion.prior import Prior
 from t3d.inference import loading, sample2d, toy_pictures
@@ -136,7 +136,7 @@ def test_its_means_are_the_renders_of_the_toy_set():
 def test_marked_objects_show_their_front_too_often():
     """Means with the mark, and the shares of sectors that a text leaves: of side and back 0.7 is the front."""
     given = loading.open_one('prior', f'toy_marked:{SIZE}')
-    azimuth, elevation = toy_pictures.poses(True)
+    azimuth, elevation = toy_pictures.poses(toy_pictures.MARKED)
     for thing in (0, 13, 38, 63):
         scene = shapes.singles('all')[thing]
         record = marked.record(scene, azimuth.ravel(), elevation.ravel(), SIZE, toy_pictures.SUPERSAMPLE)
@@ -183,3 +183,22 @@ def test_distillation_of_a_free_picture_ends_at_a_mean_of_its_prompt(scale):
     z = jax.jit(lambda: jax.lax.fori_loop(0, 150, step, jnp.full((SIZE, SIZE, 3), 0.5)))()
     error = np.sqrt(np.mean((params['means'] - np.asarray(z)) ** 2, (-3, -2, -1)))
     assert error.min() < 0.03 and np.unravel_index(error.argmin(), error.shape)[:2] == (NAMES.index('a blue cone'), 2)
+
+
+def test_patterned_pictures_are_those_of_the_set():
+    """128 things from 48 sides; a text of a pattern leaves that object open to its sides alone."""
+    given = loading.open_one('pictures', 'toy_patterns:16')
+    azimuth, elevation = toy_pictures.poses(toy_pictures.PATTERNED)
+    assert given.params['means'].shape == (128, 4, 12, 16, 16, 3)
+    assert len({(round(float(a) % (2 * np.pi), 6), float(e)) for a, e in zip(azimuth.ravel(), elevation.ravel())}) == 48
+    things = toy_pictures.things(toy_pictures.PATTERNED)
+    for thing in (0, 1, 50, 127):
+        record = patterns.record(things[thing], azimuth.ravel(), elevation.ravel(), 16, toy_pictures.SUPERSAMPLE)
+        true = oracle.composite(record['image']).reshape(4, 12, 16, 16, 3)
+        assert np.abs(0.5 + 0.5 * given.params['means'][thing] - true).max() < 1.01 / 255
+    features = given.functions.encode(given.params, given.functions.tokenize([things[51].captions[0]]))
+    x = 0.1 * np.random.default_rng(0).standard_normal((1, 16, 16, 3)).astype(np.float32)
+    eps = given.functions.predict(given.params, x, 999, features)
+    signal, sigma = (float(level) for level in schedules.levels(given.functions.schedule, 999))
+    mean = given.params['means'][51].mean((0, 1))  # in pure noise every side is as likely
+    np.testing.assert_allclose(eps[0], sigma * (x[0] - signal * mean) / (signal**2 * toy_prior.SPREAD**2 + sigma**2), atol=1e-4)
