@@ -95,3 +95,12 @@ def test_fronts_of_one_network_are_those_of_the_large_objects():
     other = ConfigDict({**config, 'data': {'prompts': 'animals'}})
     with pytest.raises(UsageError, match='data.prompts=toy'):
         marked_fronts.asked(model._replace(config=other), None)
+
+
+def test_a_small_object_without_its_front_shows_none(monkeypatch):
+    """Read beside large ones alone, small plain objects of dark colours are nearest to light fronts."""
+    scenes = [shapes.single('cube', 'red', 'small'), shapes.single('sphere', 'blue', 'small')]
+    records = [toy.record(scene, marked_fronts.AZIMUTH, marked_fronts.ELEVATION, SIZE) for scene in scenes]
+    monkeypatch.setattr(marked_fronts, 'renders', lambda *_: np.stack([oracle.composite(each['image']) for each in records]))
+    scores = marked_fronts.evaluate(loaded(('a red cube', 'a blue sphere')))
+    assert (scores['janus'], scores['front']) == (0.0, 0.0)

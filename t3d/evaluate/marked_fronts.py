@@ -79,12 +79,17 @@ def true_views(scenes: list[shapes.Scene], loaded: Loaded) -> np.ndarray:
 
 
 def looks_like_front(scene: shapes.Scene, views: np.ndarray, loaded: Loaded) -> np.ndarray:
-    """bool [V] of views [V, S, S, 3] of one object: whether the nearest true render is one of the front."""
+    """bool [V] of views [V, S, S, 3] of one object: whether the nearest true render is one of the front.
+
+    Both sizes of the object are candidates: a small one is as far from all sides of a large one, and light fronts would win.
+    """
     render = loaded.config.render
     around, heights = np.meshgrid(np.arange(AROUND) * (2.0 * np.pi / AROUND), np.linspace(-0.2, 0.9, HEIGHTS))
-    record = marked.record(scene, around.ravel(), heights.ravel(), render.size, SUPERSAMPLE)
-    targets = oracle.composite(record['image'], render.background).reshape(around.size, -1)
-    flat = views.reshape(len(views), -1)
+    azimuth, targets = np.tile(around.ravel(), len(shapes.SIZES)), []
+    for size in shapes.SIZES:
+        thing = shapes.single(scene.attributes['shape'], scene.attributes['colour'], size)
+        record = marked.record(thing, around.ravel(), heights.ravel(), render.size, SUPERSAMPLE)
+        targets.append(oracle.composite(record['image'], render.background).reshape(around.size, -1))
+    targets, flat = np.concatenate(targets), views.reshape(len(views), -1)
     nearest = np.argmin(np.sum(targets**2, -1)[None] - 2.0 * flat @ targets.T, -1)
-    azimuth = around.ravel()[nearest]
-    return np.abs((azimuth + np.pi) % (2.0 * np.pi) - np.pi) < SHOWN
+    return np.abs((azimuth[nearest] + np.pi) % (2.0 * np.pi) - np.pi) < SHOWN
