@@ -23,6 +23,7 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
 def tiny() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.system, config.variant, config.seed = 'guided_mv', 'tiny', 0
+    config.untrained = True  # `t3d generate` makes it of this config: there are no weights to read
     config.given = {'views': 'mvdiffusion-toy', 'pictures': 'image_diffusion-toy'}
     config.mixing = dict(
         branch='sd',  # 'self2d': the multi-view model without cameras; 'sd'; 'sd_hires': at the size of given.pictures

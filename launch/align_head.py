@@ -4,7 +4,7 @@ Build the data first: `t3d data build furniture --source PATH --variants 7`. Use
 `t3d eval RUN --metrics align --align-head DIR`.
 """
 
-from t3d.commands import parsing
+from t3d.core import parsing
 from t3d.core.rules import Whole
 from t3d.evaluate import align_head
 from t3d.parallel import devices

@@ -6,7 +6,7 @@ begin alike.
 
 import pathlib
 
-from t3d.commands import parsing
+from t3d.core import parsing
 from t3d.core.rules import Whole
 from t3d.export import plots
 

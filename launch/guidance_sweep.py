@@ -7,7 +7,7 @@ few samples), with what the stage-1 generator reaches.
 import json
 import pathlib
 
-from t3d.commands import parsing
+from t3d.core import parsing
 from t3d.core.errors import UsageError
 from t3d.core.rules import Real, Several, Whole
 from t3d.evaluate import table

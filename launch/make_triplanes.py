@@ -4,7 +4,7 @@ The same command again goes on where it stopped; a larger --pairs adds to the fo
 """
 
 from t3d.build import captioners, make_triplanes
-from t3d.commands import parsing
+from t3d.core import parsing
 from t3d.core.rules import Real, Whole
 from t3d.parallel import devices
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.commands import parsing
+from t3d.core import parsing
 from t3d.core.errors import UsageError
 from t3d.core.rules import Whole
 from t3d.parallel import devices

@@ -4,30 +4,33 @@ Four views of each object over white; the PSNR between the same views of two obj
 over all pairs of prompts of a seed. A high PSNR is little change.
 """
 
-import argparse
 import itertools
 
 import numpy as np
 
+from t3d.core import parsing
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Picture
+from t3d.core.rules import Whole
 from t3d.parallel import devices
+
+RANGES = {'seeds': Whole(2, 1000, 'to compare'), 'size': Whole(4, 4096, 'pixels of a view')}
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog='python -m launch.seed_spread', description=__doc__)
+    parser = parsing.Parser(prog='python -m launch.seed_spread', description=__doc__)
     parser.add_argument('run', help='run folder, weights folder, or the name of shipped weights')
     parser.add_argument('prompt', nargs='+', help='two or more, in quotes')
     parser.add_argument('--seeds', type=int, default=4, help='how many, two at least (default: 4)')
     parser.add_argument('--size', type=int, default=64, help='pixels of a view (default: 64)')
     args = parser.parse_args(argv)
     devices.compilation_cache()
-    try:
-        if len(set(args.prompt)) < 2 or args.seeds < 2:
-            raise UsageError(f'{len(set(args.prompt))} prompts, {args.seeds} seeds: pairs want two of each.')
-        pictures = views(args.run, list(dict.fromkeys(args.prompt)), args.seeds, args.size)
-    except (UsageError, FileNotFoundError) as wrong:
-        parser.exit(2, f'error: {wrong}\n')
+    with parsing.refusing(parser):
+        parsing.held(args, RANGES)
+        prompts = list(dict.fromkeys(args.prompt))
+        if len(prompts) < 2:
+            raise UsageError(f'one prompt, {prompts[0]!r}: pairs want two, in quotes.')
+        pictures = views(args.run, prompts, args.seeds, args.size)
     for name, (mean, low, count) in {'seeds': spread(pictures), 'prompts': spread(pictures.swapaxes(0, 1))}.items():
         print(f'other {name}: PSNR {mean:.1f} dB (mean of {count} pairs of objects, lowest {low:.1f})')
 

@@ -7,9 +7,9 @@ MPI, Kubernetes are recognised), or with `--coordinator HOST:PORT --num-processe
 import os
 import sys
 
-from t3d.commands import parsing, train
+from t3d.commands import train
 from t3d.core import config as configs
-from t3d.core import errors, files
+from t3d.core import errors, files, parsing
 from t3d.core.rules import Whole
 
 RANGES = {

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from t3d import __version__
-from t3d.commands import about, bench, data, evaluate, generate, parsing, sample2d, train, view, weights
+from t3d.commands import about, bench, data, evaluate, generate, sample2d, train, view, weights
+from t3d.core import parsing
 from t3d.core import words as field
 
 

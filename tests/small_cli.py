@@ -27,8 +27,12 @@ def said(capsys, *words: str) -> str:
 
 
 def refusal(capsys, *words: str) -> str:
-    """The error line of a command that fails: alone, and with status 2."""
-    assert cli.main(list(words)) == 2
+    """The error line of a command that fails, in its parser or later: alone, and with status 2."""
+    try:
+        status = cli.main(list(words))
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
     error = capsys.readouterr().err
     assert error.startswith('error: ') and len(error.splitlines()) == 1 and 'Traceback' not in error
     return error

@@ -23,6 +23,8 @@ from t3d import cli
         ((TINY, 'optimizer=1'), "config key 'optimizer' is a group: set one of optimizer.b1, "),
         ((TINY, 'system=instant3e'), 'there are dreamfusion, ganfusion_diffusion, ganfusion_gan, guided_mv, image_diffusion, '),
         ((TINY, 'system=instant3e'), "Did you mean 'instant3d'?"),
+        ((TINY, 'system=t3d.systems'), "unknown system 't3d.systems': there are dreamfusion"),
+        ((TINY, "evaluate=('t3d.evaluate.table',)"), "unknown evaluator (evaluate) 't3d.evaluate.table'"),
         (
             (TINY, 'data.name=furnitur'),
             "unknown data set (data.name) 'furnitur': there are furniture, posed, toy, toy_",

@@ -182,6 +182,7 @@ def test_each_system_of_the_table_is_held_to_it():
 def test_what_only_samples_has_no_step_no_weights_and_no_data(name):
     system = made(name)
     assert (system.train_step is None) == (not system.weights) == (name in ONLY_SAMPLE)
+    assert bool(config(name).get('untrained')) == (name in ONLY_SAMPLE)  # so `t3d generate --system` makes it of its config
     assert name in LEARNERS or not system.batch_spec
 
 

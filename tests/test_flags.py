@@ -74,6 +74,10 @@ def test_no_number_of_a_command_is_left_out():
         (curves, ('x', '--out', 'c.pdx'), '--out c.pdx: wanted a name that ends in .png'),
         (bench, ('render', '--repeats', '0'), '0: wanted a whole number from 1'),
         (bench, ('unet', '--batch', '-1'), '-1: wanted a whole number from 1'),
+        (bench, ('train', '--repeats', 'x'), 'x'),
+        (bench, ('mv', '--sizes', 'huge'), "unknown size 'huge': choose from tiny"),
+        (bench, ('sds', '--json', 'file/x'), '--json file/x: file is a file, not a folder'),
+        (bench, ('', '--repeats', '1'), 'BENCHMARK is empty'),
     ],
 )
 def test_launchers_refuse_before_they_work(capsys, tmp_path, launcher, command, expected):
@@ -82,7 +86,8 @@ def test_launchers_refuse_before_they_work(capsys, tmp_path, launcher, command, 
         status = launcher.main(list(command))
     except SystemExit as stop:
         status = stop.code
-    assert status == 2 and expected in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert status == 2 and expected in error and error.startswith('error: ') and error.count('\n') == 1
     assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
@@ -145,6 +150,34 @@ def test_what_cannot_be_written_is_refused_before_the_work(capsys, tmp_path, mon
         error = refusal(capsys, *command, place)
         assert 'OUT' in error or command[-1] in error
     assert (tmp_path / 'file').read_text() == 'kept' and [path.name for path in tmp_path.iterdir()] == ['file']
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        *(
+            ('generate', 'x', flag)
+            for flag in ('--run', '--weights', '--system', '--config', '--image', '--views', '--prompts')
+        ),
+        *(('eval', 'run', flag) for flag in ('--metrics', '--evaluate', '--data', '--split', '--align-head', '--clip-weights')),
+        *(('eval',), ('info',), ('export',), ('weights', 'check'), ('train',), ('data', 'check'), ('view',)),
+        *(('train', TINY, '--init-from'), ('sample2d', 'x', '--weights'), ('view', 'run', '--host')),
+    ],
+)
+def test_an_empty_value_is_not_taken_for_none(capsys, tmp_path, monkeypatch, command):
+    """`--run "$RUN"` where RUN is not set would be the shipped weights."""
+    monkeypatch.setattr(loading, 'load', lambda *words: pytest.fail('another model was read'))
+    name = command[-1] if command[-1].startswith('--') else ''
+    for empty in ('', ' '):
+        error = refusal(capsys, *command, empty)
+        assert f'{name} is empty: give a value, or leave it out.' in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_system_is_not_chosen_beside_a_run(capsys):
+    for other in ('--run', '--weights', '--config'):
+        error = refusal(capsys, 'generate', 'a red cube', '--system', 'dreamfusion', other, 'x')
+        assert f'argument {other}: not allowed with argument --system.' in error
 
 
 def test_prompts_without_quotes_are_said_to_be_several(capsys):

@@ -13,6 +13,7 @@ import small_reconstruct as small
 from PIL import Image
 
 from t3d import cli
+from t3d.commands import train
 from t3d.core import config as configs
 from t3d.core import prng
 from t3d.core.errors import UsageError
@@ -321,6 +322,28 @@ def test_views_of_a_model_are_lifted_by_the_system_that_its_config_names(quick, 
     assert {path.name for path in pathlib.Path('lifted').iterdir()} == WRITTEN
     assert {path.name for path in pathlib.Path('plain').iterdir()} == {'views', 'cameras.json', 'sheet.png', 'report.html'}
     assert len(list(pathlib.Path('lifted/views').iterdir())) == 4
+    sys.modules.pop('viewer_of_toys', None)
+
+
+@pytest.mark.parametrize(
+    'lift, message',
+    [
+        ('nope', "no config 'nope'"),
+        ('configs/instant3d.py:tiny', 'instant3d is trained before it generates'),
+        ('configs/guided_mv.py:tiny', 'posed views were given, and guided_mv reads text alone'),
+    ],
+)
+def test_a_lift_that_takes_no_views_is_refused_before_any_view_is_made(quick, monkeypatch, capsys, lift, message):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent))
+    (quick / 'viewer_of_toys.py').write_text(
+        VIEWS.replace('LIFT', repr(lift)).replace('    return [small', '    1 / 0; return [small')
+    )
+    sys.modules.pop('viewer_of_toys', None)
+    assert cli.main(['generate', 'a red cube', '--config', 'viewer_of_toys.py', '--out', 'no']) == 2
+    error = capsys.readouterr().err
+    assert f"error: export.lift='{lift}': " in error and message in error and not pathlib.Path('no').exists()
+    with pytest.raises(UsageError, match='export.lift'):
+        train.check_names(configs.load('viewer_of_toys.py'))
     sys.modules.pop('viewer_of_toys', None)
 
 

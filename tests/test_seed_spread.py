@@ -35,6 +35,8 @@ def test_views_of_objects_are_those_of_each_prompt_and_seed(monkeypatch):
 
 @pytest.mark.parametrize('words', [['a red cube'], ['a red cube', 'a red cube'], ['a red cube', 'a blue cone', '--seeds', '1']])
 def test_fewer_than_two_of_each_are_refused(words, capsys):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stop:
         seed_spread.main(['x', *words])
-    assert 'pairs want two of each' in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count('\n') == 1
+    assert 'pairs want two, in quotes' in error or '--seeds 1: wanted a whole number from 2' in error

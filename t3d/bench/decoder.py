@@ -27,7 +27,7 @@ import numpy as np
 
 from t3d.bench import measure
 from t3d.core import config as configs
-from t3d.core import prng, rules, tree
+from t3d.core import parsing, prng, rules, tree
 from t3d.core.typing import PyTree
 from t3d.fields import triplane_field
 from t3d.fields.text_field import TextField
@@ -169,16 +169,14 @@ def _line(size: str, name: str, row: dict) -> str:
     return '| ' + ' | '.join([*cells, *peer]) + ' |'
 
 
-def flags() -> argparse.ArgumentParser:
+def flags() -> parsing.Parser:
     """The flags of `t3d bench decoder`."""
-    parser = argparse.ArgumentParser(
-        prog='t3d bench decoder', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parsing.Parser(prog='t3d bench decoder', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sizes', default='tiny', help=f'some of {",".join(SIZES)}')
     parser.add_argument('--repeats', type=COUNT, default=7)
     parser.add_argument('--check', action='store_true', help='one warm pass each; ends with 1 if the results differ')
     parser.add_argument('--no-peer', action='store_true', help='without PyTorch')
-    parser.add_argument('--json', help='also write the figures to this file')
+    parser.add_argument('--json', type=parsing.json_file, help='also write the figures to this file')
     return parser
 
 

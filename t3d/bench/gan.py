@@ -25,7 +25,7 @@ import optax
 
 from t3d import systems
 from t3d.bench import measure, memory
-from t3d.core import prng, rules, tree
+from t3d.core import parsing, prng, rules, tree
 from t3d.core.errors import UsageError
 from t3d.geom import cameras
 from t3d.metrics import flops
@@ -228,17 +228,15 @@ def _line(name: str, row: dict, images: int) -> str:
 COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
-def flags() -> argparse.ArgumentParser:
+def flags() -> parsing.Parser:
     """The flags of `t3d bench gan`."""
-    parser = argparse.ArgumentParser(
-        prog='t3d bench gan', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parsing.Parser(prog='t3d bench gan', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config', default=CONFIG)
     parser.add_argument('--size', choices=sorted(SIZES), help='overrides of SIZES on top of the config')
     parser.add_argument('--repeats', type=COUNT, default=7)
     parser.add_argument('--no-peer', action='store_true', help='without PyTorch')
     parser.add_argument('--count', action='store_true', help='only the FLOPs of an image, by phase; nothing is run')
-    parser.add_argument('--json', help='also write the figures to this file')
+    parser.add_argument('--json', type=parsing.json_file, help='also write the figures to this file')
     parser.add_argument('overrides', nargs='*', metavar='key=value')
     return parser
 

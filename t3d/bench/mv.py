@@ -27,7 +27,7 @@ import numpy as np
 
 from t3d.bench import measure
 from t3d.bench import unet as unet_bench
-from t3d.core import prng, tree
+from t3d.core import parsing, prng, tree
 from t3d.fields import view_inputs
 from t3d.fields.view_inputs import ViewOptions
 from t3d.geom import cameras
@@ -252,17 +252,15 @@ def _peer_line(size: str, what: str, name: str, row: dict) -> str:
     return '| ' + ' | '.join([*cells, f'{row["compile_s"]:.1f}', f'{row["temp_mib"]:.0f}', apart]) + ' |'
 
 
-def flags() -> argparse.ArgumentParser:
+def flags() -> parsing.Parser:
     """The flags of `t3d bench mv`."""
-    parser = argparse.ArgumentParser(
-        prog='t3d bench mv', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parsing.Parser(prog='t3d bench mv', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sizes', default='tiny', help=f'some of {",".join(SIZES)}')
     parser.add_argument('--passes', default='forward,both', help='forward, both (with gradients) or forward,both')
     parser.add_argument('--repeats', type=unet_bench.COUNT, default=7)
     parser.add_argument('--check', action='store_true', help='the second table only, one warm pass each; 1 if results differ')
     parser.add_argument('--no-peer', action='store_true', help='without PyTorch')
-    parser.add_argument('--json', help='also write the figures to this file')
+    parser.add_argument('--json', type=parsing.json_file, help='also write the figures to this file')
     return parser
 
 

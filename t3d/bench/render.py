@@ -3,7 +3,6 @@
 The rules of measurement are those of t3d.bench.measure.
 """
 
-import argparse
 import functools
 import json
 import os
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d.bench import measure, memory, render_workload
-from t3d.core import rules
+from t3d.core import parsing, rules
 
 PEER = measure.PEERS / 'torch_renderer.py'
 MIB = measure.MIB
@@ -102,13 +101,13 @@ def _mib(value: float | None) -> str:
 COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
-def flags() -> argparse.ArgumentParser:
+def flags() -> parsing.Parser:
     """The flags of `t3d bench render`; the other benchmarks name theirs alike."""
-    parser = argparse.ArgumentParser(prog='t3d bench render', description=main.__doc__)
+    parser = parsing.Parser(prog='t3d bench render', description=main.__doc__)
     parser.add_argument('--sizes', default='tiny,64,128', help=f'some of {",".join(render_workload.SHAPES)}')
     parser.add_argument('--repeats', type=COUNT, default=7)
     parser.add_argument('--no-peer', action='store_true', help='without the PyTorch renderer')
-    parser.add_argument('--json', help='also write the figures to this file')
+    parser.add_argument('--json', type=parsing.json_file, help='also write the figures to this file')
     return parser
 
 

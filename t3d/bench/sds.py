@@ -25,7 +25,7 @@ import numpy as np
 from t3d.bench import measure
 from t3d.bench import unet as unet_bench
 from t3d.checkpoint import convert
-from t3d.core import rules, tree
+from t3d.core import parsing, rules, tree
 from t3d.diffusion import distill, guidance, schedules
 from t3d.metrics import flops
 from t3d.nets import vae as autoencoder
@@ -134,16 +134,14 @@ def _line(size: str, row: dict) -> str:
     return '| ' + ' | '.join([*cells, f'{row["peak_mib"]:.0f}', *peer]) + ' |'
 
 
-def flags() -> argparse.ArgumentParser:
+def flags() -> parsing.Parser:
     """The flags of `t3d bench sds`."""
-    parser = argparse.ArgumentParser(
-        prog='t3d bench sds', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parsing.Parser(prog='t3d bench sds', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sizes', default='tiny', help=f'some of {",".join(SIZES)}')
     parser.add_argument('--repeats', type=COUNT, default=7)
     parser.add_argument('--check', action='store_true', help='one warm pass each; ends with 1 if the gradients differ')
     parser.add_argument('--no-peer', action='store_true', help='without PyTorch')
-    parser.add_argument('--json', help='also write the figures to this file')
+    parser.add_argument('--json', type=parsing.json_file, help='also write the figures to this file')
     return parser
 
 

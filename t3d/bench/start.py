@@ -5,7 +5,6 @@ made and the step compiled side by side, data, one step. "The step alone" has it
 read back, run once.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -15,19 +14,19 @@ import time
 
 import jax
 
-from t3d.core import errors, rules
+from t3d.core import errors, parsing, rules
 
 ALONE, WHOLE = 'the step alone', 'from nothing'
 
 COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
-def flags() -> argparse.ArgumentParser:
+def flags() -> parsing.Parser:
     """The flags of `t3d bench start`."""
-    parser = argparse.ArgumentParser(prog='t3d bench start')
+    parser = parsing.Parser(prog='t3d bench start')
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
     parser.add_argument('--repeats', type=COUNT, default=7)
-    parser.add_argument('--json', help='also write the result here')
+    parser.add_argument('--json', type=parsing.json_file, help='also write the result here')
     parser.add_argument('overrides', nargs='*', metavar='key=value')
     return parser
 

@@ -1,8 +1,6 @@
 """The table of benchmarks: the word of `t3d bench WORD` -> module. Each has `flags()` and `main(argv) -> exit status`."""
 
-import argparse
-
-from t3d.core import tables
+from t3d.core import parsing, tables
 
 BENCHMARKS = {
     'render': 't3d.bench.render',
@@ -18,7 +16,7 @@ BENCHMARKS = {
 
 def main(argv=None) -> int:
     """`t3d bench WORD ...`: one of the table, or a module of your own with `main(argv)`."""
-    parser = argparse.ArgumentParser(prog='t3d bench', description='Speed of this machine.', add_help=False)
+    parser = parsing.Parser(prog='t3d bench', description='Speed of this machine.', add_help=False)
     parser.add_argument('benchmark', help=f'{", ".join(BENCHMARKS)}, or a module of your own')
     args, rest = parser.parse_known_args(argv)
     return tables.find(args.benchmark, BENCHMARKS, 'benchmark', 'main').main(rest)

@@ -1,6 +1,5 @@
 """`t3d bench train --config ...`: steps and images a second, model TFLOP/s and MFU of a train step."""
 
-import argparse
 import datetime
 import itertools
 import json
@@ -9,18 +8,18 @@ import time
 import jax
 import numpy as np
 
-from t3d.core import prng, rules
+from t3d.core import parsing, prng, rules
 
 COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
-def flags() -> argparse.ArgumentParser:
+def flags() -> parsing.Parser:
     """The flags of `t3d bench train`."""
-    parser = argparse.ArgumentParser(prog='t3d bench train')
+    parser = parsing.Parser(prog='t3d bench train')
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
     parser.add_argument('--repeats', type=COUNT, default=15)
     parser.add_argument('--steps', type=COUNT, default=5, help='steps in each repeat')
-    parser.add_argument('--json', help='also write the result here')
+    parser.add_argument('--json', type=parsing.json_file, help='also write the result here')
     parser.add_argument('overrides', nargs='*', metavar='key=value')
     return parser
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from t3d.bench import measure
 from t3d.checkpoint import convert_names
-from t3d.core import prng, rules, tree
+from t3d.core import parsing, prng, rules, tree
 from t3d.core.typing import PyTree
 from t3d.metrics import flops
 from t3d.nets.unet import UNet
@@ -187,11 +187,9 @@ def _line(size: str, row: dict) -> str:
 COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
-def flags() -> argparse.ArgumentParser:
+def flags() -> parsing.Parser:
     """The flags of `t3d bench unet`."""
-    parser = argparse.ArgumentParser(
-        prog='t3d bench unet', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parsing.Parser(prog='t3d bench unet', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sizes', default='tiny', help=f'some of {",".join(SIZES)}')
     parser.add_argument('--batch', type=COUNT, help='latents at once, instead of 4')
     parser.add_argument('--dtype', default='float32', choices=sorted(TOLERANCE), help='of weights and products')
@@ -204,7 +202,7 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument('--repeats', type=COUNT, default=7)
     parser.add_argument('--check', action='store_true', help='one warm pass each; ends with 1 if the outputs differ')
     parser.add_argument('--no-peer', action='store_true', help='without diffusers')
-    parser.add_argument('--json', help='also write the figures to this file')
+    parser.add_argument('--json', type=parsing.json_file, help='also write the figures to this file')
     return parser
 
 

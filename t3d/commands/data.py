@@ -1,6 +1,6 @@
 """`t3d data build`, `t3d data single-view`, `t3d data check`: data sets."""
 
-from t3d.commands import parsing
+from t3d.core import parsing
 from t3d.core.rules import Real, Whole
 
 COUNT = 2**31 - 1

@@ -1,6 +1,6 @@
 """`t3d eval`: scores of a run, with their controls."""
 
-from t3d.commands import parsing
+from t3d.core import parsing
 from t3d.core.rules import Whole
 
 RANGES = {'limit': Whole(2, 2**31 - 1, 'objects or scenes; a control needs another one of each')}
@@ -10,7 +10,7 @@ def flags(command) -> None:
     command.add_argument(
         'run', help='run folder, weights folder, name of shipped weights, or a config of a system without weights'
     )
-    command.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='of that config')
+    command.add_argument('overrides', nargs='*', default=[], metavar='KEY=VALUE', help='of that config')
     command.add_argument('--metrics', metavar='A,B', help='psnr, ssim, fid, kid, fid_tiny, fd_effnet, clip, align, ...')
     command.add_argument('--inception-weights', metavar='FILE', help='FID Inception-v3 as safetensors, for fid and kid')
     command.add_argument('--clip-weights', metavar='DIR', help='folder of a CLIPModel, for clip')
@@ -20,7 +20,7 @@ def flags(command) -> None:
     command.add_argument('--limit', type=int, help='at most this many objects or scenes')
     command.add_argument('--split', help='of a built data set: train (default), val, test, test_combo')
     command.add_argument('--data', metavar='DIR', help="the data set, where the run's own data.path is not here")
-    command.add_argument('--json', help='also write the scores here')
+    command.add_argument('--json', type=parsing.json_file, help='also write the scores here')
 
 
 def model(name: str, overrides: list[str], given: dict[str, str]):
@@ -46,8 +46,6 @@ def run(args) -> None:
     from t3d.parallel import devices
 
     parsing.held(args, RANGES)
-    if args.json is not None:
-        parsing.writable(args.json, '--json', file=True)
     devices.compilation_cache()
     names = scores.check([name.strip() for name in args.metrics.split(',')]) if args.metrics else []
     loaded = model(args.run, args.overrides, givens.parse(args.given or ()))

@@ -9,8 +9,8 @@ OPTIONS = ('formats', 'texture', 'faces', 'grid', 'threshold', 'frames', 'size',
 def flags(command) -> None:
     """The flags of `t3d generate`."""
     outputs.prompts(command)
-    command.add_argument('--system', help='choose among the shipped weights, for example instant3d')
     either = command.add_mutually_exclusive_group()
+    either.add_argument('--system', help='choose among the shipped weights, for example instant3d')
     either.add_argument('--run', help='a run folder')
     either.add_argument('--weights', help='a folder with model.safetensors and config.json (or T3D_WEIGHTS)')
     either.add_argument(
@@ -45,7 +45,6 @@ def _of_run(command) -> None:
 
 def run(args) -> None:
     """Runs `t3d generate`, `t3d export` or `t3d render`."""
-    from t3d.export import writers
     from t3d.inference import publish, requests
     from t3d.parallel import devices
 
@@ -59,7 +58,7 @@ def run(args) -> None:
     prompts = outputs.all_prompts(args, loaded.config) if named else []
     asked = requests.make(prompts, image, views)
     loaded.system.check(asked)
-    writers.own(loaded.config.get('export', {}))  # a name that nobody has is said before anything is made
+    publish.check(loaded.config)  # a name that nobody has is said before anything is made
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name, None) is not None}
     if 'formats' in options:
         options['formats'] = tuple(options['formats'])

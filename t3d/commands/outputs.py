@@ -2,7 +2,7 @@
 
 import sys
 
-from t3d.commands import parsing
+from t3d.core import parsing
 from t3d.core.rules import Real, Whole
 
 RANGES = {

@@ -1,6 +1,7 @@
 """`t3d sample2d`: text to image, with Stable Diffusion weights of the user's own or image_diffusion."""
 
-from t3d.commands import parsing, weights
+from t3d.commands import weights
+from t3d.core import parsing
 from t3d.core.rules import Real, Whole
 
 RANGES = {

@@ -1,6 +1,7 @@
 """`t3d train`: trains a system; the same command again resumes."""
 
-from t3d.commands import outputs, parsing
+from t3d.commands import outputs
+from t3d.core import parsing
 from t3d.core.rules import Whole
 
 RANGES = {'stop_after': Whole(1, 2**31 - 1, 'steps')}
@@ -8,7 +9,9 @@ RANGES = {'stop_after': Whole(1, 2**31 - 1, 'steps')}
 
 def flags(command) -> None:
     command.add_argument('config', help='configs/<name>.py:<variant>, for example configs/instant3d.py:tiny')
-    command.add_argument('overrides', nargs='*', metavar='key=value', help='changed config keys, for example batch=8')
+    command.add_argument(
+        'overrides', nargs='*', default=[], metavar='key=value', help='changed config keys, for example batch=8'
+    )
     command.add_argument('--workdir', help='the run folder (default: the next runs/NNNN-...)')
     command.add_argument('--prompts', nargs='+', help='write the assets of these prompts at the end')
     command.add_argument('--init-from', metavar='DIR', help='a run or weights folder: a new run starts from its weights')
@@ -49,13 +52,13 @@ def run(args) -> int:
 
 
 def check_names(config) -> None:
-    """Raises UsageError for an evaluator or a writer that nobody has: `finish` would meet it after the last step."""
+    """Raises UsageError for an evaluator, a writer or a lift that nobody has: `finish` would meet it after the last step."""
     from t3d.evaluate import table
-    from t3d.export import writers
+    from t3d.inference import publish
 
     for name in config.get('evaluate', ()):
         table.find(name)
-    writers.own(config.get('export', {}))
+    publish.check(config)
 
 
 def finish(workdir, prompts: list[str], *, log=print, score: bool = True) -> None:

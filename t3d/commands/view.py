@@ -1,9 +1,9 @@
 """`t3d view`: a prompt in the browser, live from a checkpoint."""
 
-from t3d.commands import parsing
+from t3d.core import parsing
 from t3d.core.rules import Whole
 
-RANGES = {'port': Whole(1, 65535, '8080 is usual')}
+RANGES = {'port': Whole(0, 65535, '8080 is usual, 0 takes any that is free')}
 
 
 def flags(command) -> None:

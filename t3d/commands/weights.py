@@ -1,6 +1,6 @@
 """`t3d weights`: a run as a folder to share; `t3d weights check DIR`: what real weights hold."""
 
-from t3d.commands import parsing
+from t3d.core import parsing
 
 
 def settings(command) -> None:

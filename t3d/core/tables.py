@@ -29,7 +29,8 @@ def find(name: str, table: Mapping[str, str], what: str, *functions: str) -> Mod
     if name in table:
         return importlib.import_module(table[name])
     words = str(name).split('.')
-    if not all(word.isidentifier() for word in words) or (len(words) == 1 and not _there(name)):
+    ours = words[0] == __package__.partition('.')[0] and name not in table.values()  # a table of t3d would call itself
+    if ours or not all(word.isidentifier() for word in words) or (len(words) == 1 and not _there(name)):
         near = difflib.get_close_matches(str(name), table, 1)
         hint = f' Did you mean {near[0]!r}?' if near else ''
         key = what.partition('(')[2].rstrip(')') or what

@@ -8,15 +8,32 @@ import time
 import unicodedata
 
 import jax
+import numpy as np
 
 from t3d.core import config as configs
 from t3d.core import prng
+from t3d.core.errors import UsageError
 from t3d.core.outputs import Output, Request, Views
 from t3d.export import writers
+from t3d.geom import cameras
 from t3d.inference import loading
 
 DEVICE_NAMES = {'con', 'prn', 'aux', 'nul', *(f'{kind}{n}' for kind in ('com', 'lpt') for n in range(10))}  # of Windows
 OPENED = ('report.html', 'sheet.png', 'image.png')  # of an asset's folder, the first that is there
+
+
+def check(config) -> None:
+    """Raises UsageError where a config's `export` section names a writer that nobody has, or a lift that takes no views."""
+    export = config.get('export', {})
+    writers.own(export)
+    spec = export.get('lift', '')
+    if spec:
+        posed = cameras.orbit(np.zeros(1), np.zeros(1), 3.0, 0.7)
+        view = Views('', np.ones((1, 8, 8, 3), np.float32), posed.world_from_cam, posed.intrinsics)
+        try:
+            _lifting(spec).system.check([Request(views=view)])
+        except (UsageError, FileNotFoundError) as error:
+            raise UsageError(f'export.lift={spec!r}: {error}') from error
 
 
 def assets(

@@ -10,10 +10,20 @@ PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that refuses with one line, status 2."""
+    """An ArgumentParser that refuses with one line, status 2; an empty value is none: `--run "$RUN"` with no RUN."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        space, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(space, action.dest, None)
+            if isinstance(value, str) and value != action.default and not value.strip():
+                name = '/'.join(action.option_strings) or action.dest.upper()
+                self.error(f'{name} is empty: give a value, or leave it out.')
+        return space, rest
 
     def error(self, message: str):
         message = re.sub(r"^argument (\S+): invalid (int|float) value: '(.*)'$", _number, message, flags=re.DOTALL)
+        message = re.sub(r'^argument (\S+): (?=\1 )', '', message)  # a check of ours, which names its flag
         if message.startswith('unrecognized arguments: '):
             self.refuse(message.removeprefix('unrecognized arguments: ').split())
         self.exit(2, f'error: {message}{"" if message.endswith(".") else "."} {self.help_line()}\n')
@@ -95,6 +105,17 @@ def writable(path: str, flag: str = '--out', *, file: bool = False) -> None:
             raise UsageError(f'{flag} {path}: a name of {longest} bytes, wanted at most 255: choose a shorter one.')
     except OSError as error:
         raise UsageError(f'{flag} {path:.200} cannot be written: {error.strerror}. Choose another place.') from error
+
+
+def json_file(path: str) -> str:
+    """The `type` of an argument --json: a file that can be written, which is known before the work."""
+    from t3d.core.errors import UsageError
+
+    try:
+        writable(path, '--json', file=True)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return path
 
 
 def picture(path: str, flag: str = '--out') -> None:
