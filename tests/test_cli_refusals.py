@@ -8,6 +8,8 @@ import small_run
 from small_cli import TINY, alone, refusal, said  # noqa: F401
 
 from t3d import cli
+from t3d.core import errors
+from t3d.core.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,29 @@ def test_a_missing_backend_is_an_error_line_and_other_faults_are_not(capsys, mon
     monkeypatch.setitem(cli.COMMANDS, 'doctor', fail('a fault of ours'))
     with pytest.raises(RuntimeError, match='a fault of ours'):
         cli.main(['doctor'])
+
+
+@pytest.mark.parametrize(
+    'text, line',
+    [
+        ('one', 'one'),
+        ('do not fit:\n  missing: a, b\n  unknown: c\nGive others.', 'do not fit: missing: a, b; unknown: c; Give others.'),
+        ('no such file: a\nb.png\r\n\nGive another.', 'no such file: a; b.png; Give another.'),
+        ('', ''),
+        ('\n', ''),
+    ],
+)
+def test_an_error_is_one_line_whatever_it_holds(text, line):
+    assert errors.line(UsageError(text)) == line
+
+
+def test_weights_of_another_system_to_start_from_are_refused_in_one_line(capsys, tmp_path):
+    said(capsys, 'weights', str(small_run.folder()), 'shared')
+    words = ('configs/image_diffusion.py:tiny', 'mesh.data=1', '--init-from', 'shared', '--workdir', 'run')
+    error = refusal(capsys, 'train', *words)
+    assert 'the weights in ' in error and 'do not fit image_diffusion with this config: missing: unet/' in error
+    assert error.endswith('Give weights that were trained with the same networks, or leave --init-from out.\n')
+    assert not (tmp_path / 'run').exists()
 
 
 def test_missing_extras_are_named(capsys, monkeypatch, tmp_path):

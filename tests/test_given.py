@@ -195,7 +195,7 @@ def test_a_start_from_weights_whose_numbers_mean_something_else_is_refused(tmp_p
         begin('a', plane_axes='orthogonal')
     with pytest.raises(UsageError, match='set render.box_warp=1.6'):
         begin('b', box_warp=2.0)
-    with pytest.raises(UsageError, match='do not fit the model'):  # it goes on to the arrays
+    with pytest.raises(UsageError, match='do not fit dummy with this config'):  # it goes on to the arrays
         begin('c', samples=16)
     assert [path.name for path in tmp_path.iterdir()] == ['there']  # no folder was made
 

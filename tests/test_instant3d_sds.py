@@ -312,3 +312,6 @@ def test_distillation_needs_its_prior_and_its_sections():
     plain = configs.load('configs/instant3d.py:tiny', [*test_instant3d.SMALL, 'supervision=sds', f'text.words={WORDS!r}'])
     with pytest.raises(UsageError, match="'cameras'.*configs/instant3d.py:sds"):
         systems.make(plain, {'prior': prior()})
+    views = configs.load('configs/instant3d.py:tiny', [*test_instant3d.SMALL, f'text.words={WORDS!r}'])
+    with pytest.raises(UsageError, match="given.prior='.*': supervision='photometric' learns from views alone"):
+        systems.make(views, {'prior': prior()})

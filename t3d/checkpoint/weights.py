@@ -71,12 +71,14 @@ def load(folder) -> tuple[PyTree, object]:
     return trees.unflatten(leaves), configs.read(folder / CONFIG)
 
 
-def check(params: PyTree, abstract: PyTree, where: str = 'weights') -> PyTree:
-    """params in the dtypes of `abstract`; raises with a short list where names or shapes differ."""
+def check(
+    params: PyTree, abstract: PyTree, where: str = 'weights', model: str = 'the model of their config', advice: str = ''
+) -> PyTree:
+    """params in the dtypes of `abstract`; raises with a short list where names or shapes differ, and then the advice."""
     have, want = trees.flatten(params), trees.flatten(abstract)
     lines = trees.mismatch(have, want)
     if lines:
-        raise UsageError(f'{where} do not fit the model of their config:\n' + '\n'.join(lines))
+        raise UsageError(f'{where} do not fit {model}:\n' + '\n'.join([*lines, advice]).rstrip())
     return trees.unflatten({name: have[name].astype(want[name].dtype) for name in want})
 
 

@@ -39,7 +39,17 @@ def diverged(what: str, good: int | None, folder) -> NonFinite:
 
 
 def line(error: Exception) -> str | None:
-    """What commands print of an error; None for a fault of the program, whose traceback is wanted."""
+    """What commands print of an error, in one line; None for a fault of the program, whose traceback is wanted."""
+    text = _text(error)
+    if text is None:
+        return None
+    joined, *others = [part.strip() for part in text.splitlines() if part.strip()] or ['']
+    for part in others:
+        joined += f'{"" if joined[-1] in ":.;" else ";"} {part}'
+    return joined
+
+
+def _text(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.strerror and not isinstance(error, UsageError):
         hint = '. Make room there, or choose another place.' if error.errno in FULL else ''
         return (f'{error.strerror}: {error.filename}' if error.filename else error.strerror) + hint

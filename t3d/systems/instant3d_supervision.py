@@ -85,6 +85,11 @@ def photometric(config, model: TextField, given) -> Supervision:
     compared over a random background per view, so that the mask is learned too; opacity and, where asked for, distance along
     the ray have terms of their own.
     """
+    for name, one in given.items():
+        raise UsageError(
+            f"given.{name}={one.name!r}: supervision='photometric' learns from views alone: leave it out, or start from "
+            'configs/instant3d.py:sds.'
+        )
 
     def loss(params, extras, given, batch, key, step):
         key_noise, key_pixels, key_background, key_jitter = jax.random.split(key, 4)

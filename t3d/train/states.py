@@ -119,7 +119,9 @@ def check_source(config, system: System, target: TrainState, folder, workdir=Non
         weights.require(folder, 'Give a run folder or a weights folder to start from (--init-from DIR), or leave it out.')
     refuse_others(config, folder)
     if jax.process_count() == 1:
-        weights.check(_stored_weights(folder), weights_of(target, system.weights), f'the weights in {folder}')
+        advice = 'Give weights that were trained with the same networks, or leave --init-from out.'
+        own = (weights_of(target, system.weights), f'the weights in {folder}', f'{config.system} with this config', advice)
+        weights.check(_stored_weights(folder), *own)
 
 
 def _stored_weights(folder) -> PyTree:
