@@ -11,7 +11,7 @@ from t3d import cli
 from t3d.bench import table as bench
 from t3d.commands import outputs
 from t3d.core import config as configs
-from t3d.core import words
+from t3d.core import parsing, words
 from t3d.core.errors import UsageError
 from t3d.inference import loading
 
@@ -168,8 +168,9 @@ def test_an_empty_value_is_not_taken_for_none(capsys, tmp_path, monkeypatch, com
     """`--run "$RUN"` where RUN is not set would be the shipped weights."""
     monkeypatch.setattr(loading, 'load', lambda *words: pytest.fail('another model was read'))
     name = command[-1] if command[-1].startswith('--') else ''
-    for empty in ('', ' '):
-        error = refusal(capsys, *command, empty)
+    for empty in ('', ' ', *(['=--'] if name else ())):
+        words = [*command[:-1], f'{name}=--'] if empty == '=--' else [*command, empty]
+        error = refusal(capsys, *words)
         assert f'{name} is empty: give a value, or leave it out.' in error
     assert list(tmp_path.iterdir()) == []
 
@@ -178,6 +179,12 @@ def test_a_system_is_not_chosen_beside_a_run(capsys):
     for other in ('--run', '--weights', '--config'):
         error = refusal(capsys, 'generate', 'a red cube', '--system', 'dreamfusion', other, 'x')
         assert f'argument {other}: not allowed with argument --system.' in error
+
+
+def test_the_working_folder_can_be_written(tmp_path):
+    for place in ('.', './', '..', 'a/..', '~', '-', '--x'):
+        parsing.writable(place)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_prompts_without_quotes_are_said_to_be_several(capsys):

@@ -16,7 +16,10 @@ class Parser(argparse.ArgumentParser):
         space, rest = super().parse_known_args(args, namespace)
         for action in self._actions:
             value = getattr(space, action.dest, None)
-            if isinstance(value, str) and value != action.default and not value.strip():
+            empty = (
+                isinstance(value, str) and not value.strip() or value == [] and action.nargs is None
+            )  # the second of --out=--
+            if empty and value != action.default:
                 name = '/'.join(action.option_strings) or action.dest.upper()
                 self.error(f'{name} is empty: give a value, or leave it out.')
         return space, rest
@@ -100,7 +103,7 @@ def writable(path: str, flag: str = '--out', *, file: bool = False) -> None:
             raise UsageError(f'{flag} {path}: {parent} is a file, not a folder: choose another name.')
         with tempfile.TemporaryFile(dir=parent):  # permissions, read-only disks and full ones alike
             pass
-        longest = max(len(part.encode()) for part in place.parts)
+        longest = max((len(part.encode()) for part in place.parts), default=0)  # '.' has no parts
         if longest > 255:
             raise UsageError(f'{flag} {path}: a name of {longest} bytes, wanted at most 255: choose a shorter one.')
     except OSError as error:
