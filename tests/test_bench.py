@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t3d import cli
 from t3d.bench import measure, render_workload, table
 from t3d.bench import render as render_bench
 from t3d.core.errors import UsageError
@@ -87,6 +88,13 @@ def test_a_train_step_of_any_system_is_measured():
     figures = train_bench.measured(test_image_diffusion.config('mesh.data=1'), repeats=2, steps=1)
     assert 'krays/s' not in figures and figures['steps/s'] > 0 and figures['model GFLOP/step'] > 0
     assert figures['first step s'] > 0 and figures['MFU'] == 'peak of this device unknown'
+
+
+@pytest.mark.parametrize('spec', ['configs/reconstruct.py:tiny', 'configs/guided_mv.py:tiny'])
+def test_a_system_that_only_samples_has_no_step_to_time(capsys, spec):
+    assert cli.main(['bench', 'train', '--config', spec, '--repeats', '1']) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and 'has nothing to train: `t3d generate' in error and error.count('\n') == 1
 
 
 def test_an_unknown_size_is_named(capsys):

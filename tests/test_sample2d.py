@@ -216,6 +216,19 @@ def test_weights_of_our_own_system(tmp_path):
     np.testing.assert_allclose(images, expected, atol=1e-4)
     with pytest.raises(UsageError, match='of 8 pixels only'):
         sample2d.sample(model, ['a red cube'], Settings(size=16))
+    for name in (tmp_path, 'toy'):
+        with pytest.raises(UsageError, match='--variant fp16: .* is of t3d and has one set of files'):
+            sample2d.open_model(name, variant='fp16')
+        with pytest.raises(UsageError, match='--dtype float16: .* is of t3d and computes as it was trained'):
+            sample2d.open_model(name, dtype=jnp.dtype('float16'))
+
+
+@pytest.mark.parametrize('out', ['x.jpg', 'x', 'a.b/x.txt'])
+def test_a_name_of_another_format_is_refused_before_the_work(capsys, monkeypatch, tmp_path, out):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sample2d, 'open_model', lambda *words, **more: pytest.fail('the model was read first'))
+    assert cli.main(['sample2d', 'a red cube', '--out', out]) == 2
+    assert 'wanted a name that ends in .png. Nearest: --out ' in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_other_systems_make_no_pictures():

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from t3d.checkpoint import weights
 from t3d.core.errors import UsageError
@@ -68,6 +69,19 @@ def test_damaged_file(tmp_path):
     weights.save(tmp_path, PARAMS, {})
     (tmp_path / 'model.safetensors').write_bytes((tmp_path / 'model.safetensors').read_bytes()[:-4])
     with pytest.raises(ValueError, match='model.safetensors is damaged .*: copy or download it again'):
+        weights.load(tmp_path)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float16', 'bfloat16'])
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_named_when_they_are_read(tmp_path, value, dtype):
+    weights.save(tmp_path, PARAMS, {}, dtype)
+    assert np.isfinite(np.float32(weights.load(tmp_path)[0]['a']['kernel'])).all()
+    stored = safetensors.numpy.load_file(tmp_path / 'model.safetensors')
+    stored['a/kernel'] = stored['a/kernel'].copy()
+    stored['a/kernel'][0, 1] = value
+    safetensors.numpy.save_file(stored, tmp_path / 'model.safetensors')
+    with pytest.raises(UsageError, match=r'model.safetensors holds NaN or infinity in a/kernel: copy it again'):
         weights.load(tmp_path)
 
 

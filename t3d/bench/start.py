@@ -62,7 +62,9 @@ def _process(words: list[str], what: str, folder: str) -> float:
     code = f'import sys; from t3d.bench import start; sys.exit(start.one(sys.argv[1:], {what!r}, {time.time()!r}))'
     process = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True, env=environment)
     if process.returncode:
-        raise errors.UsageError(f'no first step of {words[0]}: {process.stderr[-2000:].strip()}')
+        ours = 'Traceback (most recent call last)' in process.stderr
+        kind = RuntimeError if ours else errors.UsageError
+        raise kind(f'no first step of {words[0]}: {process.stderr[-2000:].strip()}')
     return json.loads(process.stdout.splitlines()[-1])
 
 
@@ -89,14 +91,16 @@ def _seconds(words: list[str], what: str, began: float) -> float:
     from t3d.core import config as configs
     from t3d.inference import loading
     from t3d.parallel import devices, sharding
+    from t3d.train import checked, states, traced
     from t3d.train import program as programs
-    from t3d.train import states, traced
 
     devices.compilation_cache()
     devices.keep_freed_memory()
     config = plan.resolve(configs.load(words[0], words[1:]))
     given = loading.open_given(config, random=True)
-    system, mesh = systems.make(config, given), devices.make(config.mesh)
+    system = systems.make(config, given)
+    checked.refuse_untrained(config, system)
+    mesh = devices.make(config.mesh)
     keep = traced.Keep(traced.folder(config, given), config)
     devices.check_batch(config.batch, mesh)
     batches = train_bench.batches(config, system)

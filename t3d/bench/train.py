@@ -48,12 +48,13 @@ def measured(config, repeats: int, steps: int) -> dict:
     from t3d.inference import loading
     from t3d.metrics import flops
     from t3d.parallel import devices, sharding
+    from t3d.train import checked, states
     from t3d.train import program as programs
-    from t3d.train import states
 
     devices.keep_freed_memory()
     given = loading.open_given(config, random=True)
     system = systems.make(config, given)
+    checked.refuse_untrained(config, system)
     mesh = devices.make(config.mesh)
     devices.check_batch(config.batch, mesh)
     rows = batches(config, system)

@@ -68,6 +68,10 @@ def load(folder) -> tuple[PyTree, object]:
     if unread:
         raise UsageError(f'{folder / FILE} holds {unread[0]}, which is no array of t3d: convert it, or copy the folder again.')
     leaves = {name: np.frombuffer(leaf['data'], DTYPES[leaf['dtype']]).reshape(leaf['shape']) for name, leaf in stored}
+    spoilt = [name for name, leaf in leaves.items() if not np.isfinite(leaf).all()]
+    if spoilt:
+        more = f' and {len(spoilt) - 1} more' if len(spoilt) > 1 else ''
+        raise UsageError(f'{folder / FILE} holds NaN or infinity in {spoilt[0]}{more}: copy it again, or take other weights.')
     return trees.unflatten(leaves), configs.read(folder / CONFIG)
 
 

@@ -57,6 +57,7 @@ def open_model(folder, *, config=None, variant: str | None = None, dtype=jnp.flo
     from t3d.inference import loading, priors, toy_pictures
 
     if toy_pictures.is_toy(folder):
+        _only_pipelines(folder, variant, dtype)
         return toy_pictures.open_toy(folder)
     path = pathlib.Path(folder or '')
     if folder is not None and path.is_file():
@@ -73,7 +74,16 @@ def open_model(folder, *, config=None, variant: str | None = None, dtype=jnp.flo
             'text-to-image folder in diffusers layout, or a run of a text-to-image system; for assets of this one: '
             '`t3d generate PROMPT --run DIR`.'
         )
+    _only_pipelines(loaded.name, variant, dtype)
     return Given(loaded.system.functions, loaded.weights, loaded.config, loaded.name)
+
+
+def _only_pipelines(name, variant: str | None, dtype) -> None:
+    """Raises UsageError for options that a model of t3d's own would not follow."""
+    if variant is not None:
+        raise UsageError(f'--variant {variant}: {name} is of t3d and has one set of files: leave it out.')
+    if jnp.dtype(dtype) != jnp.float32:
+        raise UsageError(f'--dtype {jnp.dtype(dtype)}: {name} is of t3d and computes as it was trained: leave it out.')
 
 
 def sample(model: Given, prompts: list[str], settings: Settings, noise=None) -> Float[Array, 'b h w 3']:
@@ -147,6 +157,9 @@ def run(
     """The command: loads, samples, writes one PNG, and says what it did."""
     if not prompt.strip():
         raise UsageError('empty prompt: give words, in quotes.')
+    if pathlib.Path(out).suffix.lower() != '.png':
+        near = pathlib.Path(out).with_suffix('.png')
+        raise UsageError(f'--out {out}: a PNG is written: wanted a name that ends in .png. Nearest: --out {near}.')
     if dtype not in DTYPES:
         near = limits.LIMITS['dtype'].nearest(dtype)
         raise UsageError(f'--dtype {dtype}: choose one of {", ".join(DTYPES)}.{f" Nearest: --dtype {near}." if near else ""}')
