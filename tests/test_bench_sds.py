@@ -9,7 +9,6 @@ from test_bench_gan import uncompiled  # noqa: F401
 from test_unet import SMALL, STYLES
 
 from t3d.bench import measure, sds, table
-from t3d.bench import unet as unet_bench
 
 VAE = {**sds.ENCODER, 'block_out_channels': [8, 8, 16, 16], 'layers_per_block': 1, 'norm_num_groups': 4}
 SHAPE = {**sds.SHAPE, 'unet': {**SMALL, **STYLES['1.5'], 'attention_head_dim': 4}, 'vae': VAE, 'pixels': 64, 'render': 24}
@@ -36,7 +35,7 @@ def test_the_peer_makes_the_gradient_that_ours_makes(small):
     torch_sds = pytest.importorskip('peers.torch_sds')
     theirs = torch_sds.build(json.loads(json.dumps({**SHAPE, 'device': 'cpu', 'exact': True})))()
     function, abstract = sds.gradient(SHAPE)
-    ours = np.asarray(jax.jit(function)(unet_bench.weights(abstract), sds.inputs(SHAPE)))
+    ours = np.asarray(jax.jit(function)(sds.weights(abstract), sds.inputs(SHAPE)))
     theirs = theirs.permute(0, 2, 3, 1).numpy()
     assert ours.shape == (2, 24, 24, 3)
     np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())

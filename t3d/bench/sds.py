@@ -83,12 +83,17 @@ def gradient(shape: dict):
     return pulled, {'unet': convert.unet_shapes(unet), 'vae': convert.vae_shapes(vae)}
 
 
+def weights(abstract: dict) -> dict:
+    """Random parameters of each network, each a function of its name there."""
+    return {name: unet_bench.weights(tree_of) for name, tree_of in abstract.items()}
+
+
 def measured(shape: dict, peer, repeats: int, exact: bool) -> dict:
     """The figures of one size, JSON-ready. peer: a started measure.Peer, or None; exact: products are not rounded."""
     unet_bench.forget_peak()
     peer_is = peer.ask({**shape, 'device': jax.default_backend(), 'exact': exact})['is'] if peer else None
     function, abstract = gradient(shape)
-    params, given = unet_bench.weights(abstract), inputs(shape)
+    params, given = weights(abstract), inputs(shape)
     with jax.default_matmul_precision('highest' if exact else None):
         program = measure.compiled(function, params, given)
     peaks = []

@@ -129,6 +129,7 @@ LIMITS = {
     'sr_style': Text('what the upsampler is modulated by'),
     # several views at once
     'given.prior': Text('a text-to-image model: shipped weights, a run, or a Stable Diffusion folder; empty: none'),
+    'given.clip': Text('a model that compares pictures with texts: toy_clip, or a CLIP folder; empty: none'),
     'given.views': Text('a multi-view model: shipped weights, a run or a weights folder'),
     'given.pictures': Text('a text-to-image model, as given.prior'),
     'data.rig': Text('how the cameras of toy stand: free, ring, canonical'),
@@ -231,6 +232,7 @@ LIMITS = {
     'decoder.remat': Flag(),
     'field.hidden': WIDTH,
     'field.alpha': Real(0.0, 1e3, 'coefficient of the scaled sigmoid', above=True),
+    'field.albedo': Choice(('scaled_sigmoid', 'linear', 'relu', 'leaky_relu', 'swish')),
     'field.blob': Real(-1e4, 1e4, 'density added in the middle'),
     'field.density_bias': Real(-1e4, 1e4, 'added to the raw density'),
     'field.density_scale': Real(0.0, 1e6, 'of the density', above=True),

@@ -74,6 +74,7 @@ SCENES = {
     'distill.more': Real(0.0, 1e3, 'added to distill.least where it looks alike from the opposite side'),
     'loss.opacity': RAMP,
     'loss.orientation': RAMP,
+    'loss.clip': RAMP,
     'loss.density': RAMP,
     'loss.smoothness': RAMP,
     'loss.offset': Real(0.0, 1.0, 'of differences for normals, scene units', above=True),

@@ -6,6 +6,7 @@ the gradient of the render) and answers with one JSON line.
 
 import json
 import os
+import pathlib
 import resource
 import sys
 import time
@@ -13,7 +14,9 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch_unet import fill
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from torch_unet import fill  # noqa: E402
 
 
 def inputs(shape: dict) -> dict[str, torch.Tensor]:
@@ -58,7 +61,7 @@ def build(shape: dict):
             words = torch.cat([given['text'], given['none']])
             with_text, without = unet(torch.cat([noisy] * 2), torch.cat([t] * 2), encoder_hidden_states=words).sample.chunk(2)
             eps = without + shape['scale'] * (with_text - without)
-            gradient = (1.0 - kept) * (eps - given['noise'])
+            gradient = (1.0 - kept) * (eps - given['noise']) / len(z)  # of the mean over views
         z.backward(gradient)
         if device == 'cuda':
             torch.cuda.synchronize()
