@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t3d.core import config as configs
 from t3d.core import parsing
 from t3d.core.errors import UsageError
 from t3d.core.rules import Whole
@@ -60,6 +61,9 @@ def main(argv: list[str] | None = None) -> None:
             raise UsageError(f'unknown variant {wrong[0]!r}: choose from {", ".join(VARIANTS)}.')
         if args.steps % args.every:
             raise UsageError(f'--steps {args.steps} is no multiple of --every {args.every}.')
+        parsing.writable(args.out)
+        for name in names:  # before a folder is made
+            configs.load(BASE, [*args.overrides, *VARIANTS[name]])
         rows = run(pathlib.Path(args.out), names, args.steps, args.every, args.seeds, args.overrides)
     text = table(rows, names)
     (pathlib.Path(args.out) / 'table.md').write_text(text)
@@ -102,7 +106,6 @@ class Trainer:
 
     def __init__(self, overrides: list[str], given=None):
         from t3d import systems
-        from t3d.core import config as configs
         from t3d.core.system import params_of
         from t3d.data import sources
         from t3d.data.sets import oracle, shapes, toy

@@ -10,7 +10,7 @@ import numpy as np
 
 from t3d.core import parsing
 from t3d.core.errors import UsageError
-from t3d.core.outputs import Picture
+from t3d.core.outputs import Field, Picture, Views, kind_of
 from t3d.core.rules import Whole
 from t3d.parallel import devices
 
@@ -36,13 +36,20 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def views(run, prompts: list[str], seeds: int, size: int) -> np.ndarray:
-    """float [P, S, pixels, 3] in [0, 1]: what four cameras around the object of each prompt and seed see, or the picture."""
+    """float [P, S, pixels, 3] in [0, 1]: what four cameras around the object of each prompt and seed see, or its pictures."""
     from t3d.export import video
     from t3d.inference import loading
 
     loaded, rows = loading.load(run), {}
     for seed, made in loading.generate(loaded, prompts, list(range(seeds))):
-        image = made.image if isinstance(made, Picture) else video.render_views(made, video.orbit(made, 4), size).rgb
+        if isinstance(made, Picture):
+            image = made.image
+        elif isinstance(made, Views):
+            image = np.asarray(made.images)[..., :3]
+        elif isinstance(made, Field):
+            image = video.render_views(made, video.orbit(made, 4), size).rgb
+        else:
+            raise UsageError(f'{loaded.name} makes {kind_of(made)}: pictures, views and fields are compared.')
         rows[made.prompt, seed] = np.asarray(image, np.float64).reshape(-1, 3)
     return np.stack([[rows[prompt, seed] for seed in range(seeds)] for prompt in prompts])
 

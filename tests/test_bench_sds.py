@@ -32,7 +32,8 @@ def test_the_table_without_a_peer(small, uncompiled, tmp_path, capsys):  # noqa:
 
 def test_the_peer_makes_the_gradient_that_ours_makes(small):
     pytest.importorskip('diffusers')
-    torch_sds = pytest.importorskip('peers.torch_sds')
+    from peers import torch_sds
+
     theirs = torch_sds.build(json.loads(json.dumps({**SHAPE, 'device': 'cpu', 'exact': True})))()
     function, abstract = sds.gradient(SHAPE)
     ours = np.asarray(jax.jit(function)(sds.weights(abstract), sds.inputs(SHAPE)))

@@ -13,6 +13,7 @@ from t3d.core import limits
 from t3d.core.errors import UsageError
 from t3d.data import sources
 from t3d.export import meshes
+from t3d.fields import text_field
 from t3d.geom import triplanes
 from t3d.inference import loading
 from t3d.nets import clip
@@ -64,6 +65,7 @@ def test_choices_are_those_of_the_code():
     assert limits.LIMITS['export.formats'].each.choices == meshes.FORMATS
     assert set(limits.LIMITS['render.plane_axes'].choices) == set(triplanes.PLANE_AXES)
     assert set(limits.LIMITS['text.activation'].choices) == set(clip.ACTIVATIONS)
+    assert set(limits.LIMITS['field.albedo'].choices) == set(text_field.ALBEDOS)
 
 
 @pytest.mark.parametrize(

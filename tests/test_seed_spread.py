@@ -1,11 +1,14 @@
 """How alike seeds are: the PSNR over the right pairs, by hand, and refusals."""
 
+import types
+
 import numpy as np
 import pytest
 import small_run
 
 from launch import seed_spread
-from t3d.core.outputs import Picture
+from t3d.core.errors import UsageError
+from t3d.core.outputs import Picture, Points, Views
 from t3d.inference import loading
 
 
@@ -31,6 +34,17 @@ def test_views_of_objects_are_those_of_each_prompt_and_seed(monkeypatch):
     pictures = seed_spread.views('x', ['a red cube', 'a blue cone'], 2, 16)
     assert pictures.shape == (2, 2, 4 * 16 * 16, 3) and 0.0 <= pictures.min() and pictures.max() <= 1.0
     assert np.ptp(pictures) > 0.05
+
+
+def test_pictures_of_other_kinds_of_outputs(monkeypatch):
+    """Views are compared as they are; points have no picture."""
+    made = [Views('a', np.full((2, 4, 4, 4), 0.2), np.zeros((2, 4, 4)), np.zeros((2, 3, 3))), Points('a', np.zeros((3, 3)))]
+    monkeypatch.setattr(loading, 'load', lambda run: types.SimpleNamespace(name='some'))
+    monkeypatch.setattr(loading, 'generate', lambda loaded, prompts, seeds: [(0, made[0])])
+    np.testing.assert_array_equal(seed_spread.views('x', ['a'], 1, 16), np.full((1, 1, 2 * 4 * 4, 3), 0.2))
+    monkeypatch.setattr(loading, 'generate', lambda loaded, prompts, seeds: [(0, made[1])])
+    with pytest.raises(UsageError, match='some makes points: pictures, views and fields are compared'):
+        seed_spread.views('x', ['a'], 1, 16)
 
 
 @pytest.mark.parametrize('words', [['a red cube'], ['a red cube', 'a red cube'], ['a red cube', 'a blue cone', '--seeds', '1']])
