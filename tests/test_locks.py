@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
+import numpy as np
 import pytest
 from dummy_system import DATA, config, make
 
@@ -128,27 +130,54 @@ def test_who_lost_the_folder_stops_and_leaves_the_lock_of_the_other(tmp_path):
     assert not (tmp_path / 'run' / 'checkpoints' / '00100000').exists()
 
 
-def test_of_many_that_start_at_once_one_trains(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, 'SETTLE', 0.5)
-    (tmp_path / locks.NAME).write_text('damaged')
-    won, lost, barrier = [], [], threading.Barrier(4)
+@pytest.mark.parametrize('found', ['damaged', '{"machine": "another", "process": 4, "beat": 2}', None])
+def test_of_many_that_start_at_once_one_trains(tmp_path, monkeypatch, found):
+    """Eight at once, each stopped for a moment at random between looking and taking."""
+    monkeypatch.setattr(locks, 'SETTLE', 0.1)
+    monkeypatch.setattr(locks, 'WATCH', 0.3)
+    if found is not None:
+        (tmp_path / locks.NAME).write_text(found)
+    outcomes, barrier, delays = [], threading.Barrier(8), np.random.default_rng(0).uniform(0.0, 0.5, 8)
 
-    def start():
-        lock = locks.Lock(tmp_path, lambda line: None)
+    def start(delay):
+        lock = locks.Lock(tmp_path, lambda line: time.sleep(delay if line.startswith('recovering') else 0.0))
         barrier.wait()
         try:
             lock.take()
-            won.append(lock)
+            outcomes.append(lock)
         except UsageError:
-            lost.append(lock)
+            outcomes.append(None)
 
-    threads = [threading.Thread(target=start) for _ in range(4)]
+    threads = [threading.Thread(target=start, args=(delay,)) for delay in delays]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(won) == 1 and len(lost) == 3
+    won = [lock for lock in outcomes if lock is not None]
+    assert len(outcomes) == 8 and len(won) == 1
     won[0].check()
+    assert json.loads((tmp_path / locks.NAME).read_text())['token'] == won[0]._mine['token']
+    assert [path.name for path in tmp_path.iterdir()] == [locks.NAME]
+
+
+def test_two_that_write_one_file_at_once_both_write_it_whole(tmp_path):
+    texts = [letter * 200_000 for letter in 'abcd']
+    failed = []
+
+    def write(text):
+        try:
+            for _ in range(25):
+                files.write(tmp_path / 'x.json', text)
+                assert (tmp_path / 'x.json').read_text() in texts
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(text,)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and [path.name for path in tmp_path.iterdir()] == ['x.json']
 
 
 def test_two_trainings_without_a_folder_take_two_numbers(tmp_path, monkeypatch):

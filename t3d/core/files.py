@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import shlex
+import threading
 
 from etils import epath
 
@@ -42,7 +43,7 @@ def quoted(where) -> str:
 def write(where, data: str | bytes) -> None:
     """Writes a file whole or not at all, whenever the process is killed; text as UTF-8. Errors name the file."""
     where = epath.Path(where)
-    part = where.parent / f'{where.name}.part'
+    part = where.parent / f'{where.name}.{os.getpid()}-{threading.get_ident()}.part'  # two may write at once
     try:
         part.write_bytes(data.encode('utf-8', 'surrogateescape') if isinstance(data, str) else data)
         part.replace(where)

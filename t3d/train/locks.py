@@ -49,11 +49,8 @@ class Lock:
             if other is not None and _lives(other, self._mine, self._read, self._line):
                 raise UsageError(self._in_use(other))
             self._line(f'recovering {self._path}: {_who(other)} has ended without removing it')
-            self._write()
-            time.sleep(SETTLE)  # of several that recover it at once, the one that wrote last goes on
-            other = self._read()
-            if other is not None and other.get('token') != self._mine['token']:
-                raise UsageError(self._in_use(other))
+            if not self._recover(other):
+                raise UsageError(self._in_use(self._read()))
         threading.Thread(target=self._keep, daemon=True).start()
 
     def check(self) -> None:
@@ -81,15 +78,33 @@ class Lock:
             return False
         return True
 
+    def _recover(self, dead: dict | None) -> bool:
+        """Puts this lock in the place of a dead one; False if another process was first.
+
+        The dead file is moved aside, which only one of many can do, then made anew. What was moved is looked at again: the lock
+        of a process that was faster goes back.
+        """
+        if '://' in str(self._path):  # buckets can neither move nor refuse: of many, the one that wrote last goes on
+            self._write()
+            time.sleep(SETTLE)
+            return (self._read() or self._mine).get('token') == self._mine['token']
+        aside = pathlib.Path(f'{os.fspath(self._path)}.{self._mine["token"]}')
+        try:
+            os.rename(self._path, aside)
+        except FileNotFoundError:
+            return self._create()
+        if _record(aside) != dead:
+            _put_back(aside, self._path)
+            return False
+        aside.unlink()
+        return self._create()
+
     def _read(self) -> dict | None:
         """What the file says; None if it is not there, empty or damaged."""
         for pause in (0.0, SETTLE):  # another process may be writing it
             time.sleep(pause)
-            try:
-                record = json.loads(self._path.read_text())
-            except (OSError, ValueError):
-                continue
-            if isinstance(record, dict):
+            record = _record(self._path)
+            if record is not None:
                 return record
         return None
 
@@ -108,9 +123,10 @@ class Lock:
             except OSError:  # a full disk, for one: said where it stops the run
                 continue
 
-    def _in_use(self, other: dict) -> str:
+    def _in_use(self, other: dict | None) -> str:
+        since = (other or {}).get('since', '?')
         return (
-            f'workdir {self._path.parent} is in use: {_who(other)} trains there since {other.get("since", "?")}. '
+            f'workdir {self._path.parent} is in use: {_who(other)} trains there since {since}. '
             f'Choose another --workdir, or stop that process; if it is known to have ended, delete {self._path}.'
         )
 
@@ -130,6 +146,26 @@ def _lives(other: dict, mine: dict, read, line) -> bool:
         if (now.get('token'), now.get('beat')) != (other.get('token'), other.get('beat')):
             return True
     return False
+
+
+def _record(path) -> dict | None:
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _put_back(aside: pathlib.Path, path) -> None:
+    """Moves a lock back unless a newer one is there."""
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        os.rename(aside, path)
+        return
+    aside.unlink()
 
 
 def _who(lock: dict | None) -> str:

@@ -91,7 +91,7 @@ def check(path, config) -> None:
     stored = path / 'config.json'
     if not stored.exists():
         others = (
-            [child.name for child in path.iterdir() if child.suffix != '.part' and child.name != locks.NAME]
+            [child.name for child in path.iterdir() if child.suffix != '.part' and not child.name.startswith(locks.NAME)]
             if path.exists()
             else []
         )
