@@ -141,6 +141,8 @@ def test_prompts_that_no_object_was_made_for_are_refused():
     system, _, _ = trained()
     with pytest.raises(UsageError, match="no object was made for 'a dog'.*'red cube'.*--system dreamfusion"):
         system.check([Request('a dog')])
+    with pytest.raises(UsageError, match=r"prompts=\('red cube', ' '\): no object can be made of an empty prompt"):
+        systems.make(config("prompts=('red cube', ' ')"), given())
     with pytest.raises(UsageError, match="same prompt twice, 'red cube'.*--seeds, and an --out"):
         systems.make(config(prompts=('red cube', 'red cube')), given())
 

@@ -69,6 +69,20 @@ def test_every_command_says_what_is_installed_and_what_to_do(tmp_path, platform,
     assert 'devices: FAILED' in done.stdout and 'optional parts:' in done.stdout and 'instant3d-scenes' in done.stdout
 
 
+def test_a_value_that_jax_does_not_take_is_one_line():
+    """JAX reads its variables when it is imported, which commands do only once they run."""
+    env = {
+        **os.environ,
+        'JAX_DEFAULT_MATMUL_PRECISION': 'nope',
+        'PYTHONPATH': os.pathsep.join(path for path in sys.path if path),
+    }
+    done = subprocess.run(
+        [sys.executable, '-m', 't3d.cli', 'info', 'instant3d-scenes'], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.count('\n') == 1, done.stderr[-2000:]
+    assert done.stderr.startswith('error: JAX_DEFAULT_MATMUL_PRECISION=nope: JAX takes another kind of value: unset')
+
+
 @pytest.mark.parametrize('asked', [*environment.INSTALL, 'nonsense', 'cuda,tpu', 'METAL', ' CUDA ', 'cpux'])
 def test_each_platform_gets_a_next_step(asked):
     said = environment.platform_refused(asked, 'a reason')

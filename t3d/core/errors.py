@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shlex
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on a disk, in a quota, in a file
@@ -57,6 +58,10 @@ def _text(error: Exception) -> str | None:
         return f'out of memory{f": {error}" if str(error) else ""}. Set a smaller batch, data.size, export.grid or --grid.'
     if isinstance(error, UsageError | OSError | ModuleNotFoundError):
         return str(error)
+    if isinstance(error, ValueError) and (flag := re.fullmatch(r'Invalid value "(.*)" for JAX flag (\w+)', str(error))):
+        return (
+            f'{flag[2].upper()}={flag[1]}: JAX takes another kind of value: unset {flag[2].upper()}, or see its documentation.'
+        )
     if isinstance(error, RuntimeError | AssertionError) and (asked := os.environ.get('JAX_PLATFORMS')):
         from t3d.core import environment  # JAX's own error may be an empty AssertionError
 

@@ -106,6 +106,8 @@ class Model:
         self.guide = guide.make(prior, guide.Options(**config.distill))
         self.together = isinstance(prior, MultiViewPrior)
         self.prompts = tuple(config.prompts or config.export.prompts)
+        if not all(prompt.strip() for prompt in self.prompts):
+            raise UsageError(f'prompts={self.prompts!r}: no object can be made of an empty prompt: leave it out.')
         twice = [prompt for n, prompt in enumerate(self.prompts) if prompt in self.prompts[:n]]
         if twice:
             raise UsageError(
