@@ -31,6 +31,7 @@ from t3d.core.errors import UsageError
 from t3d.core.outputs import KINDS, Request
 from t3d.core.system import params_of, weights_of, with_weights
 from t3d.data import sources
+from t3d.data.sets import shapes
 from t3d.inference import given as givens
 from t3d.inference import loading
 from t3d.parallel import devices
@@ -263,6 +264,9 @@ def test_the_weights_in_a_folder_are_enough_to_generate(learner, tmp_path):
 @pytest.mark.slow
 def test_an_output_depends_on_its_request_and_its_key_alone(name):
     system, requests, keys = made(name), [Request('a red cube'), Request('a blue cone')], prng.each(prng.key(5), 2)
+    if name in OF_VIEWS:
+        scenes = [shapes.single('cube', 'red'), shapes.single('cone', 'blue')]
+        requests = [one._replace(views=small_reconstruct.views(scene)) for one, scene in zip(requests, scenes)]
     weights = jax.tree.map(jnp.asarray, weights_of(trained(name)[2], system.weights)) if name in LEARNERS else {}
     both, alone = (system.generate(weights, requests[k:], keys[k:], params_of(given(name))) for k in (0, 1))
     assert type(alone[0]) in KINDS.values() and alone[0].prompt == 'a blue cone'

@@ -26,7 +26,7 @@ def make(config, given) -> System:
     del coarse
 
     def init(key, batch, given):
-        params = {'corners': jnp.asarray(CORNERS), 'rgb': colour(given['coarse']['grid'])}
+        params = {'corners': jnp.asarray(CORNERS), 'rgb': colour(given['coarse']['weights']['grid'])}  # beside its prior
         return TrainState(jnp.int32(0), params, adam.init(params), {}, {})
 
     def train_step(state, batch, key, given):
