@@ -42,7 +42,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.steps = 6_000
     config.batch = 8  # objects, of data.views views each
     config.dtype = 'float32'
-    config.given = {'prior': 'image_diffusion-toy'}  # '' learns from nothing, with a text tower of its own
+    config.given = {'prior': 'image_diffusion-toy', 'clip': ''}  # prior '' learns from nothing; clip: pictures beside prompts
     config.start = True  # from the weights of the prior's UNet
     config.text = dict(
         words=(),
@@ -82,7 +82,7 @@ def tiny() -> ml_collections.ConfigDict:
         far=4.2,
     )
     config.diffusion = dict(schedule='cosine', timesteps=1000, prediction='v', min_snr=5.0, least_snr=1.0)  # 3 without a prior
-    config.drop_text, config.drop_camera = 0.1, 0.0
+    config.drop_text, config.drop_camera, config.drop_image = 0.1, 0.0, 0.5
     config.flat_share = 0.2  # of the steps learn from single pictures without cameras
     config.sample = dict(steps=25, guidance=1.0, rescale=0.0, views=4, elevation=0.3)
     config.render = dict(background=1.0, radius=3.2, fov=0.7027699)
@@ -134,7 +134,7 @@ def furniture() -> ml_collections.ConfigDict:
     """Real objects at the size of `tiny`, from given.prior=RUN of configs/image_diffusion.py:furniture, or from nothing."""
     config = tiny()
     config.variant = 'furniture'
-    config.given = {'prior': ''}
+    config.given.prior = ''
     config.text.update(length=14, width=128)
     config.unet.update(cross_attention_dim=128)
     config.sample.guidance = 2.0
@@ -148,7 +148,7 @@ def base() -> ml_collections.ConfigDict:
     config = tiny()
     config.variant = 'base'
     config.dtype = 'bfloat16'
-    config.given = {'prior': ''}
+    config.given.prior = ''
     config.start = False
     config.patch = 2
     config.steps = 100_000

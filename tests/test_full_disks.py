@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import json
-import pathlib
 import resource
 
 import jax

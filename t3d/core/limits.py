@@ -146,6 +146,7 @@ LIMITS = {
     'views.near': Real(0.0, 1e3, 'scene units', above=True),
     'views.far': Real(0.0, 1e3, 'scene units', above=True),
     'drop_camera': SHARE,
+    'drop_image': SHARE,
     'flat_share': SHARE,
     'staged.unfreeze_at': Whole(0, COUNT, 'steps'),
     'staged.old_rate': Real(0.0, 1e3, 'share of the learning rate'),

@@ -4,6 +4,7 @@ prompt, cameras -> text features, camera inputs -> UNet over all views -> eps, v
 
 It grows out of a text-to-image model: `given.prior` (a trained tiny model, or a Stable Diffusion folder) lends its text tower,
 autoencoder, noise schedule and the weights that the UNet starts from; without one a text tower is trained along, on pixels.
+With `given.clip` it can be shown a picture of the object beside the prompt: the first view of each in training.
 Sources: MVDream, arXiv 2308.16512; SPAD, arXiv 2402.05235; Guided multi-view diffusion, Sec. 3.1 and 3.2.
 
 Differences from the papers:
@@ -13,7 +14,8 @@ Differences from the papers:
   see each other through these blocks alone.
 - Small configs predict v on pixels, and sample 4 views at the front, right, back and left; elevations are those of the set.
 - The masks of `masked` follow the geometry of each level; `views.masks='spad_legacy'` has those of the released weights.
-- Text and camera are dropped apart from each other; the released models drop the text alone.
+- Text, camera and picture are dropped apart from each other; the released models drop the text alone.
+- The picture is one token beside the text; ImageDream (arXiv 2312.02201), MVDream's kin, has image features at three levels.
 """
 
 import jax
@@ -25,13 +27,14 @@ from t3d.core import numerics, optim, prng, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Views, only_prompts
 from t3d.core.system import System, TrainState, require
-from t3d.diffusion import guidance, losses, samplers, schedules
+from t3d.diffusion import guidance, likeness, losses, samplers, schedules
 from t3d.diffusion.prior import MultiViewPrior, Prior
 from t3d.fields import view_inputs
 from t3d.fields.view_inputs import ViewOptions
 from t3d.geom.cameras import Cameras, turntable
-from t3d.nets import mv_unet, patched_unet, text_condition, unet
+from t3d.nets import image_condition, mv_unet, patched_unet, text_condition, unet
 from t3d.nets.text_condition import TextCondition
+from t3d.nets.unet_blocks import Masked
 
 SHARDING = (*mv_unet.SHARDING, *unet.SHARDING)
 
@@ -40,7 +43,8 @@ def make(config, given=None) -> System:
     """The system of a config (configs/mvdiffusion.py): sections text, unet, views, diffusion, sample, optimizer.
 
     Args:
-      given: {'prior': the text-to-image model it grows out of}, or {} to learn from nothing.
+      given: 'prior', the text-to-image model it grows out of, without which it learns from nothing; 'clip', what sees pictures
+        that are given beside prompts.
     """
     model = Model(config, given or {})
     optimizer = optim.staged(optim.adamw(**config.optimizer, total=config.steps), is_new, **config.staged)
@@ -71,16 +75,16 @@ def make(config, given=None) -> System:
     draw = jax.jit(model.sample)
 
     def generate(params, requests, keys, given) -> list[Views]:
-        prompts = only_prompts(requests, config.system)
+        prompts, shown = model.asked(requests)
         cameras = model.rig(len(prompts))
-        images = draw(params, given, jnp.asarray(model.tokenize(prompts)), cameras, keys)
+        images = draw(params, given, jnp.asarray(model.tokenize(prompts)), cameras, keys, shown)
         return [
             Views(prompt, *one)
             for prompt, one in zip(prompts, zip(images, cameras.world_from_cam, cameras.intrinsics, strict=True), strict=True)
         ]
 
     def check(requests) -> None:
-        prompts = only_prompts(requests, config.system)
+        prompts, _ = model.asked(requests)
         if model.text is not None:
             return tokens.check_prompts(config.text, prompts)
         model.tokenize(prompts)
@@ -92,11 +96,12 @@ def make(config, given=None) -> System:
 
 
 FLAT = 2  # of the draws that choose between views and single pictures
+IMAGE = 4  # of the draws that make and drop the token of a picture
 
 
 def is_new(name: str) -> bool:
     """Whether a parameter is of a layer that the text-to-image UNet does not have."""
-    return 'camera_embedding' in name or 'epipolar' in name
+    return 'camera_embedding' in name or 'epipolar' in name or name.startswith('image/')
 
 
 def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -114,13 +119,14 @@ def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
 class Model:
     """The networks of a config and the functions that join them; holds no parameters.
 
-    Parameters are {'unet'}, and 'text' where no prior is given. `given` is {'prior': its parameters} or {}.
+    Parameters are {'unet'}, 'text' where no prior is given, and 'image' where pictures are seen. `given` has the parameters of
+    'prior' and of 'clip', of what there is.
     """
 
     def __init__(self, config, given):
-        self.config, self.prior = config, None
+        self.config, self.prior, self.alone = config, None, not given
         dtype = jnp.dtype(config.dtype)
-        if given:
+        if 'prior' in given:
             wanted = 'a text-to-image model: image_diffusion-toy, a run of image_diffusion, or a Stable Diffusion folder'
             self.prior = require(given, 'prior', Prior, wanted).functions
         if self.prior is None:
@@ -152,6 +158,8 @@ class Model:
         )
         self.options = ViewOptions(v.camera, v.masks, v.line_width, v.samples, v.near, v.far)
         self.empty = jnp.asarray(self.tokenize(['']))
+        alike = likeness.of_given(given)
+        self.image = alike and image_condition.ImageCondition(alike, config.unet.cross_attention_dim)
 
     # ---------------------------------------------------------------------------------------------------------- parameters
 
@@ -159,6 +167,8 @@ class Model:
         """New parameters; the UNet's are the prior's where it has them."""
         key_text, key_unet = jax.random.split(key)
         params = {} if self.text is None else {'text': self.text.init(key_text, batch['tokens'][:1])}
+        if self.image is not None:
+            params['image'] = self.image.init(jax.random.fold_in(key, IMAGE))
         features = self.features(params, given, batch['tokens'][:1])
         cameras = Cameras(batch['world_from_cam'][:1], batch['intrinsics'][:1])
         noisy = self.patched(jnp.zeros((1, cameras.intrinsics.shape[1], *self.shape), jnp.float32))
@@ -175,6 +185,11 @@ class Model:
             return jax.lax.stop_gradient(self.prior.encode(given['prior'], ids))
         return self.text.features(params['text'], ids)[0]
 
+    def condition(self, params, given, ids, shown: image_condition.Shown | None):
+        """What the network reads: text features, and a token of the pictures that are shown beside them."""
+        features = self.features(params, given, ids)
+        return features if shown is None else self.image.beside(params['image'], given['clip'], features, shown)
+
     def patched(self, x):
         """[B, V, H, W, C] with `patch` x `patch` of them as one position."""
         return patched_unet.to_patches(x.reshape(-1, *x.shape[2:]), self.patch).reshape(
@@ -188,7 +203,8 @@ class Model:
 
     def predict(self, params, x, t, features, views: mv_unet.ViewInputs):
         """The network's output for x [B, V, H, W, C], t [B] or scalar; with empty `views` and V = 1 that of pictures."""
-        out = self.unet.apply({'params': params['unet']}, self.patched(x), t, features, views).astype(jnp.float32)
+        features, mask = features if isinstance(features, Masked) else (features, None)
+        out = self.unet.apply({'params': params['unet']}, self.patched(x), t, features, views, mask).astype(jnp.float32)
         flat = patched_unet.from_patches(out.reshape(-1, *out.shape[2:]), self.patch)
         return flat.reshape(x.shape)
 
@@ -216,7 +232,10 @@ class Model:
         if views.camera is not None and self.config.drop_camera > 0.0:
             keep = ~prng.coin(key_camera, self.config.drop_camera, (ids.shape[0],))
             views = views._replace(keep=jnp.broadcast_to(keep[:, None], views.camera.shape[:2]))
-        return self._denoising(params, given, self.composite(batch['image']), ids, views, key_noise)
+        images, shown = self.composite(batch['image']), None
+        if self.image is not None:
+            shown = image_condition.in_training(jax.random.fold_in(key, IMAGE), images, self.config.drop_image)
+        return self._denoising(params, given, images, ids, views, key_noise, shown)
 
     def flat_loss(self, params, given, batch, key):
         """(loss, metrics) of the views as pictures of their own, without cameras: B V objects of one view."""
@@ -226,8 +245,8 @@ class Model:
         images = images.reshape(-1, 1, *images.shape[2:])
         return self._denoising(params, given, images, ids, mv_unet.ViewInputs(), key_noise)
 
-    def _denoising(self, params, given, images, ids, views, key):
-        features = self.features(params, given, ids)
+    def _denoising(self, params, given, images, ids, views, key, shown=None):
+        features = self.condition(params, given, ids, shown)
         denoised = losses.denoising(
             lambda x, t: self.predict(params, x, t, features, views),
             self.schedule,
@@ -250,11 +269,19 @@ class Model:
         views = turntable(sample.views, elevation=sample.elevation, radius=render.radius, fov=render.fov)
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (objects, *leaf.shape)), views)
 
-    def sample(self, params, given, ids, cameras: Cameras, keys):
-        """Images [B, V, S, S, 3] in [0, 1], each object a function of its ids, cameras and key alone."""
+    def asked(self, requests):
+        """(prompts, the pictures beside them or None) of requests; UsageError for what this system cannot take."""
+        if self.image is None:
+            return only_prompts(requests, self.config.system), None
+        prompts = only_prompts([request._replace(image=None) for request in requests], self.config.system)
+        pictures = [request.image for request in requests]
+        return prompts, image_condition.requested(pictures, self.size, self.config.render.background)
+
+    def sample(self, params, given, ids, cameras: Cameras, keys, shown=None):
+        """Images [B, V, S, S, 3] in [0, 1], each object a function of its ids, cameras, key and picture alone."""
         sample, count = self.config.sample, cameras.intrinsics.shape[1]
         noise = jax.vmap(lambda key: jax.random.normal(key, (count, *self.shape), jnp.float32))(keys)
-        views, text = self.inputs(cameras), self.features(params, given, ids)
+        views, text = self.inputs(cameras), self.condition(params, given, ids, shown)
 
         def predict(x, t, condition):
             return self.predict(params, x, jnp.broadcast_to(t, x.shape[:1]), *condition)
@@ -262,7 +289,7 @@ class Model:
         if sample.guidance == 1.0:  # the conditional model alone, at half the cost
             denoise = lambda x, t: predict(x, t, (text, views))
         else:
-            none = self.features(params, given, jnp.broadcast_to(self.empty, ids.shape))
+            none = self.condition(params, given, jnp.broadcast_to(self.empty, ids.shape), image_condition.dropped(shown))
             denoise = guidance.guided(predict, (text, views), (none, views), sample.guidance, sample.rescale)
         x = samplers.ddim(denoise, self.schedule, noise, steps=sample.steps)
         return self.decoded(given, x)
@@ -278,7 +305,7 @@ class Model:
         """The multi-view model that this system is to others. Its parameters are {'weights', 'given'}, or the weights alone."""
 
         def parts(params):
-            return (params, {}) if self.prior is None else (params['weights'], params['given'])
+            return (params, {}) if self.alone else (params['weights'], params['given'])
 
         def encode(params, ids):
             return self.features(*parts(params), ids)
