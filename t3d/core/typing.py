@@ -1,13 +1,17 @@
 """Array types for signatures, and `@typechecked`, which checks them when `T3D_TYPECHECK=1`.
 
 Shapes are written once, in the signature, with one axis vocabulary: B batch, V views, H W, R rays, S samples, P planes,
-N points or tokens, C channels. The tests set `T3D_TYPECHECK=1`; otherwise the decorator returns the function untouched.
+N and M points or tokens, C channels, O those of the output where they differ, D width of text or style, E of an embedding.
+The tests set `T3D_TYPECHECK=1`; otherwise the decorator returns the function untouched.
 """
 
 import os
 
 import jax
-from jaxtyping import Array, Bool, Float, Int, Shaped, jaxtyped
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped, jaxtyped
+
+Array = jax.Array | np.ndarray  # networks are given both
 
 Key = jax.Array  # a typed PRNG key, from jax.random.key
 PyTree = object

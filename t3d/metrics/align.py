@@ -29,7 +29,7 @@ import numpy as np
 import optax
 
 from t3d.core import prng
-from t3d.core.typing import Array, Float, Key, PyTree
+from t3d.core.typing import Array, Float, Key, PyTree, typechecked
 from t3d.metrics import retrieval, scores
 
 UNTRAINED = 'EfficientNet-Lite0 + MiniLM (ConSE)'
@@ -118,7 +118,8 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, '*b c']) -> Float[Array, '*b c']:
         keep = 1.0 - self.rate
         return jnp.where(prng.coin(self.make_rng('dropout'), keep, x.shape), x / keep, 0.0)
 
@@ -129,7 +130,10 @@ class ImageHead(nn.Module):
     hidden: int = 512
 
     @nn.compact
-    def __call__(self, pooled: Float[Array, 'b p'], vectors: Float[Array, 'b d'], colours: Float[Array, 'b c'], train: bool):
+    @typechecked
+    def __call__(
+        self, pooled: Float[Array, 'b p'], vectors: Float[Array, 'b d'], colours: Float[Array, 'b c'], train: bool
+    ) -> Float[Array, 'b d']:
         x = jnp.concatenate([pooled, vectors, colours], -1)
         x = Dropout(0.2)(x) if train else x
         x = nn.gelu(nn.Dense(self.hidden, name='in')(x))

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t3d.core.typing import Array, Float
+from t3d.core.typing import Array, Float, typechecked
 
 
 def softmax_attention(query, key, value, *, mask=None, is_causal: bool = False) -> jax.Array:
@@ -30,6 +30,7 @@ class MultiHeadAttention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
+    @typechecked
     def __call__(self, x: Float[Array, 'b n c'], context: Float[Array, 'b m d'] | None = None) -> Float[Array, 'b n c']:
         context = x if context is None else context
         inner = self.heads * self.head_dim
@@ -49,7 +50,8 @@ class GatedMLP(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, '*b c']) -> Float[Array, '*b c']:
         value, gate = jnp.split(nn.Dense(2 * self.ratio * x.shape[-1], dtype=self.dtype, name='in')(x), 2, axis=-1)
         return nn.Dense(x.shape[-1], dtype=self.dtype, name='out')(value * nn.gelu(gate, approximate=False))
 
@@ -69,6 +71,7 @@ class ImageTransformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
+    @typechecked
     def __call__(self, x: Float[Array, 'b h w c'], tokens: Float[Array, 'b n d']) -> Float[Array, 'b h w c']:
         batch, height, width, channels = x.shape
         h = nn.GroupNorm(self.groups, use_fast_variance=False, epsilon=1e-6, dtype=self.dtype, name='norm')(x)
@@ -94,7 +97,8 @@ class RMSNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, '*b c']) -> Float[Array, '*b c']:
         gain = self.param('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32)
         x32 = x.astype(jnp.float32)
         scale = jax.lax.rsqrt(jnp.maximum(jnp.mean(jnp.square(x32), -1, keepdims=True), 1e-24))
@@ -112,6 +116,7 @@ class DistanceAttention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
+    @typechecked
     def __call__(self, x: Float[Array, 'b n c']) -> Float[Array, 'b n c']:
         batch, count, channels = x.shape
         head_dim = channels // self.heads
@@ -150,6 +155,7 @@ class TextMixer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
+    @typechecked
     def __call__(self, tokens: Float[Array, 'b n d']) -> Float[Array, 'b f']:
         x = nn.Dense(self.width, dtype=self.dtype, name='proj_in')(tokens)
         x = x + DistanceAttention(self.heads, dtype=self.dtype, name='attention')(x)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t3d.core.typing import Array, Float, Int
+from t3d.core.typing import Array, Float, Int, typechecked
 from t3d.nets.attention import softmax_attention
 
 
@@ -39,7 +39,8 @@ class KeyDense(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, '*b c']) -> Float[Array, '*b o']:
         kernel = self.param('kernel', nn.linear.default_kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
@@ -56,7 +57,8 @@ class Layer(nn.Module):
     causal: bool = True
 
     @nn.compact
-    def __call__(self, x, _):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b n c'], _: None) -> tuple[Float[Array, 'b n c'], None]:
         batch, count, width = x.shape
 
         def dense(name, features, value):
@@ -99,6 +101,7 @@ class TextTower(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
+    @typechecked
     def __call__(self, tokens: Int[Array, 'b n']) -> Float[Array, 'b n c']:
         init = nn.initializers.normal(self.embedding_scale)
         x = nn.Embed(self.vocabulary_size, self.width, embedding_init=init, name='token_embedding')(tokens)

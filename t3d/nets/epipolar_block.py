@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d.core import grids, spread
-from t3d.core.typing import Array, Float
+from t3d.core.typing import Array, Float, PyTree, typechecked
 from t3d.nets.unet_blocks import LAYER_EPSILON, NEVER
 
 OCTAVES = 6  # of the points' sines and cosines
@@ -34,7 +34,8 @@ class EpipolarBlock(nn.Module):
     axis: str = ''
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'n h w c'], rays) -> Float[Array, 'n h w c']:
+    @typechecked
+    def __call__(self, x: Float[Array, 'n h w c'], rays: PyTree) -> Float[Array, 'n h w c']:
         """x: [B V, h, w, C], views fastest; rays: geom.epipolar.RayPoints of leading axes [B, V], at this level's size."""
         objects, views, height, width, samples = rays.depths.shape
         channels = x.shape[-1]

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t3d.core.typing import Array, Float
+from t3d.core.typing import Array, Float, typechecked
 
 
 class AdaptiveGroupNorm(nn.Module):
@@ -18,6 +18,7 @@ class AdaptiveGroupNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
+    @typechecked
     def __call__(self, x: Float[Array, 'b h w c'], style: Float[Array, 'b s'] | None) -> Float[Array, 'b h w c']:
         if style is None:
             return nn.GroupNorm(self.groups, use_fast_variance=False, epsilon=1e-5, dtype=self.dtype, name='norm')(x)
@@ -37,7 +38,8 @@ class ResidualBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], style: Float[Array, 'b s'] | None) -> Float[Array, 'b h w d']:
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c'], style: Float[Array, 'b s'] | None) -> Float[Array, 'b h w o']:
         def conv(name):
             return nn.Conv(self.channels, (3, 3), dtype=self.dtype, name=name)
 
@@ -54,6 +56,7 @@ class Upsample(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
+    @typechecked
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
         batch, height, width, channels = x.shape
         x = jax.lax.broadcast_in_dim(x, (batch, height, 2, width, 2, channels), (0, 1, 3, 5))

@@ -20,10 +20,10 @@ from jax.sharding import PartitionSpec as P
 
 from t3d.core import tree
 from t3d.core.errors import UsageError
-from t3d.core.typing import Array, Float, PyTree
+from t3d.core.typing import Array, Bool, Float, PyTree, Shaped, typechecked
 from t3d.nets import view_attention
 from t3d.nets.epipolar_block import EpipolarBlock
-from t3d.nets.unet import UNet
+from t3d.nets.unet import Time, UNet
 from t3d.nets.unet_blocks import (
     TRANSFORMER_EPSILON,
     Attention,
@@ -95,6 +95,7 @@ class ViewTransformerBlock(nn.Module):
     options: Options
 
     @nn.compact
+    @typechecked
     def __call__(self, x: Float[Array, 'n h w c'], context: Context) -> Float[Array, 'n h w c']:
         options, settings = self.options, self.options.settings
         count, height, width, channels = x.shape
@@ -127,6 +128,7 @@ class ViewTransformer(nn.Module):
     options: Options
 
     @nn.compact
+    @typechecked
     def __call__(self, x: Float[Array, 'n h w c'], context: Context) -> Float[Array, 'n h w c']:
         options, channels = self.options, x.shape[-1]
 
@@ -202,14 +204,15 @@ class MultiViewUNet(UNet):
         return self.options(self.per_level('remat')[level])._replace(transformer=ViewTransformer, settings=settings)
 
     @nn.compact
+    @typechecked
     def __call__(
         self,
         latents: Float[Array, 'b v h w c'],
-        t: jax.Array,
+        t: Time | Shaped[Array, 'b v'],
         text: Float[Array, 'b n d'],
         views: ViewInputs = NO_VIEWS,
-        mask: jax.Array | None = None,
-    ) -> Float[Array, 'b v h w d']:
+        mask: Bool[Array, 'b n'] | None = None,
+    ) -> Float[Array, 'b v h w o']:
         """Args:
           latents: noisy, [B, V, H, W, in_channels].
           t: diffusion time, scalar, [B] or [B, V].
@@ -249,6 +252,7 @@ class CameraEmbedding(nn.Module):
     last: dict
 
     @nn.compact
+    @typechecked
     def __call__(self, x: Float[Array, 'n k']) -> Float[Array, 'n e']:
         return nn.Dense(self.width, name='linear_2', **self.last)(nn.silu(nn.Dense(self.width, name='linear_1')(x)))
 

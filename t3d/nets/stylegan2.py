@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d.core.errors import UsageError
-from t3d.core.typing import Array, Float
+from t3d.core.typing import Array, Float, Key, typechecked
 from t3d.nets import fir
 
 LRELU_GAIN = float(np.sqrt(2.0))
@@ -60,6 +60,7 @@ class Linear(nn.Module):
     activate: bool = False
 
     @nn.compact
+    @typechecked
     def __call__(self, x: Float[Array, 'b i']) -> Float[Array, 'b o']:
         scale = self.lr_multiplier
         weight = self.param('weight', nn.initializers.normal(1.0 / scale), (x.shape[-1], self.features), jnp.float32)
@@ -82,6 +83,7 @@ class Mapping(nn.Module):
     lr_multiplier: float = 0.01
 
     @nn.compact
+    @typechecked
     def __call__(self, z: Float[Array, 'b z'] | None, c: Float[Array, 'b c'] | None) -> Float[Array, 'b w']:
         """z [B, z_dim] and c [B, c_dim], each None exactly where its width is 0; zeros for c switch the label off."""
         parts = []
@@ -155,7 +157,10 @@ class StyledConv(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, w, noise='none', key=None):
+    @typechecked
+    def __call__(
+        self, x: Float[Array, 'b h w c'], w: Float[Array, 'b d'] | None, noise: str = 'none', key: Key | None = None
+    ) -> Float[Array, 'b h2 w2 o']:
         incoming = x.shape[-1]
         weight = self.param('weight', nn.initializers.normal(1.0), (3, 3, incoming, self.channels), jnp.float32)
         strength = self.param('noise_strength', nn.initializers.zeros, (), jnp.float32)
@@ -182,7 +187,8 @@ class ToImage(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, w):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c'], w: Float[Array, 'b d'] | None) -> Float[Array, 'b h w o']:
         incoming = x.shape[-1]
         weight = self.param('weight', nn.initializers.normal(1.0), (1, 1, incoming, self.channels), jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, (self.channels,), jnp.float32)
@@ -202,7 +208,15 @@ class SynthesisBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, image, ws, noise, key):
+    @typechecked
+    def __call__(
+        self,
+        x: Float[Array, 'b h h c'] | None,
+        image: Float[Array, 'b h h o'] | None,
+        ws: Float[Array, 'b n d'],
+        noise: str,
+        key: Key | None,
+    ) -> tuple[Float[Array, 'b r r i'], Float[Array, 'b r r o']]:
         """x, image: None in the first block, which starts from a constant. ws [B, 2 or 3, w]: convolutions, then image."""
         options = {'noise_size': self.resolution, 'clamp': self.clamp, 'dtype': self.dtype}
         keys = (None, None) if key is None else jax.random.split(key)
@@ -236,9 +250,8 @@ class Synthesis(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, ws: Float[Array, 'b n w'], noise: str = 'const', key: jax.Array | None = None
-    ) -> Float[Array, 'b r r c']:
+    @typechecked
+    def __call__(self, ws: Float[Array, 'b n w'], noise: str = 'const', key: Key | None = None) -> Float[Array, 'b r r c']:
         """ws [B, num_ws(resolution), w_dim]; noise 'const' (the buffers), 'none' or 'random' (from `key`). Float32.
 
         Raises: UsageError for another number of styles, an unknown noise mode, or random noise without a key.
@@ -284,7 +297,10 @@ class SuperResolutionBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, rgb, w):
+    @typechecked
+    def __call__(
+        self, x: Float[Array, 'b h w c'], rgb: Float[Array, 'b h w 3'], w: Float[Array, 'b d'] | None
+    ) -> tuple[Float[Array, 'b h2 w2 o'], Float[Array, 'b h2 w2 3']]:
         """x [B, h, w, C], rgb [B, h, w, 3], w [B, W], one style for the three layers, or None (not styled)."""
         options = {'styled': self.styled, 'clamp': self.clamp, 'dtype': self.dtype}
         x = StyledConv(self.channels, up=self.up, name='conv0', **options)(x, w)
@@ -313,6 +329,7 @@ class SuperResolution(nn.Module):
     styled: bool = True
 
     @nn.compact
+    @typechecked
     def __call__(
         self, rgb: Float[Array, 'b h w 3'], features: Float[Array, 'b h w c'], w: Float[Array, 'b d'] | None
     ) -> Float[Array, 'b s s 3']:

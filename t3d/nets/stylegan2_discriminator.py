@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t3d.core.errors import UsageError
-from t3d.core.typing import Array, Float
+from t3d.core.typing import Array, Float, typechecked
 from t3d.nets import fir
 from t3d.nets.stylegan2 import LRELU_GAIN, Linear, Mapping, channels_at, leaky
 
@@ -55,7 +55,8 @@ class Conv(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 o']:
         incoming = x.shape[-1]
         weight = self.param(
             'weight', nn.initializers.normal(1.0), (self.kernel, self.kernel, incoming, self.channels), jnp.float32
@@ -85,7 +86,8 @@ class DiscriminatorBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 o']:
         options, half = {'clamp': self.clamp, 'dtype': self.dtype}, float(np.sqrt(0.5))
         if self.first:
             x = Conv(self.channels, 1, name='fromrgb', **options)(x)
@@ -103,7 +105,8 @@ class Epilogue(nn.Module):
     clamp: float | None = None
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b o']:
         channels = x.shape[-1]
         x = minibatch_std(x.astype(jnp.float32), self.group, self.micro_batch)
         x = Conv(channels, clamp=self.clamp, name='conv')(x)
@@ -143,6 +146,7 @@ class Discriminator(nn.Module):
     low_precision: int = 4
 
     @nn.compact
+    @typechecked
     def __call__(
         self, image: Float[Array, 'b s s 3'], raw: Float[Array, 'b r r 3'] | None, c: Float[Array, 'b c'] | None
     ) -> Float[Array, ' b']:

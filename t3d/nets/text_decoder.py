@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from t3d.core.errors import UsageError
 from t3d.core.rules import divides
-from t3d.core.typing import Array, Float
+from t3d.core.typing import Array, Float, typechecked
 from t3d.nets.attention import ImageTransformer, TextMixer
 from t3d.nets.layers import ResidualBlock, Upsample
 
@@ -26,7 +26,10 @@ class DecoderLayer(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, style, tokens):
+    @typechecked
+    def __call__(
+        self, x: Float[Array, 'b h w c'], style: Float[Array, 'b s'] | None, tokens: Float[Array, 'b n d']
+    ) -> tuple[Float[Array, 'b h w o'], None]:
         x = ResidualBlock(self.channels, self.groups, dtype=self.dtype, name='block')(x, style)
         if self.heads:
             x = ImageTransformer(self.heads, self.groups, self.cross, dtype=self.dtype, name='transformer')(x, tokens)
@@ -45,7 +48,10 @@ class DecoderStage(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, style, tokens):
+    @typechecked
+    def __call__(
+        self, x: Float[Array, 'b h w c'], style: Float[Array, 'b s'] | None, tokens: Float[Array, 'b n d']
+    ) -> Float[Array, 'b h2 w2 o']:
         layer = nn.remat(DecoderLayer) if self.remat else DecoderLayer
         arguments = (self.channels, self.groups, self.heads, self.cross, self.dtype)
         x, _ = layer(*arguments, name='first')(x, style, tokens)
@@ -99,6 +105,7 @@ class TextDecoder(nn.Module):
         return self.base_size * 2 ** len(self.channels)
 
     @nn.compact
+    @typechecked
     def __call__(self, tokens: Float[Array, 'b n d'], noise: Float[Array, 'b z']) -> Float[Array, 'b r r c']:
         if noise.shape != (tokens.shape[0], self.style_width):
             raise ValueError(f'noise of shape {noise.shape}: wanted {(tokens.shape[0], self.style_width)}')

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from t3d.core.errors import UsageError
-from t3d.core.typing import Array, Bool, Float, PyTree
+from t3d.core.typing import Array, Bool, Float, PyTree, typechecked
 from t3d.nets import patched_unet, unet
 from t3d.nets.unet_blocks import (
     TRANSFORMER_EPSILON,
@@ -37,6 +37,7 @@ from t3d.nets.unet_blocks import (
     FeedForward,
     Masked,
     Options,
+    Text,
     Upsample,
     conv3,
     group_norm,
@@ -97,7 +98,15 @@ class TriplaneDenoiser:
             return unet
         return {**unet, 'planes': jnp.zeros((3, self.patch**2 * self.shape[-1]), jnp.float32)}
 
-    def __call__(self, params: PyTree, planes: Float[Array, 'b 3 r r c'], t, text, mask=None) -> Float[Array, 'b 3 r r c']:
+    @typechecked
+    def __call__(
+        self,
+        params: PyTree,
+        planes: Float[Array, 'b 3 r r c'],
+        t: unet.Time,
+        text: Float[Array, 'b n d'],
+        mask: Bool[Array, 'b n'] | None = None,
+    ) -> Float[Array, 'b 3 r r c']:
         """The output for noisy planes at times t, a scalar or [B], under text features [B, N, D] with a mask [B, N] or None."""
         out = self.net.apply({'params': params['unet']}, self.arrange(params, planes), t, text, mask=mask)
         return self.planes_of(out.astype(jnp.float32))
@@ -180,7 +189,8 @@ class AxisConv(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b 3 h w c']) -> Float[Array, 'b 3 h w d']:
+    @typechecked
+    def __call__(self, x: Float[Array, 'b 3 h w c']) -> Float[Array, 'b 3 h w o']:
         width, height = axis_pooled(x, self.axes)
 
         def taps(name, line):
@@ -199,7 +209,8 @@ class AxisResnetBlock(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b 3 h w c'], temb: Float[Array, 'b e']) -> Float[Array, 'b 3 h w d']:
+    @typechecked
+    def __call__(self, x: Float[Array, 'b 3 h w c'], temb: Float[Array, 'b e']) -> Float[Array, 'b 3 h w o']:
         options = self.options
         h = nn.silu(group_norm(options, options.epsilon, 'norm1')(x))
         h = AxisConv(self.channels, self.axes, options.dtype, name='conv1')(h)
@@ -219,7 +230,8 @@ class PlaneTransformer(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b 3 h w c'], text: Float[Array, 'b m d'] | Masked) -> Float[Array, 'b 3 h w c']:
+    @typechecked
+    def __call__(self, x: Float[Array, 'b 3 h w c'], text: Text) -> Float[Array, 'b 3 h w c']:
         options, (batch, _, height, width, channels) = self.options, x.shape
         h = group_norm(options, TRANSFORMER_EPSILON, 'norm')(x)
         h = nn.Dense(channels, dtype=options.dtype, name='proj_in')(h).reshape(batch, 3, height * width, channels)
@@ -251,7 +263,10 @@ class PlaneUNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b 3 h w c'], t, text: Float[Array, 'b n d'], mask: Bool[Array, 'b n'] | None = None):
+    @typechecked
+    def __call__(
+        self, x: Float[Array, 'b 3 h w c'], t: unet.Time, text: Float[Array, 'b n d'], mask: Bool[Array, 'b n'] | None = None
+    ) -> Float[Array, 'b 3 h w c']:
         """Planes, time, text features and mask as in UNet; [B, 3, H, W, channels], float32."""
         options = Options(self.norm_num_groups, self.norm_eps, linear=True, remat=self.remat, dtype=self.dtype)
         temb = self.temb(t, x.shape[0])

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from t3d.core.errors import UsageError
-from t3d.core.typing import Array, Float
+from t3d.core.typing import Array, Bool, Float, PyTree, Shaped, typechecked
 from t3d.nets import configs
 from t3d.nets.unet_blocks import DownBlock, Masked, Options, UpBlock, conv3, group_norm, residual, transformer
 
@@ -64,6 +64,8 @@ SHARDING = (  # proj_in and proj_out, matrices or convolutions by layout, go by 
     (r'time_embedding/linear_2/kernel$', P('tensor', 'fsdp')),
 )
 
+Time = Shaped[Array, ''] | Shaped[Array, ' b'] | float | int  # one for all examples, or one for each
+
 
 def timestep_embedding(t: jax.Array, width: int, *, cos_first: bool = True, shift: float = 0.0) -> Float[Array, 'b c']:
     """Cosines and sines of t [B] times 10000 ** (-i / (width / 2 - shift)), i < width / 2, in float32."""
@@ -80,6 +82,7 @@ class TimeEmbedding(nn.Module):
     width: int
 
     @nn.compact
+    @typechecked
     def __call__(self, x: Float[Array, 'b c']) -> Float[Array, 'b e']:
         return nn.Dense(self.width, name='linear_2')(nn.silu(nn.Dense(self.width, name='linear_1')(x)))
 
@@ -91,7 +94,8 @@ class MidBlock(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, x, temb, text):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c'], temb: Float[Array, 'b e'], text: PyTree) -> Float[Array, 'b h w c']:
         channels, options = x.shape[-1], self.options
         x = residual(options)(channels, options, name='resnets_0')(x, temb)
         x = transformer(options)(self.heads, options, name='attentions_0')(x, text)
@@ -181,14 +185,15 @@ class UNet(nn.Module):
         )
 
     @nn.compact
+    @typechecked
     def __call__(
         self,
         latents: Float[Array, 'b h w c'],
-        t: jax.Array,
+        t: Time,
         text: Float[Array, 'b n d'],
         embedding: Float[Array, 'b e'] | None = None,
-        mask: jax.Array | None = None,
-    ) -> Float[Array, 'b h w d']:
+        mask: Bool[Array, 'b n'] | None = None,
+    ) -> Float[Array, 'b h w o']:
         """Args:
           latents: noisy, at the schedule's scale; odd sides are rounded up on the way down and cut on the way up.
           t: diffusion time, scalar or [B], 0 to 999 in the released models; may be fractional.

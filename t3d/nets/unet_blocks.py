@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from t3d.core import spread
-from t3d.core.typing import Array, Float
+from t3d.core.typing import Array, Float, PyTree, typechecked
 
 LAYER_EPSILON = 1e-5  # of a transformer's layer norms
 TRANSFORMER_EPSILON = 1e-6  # of the group norm before a transformer, in every released model
@@ -45,6 +45,10 @@ class Masked(NamedTuple):
 
     features: jax.Array  # [B, M, D]
     mask: jax.Array  # [B, M] bool, True where attention may look; at least one of each row
+
+
+Text = Float[Array, 'b m d'] | Masked
+Maps = tuple[Float[Array, 'b _ _ _'], ...]  # of several levels
 
 
 def group_norm(options: Options, epsilon: float, name: str) -> nn.GroupNorm:
@@ -154,7 +158,8 @@ class Attention(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b n c'], context: Float[Array, 'b m d'] | None = None) -> Float[Array, 'b n c']:
+    @typechecked
+    def __call__(self, x: Float[Array, 'b n c'], context: Text | None = None) -> Float[Array, 'b n c']:
         return attention(x, x if context is None else context, self.heads, self.options)
 
 
@@ -165,7 +170,8 @@ class GatedProjection(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, '*b c']) -> Float[Array, '*b o']:
         return geglu(nn.Dense(2 * self.width, dtype=self.dtype, name='proj')(x))
 
 
@@ -175,7 +181,8 @@ class FeedForward(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, '*b c']) -> Float[Array, '*b c']:
         h = GatedProjection(4 * x.shape[-1], self.dtype, name='net_0')(x)
         return nn.Dense(x.shape[-1], dtype=self.dtype, name='net_2')(h)
 
@@ -187,7 +194,8 @@ class TransformerBlock(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b n c'], text: Float[Array, 'b m d']) -> Float[Array, 'b n c']:
+    @typechecked
+    def __call__(self, x: Float[Array, 'b n c'], text: Text) -> Float[Array, 'b n c']:
         x = x + Attention(self.heads, self.options, name='attn1')(layer_norm(self.options, 'norm1')(x))
         x = x + Attention(self.heads, self.options, name='attn2')(layer_norm(self.options, 'norm2')(x), text)
         return x + FeedForward(self.options.dtype, name='ff')(layer_norm(self.options, 'norm3')(x))
@@ -200,7 +208,8 @@ class Transformer(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], text: Float[Array, 'b m d']) -> Float[Array, 'b h w c']:
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c'], text: Text) -> Float[Array, 'b h w c']:
         batch, height, width, channels = x.shape
 
         def project(name, value):
@@ -224,7 +233,8 @@ class ResnetBlock(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], temb: Float[Array, 'b e'] | None = None) -> Float[Array, 'b h w d']:
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c'], temb: Float[Array, 'b e'] | None = None) -> Float[Array, 'b h w o']:
         options = self.options
         h = nn.silu(group_norm(options, options.epsilon, 'norm1')(x))
         h = conv3(self.channels, options.dtype, 'conv1')(h)
@@ -243,7 +253,8 @@ class Downsample(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
         pad = ((1, 1), (1, 1)) if self.options.padding else ((0, 1), (0, 1))
         return nn.Conv(x.shape[-1], (3, 3), strides=2, padding=pad, dtype=self.options.dtype, name='conv')(x)
 
@@ -254,7 +265,8 @@ class Upsample(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, size: tuple[int, int] | None = None):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c'], size: tuple[int, int] | None = None) -> Float[Array, 'b h2 w2 c']:
         height, width = size or (2 * x.shape[1], 2 * x.shape[2])
         return conv3(x.shape[-1], self.dtype, 'conv')(upsample(x)[:, :height, :width])
 
@@ -283,7 +295,10 @@ class DownBlock(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, x, temb=None, text=None):
+    @typechecked
+    def __call__(
+        self, x: Float[Array, 'b h w c'], temb: Float[Array, 'b e'] | None = None, text: PyTree = None
+    ) -> tuple[Float[Array, 'b h2 w2 o'], Maps]:
         skips = []
         for k in range(self.layers):
             x = residual(self.options)(self.channels, self.options, name=f'resnets_{k}')(x, temb)
@@ -309,7 +324,15 @@ class UpBlock(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, x, skips=(), temb=None, text=None, size=None):
+    @typechecked
+    def __call__(
+        self,
+        x: Float[Array, 'b h w c'],
+        skips: Maps = (),
+        temb: Float[Array, 'b e'] | None = None,
+        text: PyTree = None,
+        size: tuple[int, int] | None = None,
+    ) -> Float[Array, 'b h2 w2 o']:
         for k in range(self.layers):
             if skips:
                 x = join(x, skips[-1 - k])

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from t3d.core.errors import UsageError
-from t3d.core.typing import Array, Float, Key, PyTree
+from t3d.core.typing import Array, Float, Key, PyTree, typechecked
 from t3d.nets import configs
 from t3d.nets.unet_blocks import DownBlock, Options, UpBlock, attention, conv3, group_norm, residual
 
@@ -44,6 +44,7 @@ class MidAttention(nn.Module):
     options: Options
 
     @nn.compact
+    @typechecked
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
         h = group_norm(self.options, self.options.epsilon, 'group_norm')(x)
         h = h.reshape(x.shape[0], -1, x.shape[-1])  # [B, H W, C]
@@ -56,7 +57,8 @@ class MidBlock(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
         x = residual(self.options)(x.shape[-1], self.options, name='resnets_0')(x)
         x = MidAttention(self.options, name='attentions_0')(x)
         return residual(self.options)(x.shape[-1], self.options, name='resnets_1')(x)
@@ -71,7 +73,8 @@ class Encoder(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h8 w8 o']:
         dtype, last = self.options.dtype, len(self.channels) - 1
         x = conv3(self.channels[0], dtype, 'conv_in')(x)
         for k, channels in enumerate(self.channels):
@@ -90,7 +93,8 @@ class Decoder(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h8 w8 o']:
         dtype, last = self.options.dtype, len(self.channels) - 1
         x = conv3(self.channels[-1], dtype, 'conv_in')(x)
         x = MidBlock(self.options, name='mid_block')(x)
@@ -173,7 +177,8 @@ class VAE(nn.Module):
             raise UsageError(f'latents of shape {latents.shape}: wanted [B, H, W, {self.latent_channels}].')
         return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
 
-    def __call__(self, images):
+    @typechecked
+    def __call__(self, images: Float[Array, 'b h w c']) -> Float[Array, 'b h w o']:
         """Reconstruction of images from their mean: for `init`, which so makes all parameters."""
         return self.decode(self.encode(images)[0])
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from t3d.core import spread
 from t3d.core.errors import UsageError
-from t3d.core.typing import Array, Bool, Float
+from t3d.core.typing import Array, Bool, Float, typechecked
 from t3d.nets.unet_blocks import LOGITS, NEVER, Options, chunks_of, dot_product_attention, plain_attention
 
 CACHED = 2**19  # logits at once on a CPU: 2 MiB
@@ -49,6 +49,7 @@ class JointAttention(nn.Module):
     axis: str = ''
 
     @nn.compact
+    @typechecked
     def __call__(self, x: Float[Array, 'b n c'], mask: Bool[Array, 'b n n'] | None = None) -> Float[Array, 'b n c']:
         """mask: for each pair of positions, True where the first may attend to the second; None for all pairs."""
         channels, options = x.shape[-1], self.options

@@ -6,7 +6,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from t3d.core.typing import Array, Bool, Float, Int
+from t3d.core.typing import Array, Bool, Float, Int, typechecked
 from t3d.nets.attention import softmax_attention
 
 EPSILON = 1e-12  # of every layer norm, as in the released config
@@ -21,7 +21,8 @@ class Layer(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, mask):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b n c'], mask: Bool[Array, 'b n']) -> tuple[Float[Array, 'b n c'], None]:
         batch, count, width = x.shape
 
         def dense(name, features, value):
@@ -56,6 +57,7 @@ class Bert(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
+    @typechecked
     def __call__(self, tokens: Int[Array, 'b n'], mask: Bool[Array, 'b n']) -> Float[Array, 'b n c']:
         """mask is False at padding, which no token attends to; all tokens are of the first segment.
 

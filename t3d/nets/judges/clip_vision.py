@@ -5,7 +5,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from t3d.core.typing import Array, Float
+from t3d.core.typing import Array, Float, typechecked
 from t3d.nets import clip, pil_resize
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of OpenAI's and OpenCLIP's training images, R G B in [0, 1]
@@ -48,6 +48,7 @@ class VisionTower(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
+    @typechecked
     def __call__(self, images: Float[Array, 'b h w 3']) -> VisionOutput:
         """images [B, image, image, 3] as `prepare` returns them.
 

@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from t3d.core.typing import Array, Float
+from t3d.core.typing import Array, Float, typechecked
 from t3d.nets import pil_resize
 
 SIZE = 224  # pixels a side that the released weights were trained at
@@ -46,7 +46,8 @@ class Block(nn.Module):
     symmetric: bool
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 o']:
         conv, norm, inner, h = *_layers(self), self.expansion * x.shape[-1], x
         if self.expansion > 1:
             h = nn.relu6(norm('expand_norm')(conv('expand', inner, 1)(h)))
@@ -76,6 +77,7 @@ class EfficientNetLite(nn.Module):
     symmetric: bool = False
 
     @nn.compact
+    @typechecked
     def __call__(self, images: Float[Array, 'b h w 3']) -> Features:
         """images as `prepare` returns them, of any size; variables are `params` and `batch_stats`."""
         conv, norm = _layers(self)

@@ -14,7 +14,7 @@ import numpy as np
 
 from t3d.core import prng
 from t3d.core.errors import UsageError
-from t3d.core.typing import Array, Float
+from t3d.core.typing import Array, Float, typechecked
 
 FEATURES, SIZE, EPSILON = 2048, 299, 1e-3
 SMALLEST = 75  # pixels a side below which the last block has nothing left
@@ -35,6 +35,7 @@ class Inception(nn.Module):
     size: int | None = SIZE
 
     @nn.compact
+    @typechecked
     def __call__(self, images: Float[Array, 'b h w 3']) -> Float[Array, 'b 2048']:
         if self.convention not in CONVENTIONS:
             raise UsageError(f'convention {self.convention!r}: wanted one of {", ".join(CONVENTIONS)}.')
@@ -72,7 +73,8 @@ class ConvNorm(nn.Module):
     padding: str = 'SAME'  # with odd kernels at stride 1, (k - 1) / 2 on either side
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 o']:
         kernel = (self.kernel, self.kernel) if isinstance(self.kernel, int) else self.kernel
         x = nn.Conv(
             self.features,
@@ -90,7 +92,8 @@ class StoredNorm(nn.Module):
     """Batch norm by stored mean and variance."""
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
         ones, zeros, shape = nn.initializers.ones, nn.initializers.zeros, x.shape[-1:]
         mean, variance = self.param('mean', zeros, shape, jnp.float32), self.param('var', ones, shape, jnp.float32)
         scale, bias = self.param('scale', ones, shape, jnp.float32), self.param('bias', zeros, shape, jnp.float32)
@@ -120,7 +123,8 @@ class Mixed5(nn.Module):
     pooled: int
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w o']:
         branches = (
             ConvNorm(64, 1, name='branch1x1')(x),
             _chain(x, 'branch5x5', (48, 1), (64, 5)),
@@ -134,7 +138,8 @@ class Reduction6(nn.Module):
     """35 x 35 to 17 x 17."""
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 o']:
         branches = (
             ConvNorm(384, 3, 2, 'VALID', name='branch3x3')(x),
             _chain(x, 'branch3x3dbl', (64, 1), (96, 3), (96, 3), last=(2, 'VALID')),
@@ -149,7 +154,8 @@ class Mixed6(nn.Module):
     narrow: int
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w o']:
         n, row, column = self.narrow, (1, 7), (7, 1)
         branches = (
             ConvNorm(192, 1, name='branch1x1')(x),
@@ -164,7 +170,8 @@ class Reduction7(nn.Module):
     """17 x 17 to 8 x 8."""
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 o']:
         branches = (
             _chain(x, 'branch3x3', (192, 1), (320, 3), last=(2, 'VALID')),
             _chain(x, 'branch7x7x3', (192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3), last=(2, 'VALID')),
@@ -179,7 +186,8 @@ class Mixed7(nn.Module):
     pool: object
 
     @nn.compact
-    def __call__(self, x):
+    @typechecked
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w o']:
         def beside(x, name):
             return [ConvNorm(384, kernel, name=name + end)(x) for end, kernel in (('a', (1, 3)), ('b', (3, 1)))]
 
