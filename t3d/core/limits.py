@@ -129,7 +129,7 @@ LIMITS = {
     'sr_style': Text('what the upsampler is modulated by'),
     # several views at once
     'given.prior': Text('a text-to-image model: shipped weights, a run, or a Stable Diffusion folder; empty: none'),
-    'given.clip': Text('a model that compares pictures with texts: toy_clip, or a CLIP folder; empty: none'),
+    'given.clip': Text('a model that compares pictures with texts: toy_clip, judge, or a CLIP folder; empty: none'),
     'given.views': Text('a multi-view model: shipped weights, a run or a weights folder'),
     'given.pictures': Text('a text-to-image model, as given.prior'),
     'data.rig': Text('how the cameras of toy stand: free, ring, canonical'),

@@ -19,7 +19,7 @@ from t3d.core.errors import UsageError
 from t3d.core.system import Given, require
 from t3d.core.typing import Array, Float
 
-WANTED = 'a model that compares pictures with texts: toy_clip, or a CLIP folder'
+WANTED = 'a model that compares pictures with texts: toy_clip, judge, or a CLIP folder'
 LEAST = 1e-12
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -95,13 +95,19 @@ def of_means(captions: Sequence[Sequence[str]], size: int, tokenize: Callable) -
         return unit(small.reshape(len(pictures), -1) - params['centre'])
 
     def texts(params, prompt_ids):
-        if prompt_ids.shape[-1] != ids.shape[-1]:
-            raise UsageError(f'texts of {prompt_ids.shape[-1]} tokens: this model reads {ids.shape[-1]}.')
-        same = jnp.all(prompt_ids[:, None] == ids, -1)  # [B, C]
-        share = same.astype(jnp.float32) / jnp.maximum(jnp.sum(same, -1, keepdims=True), 1)
-        return jnp.matmul(share, params['texts'][things], precision=HIGHEST)
+        return looked_up(prompt_ids, ids, things, params['texts'])
 
     return Likeness(tokenize, images, texts, 3 * size**2)
+
+
+def looked_up(prompt_ids, ids: np.ndarray, things: np.ndarray, vectors):
+    """The vectors [B, D] of prompts [B, N] among C known ones [C, N], whose places in `vectors` [P, D] `things` [C] has; 0 for
+    others."""
+    if prompt_ids.shape[-1] != ids.shape[-1]:
+        raise UsageError(f'texts of {prompt_ids.shape[-1]} tokens: this model reads {ids.shape[-1]}.')
+    same = jnp.all(prompt_ids[:, None] == ids, -1)  # [B, C]
+    share = same.astype(jnp.float32) / jnp.maximum(jnp.sum(same, -1, keepdims=True), 1)
+    return jnp.matmul(share, vectors[things], precision=HIGHEST)
 
 
 def of_means_params(means: np.ndarray) -> dict[str, np.ndarray]:

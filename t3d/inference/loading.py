@@ -122,11 +122,11 @@ def open_given(
     for name, value in configured.items():
         kept = None if folder is None else epath.Path(folder) / givens.FOLDER / name
         if (others or {}).get(name):
-            opened[name] = open_one(name, others[name], random=random, text=config.get('text'))
+            opened[name] = open_one(name, others[name], random=random, config=config)
         elif kept is not None and kept.exists() and (kept_first or not _is_there(value)):
             opened[name] = open_one(name, str(kept), random=random)
         elif value:
-            opened[name] = open_one(name, value, random=random, text=config.get('text'))
+            opened[name] = open_one(name, value, random=random, config=config)
     return opened
 
 
@@ -134,8 +134,8 @@ def _is_there(value: str) -> bool:
     return bool(value) and not givens.is_config(value) and (value in shipped() or epath.Path(value).exists())
 
 
-def open_one(name: str, value: str, *, random: bool = False, text=None) -> Given:
-    """The model that one value names; `text`: the section of the config that it is given to.
+def open_one(name: str, value: str, *, random: bool = False, config=None) -> Given:
+    """The model that one value names; `config`: of the system that it is given to.
 
     Raises:
       UsageError, FileNotFoundError: nothing there, or not a model; the message has the name of the given and the next step.
@@ -148,7 +148,7 @@ def open_one(name: str, value: str, *, random: bool = False, text=None) -> Given
         if toy_pictures.is_toy(value):
             return toy_pictures.open_toy(value)
         if likenesses.is_likeness(value):
-            return likenesses.open_likeness(value, text)
+            return likenesses.open_likeness(value, config)
         if priors.is_pipeline(value):
             return priors.open_pipeline(value)._replace(digest=priors.digest_of_files(value))
         loaded = load(value)
