@@ -90,6 +90,35 @@ def test_truth_has_the_error_of_its_floor(monkeypatch):
         view_consistency.evaluate(loaded, split='test')
 
 
+def test_what_no_caption_tells_is_one_object_only_where_views_were_drawn_together(monkeypatch):
+    """A model that draws true renders of an object of its choice: all of it agrees, and nothing of views from many samples."""
+    config = configs.from_dict(
+        {'system': 'x', 'drop_text': 0.1, 'data': {'name': 'toy', 'supersample': 1}, 'render': {'background': 1.0}}
+    )
+    loaded, things = loading.Loaded(config, None, {}, 'drawn', 1), view_reading.objects()[0]
+    asked = []
+
+    def views(loaded, prompts, **options):
+        asked.append(prompts)
+        posed = rig(len(prompts), 4)
+        chosen = [things[(5 * k) % 32] for k in range(len(prompts))]
+        return view_reading.true_views(chosen, posed, 16, 1.0, 1), posed
+
+    def consistency(images, posed, key):
+        return multiview.Consistency(np.abs(images - images[:, :1]).mean((1, 2, 3, 4)), np.zeros(len(images)))
+
+    monkeypatch.setattr(drawing, 'views', views)
+    monkeypatch.setattr(multiview, 'consistency', consistency)
+    monkeypatch.setattr(multiview, 'agreement', consistency)
+    found = view_consistency.evaluate(loaded, limit=2)
+    assert asked[1] == [''] * 8 and found['open/n'] == 8
+    assert found['open/agree'] == 1.0 and found['control/open/agree'] == 0.0
+    assert found['control/open/mvc_rmse'] > 1.5 * found['open/mvc_rmse'] > 0.0
+    config.unlock()
+    config.drop_text = 0.0
+    assert 'open/agree' not in view_consistency.evaluate(loaded, limit=2)
+
+
 def test_patterned_objects_are_asked_for_and_named(monkeypatch):
     """Four samples of each of three objects, each in a pattern of its own; true renders have the error of their floor."""
     config = configs.from_dict(

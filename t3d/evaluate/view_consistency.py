@@ -7,13 +7,17 @@ agreement of reconstructions from two halves of the views. Each stands between t
 - `control/independent/...`: view v of an object is taken from the v-th next of four samples of the same caption, so that every
   view is right and no four neighbours were drawn together;
 - `control/...`: from another caption's object.
+
+On toy a caption leaves nothing of an object open, so that samples of one caption are alike and `independent` is hardly worse.
+Where a network has learned without text too (`drop_text`), the empty text leaves everything open: `open/...` are views of such
+objects, with the share of them whose views show one shape and colour; `control/open/...` has each view of another sample.
 """
 
 import jax
 import numpy as np
 
 from t3d.core import prng, rules
-from t3d.data.sets import shapes
+from t3d.data.sets import pattern_oracle, shapes
 from t3d.evaluate import drawing, toy_objects, view_reading
 from t3d.geom.cameras import Cameras
 from t3d.inference.loading import Loaded
@@ -23,6 +27,7 @@ NAME = 'view_consistency'
 PAIRED = True
 CAPTIONED = True
 CAPTIONS, SAMPLES = 8, 4  # of the 32 large objects, evenly spread; of each caption
+LABELS = ('shape', 'colour')  # in which views of an object without a caption are to agree
 LIMIT = rules.Whole(2, 32, 'captions; a control needs another one of each')
 
 
@@ -34,7 +39,12 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     """
     toy_objects.refuse_split(split)
     chosen = captions(CAPTIONS if limit is None else rules.held('--limit', limit, LIMIT))
-    return scores(*samples(loaded, chosen, log)[:3], log)
+    found = scores(*samples(loaded, chosen, log)[:3], log)
+    if not loaded.config.get('drop_text', 0.0):
+        return found
+    log(f'drawing {SAMPLES * len(chosen)} objects without a text')
+    drawn = view_reading.draw(loaded, [''] * (SAMPLES * len(chosen)), log, evaluator=NAME)
+    return {**found, **open_scores(*drawn, view_reading.appearance(loaded), log)}
 
 
 def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> drawing.Pictures:
@@ -77,6 +87,18 @@ def scores(images: np.ndarray, cameras: Cameras, truth: np.ndarray, log=lambda l
         for name, values in multiview.agreement(*sets[prefix], key)._asdict().items():
             found[f'{prefix}agreement_{name}'] = float(np.mean(values))
     return {**found, 'mvc_n': len(images), 'control/mvc_n': len(images) // SAMPLES}
+
+
+def open_scores(images: np.ndarray, cameras: Cameras, appearance: dict, log=lambda line: None) -> dict[str, float]:
+    """MVC and agreement in words of images [N, V, S, S, 3] that no caption tells, and of the same views from N samples."""
+    found = {}
+    for prefix, (shown, posed) in {'open/': (images, cameras), 'control/open/': apart(images, cameras, len(images))}.items():
+        log(f'reconstructing {len(shown)} objects ({prefix[:-1]})')
+        for name, values in multiview.consistency(shown, posed, prng.key(0))._asdict().items():
+            found[f'{prefix}mvc_{name}'] = float(np.mean(values))
+        readings = view_reading.read(shown, posed, **appearance)
+        found[f'{prefix}agree'] = float(np.mean([pattern_oracle.agree(views, LABELS) for views in readings]))
+    return {**found, 'open/n': len(images)}
 
 
 def apart(images: np.ndarray, cameras: Cameras, run: int) -> tuple[np.ndarray, Cameras]:
