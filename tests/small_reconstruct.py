@@ -59,17 +59,17 @@ def system_of(*overrides):
 
 
 @functools.cache
-def system():
-    return system_of()
+def system(*overrides):
+    return system_of(*overrides)
 
 
 def options() -> fitting.Options:
     return fitting.Options(**config().fit, steps=config().steps)
 
 
-def made(some: Views, seed: int = 0):
+def made(some: Views, seed: int = 0, *overrides):
     """The field of views."""
-    return system().generate({}, [Request(some.prompt, views=some)], prng.each(prng.key(seed), 1), {})[0]
+    return system(*overrides).generate({}, [Request(some.prompt, views=some)], prng.each(prng.key(seed), 1), {})[0]
 
 
 @functools.cache

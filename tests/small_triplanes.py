@@ -2,6 +2,7 @@
 
 import functools
 
+import cheap_keys
 import jax
 import jax.numpy as jnp
 import random_weights
@@ -69,7 +70,7 @@ def config(**changes):
 @functools.cache
 def _params(seed: int, size: int, style: str):
     made = config(generator__plane_resolution=size, generator__sr_style=style)
-    params, buffers = jax.jit(triplane_generator.Generator(made).init)(jax.random.key(seed))
+    params, buffers = jax.jit(triplane_generator.Generator(made).init)(cheap_keys.key(seed))
     # Nothing at zero or one: strengths of the noise, biases and the average of w are all trained.
     return {
         'generator': random_weights.shaken(params, 0.2, seed + 100),

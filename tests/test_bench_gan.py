@@ -2,6 +2,7 @@
 
 import json
 
+import cheap_keys
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,7 +108,7 @@ def test_a_phase_of_the_peer_moves_its_network_alone(config, phase):
 @pytest.fixture(scope='module')
 def stepped(model, config):
     """(parameters, new ones by phase), compiled without optimisation."""
-    params = jax.jit(model.init)(jax.random.key(0))
+    params = jax.jit(model.init)(cheap_keys.key(0))
     opt_state = {name: model.optimizers[name].init(params[name]) for name in model.optimizers}
     args = (params, opt_state, gan_bench.batch(config), jax.random.key(1))
     run = gan_bench.phases(model, config.render.size)

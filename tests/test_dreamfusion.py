@@ -2,6 +2,7 @@
 
 import functools
 
+import cheap_keys
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +49,7 @@ def trained(*overrides, prompts=PROMPTS, prior=pictures, steps=3):
     models = given(prior)
     system = systems.make(config(*overrides, prompts=prompts), models)
     params = params_of(models)
-    state, states, told = jax.jit(system.init)(prng.key(0), {}, params), [], []
+    state, states, told = jax.jit(system.init)(cheap_keys.key(0), {}, params), [], []
     step = jax.jit(system.train_step)
     for n in range(steps):
         state, metrics = step(state, {}, jax.random.fold_in(prng.key(1), n), params)
@@ -63,7 +64,7 @@ def test_a_population_makes_the_objects_that_each_prompt_makes_alone():
     for ours, theirs in zip(jax.tree.leaves(alone.params), jax.tree.leaves(together.params), strict=True):
         np.testing.assert_allclose(ours[0], theirs[1], rtol=1e-4, atol=2e-5)
     np.testing.assert_allclose(alone.extras['cells'][0], together.extras['cells'][1], rtol=1e-4)
-    start = jax.jit(system.init)(prng.key(0), {}, params_of(given()))
+    start = jax.jit(system.init)(cheap_keys.key(0), {}, params_of(given()))
     assert np.max(np.abs(start.params['grid'][0] - together.params['grid'][0])) > 1e-3  # something was learned
     assert np.max(np.abs(together.params['grid'][0] - together.params['grid'][1])) > 1e-3
 
@@ -74,7 +75,7 @@ def test_every_field_learns_its_colour(kind):
     overrides = (f'scene.kind={kind}', 'steps=12', 'scene.levels=3', 'scene.log2_rows=8', 'scene.layers=1')
     overrides += ('occupancy.cells=0', 'distill.scale=1.0', 'distill.anneal=0', 'optimizer.learning_rate=0.02')
     system, (*_, state), _ = trained(*overrides, prompts=('red cube',), steps=12)
-    start = jax.jit(system.init)(prng.key(0), {}, params_of(given()))
+    start = jax.jit(system.init)(cheap_keys.key(0), {}, params_of(given()))
     colour = lambda params: np.asarray(system.preview(params, {}, prng.key(0), {})).reshape(-1, 3).mean(0)
     before, after = colour(start.params), colour(state.params)
     assert after[0] - after[1] > before[0] - before[1] + 0.01

@@ -3,6 +3,7 @@
 import functools
 
 import asked
+import cheap_keys
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,7 +91,7 @@ def system(*overrides):
 
 @functools.cache
 def frozen():
-    params, buffers = jax.jit(generator().init)(jax.random.key(7))
+    params, buffers = jax.jit(generator().init)(cheap_keys.key(7))
     return random_weights.shaken({'generator': params, 'buffers': buffers})
 
 
@@ -106,7 +107,7 @@ def statistics():
 @functools.cache
 def params():
     """Random weights, none of them zero."""
-    return random_weights.shaken(jax.jit(model().init)(jax.random.key(0), batch()['tokens'][:1]))
+    return random_weights.shaken(jax.jit(model().init)(cheap_keys.key(0), batch()['tokens'][:1]))
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -254,7 +255,7 @@ def trained():
     """(first state, state after 40 steps on one batch, losses, number of traces)."""
     made = system('steps=100', 'optimizer.warmup=1', 'optimizer.learning_rate=5e-3')
     rows, traces, losses = batch(), [], []
-    first = state = jax.jit(made.init)(jax.random.key(0), rows, {'generator': frozen()})
+    first = state = jax.jit(made.init)(cheap_keys.key(0), rows, {'generator': frozen()})
 
     @jax.jit
     def step(state, key):
@@ -356,7 +357,7 @@ def test_styles_of_an_upsampler_that_reads_w(style, value):
     scene = {'w_avg': jnp.full(8, 0.25), 'planes': jnp.zeros(network.shape)}
     np.testing.assert_allclose(network.style(scene, 3), np.full((3, 8), value))
     assert model().style(scene, 3) is None
-    weights, _ = jax.jit(network.generator.init)(jax.random.key(0))
+    weights, _ = jax.jit(network.generator.init)(cheap_keys.key(0))
     features = jax.random.normal(jax.random.key(1), (3, 8, 8, 5))
     up = jax.jit(network.generator.upsample)
     image = up(weights, features, network.style(scene, 3))

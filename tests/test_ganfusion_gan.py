@@ -3,6 +3,7 @@
 import functools
 
 import asked
+import cheap_keys
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +78,7 @@ def batch():
 @functools.cache
 def state(*overrides):
     """A state whose every parameter is random: no bias, noise strength or average is zero."""
-    made = jax.jit(ganfusion_gan.make(config(*overrides)).init)(jax.random.key(0), batch())
+    made = jax.jit(ganfusion_gan.make(config(*overrides)).init)(cheap_keys.key(0), batch())
     params = random_weights.shaken(made.params)
     return made.replace(params=params, ema={name: params[name] for name in ('generator', 'buffers')})
 
@@ -279,7 +280,7 @@ def test_the_renderer_learns_one_image():
 def test_the_conditioning_label_does_not_follow_the_camera():
     """z decides who is shown; with a fixed conditioning label the planes are those of every camera."""
     made = model('generator.pose_conditioning=True')
-    params = jax.jit(made.init)(jax.random.key(0))
+    params = jax.jit(made.init)(cheap_keys.key(0))
     z = jax.random.normal(jax.random.key(1), (2, 8))
     front = made.generator.map(params['generator'], z)
     label = cameras.to_eg3d(cameras.orbit(0.0, 0.0, 3.2, 0.7027699))

@@ -3,6 +3,7 @@
 import functools
 
 import asked
+import cheap_keys
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +49,7 @@ def loaded():
     """The small system with random weights: nothing starts at zero, so that every input matters."""
     system = systems.make(config())
     batch = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()}
-    params = random_weights.shaken(jax.jit(system.init)(jax.random.key(0), batch).params)
+    params = random_weights.shaken(jax.jit(system.init)(cheap_keys.key(0), batch).params)
     return loading.Loaded(config(), system, params, 'small', 0)
 
 
@@ -132,7 +133,7 @@ def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional(
 
 def test_a_step_learns_and_previews():
     system, examples = systems.make(config('optimizer.warmup=1', 'optimizer.learning_rate=5e-3')), batch()
-    state = jax.jit(system.init)(jax.random.key(0), examples)
+    state = jax.jit(system.init)(cheap_keys.key(0), examples)
     step = jax.jit(system.train_step)
     losses = []
     for n in range(12):
@@ -145,7 +146,7 @@ def test_a_step_learns_and_previews():
 
 def test_frozen_text_does_not_move():
     system = systems.make(config('text.frozen=true', 'optimizer.warmup=1', 'optimizer.weight_decay=0.5'))
-    state = jax.jit(system.init)(jax.random.key(0), batch())
+    state = jax.jit(system.init)(cheap_keys.key(0), batch())
     after, _ = jax.jit(system.train_step)(state, batch(), jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, after.params['text'], state.params['text'])
     moved = [np.any(a != b) for a, b in zip(jax.tree.leaves(after.params['unet']), jax.tree.leaves(state.params['unet']))]

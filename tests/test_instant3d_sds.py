@@ -1,5 +1,8 @@
 """Instant3D by score distillation: its gradient against an explicit one, prompts apart from each other, data, refusals."""
 
+import functools
+
+import cheap_keys
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,7 +94,7 @@ def test_the_decoder_gets_the_explicit_gradient_through_the_renderer(scale):
         latents, pull, towards = jax.vjp(latents_of, weights, has_aux=True)
         return ours, pull(towards / latents.shape[0])[0], latents
 
-    ours, theirs, latents = ours_and_theirs(TextField(chosen).init(prng.key(0), jnp.asarray(batch['tokens'])))
+    ours, theirs, latents = ours_and_theirs(jax.jit(TextField(chosen).init)(cheap_keys.key(0), jnp.asarray(batch['tokens'])))
     assert latents.shape == (6, 8, 8, 3)
     ours, theirs = tree.flatten(ours), tree.flatten(theirs)
     norm = np.sqrt(sum(float(np.sum(np.square(leaf))) for leaf in theirs.values()))
@@ -107,11 +110,17 @@ class Planes(TextField):
         return {'planes': params['planes'], 'field': params['field']}
 
 
+@functools.cache
+def decoder():
+    made = triplane_field.init(prng.key(1), 4, hidden=8, outputs=3, equalised=False)
+    return made | {'alpha': jnp.float32(0.7)}
+
+
 def to_planes(prompts, *overrides, made=pictures, extras=None):
     """(the gradient to the planes [B, 3, 8, 8, 4] of prompts, (metrics, extras)) of one step."""
     chosen, given = config(*overrides), {'prior': prior(made)}
     planes = jax.random.normal(prng.key(2), (3, 3, 8, 8, 4))[: len(prompts)]
-    field = triplane_field.init(prng.key(1), 4, hidden=8, outputs=3, equalised=False) | {'alpha': jnp.float32(0.7)}
+    field = decoder()
     supervision = instant3d_supervision.distilled(chosen, Planes(chosen), given)
     extras = supervision.extras() if extras is None else extras
     weights = lambda planes: {'planes': planes, 'field': field}
@@ -168,7 +177,7 @@ def drawn_azimuths():
     drawn = jax.random.split(prng.key(5), 3)[0]
     keys = timesteps.view_keys(drawn, jnp.arange(2))
     draw = lambda key: camera_draws.draw(jax.random.split(key, 5)[0], 2, camera_draws.from_section(config().cameras))
-    return jax.vmap(draw)(keys).azimuth
+    return jax.jit(jax.vmap(draw))(keys).azimuth
 
 
 @pytest.mark.slow
@@ -212,10 +221,10 @@ def test_an_oriented_field_is_a_ball_that_looks_outwards():
 
 def test_densities_are_compared_with_those_beside_them():
     model = TextField(config())
-    field = triplane_field.init(prng.key(1), 4, hidden=8, outputs=3, equalised=False) | {'alpha': jnp.float32(0.7)}
-    flat = model.density_steps({'planes': jnp.zeros((2, 3, 8, 8, 4)), 'field': field}, prng.key(0))
+    field, steps = decoder(), jax.jit(model.density_steps)
+    flat = steps({'planes': jnp.zeros((2, 3, 8, 8, 4)), 'field': field}, prng.key(0))
     assert flat.shape == (2, 1024) and not flat.any()
-    rough = model.density_steps({'planes': jax.random.normal(prng.key(1), (1, 3, 8, 8, 4)), 'field': field}, prng.key(0))
+    rough = steps({'planes': jax.random.normal(prng.key(1), (1, 3, 8, 8, 4)), 'field': field}, prng.key(0))
     assert rough.mean() > 1e-4
 
 

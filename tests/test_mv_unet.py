@@ -2,6 +2,7 @@
 
 import functools
 
+import cheap_keys
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,7 +153,7 @@ def test_a_masked_network_that_is_new_and_sees_all_is_the_dense_one():
     plain = {name: leaf for name, leaf in dense.params.items() if name != 'camera_embedding'}
     shapes = jax.eval_shape(masked.net.init, jax.random.key(0), masked.x, jnp.zeros(B), masked.text, masked.views)['params']
     new = mv_unet.graft(
-        jax.jit(masked.net.init)(jax.random.key(0), masked.x, jnp.zeros(B), masked.text, masked.views)['params'], plain
+        jax.jit(masked.net.init)(cheap_keys.key(0), masked.x, jnp.zeros(B), masked.text, masked.views)['params'], plain
     )
     assert jax.tree.structure(new) == jax.tree.structure(shapes)
     assert not np.asarray(new['camera_embedding']['linear_2']['kernel']).any()
@@ -171,7 +172,7 @@ class TestEpipolarBlock:
         rays = epipolar.ray_points(views, 4, 5, 3, 2.0, 4.4)
         block = epipolar_block.EpipolarBlock(2)
         x = np.random.default_rng(seed).standard_normal((B * count, 4, 5, 8)).astype(np.float32)
-        params = jax.jit(block.init)(jax.random.key(1), x, rays)['params']
+        params = jax.jit(block.init)(cheap_keys.key(1), x, rays)['params']
         return block, params, x, rays, views
 
     def test_new_it_changes_nothing(self):

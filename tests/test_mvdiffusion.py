@@ -3,6 +3,7 @@
 import functools
 import re
 
+import cheap_keys
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +59,7 @@ def prior() -> dict[str, Given]:
     """A small text-to-image model with random weights."""
     made = sources.resolve(configs.load('configs/image_diffusion.py:tiny', [*test_image_diffusion.SMALL, *LEVELS]))
     system = systems.make(made, {})
-    params = random_weights.shaken(jax.jit(system.init)(jax.random.key(0), zeros(system)).params)
+    params = random_weights.shaken(jax.jit(system.init)(cheap_keys.key(0), zeros(system)).params)
     return {'prior': Given(system.functions, params, made, 'small', givens.digest(params))}
 
 
@@ -78,7 +79,7 @@ def started(*overrides, given=False):
     """(system, state) of random weights; with the given prior, its own start."""
     others = prior() if given else {}
     system = systems.make(config('tiny', *overrides), others)
-    state = jax.jit(system.init)(jax.random.key(0), batch(), params_of(others))
+    state = jax.jit(system.init)(cheap_keys.key(0), batch(), params_of(others))
     return system, state if given else state.replace(params=random_weights.shaken(state.params))
 
 

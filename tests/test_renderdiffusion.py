@@ -3,6 +3,7 @@
 import functools
 
 import asked
+import cheap_keys
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +57,7 @@ def model():
 @functools.cache
 def params():
     """Random weights, none of them zero."""
-    return random_weights.shaken(jax.jit(model().init)(jax.random.key(0), batch()['tokens'][:1]))
+    return random_weights.shaken(jax.jit(model().init)(cheap_keys.key(0), batch()['tokens'][:1]))
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -171,7 +172,7 @@ def test_generated_assets_do_not_depend_on_their_neighbours():
 def test_steps_learn_move_every_parameter_and_compile_once():
     system = systems.make(config('steps=100', 'optimizer.warmup=1', 'optimizer.learning_rate=5e-3', 'drop_text=0.3'))
     examples, traces = batch(), []
-    state = start = jax.jit(system.init)(jax.random.key(0), examples)
+    state = start = jax.jit(system.init)(cheap_keys.key(0), examples)
 
     @jax.jit
     def step(state, key):
