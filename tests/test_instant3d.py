@@ -1,7 +1,6 @@
 import functools
 
 import asked
-import cheap_keys
 import chex
 import jax
 import jax.numpy as jnp
@@ -69,7 +68,7 @@ def test_the_data_delivers_what_the_system_asks_for():
 def test_a_step_traces_once_learns_and_moves_every_parameter():
     config, system = small('loss.depth=0.1')
     batch = a_batch(config)
-    state = jax.jit(system.init)(cheap_keys.key(0), batch)
+    state = jax.jit(system.init)(jax.random.key(0), batch)
     before = tree.copy(state)
     step = jax.jit(chex.assert_max_traces(system.train_step, n=1))
     losses = []
@@ -96,7 +95,7 @@ def test_the_same_key_gives_the_same_step_and_another_key_another():
 def test_a_frozen_text_tower_gets_no_gradient():
     config, system = small('text.frozen=true')
     batch = a_batch(config)
-    state = jax.jit(system.init)(cheap_keys.key(0), batch)
+    state = jax.jit(system.init)(jax.random.key(0), batch)
     after, _ = jax.jit(system.train_step)(state, batch, jax.random.key(1))
     for name, leaf in tree.flatten(after.params['text']).items():
         np.testing.assert_array_equal(leaf, tree.flatten(state.params['text'])[name], err_msg=name)
