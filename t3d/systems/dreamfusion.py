@@ -209,7 +209,10 @@ class Model:
         return (*of_rays, tuple(cut(value, 2) for value in u))
 
     def render_scenes(self, params, band, lights: shading.Light, step) -> dict[str, jax.Array]:
-        """`render_band`, on a CPU one scene after the other: what a cache holds is faster than what is done at once."""
+        """`render_band`, on a CPU one scene after the other: what a cache holds is faster than what is done at once.
+
+        Several scenes are rendered again for their gradients, which takes less time than storing all that lies between.
+        """
         if jax.default_backend() != 'cpu':
             return self.render_band(params, band, lights, step)
 
@@ -217,7 +220,7 @@ class Model:
             out = self.render_band(*jax.tree.map(lambda leaf: leaf[None], scene), step)
             return jax.tree.map(lambda leaf: leaf[0], out)
 
-        return jax.lax.map(one, (params, band, lights))
+        return jax.lax.map(one if len(self.prompts) == 1 else jax.checkpoint(one), (params, band, lights))
 
     def render_band(self, params, band, lights: shading.Light, step) -> dict[str, jax.Array]:
         """What the rays of a band see: 'colour' over black, 'opacity', the two channels 'orientation'; [P, V, rows, S, ...]."""
