@@ -41,7 +41,7 @@ PLOTS = {
     'outputs': ('all', 'plain sigmoid', 'linear', 'relu', 'swish'),
 }
 RANGES = {name: Whole(1, 10**6, name) for name in ('steps', 'every', 'seeds')}
-ERROR = 0.02  # mean squared error of seen prompts, at which views per prompt are compared
+ERROR = 0.01  # mean squared error of seen prompts, at which views per prompt are compared
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -188,12 +188,24 @@ def table(rows: list[dict], names: list[str]) -> str:
                 runs.setdefault(row['seed'], []).append(row)
         if not runs:
             continue
-        reached = [next((row['views'] for row in one if row['seen'] <= ERROR), np.inf) for one in runs.values()]
+        reached = [views_to(one, ERROR) for one in runs.values()]
         ends = [one[-1] for one in runs.values()]
         cells = [spread(reached, '{:.0f}'), *(spread([end[part] for end in ends], '{:.4f}') for part in ('seen', 'held_out'))]
         nearest = spread([100.0 * end['nearest'] for end in ends], '{:.0f} %')
         lines.append(f'| {name} | {len(runs)} | {" | ".join(cells)} | {nearest} |')
     return '\n'.join(lines) + '\n'
+
+
+def views_to(rows: list[dict], error: float) -> float:
+    """Views per prompt at which the seen error of one run falls to `error`, between measurements by a line through the
+    logarithms of errors; inf where it never does."""
+    for before, row in zip([None, *rows], rows):
+        if row['seen'] <= error:
+            if before is None:
+                return row['views']
+            share = np.log(before['seen'] / error) / np.log(before['seen'] / row['seen'])
+            return float(before['views'] + share * (row['views'] - before['views']))
+    return np.inf
 
 
 def draw(rows: list[dict], out: pathlib.Path) -> None:

@@ -8,7 +8,6 @@ import shlex
 import tomllib
 
 import pytest
-import small_run
 
 from t3d import cli
 from t3d.bench import plan, table
@@ -61,13 +60,14 @@ def of(program: str):
 
 @pytest.fixture(autouse=True)
 def reader(monkeypatch, tmp_path):
-    """A reader's folder, where the runs and weights the page speaks of are the small run."""
+    """A reader's folder, where the runs and weights the page speaks of are shipped ones."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'prompts.txt').write_text('a red cube\n')
     monkeypatch.delenv('T3D_WEIGHTS', raising=False)
     monkeypatch.setenv('T3D_DATA', str(tmp_path / 'data'))
     monkeypatch.setattr(plan, 'compiled', lambda *args: ['train step compiled'])
-    loaded, load = small_run.loaded(), loading.load
+    load = loading.load
+    loaded = load('instant3d-scenes')
 
     def of_a_reader(folder=None, system=None, given=None):
         return load(folder, system, given=given) if system or folder in loading.shipped() else loaded

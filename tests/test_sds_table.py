@@ -20,12 +20,20 @@ def curve(name, seed, errors, step=50):
 
 
 def test_the_table_says_when_and_where_curves_end():
-    rows = [*curve('all', 0, (0.1, 0.02, 0.01)), *curve('all', 1, (0.1, 0.05, 0.02)), *curve('relu', 0, (0.1, 0.09, 0.08))]
+    rows = [*curve('all', 0, (0.1, 0.04, 0.01)), *curve('all', 1, (0.04, 0.02, 0.005)), *curve('relu', 0, (0.1, 0.09, 0.08))]
     text = sds_table.table(rows, ['all', 'relu', 'swish']).splitlines()
     assert len(text) == 4
-    assert text[2] == '| all | 2 | 20 [16, 24] | 0.0150 [0.0100, 0.0200] | 0.0300 [0.0200, 0.0400] | 98 % [98 %, 99 %] |'
+    assert text[2] == '| all | 2 | 22 [20, 24] | 0.0075 [0.0050, 0.0100] | 0.0150 [0.0100, 0.0200] | 99 % [99 %, 100 %] |'
     assert text[3] == '| relu | 1 | never | 0.0800 | 0.1600 | 92 % |'
     assert sds_table.spread([16.0, np.inf], '{:.0f}') == 'never [16, never]'
+
+
+@pytest.mark.parametrize(
+    ('errors', 'views'), [((0.1, 0.001), 12.0), ((0.01, 0.1), 8.0), ((0.02, 0.03, 0.02), np.inf), ((0.02, 0.04, 0.0025), 20.0)]
+)
+def test_views_to_an_error_lie_between_measurements(errors, views):
+    """On the line through the logarithms: half-way from 0.1 to 0.001 is 0.01."""
+    assert sds_table.views_to(curve('x', 0, errors), 0.01) == pytest.approx(views)
 
 
 def test_plots_have_the_variants_that_were_run(tmp_path):
