@@ -222,7 +222,9 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
             series[name] = (views, [float(np.mean([row['seen'] for row in own if row['views'] == at])) for at in views])
         if series := {name: line for name, line in series.items() if line[0]}:
             title = 'mean squared error of seen prompts'
-            Image.fromarray(plots.lines(series, title, 'views per prompt', high=0.1)).save(out / f'{plot}.png', optimize=True)
+            high = min(0.1, 0.02 * np.ceil(50.0 * max(max(line[1]) for line in series.values())))
+            image = plots.lines(series, title, 'views per prompt', high=float(high))
+            Image.fromarray(image).save(out / f'{plot}.png', optimize=True)
 
 
 def spread(values: list[float], form: str) -> str:
