@@ -1,8 +1,7 @@
 """One network for all prompts generalises to combinations it was not trained on: score distillation from an exact prior.
 
 The prior knows the picture of every toy object from every camera, blurred by noise of 0.1, so what is tested is the network and
-the optimisation alone. Of held-out views 0.69, 0.54 and 0.65 were nearest to their own of 32 after 300, 400 and 500 steps of a
-schedule of 1,600 (one seed); chance is 0.03.
+the optimisation alone: with 16 prompts a step, of a schedule of 1,600. Chance is 0.03.
 """
 
 import jax
@@ -55,13 +54,13 @@ def test_held_out_prompts_are_nearest_to_their_own_objects(tmp_path):
     file = tmp_path / 'prompts.txt'
     file.write_text('\n'.join(scene.captions[0] for scene in large))
     assert len(large) == 24
-    options = ('distill.words=none', 'steps=1600', f'render.size={SIZE}', 'cameras.elevation=(0.0,0.8)')
+    options = ('distill.words=none', 'steps=1600', 'batch=16', f'render.size={SIZE}', 'cameras.elevation=(0.0,0.8)')
     trainer = sds_table.Trainer([*options, f'data.path={file}', 'data.split=all'], exact)
     rows = []
     for row in trainer.curve(0, 200):
         rows.append(row)
         if row['step'] == 400:
             break
-    assert rows[-1]['nearest'] > 0.4, rows
+    assert rows[-1]['nearest'] >= 0.9, rows
     start = trainer.measure(jax.jit(trainer.system.init)(jax.random.key(1), trainer._batch(range(8)), trainer.given).ema)
     assert start['nearest'] < 0.2 and start['seen'] > 4 * rows[-1]['seen']
