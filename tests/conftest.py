@@ -40,6 +40,13 @@ def golden():
     return load
 
 
+@pytest.fixture(autouse=True, scope='session')
+def shared_folder(tmp_path_factory):
+    """`T3D_TESTS_SHARED`: a folder of all processes of this pytest, for what is made once (small_run.py)."""
+    base = tmp_path_factory.getbasetemp()
+    os.environ['T3D_TESTS_SHARED'] = str(base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base)
+
+
 @pytest.fixture(autouse=True)
 def one_compilation_cache(monkeypatch):
     """Commands that run within a test keep to the suite's cache, not the user's."""

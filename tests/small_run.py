@@ -1,7 +1,9 @@
 """A run of two steps that the tests of commands read: a small decoder with a ball in the middle, so that it has a mesh."""
 
 import atexit
+import fcntl
 import functools
+import os
 import pathlib
 import shutil
 import tempfile
@@ -40,10 +42,16 @@ def config(*overrides):
 
 @functools.cache
 def folder() -> pathlib.Path:
-    """The run folder; made once in a process. Tests add files to it, and change none."""
+    """The run folder; made once for all test processes, and copied for each. Tests add files to it, and change none."""
     parent = pathlib.Path(tempfile.mkdtemp(prefix='t3d-small-'))
     atexit.register(shutil.rmtree, parent, ignore_errors=True)
-    return pathlib.Path(loop.run(config(), parent / 'small', log=lambda line: None))
+    shared = pathlib.Path(os.environ.get('T3D_TESTS_SHARED', parent))  # set by conftest.py
+    with open(shared / 'small.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / 'made' / 'small').exists():
+            loop.run(config(), shared / 'making' / 'small', log=lambda line: None)
+            (shared / 'making').rename(shared / 'made')
+    return pathlib.Path(shutil.copytree(shared / 'made' / 'small', parent / 'small'))
 
 
 @functools.cache
