@@ -132,7 +132,7 @@ def scenes_rays() -> ml_collections.ConfigDict:
     config = scenes()
     config.variant = 'scenes_rays'
     config.supervision = 'rays'
-    config.steps = 80_000
+    config.steps = 60_000
     config.batch = 8
     config.decoder.update(channels=(128, 96, 48, 32), heads=(8, 6, 0, 0), groups=(8, 8, 8, 8), mid_heads=8)
     config.field.update(hidden=64, alpha=1.0)

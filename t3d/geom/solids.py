@@ -54,7 +54,7 @@ def rows(table: Float[Array, '*b k 9']) -> Solid:
 
 def profile(solid: Solid) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(q0, q1, q2) of the squared radius q0 + q1 y + q2 y^2 at height y above the centre; of no meaning for cubes."""
-    slope = solid.radius / (2.0 * solid.half)  # of a cone: the radius is slope (half - y)
+    slope = solid.radius / jnp.maximum(2.0 * solid.half, 1e-12)  # of a cone: the radius is slope (half - y)
     is_sphere, is_cone = solid.kind == KINDS.index('sphere'), solid.kind == KINDS.index('cone')
     squared, steep = jnp.square(solid.radius), jnp.square(slope)
     zero = jnp.zeros_like(squared)
