@@ -6,6 +6,7 @@
 |---|---|---|---|
 | `tiny` | toy, single objects | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `scenes` | toy, one and two objects with relations | 3 x 32 x 32 x 16 | two CPU cores, 15 minutes; shipped |
+| `scenes_rays` | the same scenes, by rays in closed form | 3 x 64 x 64 x 16 | two CPU cores, hours |
 | `sds` | prompts of toy, by score distillation from the prior `toy` | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `sds_trained` | the same, from `image_diffusion-toy` | 3 x 32 x 32 x 16 | two CPU cores, an hour |
 | `furniture` | the real furniture library, 64 px | 3 x 32 x 32 x 24 | two CPU cores, an hour; shipped |
@@ -144,6 +145,7 @@ def scenes_rays() -> ml_collections.ConfigDict:
     config.optimizer.update(final=0.02)
     config.data.update(kind='rays', views=4)
     config.preview.size = 96
+    config.evaluate = ('toy_objects', 'toy_sharpness')
     config.preview_every = 4000
     config.checkpoint.update(every=1000)
     config.saves_memory = ('batch', 'loss.rays', 'data.views', 'render.samples', 'decoder.remat')

@@ -1,6 +1,6 @@
 """What holds Instant3D's renders to their prompts: the supervisions of `systems/instant3d.py`.
 
-`photometric` compares pixels of posed views; `sds` is score distillation from a prior, and `sds+clip` adds the likeness of
+`photometric` compares pixels of posed views, `rays` any rays whose truth is known; `sds` is score distillation from a prior, and `sds+clip` adds the likeness of
 renders and prompts that CLIP sees (arXiv 2311.08403, Sec. 3.3 and 3.4).
 
 Differences from the paper: those of `systems/instant3d.py`.
@@ -156,6 +156,7 @@ def by_rays(config, model: TextField, given) -> Supervision:
     refuse_given(given, 'rays')
     if 'rays' not in config:
         raise UsageError("supervision='rays' reads the section 'rays': start from configs/instant3d.py:scenes_rays.")
+    instant3d_supervision_rays.check(config)
     of_batch = instant3d_supervision_rays.loss_fn(config, model)
 
     def loss(params, extras, given, batch, key, step):

@@ -174,8 +174,8 @@ TRUTHS = {'solids': (spec_of_solids, of_solids), 'pixels': (spec_of_pixels, of_p
 # ----------------------------------------------------------------------------------------------------------- comparison
 
 
-def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Captions and cameras, beside what the truth is read from."""
+def check(config) -> None:
+    """Raises UsageError for a truth that there is not, and for shares of more than all rays."""
     if config.rays.truth not in TRUTHS:
         raise UsageError(unknown(config.rays.truth, TRUTHS, 'truth of rays (rays.truth)'))
     if config.loss.edges + config.loss.foreground > 1.0:
@@ -183,6 +183,10 @@ def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
             f'loss.edges={config.loss.edges} and loss.foreground={config.loss.foreground} are shares of the rays: together at '
             f'most 1. Nearest: loss.foreground={1.0 - config.loss.edges:.4g}.'
         )
+
+
+def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Captions and cameras, beside what the truth is read from."""
     batch, views = config.batch, config.data.views
     spec = {
         'tokens': ((batch, config.text.length), jnp.int32),

@@ -11,6 +11,7 @@ from t3d.core.errors import UsageError
 from t3d.data.sets import shapes
 
 RIGS = ('free', 'ring', 'canonical')
+ELEVATION = (-0.2, 0.9)  # radians, of free cameras: low and high
 WORDS = shapes.WORDS
 
 
@@ -125,7 +126,7 @@ class ToySource:
         views: int = 1,
         poses: int = 64,
         seed: int = 0,
-        elevation: tuple[float, float] = (-0.2, 0.9),
+        elevation: tuple[float, float] = ELEVATION,
         supersample: int = 1,
         rig: str = 'free',
     ):
