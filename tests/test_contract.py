@@ -1,8 +1,8 @@
 """The contract of t3d.core.system, held by every system of the table: steps, devices, resuming, weights, requests.
 
 A system that comes new needs a line in `SMALL`, as does a variant that steps otherwise than the `tiny` one of its system; no
-test here is written for one of them. Those that compile are `slow`: the systems' own tests compile once each. Where a system has
-several steps, they are taken in turn.
+test here is written for one of them. Those that compile are `slow`: the systems' own tests compile once each. Where a system
+has several steps, they are taken in turn.
 """
 
 import functools

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import small_posed
 
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
@@ -173,6 +174,22 @@ def test_batches_are_functions_of_their_number_and_cut_into_blocks(truth, pictur
         np.testing.assert_array_equal(values, again[name])
         np.testing.assert_array_equal(values, np.concatenate([half[name] for half in halves]))
     assert not all(np.array_equal(batches[2][name], values) for name, values in batches[3].items())
+
+
+def test_folders_of_posed_pictures_go_through_the_same_door(tmp_path):
+    """The pictures of a folder, seen whole by the rays that are drawn: the colours are those at the projected points."""
+    truth = small_posed.look(size=40, fov=small_posed.FIELDS['zero123'])
+    small_posed.zero123(tmp_path, truth, 'red_chair')
+    folder = ('data.name=posed', f'data.path={tmp_path}', 'data.split=all', 'data.size=40', 'loss.depth=0.0')
+    with pytest.raises(UsageError, match='set loss.depth=0'):
+        made(chosen(*PIXELS, *folder[:-1], 'loss.depth=0.1'))
+    source, transform = made(chosen(*PIXELS, *folder))
+    row = transform(source[0], np.random.default_rng(0))
+    for v in range(3):
+        view = int(np.argmin(np.abs(truth.pose - row['world_from_cam'][v]).max((1, 2))))
+        np.testing.assert_allclose(row['world_from_cam'][v], truth.pose[view], atol=1e-5)
+        place = (row['uv'][v] * 40).astype(int)
+        np.testing.assert_array_equal(row['pixels'][v], truth.images[view][place[:, 1], place[:, 0]])
 
 
 def test_previews_have_a_size_of_their_own():

@@ -19,8 +19,8 @@ Differences from the paper:
 - The object lives in [-1, 1]^3 and rays are clipped to that box; the released code has a box of side 3.5.
 - Small configs start the sigmoid at 0.7 instead of 0.5, scale the density by 20, have no central blob and little style noise;
   their density, orientation and smoothness terms weigh nothing, and the learning rate follows a cosine.
-- `photometric` draws pixels at random from each view, half of them near the object; `rays` has most of its rays on objects and at
-  their edges; `sds` renders whole views.
+- `photometric` draws pixels at random from each view, half of them near the object; `rays` has most of them on
+  objects and at their edges; `sds` renders whole views.
 - The density term compares random points of the box, and smoothness the normals where rays end; the paper gives no weights.
 - Without `given.clip`, adaptive negatives compare pictures by their colours in 8 x 8 cells; their weights are threestudio's.
 - `dtype` bfloat16 is for the decoder; sampling, MLP, compositing and losses are float32.

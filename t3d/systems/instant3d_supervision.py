@@ -1,7 +1,7 @@
 """What holds Instant3D's renders to their prompts: the supervisions of `systems/instant3d.py`.
 
-`photometric` compares pixels of posed views, `rays` any rays whose truth is known; `sds` is score distillation from a prior, and `sds+clip` adds the likeness of
-renders and prompts that CLIP sees (arXiv 2311.08403, Sec. 3.3 and 3.4).
+`photometric` compares pixels of posed views, `rays` rays whose truth is known; `sds` is score distillation from a prior, and
+`sds+clip` adds the likeness of renders and prompts that CLIP sees (arXiv 2311.08403, Sec. 3.3 and 3.4).
 
 Differences from the paper: those of `systems/instant3d.py`.
 """
