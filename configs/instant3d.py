@@ -6,6 +6,7 @@
 |---|---|---|---|
 | `tiny` | toy, single objects | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `scenes` | toy, one and two objects with relations | 3 x 32 x 32 x 16 | two CPU cores, 15 minutes; shipped |
+| `scenes_rays` | the same scenes, by rays in closed form | 3 x 64 x 64 x 16 | two CPU cores, hours |
 | `sds` | prompts of toy, by score distillation from the prior `toy` | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `sds_trained` | the same, from `image_diffusion-toy` | 3 x 32 x 32 x 16 | two CPU cores, an hour |
 | `furniture` | the real furniture library, 64 px | 3 x 32 x 32 x 24 | two CPU cores, an hour; shipped |
@@ -20,7 +21,7 @@ from configs import common
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
-    variants = {'tiny': tiny, 'scenes': scenes, 'sds': sds, 'sds_trained': sds_trained}
+    variants = {'tiny': tiny, 'scenes': scenes, 'scenes_rays': scenes_rays, 'sds': sds, 'sds_trained': sds_trained}
     variants.update({'furniture': furniture, 'base': base, 'pod': pod})
     if variant not in variants:
         raise ValueError(f'unknown variant {variant!r} of instant3d: there are {", ".join(variants)}')
@@ -124,6 +125,30 @@ def scenes() -> ml_collections.ConfigDict:
     config.data.scenes = 'both'
     config.data.poses = 8
     config.export.prompts = ('a red cone on top of a blue cube', 'a green sphere to the left of a purple cylinder')
+    return config
+
+
+def scenes_rays() -> ml_collections.ConfigDict:
+    """The scenes of `scenes` from rays in closed form: no picture is made, so none is too small."""
+    config = scenes()
+    config.variant = 'scenes_rays'
+    config.supervision = 'rays'
+    config.steps = 60_000
+    config.batch = 8
+    config.decoder.update(channels=(128, 96, 48, 32), heads=(8, 6, 0, 0), groups=(8, 8, 8, 8), mid_heads=8)
+    config.field.update(hidden=64, alpha=1.0)
+    config.render.update(samples=12, samples_shown=64, importance=32)
+    config.rays = dict(truth='solids', samples=8, spread=0.1, pixel=0.006)
+    config.loss.update(
+        rays=128, edges=0.35, foreground=0.4, mask=0.1, depth=0.1, solid=0.1, surface=0.3, thickness=0.02, skin=0.01
+    )
+    config.optimizer.update(final=0.02)
+    config.data.update(kind='rays', views=4)
+    config.preview.size = 96
+    config.evaluate = ('toy_objects', 'toy_sharpness')
+    config.preview_every = 4000
+    config.checkpoint.update(every=1000)
+    config.saves_memory = ('batch', 'loss.rays', 'data.views', 'render.samples', 'decoder.remat')
     return config
 
 

@@ -42,7 +42,10 @@ from t3d.core.errors import UsageError
         ((TINY, 'system=ganfusion_gan'), 'system=ganfusion_gan: '),
         ((TINY, 'system=ganfusion_gan'), 'of ganfusion_gan. Start from configs/ganfusion_gan.py.'),
         ((TINY, "evaluate=('toy_object',)"), "unknown evaluator (evaluate) 'toy_object': there are asked_objects, "),
-        ((TINY, 'data.kind=vews'), "unknown adapter (data.kind) 'vews': there are prompts, single_view, triplanes, views; "),
+        (
+            (TINY, 'data.kind=vews'),
+            "unknown adapter (data.kind) 'vews': there are prompts, rays, single_view, triplanes, views; ",
+        ),
         (
             (TINY, 'data.kind=triplanes'),
             "data.kind='triplanes' reads given.generator, which this config does not have",

@@ -14,7 +14,7 @@ from t3d.data.sets.captions import vocabulary
 from t3d.inference import loading
 
 VARIANTS = [('dreamfusion', name) for name in ('tiny', 'sd', 'pod')]
-VARIANTS += [('instant3d', name) for name in ('tiny', 'scenes', 'furniture', 'base', 'pod')]
+VARIANTS += [('instant3d', name) for name in ('tiny', 'scenes', 'scenes_rays', 'furniture', 'base', 'pod')]
 VARIANTS += [('image_diffusion', name) for name in ('tiny', 'patterns', 'furniture', 'base', 'pod')]
 VARIANTS += [('ganfusion_diffusion', name) for name in ('tiny', 'furniture', 'base', 'pod')]
 VARIANTS += [('ganfusion_gan', name) for name in ('tiny', 'furniture', 'base', 'ffhq', 'pod')]

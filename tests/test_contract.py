@@ -1,7 +1,8 @@
 """The contract of t3d.core.system, held by every system of the table: steps, devices, resuming, weights, requests.
 
-A system that comes new needs a line in `SMALL`, and no test here is written for one of them. Those that compile are `slow`: the
-systems' own tests compile once each. Where a system has several steps, they are taken in turn.
+A system that comes new needs a line in `SMALL`, as does a variant that steps otherwise than the `tiny` one of its system; no
+test here is written for one of them. Those that compile are `slow`: the systems' own tests compile once each. Where a system
+has several steps, they are taken in turn.
 """
 
 import functools
@@ -18,6 +19,7 @@ import test_ganfusion_diffusion
 import test_ganfusion_gan
 import test_image_diffusion
 import test_instant3d
+import test_instant3d_rays
 import test_mvdiffusion
 import test_renderdiffusion
 
@@ -46,6 +48,7 @@ SMALL = {
     'guided_mv': ('sample.steps=3',),
     'image_diffusion': test_image_diffusion.SMALL,
     'instant3d': test_instant3d.SMALL,
+    'instant3d:scenes_rays': test_instant3d_rays.SMALL,
     'mvdiffusion': test_mvdiffusion.SMALL,
     'reconstruct': small_reconstruct.SMALL,
     'renderdiffusion': test_renderdiffusion.SMALL,
@@ -65,7 +68,7 @@ OF_VIEWS = ('reconstruct',)  # they read posed views, not prompts
 STEPS = 4
 # Leaves that no gradient reaches: softmax cancels a key's bias; fixed noise is a constant, and EG3D's upsampler adds none.
 STILL = re.compile(r'text/layers/key/bias|buffers/.*/noise_const|generator/superres/.*/noise_strength')
-NAMES = sorted(systems.SYSTEMS)
+NAMES = sorted(SMALL)
 LEARNERS = [name for name in NAMES if name not in ONLY_SAMPLE]
 
 
@@ -73,7 +76,12 @@ LEARNERS = [name for name in NAMES if name not in ONLY_SAMPLE]
 def config(name, devices=1):
     overrides = [*SMALL[name], *((WORDS, 'optimizer.warmup=1') if name in LEARNERS and name not in WORDLESS else ())]
     overrides += ['batch=8', 'steps=100', f'mesh.data={devices}'] if name in LEARNERS else []
-    return configs.load(f'configs/{name}.py:tiny', overrides)
+    return configs.load(file_of(name), overrides)
+
+
+def file_of(name):
+    system, _, variant = name.partition(':')
+    return f'configs/{system}.py:{variant or "tiny"}'
 
 
 @functools.cache
@@ -118,6 +126,9 @@ def batch(name):
     for key, spec in made(name).batch_spec.items():
         if jnp.issubdtype(spec.dtype, jnp.signedinteger) or key == 'seed':
             rows[key] = random.integers(1, 5, spec.shape).astype(spec.dtype)
+        if key == 'solids':
+            rows[key] = np.stack([shapes.table(scene) for scene in shapes.pairs('train')[:: -(-1728 // spec.shape[0])]])
+            rows['lamp'] = np.broadcast_to(shapes.LAMP, (spec.shape[0], 6)).copy()
     return rows
 
 
@@ -177,7 +188,7 @@ def learner(request):
 
 
 def test_each_system_of_the_table_is_held_to_it():
-    assert set(SMALL) == set(systems.SYSTEMS)
+    assert {name.partition(':')[0] for name in SMALL} == set(systems.SYSTEMS) == set(SMALL) - {'instant3d:scenes_rays'}
 
 
 def test_what_only_samples_has_no_step_no_weights_and_no_data(name):
@@ -282,11 +293,15 @@ def arrays(output):
 
 def test_a_request_of_another_kind_is_refused_in_one_sentence(name):
     picture = np.zeros((8, 8, 4), np.float32)
-    with pytest.raises(UsageError, match=f'an image was given, and {name}') as error:
+    with pytest.raises(UsageError, match=f'an image was given, and {config(name).system}') as error:
         made(name).check([Request('a red cube', image=picture)])
     assert len(str(error.value).splitlines()) == 1
     of_views = name in OF_VIEWS
-    message = f"the prompt 'a red cube' was given, and {name}" if of_views else f'posed views were given, and {name}'
+    message = (
+        f"the prompt 'a red cube' was given, and {config(name).system}"
+        if of_views
+        else f'posed views were given, and {config(name).system}'
+    )
     with pytest.raises(UsageError, match=message):
         made(name).check([Request('a red cube'), Request('a cone', views=picture)])
 
@@ -305,7 +320,7 @@ def test_the_batch_is_what_the_data_deliver(learner):
         return
     overrides = [word for word in SMALL[learner] if not word.startswith('text.words')]  # the data know them
     try:
-        loaded = sources.resolve(configs.load(f'configs/{learner}.py:tiny', [*overrides, 'batch=8']))
+        loaded = sources.resolve(configs.load(file_of(learner), [*overrides, 'batch=8']))
         source, transform = sources.make(loaded, None, made(learner).batch_spec)
     except FileNotFoundError:
         pytest.skip('the data of this config are made by hand')

@@ -105,7 +105,7 @@ def draws(key: Key | None, shape: tuple, num_samples: int, num_importance: int, 
     return jax.random.uniform(key_coarse, coarse_shape, jnp.float32), u_fine
 
 
-def _query(field, rays, depths):
+def query(field, rays, depths):
     """(density [..., S, R], features [..., S, R, C]) at the depths [..., S, R]."""
     *lead, samples, count = depths.shape
     points = rays.origins[..., None, :, :] + depths[..., None] * rays.directions[..., None, :, :]
@@ -114,32 +114,46 @@ def _query(field, rays, depths):
     return density.reshape(depths.shape).astype(jnp.float32), features.reshape(*depths.shape, features.shape[-1])
 
 
+def composite_samples(density, features, depths, density_activation=identity) -> RenderOutput:
+    """What rays see by samples [..., S, R] at sorted depths, however they were placed: EG3D's march over the intervals between.
+
+    Args:
+      density: [..., S, R], of the field, before its activation.
+      features: [..., S, R, C].
+      depths: [..., S, R].
+    """
+    weights = midpoint_weights(density, depths, density_activation)
+    composited = jnp.einsum('...sr,...src->...rc', _sample_weights(weights), features.astype(jnp.float32))
+    return _seen(composited, weights, depths)
+
+
+def _seen(composited, weights, depths) -> RenderOutput:
+    opacity = jnp.sum(weights, -2)
+    middle = 0.5 * (depths[..., 1:, :] + depths[..., :-1, :])
+    depth = _mean_depth(jnp.sum(weights * middle, -2), opacity, depths[..., 0, :], depths[..., -1, :])
+    return RenderOutput(composited, opacity, depth, jnp.moveaxis(weights, -2, -1))
+
+
 def render_at(field, rays: Rays, u_coarse, u_fine, *, near, far, density_activation=identity) -> RenderOutput:
     """`render` with the random numbers given: u_coarse [..., S, R], u_fine [..., N, R] sorted along N, in [0, 1)."""
     near, far = limits(rays, near, far)
     depths = jax.lax.stop_gradient(sampling.stratified(near, far, u_coarse))
-    density, features = _query(field, rays, depths)
+    density, features = query(field, rays, depths)
     if u_fine.shape[-2] == 0:
-        weights = midpoint_weights(density, depths, density_activation)
-        at_samples, ordered = _sample_weights(weights), depths
-        composited = jnp.einsum('...sr,...src->...rc', at_samples, features.astype(jnp.float32))
-    else:
-        coarse = midpoint_weights(jax.lax.stop_gradient(density), depths, density_activation)
-        fine = jax.lax.stop_gradient(sampling.importance(depths, coarse, u_fine))
-        fine_density, fine_features = _query(field, rays, fine)
-        ranks, order = sampling.merge(depths, fine)
-        ordered = sampling.permute(jnp.concatenate([depths, fine], -2), order, ranks)
-        weights = midpoint_weights(
-            sampling.permute(jnp.concatenate([density, fine_density], -2), order, ranks), ordered, density_activation
-        )
-        at_samples = sampling.permute(_sample_weights(weights), ranks, order)
-        count = depths.shape[-2]
-        composited = jnp.einsum('...sr,...src->...rc', at_samples[..., :count, :], features.astype(jnp.float32))
-        composited += jnp.einsum('...sr,...src->...rc', at_samples[..., count:, :], fine_features.astype(jnp.float32))
-    opacity = jnp.sum(weights, -2)
-    middle = 0.5 * (ordered[..., 1:, :] + ordered[..., :-1, :])
-    depth = _mean_depth(jnp.sum(weights * middle, -2), opacity, ordered[..., 0, :], ordered[..., -1, :])
-    return RenderOutput(composited, opacity, depth, jnp.moveaxis(weights, -2, -1))
+        return composite_samples(density, features, depths, density_activation)
+    coarse = midpoint_weights(jax.lax.stop_gradient(density), depths, density_activation)
+    fine = jax.lax.stop_gradient(sampling.importance(depths, coarse, u_fine))
+    fine_density, fine_features = query(field, rays, fine)
+    ranks, order = sampling.merge(depths, fine)
+    ordered = sampling.permute(jnp.concatenate([depths, fine], -2), order, ranks)
+    weights = midpoint_weights(
+        sampling.permute(jnp.concatenate([density, fine_density], -2), order, ranks), ordered, density_activation
+    )
+    at_samples = sampling.permute(_sample_weights(weights), ranks, order)
+    count = depths.shape[-2]
+    composited = jnp.einsum('...sr,...src->...rc', at_samples[..., :count, :], features.astype(jnp.float32))
+    composited += jnp.einsum('...sr,...src->...rc', at_samples[..., count:, :], fine_features.astype(jnp.float32))
+    return _seen(composited, weights, ordered)
 
 
 def render(

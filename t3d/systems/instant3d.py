@@ -5,6 +5,8 @@ prompt -> tokens -> text tower -> conditional decoder (+ noise) -> three planes 
 What holds the renders to their prompts is `config.supervision`:
 
 - `photometric`: the colour, mask and (optionally) depth of rendered views of captioned objects.
+- `rays`: the same, and what lies on each sample of a ray, along rays of scenes in closed form or through pixels of pictures of
+  any size, which the data pipeline gathers.
 - `sds`: score distillation, as in the paper: a text-to-image or multi-view model, `given.prior`, judges whole renders from
   random cameras. Its data are prompts alone.
 - `sds+clip`: with the paper's CLIP loss, by `given.clip`.
@@ -17,7 +19,8 @@ Differences from the paper:
 - The object lives in [-1, 1]^3 and rays are clipped to that box; the released code has a box of side 3.5.
 - Small configs start the sigmoid at 0.7 instead of 0.5, scale the density by 20, have no central blob and little style noise;
   their density, orientation and smoothness terms weigh nothing, and the learning rate follows a cosine.
-- `photometric` draws pixels at random from each view, half of them near the object; `sds` renders whole views.
+- `photometric` draws pixels at random from each view, half of them near the object; `rays` has most of them on
+  objects and at their edges; `sds` renders whole views.
 - The density term compares random points of the box, and smoothness the normals where rays end; the paper gives no weights.
 - Without `given.clip`, adaptive negatives compare pictures by their colours in 8 x 8 cells; their weights are threestudio's.
 - `dtype` bfloat16 is for the decoder; sampling, MLP, compositing and losses are float32.
@@ -55,10 +58,10 @@ SHARDING = (
 
 def make(config, given=None) -> System:
     """The system of a config (configs/instant3d.py): sections text, decoder, field, render, loss, optimizer; with
-    `supervision='sds'` also cameras and distill.
+    `supervision='rays'` also rays, with 'sds' cameras and distill.
 
     Args:
-      given: {'prior': a text-to-image or a multi-view model} for 'sds', {} for 'photometric'.
+      given: {'prior': a text-to-image or a multi-view model} for 'sds', {} for 'photometric' and 'rays'.
     """
     text_condition.check(config.text)
     text_decoder.check(config.decoder)

@@ -1,7 +1,7 @@
 """What holds Instant3D's renders to their prompts: the supervisions of `systems/instant3d.py`.
 
-`photometric` compares pixels of posed views; `sds` is score distillation from a prior, and `sds+clip` adds the likeness of
-renders and prompts that CLIP sees (arXiv 2311.08403, Sec. 3.3 and 3.4).
+`photometric` compares pixels of posed views, `rays` rays whose truth is known; `sds` is score distillation from a prior, and
+`sds+clip` adds the likeness of renders and prompts that CLIP sees (arXiv 2311.08403, Sec. 3.3 and 3.4).
 
 Differences from the paper: those of `systems/instant3d.py`.
 """
@@ -20,6 +20,7 @@ from t3d.diffusion import guide, likeness, perp_neg, timesteps
 from t3d.diffusion.prior import MultiViewPrior
 from t3d.fields.text_field import TextField
 from t3d.geom import camera_draws, cameras, shading, volume
+from t3d.systems import instant3d_supervision_rays
 
 
 class Supervision(NamedTuple):
@@ -78,6 +79,15 @@ def draw_pixels(key, alpha, count: int, foreground: float):
     return jnp.minimum(index, height * width - 1)
 
 
+def refuse_given(given, name: str) -> None:
+    """Raises UsageError for a model that was given to a supervision that reads none."""
+    for key, one in given.items():
+        raise UsageError(
+            f'given.{key}={one.name!r}: supervision={name!r} learns from views alone: leave it out, or start from '
+            'configs/instant3d.py:sds.'
+        )
+
+
 def photometric(config, model: TextField, given) -> Supervision:
     """By posed views.
 
@@ -85,11 +95,7 @@ def photometric(config, model: TextField, given) -> Supervision:
     compared over a random background per view, so that the mask is learned too; opacity and, where asked for, distance along
     the ray have terms of their own.
     """
-    for name, one in given.items():
-        raise UsageError(
-            f"given.{name}={one.name!r}: supervision='photometric' learns from views alone: leave it out, or start from "
-            'configs/instant3d.py:sds.'
-        )
+    refuse_given(given, 'photometric')
 
     def loss(params, extras, given, batch, key, step):
         key_noise, key_pixels, key_background, key_jitter = jax.random.split(key, 4)
@@ -124,6 +130,12 @@ def photometric(config, model: TextField, given) -> Supervision:
         }
         return total, (metrics, extras)
 
+    return Supervision(loss, dict, beside_truth(config, model), batch_spec(config))
+
+
+def beside_truth(config, model: TextField) -> Callable:
+    """The preview of what learns from posed views: those rendered, and beside them the true ones."""
+
     def preview(scene, batch):
         views = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
         height, width = batch['image'].shape[2:4]
@@ -133,7 +145,25 @@ def photometric(config, model: TextField, given) -> Supervision:
         both = jnp.concatenate([rendered, true], 1)
         return numerics.side_by_side(both)
 
-    return Supervision(loss, dict, preview, batch_spec(config))
+    return preview
+
+
+# ----------------------------------------------------------------------------------------------------------------- rays
+
+
+def by_rays(config, model: TextField, given) -> Supervision:
+    """By rays whose truth is known, in closed form or from pictures of any size (instant3d_supervision_rays.py)."""
+    refuse_given(given, 'rays')
+    if 'rays' not in config:
+        raise UsageError("supervision='rays' reads the section 'rays': start from configs/instant3d.py:scenes_rays.")
+    instant3d_supervision_rays.check(config)
+    of_batch = instant3d_supervision_rays.loss_fn(config, model)
+
+    def loss(params, extras, given, batch, key, step):
+        total, metrics = of_batch(params, batch, key)
+        return total, (metrics, extras)
+
+    return Supervision(loss, dict, beside_truth(config, model), instant3d_supervision_rays.batch_spec(config))
 
 
 # ------------------------------------------------------------------------------------------------------ score distillation
@@ -266,4 +296,4 @@ def batch_spec_of_prompts(config) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in spec.items()}
 
 
-SUPERVISIONS = {'photometric': photometric, 'sds': distilled, 'sds+clip': distilled_with_clip}
+SUPERVISIONS = {'photometric': photometric, 'rays': by_rays, 'sds': distilled, 'sds+clip': distilled_with_clip}

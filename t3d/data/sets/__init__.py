@@ -30,6 +30,17 @@ def open_set(data, split: str):
     return tables.find(data.name, SETS, 'data set (data.name)', 'open_set').open_set(data, split)
 
 
+def open_solids(data, split: str):
+    """The source of scenes in closed form (t3d.geom.solids) that a `data` section names; UsageError for sets of pictures."""
+    module = tables.find(data.name, SETS, 'data set (data.name)', 'open_set')
+    if not hasattr(module, 'open_solids'):
+        raise UsageError(
+            f'data.name={data.name!r} has no scenes in closed form, which rays.truth=solids reads: data.name=toy has. For rays '
+            'of its pictures set rays.truth=pixels, and loss.depth=0 where it has no depth.'
+        )
+    return module.open_solids(data, split)
+
+
 def procedural(name: str):
     """The module of a set that is computed and not stored, None for the others."""
     return tables.find(name, SETS, 'data set (data.name)', 'open_set') if name in PROCEDURAL else None

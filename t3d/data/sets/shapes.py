@@ -40,7 +40,14 @@ SPHERE_RADIUS = 0.75
 CUBE_HALF = 0.52
 CYLINDER_RADIUS, CYLINDER_HALF = 0.50, 0.65
 CONE_RADIUS, CONE_HALF = 0.62, 0.65
-HALF_HEIGHT = {'sphere': SPHERE_RADIUS, 'cube': CUBE_HALF, 'cylinder': CYLINDER_HALF, 'cone': CONE_HALF}
+EXTENT = {  # radius (of the cube: half a side) and half the height of each
+    'sphere': (SPHERE_RADIUS, SPHERE_RADIUS),
+    'cube': (CUBE_HALF, CUBE_HALF),
+    'cylinder': (CYLINDER_RADIUS, CYLINDER_HALF),
+    'cone': (CONE_RADIUS, CONE_HALF),
+}
+MOST = 2  # objects of a scene
+HALF_HEIGHT = {shape: half for shape, (_, half) in EXTENT.items()}
 PAIR_SCALE, PAIR_OFFSET = 0.55, 0.45
 WORDS = tuple(sorted({'a', 'an', *SHAPES, *COLOURS, *SIZES, *(word for relation in RELATIONS for word in relation.split())}))
 
@@ -245,3 +252,16 @@ def shade(albedo: np.ndarray, normal: np.ndarray) -> np.ndarray:
 def palette(scene: Scene) -> np.ndarray:
     """[objects, 3] colours in [0, 1]."""
     return np.array([COLOURS[thing.colour] for thing in scene.objects])
+
+
+def table(scene: Scene) -> np.ndarray:
+    """The scene as rows of `t3d.geom.solids.ROW`, float32 [MOST, 9]; rows without an object have kind -1."""
+    rows = np.zeros((MOST, 9), np.float32)
+    rows[:, 0] = -1.0
+    for row, thing, colour in zip(rows, scene.objects, palette(scene)):
+        radius, half = EXTENT[thing.shape]
+        row[:] = SHAPES.index(thing.shape), *thing.centre, radius * thing.scale, half * thing.scale, *colour
+    return rows
+
+
+LAMP = np.array([AMBIENT, SKY, KEY, *LIGHT], np.float32)  # as t3d.geom.solids.LAMP

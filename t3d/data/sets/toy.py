@@ -11,6 +11,7 @@ from t3d.core.errors import UsageError
 from t3d.data.sets import shapes
 
 RIGS = ('free', 'ring', 'canonical')
+ELEVATION = (-0.2, 0.9)  # radians, of free cameras: low and high
 WORDS = shapes.WORDS
 
 
@@ -125,7 +126,7 @@ class ToySource:
         views: int = 1,
         poses: int = 64,
         seed: int = 0,
-        elevation: tuple[float, float] = (-0.2, 0.9),
+        elevation: tuple[float, float] = ELEVATION,
         supersample: int = 1,
         rig: str = 'free',
     ):
@@ -200,10 +201,37 @@ def record(
     }
 
 
+class SolidSource(ToySource):
+    """The scenes of a `ToySource` as tables of solids, from the same cameras, with no picture made of them.
+
+    A record holds solids float32 [2, 9] and lamp float32 [6] (t3d.geom.solids), world_from_cam [V, 4, 4], intrinsics
+    [V, 3, 3], captions, name, attributes.
+    """
+
+    def record_of(self, scene: shapes.Scene, azimuth: np.ndarray, elevation: np.ndarray) -> dict:
+        world_from_cam, intrinsics = camera_arrays(azimuth, elevation, shapes.RADIUS, shapes.FOV)
+        return {
+            'solids': shapes.table(scene),
+            'lamp': shapes.LAMP,
+            'world_from_cam': world_from_cam,
+            'intrinsics': intrinsics,
+            'captions': scene.captions,
+            'name': scene.captions[0],
+            'attributes': scene.attributes,
+        }
+
+
+OPTIONS = ('scenes', 'size', 'views', 'poses', 'seed', 'supersample')  # of a source, in a `data` section
+
+
 def open_set(data, split: str) -> ToySource:
     """The source of a config's `data` section."""
-    names = ('scenes', 'size', 'views', 'poses', 'seed', 'supersample')
-    return ToySource(split, **{name: data[name] for name in names}, **rig_options(data))
+    return ToySource(split, **{name: data[name] for name in OPTIONS}, **rig_options(data))
+
+
+def open_solids(data, split: str) -> SolidSource:
+    """The same scenes and cameras in closed form."""
+    return SolidSource(split, **{name: data[name] for name in OPTIONS}, **rig_options(data))
 
 
 def rig_options(data) -> dict:
