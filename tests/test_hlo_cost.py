@@ -15,7 +15,7 @@ TEXT = """HloModule jit_step, is_scheduled=true, num_partitions=8
 
 %all-reduce-scatter.1 (input.2: f32[64,32]) -> f32[64,8] {
   %input.2 = f32[64,32]{1,0:T(8,128)} parameter(0)
-  %all-reduce.6 = f32[64,32]{1,0:T(8,128)} all-reduce(%input.2), channel_id=5, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  %all-reduce.6 = f32[64,32]{1,0:T(8,128)} all-reduce(%input.2), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
   ROOT %dynamic-slice.21 = f32[64,8]{1,0:T(8,128)S(1)} dynamic-slice(%all-reduce.6, %c, %i), dynamic_slice_sizes={64,8}
 }
 
@@ -31,7 +31,7 @@ TEXT = """HloModule jit_step, is_scheduled=true, num_partitions=8
   %count = s32[]{:T(128)} get-tuple-element(%arg), index=0
   %weights = bf16[12,64,8]{2,1,0:T(8,128)(2,1)} get-tuple-element(%arg), index=1
   %one = bf16[64,8]{1,0:T(8,128)(2,1)S(1)} fusion(%weights, %count), kind=kLoop, calls=%sliced
-  %all-gather.17 = bf16[64,32]{1,0:T(8,128)(2,1)S(1)} all-gather(%one), channel_id=8, replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={1}
+  %gathered = bf16[64,32]{1,0:T(8,128)(2,1)S(1)} all-gather(%one), replica_groups=mesh['a'=2,'b'=4] {'b'}
   ROOT %tuple = (s32[]{:T(128)}, bf16[12,64,8]{2,1,0}) tuple(%count, %weights)
 }
 

@@ -93,7 +93,7 @@ def topology(text: str) -> Topology:
         return _of_vendor(text, 'v5e' if vendor[1] == 'v5litepod' else vendor[1], int(vendor[2]))
     if kind not in CHIPS:
         near = difflib.get_close_matches(kind, CHIPS, 1, 0.3)
-        example = f'{near[0]}:{CHIPS[near[0]].shapes[-1]}' if near else 'v5e:16x16'
+        example = f'{near[0]}:{_nearest(shape, CHIPS[near[0]])}' if near else 'v5e:16x16'
         raise UsageError(
             f'--topology {text}: unknown chip {kind!r}: there are {", ".join(CHIPS)}, and {HOST}:N for a rehearsal. '
             f'Nearest: {example}.'

@@ -108,7 +108,7 @@ def compiled(one: Model, name: str, mesh, quick: bool = False) -> dict:
     began = time.perf_counter()
     lowered = lower(one, name, mesh)
     half = time.perf_counter()
-    with jax.set_mesh(mesh), _overflows():
+    with jax.set_mesh(mesh), _overflows(sum(bytes_of(one, dict(mesh.shape)).values())):
         program = lowered.compile(compiler_options=QUICK if quick and _platform(mesh) == 'tpu' else None)
     end = time.perf_counter()
     memory, text = program.memory_analysis(), program.as_text()
@@ -185,7 +185,7 @@ def _platform(mesh) -> str:
 
 
 @contextlib.contextmanager
-def _overflows():
+def _overflows(arguments: int):
     """Turns the compiler's refusal of a program that is too large into Overflow."""
     try:
         yield
@@ -193,12 +193,18 @@ def _overflows():
         text = str(error)
         if 'RESOURCE_EXHAUSTED' not in text:
             raise
-        raise overflow(text) from error
+        raise overflow(text, arguments) from error
 
 
-def overflow(text: str) -> Overflow:
-    """The error for a compiler's text, with what it says of the bytes."""
+def overflow(text: str, arguments: int = 0) -> Overflow:
+    """The error for a compiler's text, with the bytes that it says; `arguments`: those of the step, for texts without."""
     used = re.search(r'[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm', text)
-    need, have = (float(used[k]) * UNITS[used[k + 1]] for k in (1, 3)) if used else (None, None)
-    said = f'{need / GIB:.2f} GiB of {have / GIB:.2f} GiB' if used else ' '.join(text.split())[:200]
-    return Overflow(f'does not fit a device: {said}.', need, have)
+    alone = re.search(r'temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)', text)
+    match = used or alone
+    if match is None:
+        return Overflow(f'does not fit a device: {" ".join(text.split())[:200]}', None, None)
+    size, have = (float(match[k]) * UNITS[match[k + 1]] for k in (1, 3))
+    said = (
+        f'temporaries of {size / GIB:.2f} GiB and arguments of {arguments / GIB:.2f} GiB' if alone else f'{size / GIB:.2f} GiB'
+    )
+    return Overflow(f'does not fit a device: {said} of {have / GIB:.2f} GiB.', size + (arguments if alone else 0), have)

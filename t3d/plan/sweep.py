@@ -2,7 +2,7 @@
 
 Rows that are there are kept, whatever they say: delete one to have it made again. A compiler that fails, aborts or takes too
 long gives a row that says so, and the next plan is begun. The table is the first of the file whose columns are
-`report.COLUMNS`; what stands around it stays.
+`report.COLUMNS`; what stands around it stays. All figures of a plan are a line of the file of that name in .jsonl.
 """
 
 import json
@@ -52,7 +52,11 @@ def run(cells: list[Cell], path, *, tries: int, quick: bool, limit: float, log: 
             log(f'kept: {cell.name} on {cell.topology} {cell.mesh}')
             continue
         log(f'planning {cell.name} on {cell.topology} {cell.mesh} batch {cell.batch} ...')
-        add(path, _row(cell, *plan(cell, tries, quick, limit)))
+        made_now, why = plan(cell, tries, quick, limit)
+        if made_now is not None:  # all figures, beside the table
+            with path.with_suffix('.jsonl').open('a', encoding='utf-8') as file:
+                file.write(json.dumps(made_now) + '\n')
+        add(path, _row(cell, made_now, why))
         made += 1
     return made
 
