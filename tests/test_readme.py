@@ -49,7 +49,7 @@ def _words(line: str) -> list[str]:
     while words and re.match(r'[A-Z][A-Z0-9_]*=', words[0]):
         words = words[1:]
     words = words[3:] if words[:2] == ['taskset', '-c'] else words
-    return [words[0].removeprefix('.venv/bin/'), *words[1:]] if words else []
+    return [re.sub(r'^\.venv(-plan)?/bin/', '', words[0]), *words[1:]] if words else []
 
 
 COMMANDS = [(page, words) for page in PAGES for words in commands(page)]

@@ -17,11 +17,13 @@ def flags(command) -> None:
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.epilog = EXAMPLES
     command.add_argument(
-        '--config', nargs='+', required=True, metavar='CONFIG', help='configs/NAME.py:VARIANT; several with --table'
+        'words',
+        nargs='*',
+        default=[],
+        metavar='CONFIG|key=value',
+        help='a config, and changed keys of it, for example batch=256',
     )
-    command.add_argument(
-        'overrides', nargs='*', default=[], metavar='key=value', help='changed config keys, for example batch=256'
-    )
+    command.add_argument('--config', nargs='+', default=[], metavar='CONFIG', help='the same; several with --table')
     command.add_argument('--topology', nargs='+', required=True, help='v5e:16x16, v5p:4x4x8, v6e:8x8, v4:4x4x4, or cpu:8')
     command.add_argument('--mesh', nargs='+', required=True, metavar='MESH', help='data=16,fsdp=16; one axis may be -1')
     command.add_argument(
@@ -70,10 +72,15 @@ def run(args) -> int:
 
 
 def _divided(args) -> tuple[list[str], list[str]]:
-    """(configs, overrides): `--config X a=1` gives both to the first option, whichever order they stand in."""
-    words = [*args.config, *args.overrides]
-    is_override = lambda word: '=' in word and not word.partition('=')[0].endswith(('.py', '/'))
-    return [word for word in words if not is_override(word)], [word for word in words if is_override(word)]
+    """(configs, overrides) of the words, which may stand before the options or after --config."""
+    from t3d.core.errors import UsageError
+
+    words = [*args.words, *args.config]
+    overrides = [word for word in words if '=' in word]
+    specs = [word for word in words if '=' not in word]
+    if not specs:
+        raise UsageError('no config: give one, for example --config configs/instant3d.py:pod (`t3d configs` lists them).')
+    return specs, overrides
 
 
 def _table(args, specs, loaded, overrides, topologies, wishes) -> int:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from t3d.checkpoint import convert, convert_clip
-from t3d.core import tokens
+from t3d.core import prng, tokens
 from t3d.core.errors import UsageError
 from t3d.core.system import Given
 from t3d.diffusion import schedules
@@ -91,6 +91,6 @@ def open_shapes(value: str, text=None, *, random: bool = False, dtype=jnp.float3
 def _drawn(shapes):
     """Normal numbers of deviation 0.02."""
     leaves, structure = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
+    keys = jax.random.split(prng.key(0), len(leaves))
     drawn = [0.02 * jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(structure, drawn)

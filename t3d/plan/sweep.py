@@ -7,6 +7,7 @@ long gives a row that says so, and the next plan is begun. The table is the firs
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -76,7 +77,8 @@ def plan(cell: Cell, tries: int, quick: bool, limit: float) -> tuple[dict | None
         if out.exists() and out.stat().st_size:
             return json.loads(out.read_text()), ''
     lines = [line for line in done.stderr.splitlines() if line.strip()] or ['no message']
-    reason = next((line for line in lines if line.startswith('error: ')), lines[-1]).removeprefix('error: ')
+    faults = [line for line in lines if re.match(r'(error: |[\w.]*(Error|Exception)\b)', line)] or lines
+    reason = faults[-1].removeprefix('error: ')
     return None, f'{reason[:300]}' if done.returncode in (1, 2) else f'ended with status {done.returncode}: {reason[:200]}'
 
 
