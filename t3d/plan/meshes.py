@@ -123,11 +123,12 @@ def undivided(tree: PyTree, rules: tuple, sizes: Sizes, floor: int) -> list[tupl
 
 
 def candidates(topology: Topology, sizes: Sizes, batch: int, wider: bool) -> Iterable[tuple[Topology, Sizes]]:
-    """Meshes to try for the smallest that fits: of smaller slices, with `wider` of larger ones, smallest first.
+    """Meshes to try for the smallest that fits: of this slice and smaller ones, or, `wider`, of larger ones; smallest first.
 
-    Of each slice all meshes whose tensor axis is that of `sizes`, over which the batch divides.
+    Of each slice all meshes whose tensor axis is that of `sizes`, over which the batch divides; `wider` is for one that does
+    not fit, which is left out.
     """
-    for other in chips.larger(topology) if wider else chips.smaller(topology):
+    for other in [topology, *chips.larger(topology)] if wider else chips.smaller(topology):
         for mesh in every(other.count, batch):
-            if mesh['tensor'] == sizes['tensor']:
+            if mesh['tensor'] == sizes['tensor'] and not (wider and mesh == sizes):
                 yield other, mesh

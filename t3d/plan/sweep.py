@@ -62,22 +62,23 @@ def run(cells: list[Cell], path, *, tries: int, quick: bool, limit: float, log: 
     return made
 
 
-def plan(cell: Cell, tries: int, quick: bool, limit: float) -> tuple[dict | None, str]:
-    """(plan, '') of a cell, made by `t3d plan` in another process, or (None, why not)."""
+def plan(cell: Cell, tries: int, quick: bool, limit: float, python: str = sys.executable) -> tuple[dict | None, str]:
+    """(plan, '') of a cell, made by `t3d plan` in another process of this Python, or (None, why not)."""
     words = ['plan', '--config', cell.spec, *cell.overrides, f'batch={cell.batch}']
     words += ['--topology', cell.topology, '--mesh', cell.mesh, '--tries', str(tries), *(['--quick'] if quick else ())]
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / 'plan.json'
         try:
             done = subprocess.run(
-                [sys.executable, '-m', 't3d.cli', *words, '--json', str(out)], capture_output=True, text=True, timeout=limit
+                [python, '-m', 't3d.cli', *words, '--json', str(out)], capture_output=True, text=True, timeout=limit
             )
         except subprocess.TimeoutExpired:
             return None, f'stopped after {limit:.0f} s'
         if out.exists() and out.stat().st_size:
             return json.loads(out.read_text()), ''
     lines = [line for line in done.stderr.splitlines() if line.strip()] or ['no message']
-    faults = [line for line in lines if re.match(r'(error: |[\w.]*(Error|Exception)\b)', line)] or lines
+    fatal = [line for line in lines if re.match(r'F\d{4} ', line)]  # of the compiler, before it aborts
+    faults = fatal[:1] or [line for line in lines if re.match(r'(error: |[\w.]*(Error|Exception)\b)', line)] or lines
     reason = faults[-1].removeprefix('error: ')
     return None, f'{reason[:300]}' if done.returncode in (1, 2) else f'ended with status {done.returncode}: {reason[:200]}'
 
