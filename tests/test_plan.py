@@ -246,6 +246,7 @@ def test_after_an_overflow_other_meshes_of_the_same_slice_come_first():
         (['--config', TINY, '--mesh', 'data=3'], 'Nearest: --mesh'),
         (['--config', TINY, '--mesh', 'data=4', 'fsdp=4'], '--table FILE.md'),
         (['--config', TINY, '--tries', '-1'], '--tries'),
+        (['--topology', 'v5e:2x2'], 'no config: give one'),
     ],
 )
 def test_what_cannot_be_planned_is_refused_in_one_sentence(capsys, words, wanted, without_compiler):

@@ -24,8 +24,8 @@ def flags(command) -> None:
         help='a config, and changed keys of it, for example batch=256',
     )
     command.add_argument('--config', nargs='+', default=[], metavar='CONFIG', help='the same; several with --table')
-    command.add_argument('--topology', nargs='+', required=True, help='v5e:16x16, v5p:4x4x8, v6e:8x8, v4:4x4x4, or cpu:8')
-    command.add_argument('--mesh', nargs='+', required=True, metavar='MESH', help='data=16,fsdp=16; one axis may be -1')
+    command.add_argument('--topology', nargs='+', default=[], help='v5e:16x16, v5p:4x4x8, v6e:8x8, v4:4x4x4, or cpu:8')
+    command.add_argument('--mesh', nargs='+', default=[], metavar='MESH', help='data=16,fsdp=16; one axis may be -1')
     command.add_argument(
         '--batch', nargs='+', type=int, default=[0], help="with --table: global batches (default: the config's)"
     )
@@ -48,6 +48,11 @@ def run(args) -> int:
 
     parsing.held(args, RANGES)
     specs, overrides = _divided(args)
+    if not (args.topology and args.mesh):
+        lacking = (
+            '--mesh MESH, for example --mesh data=-1,fsdp=8' if args.topology else '--topology NAME, for example v5e:16x16'
+        )
+        raise UsageError(f'a plan is for a slice of chips and a mesh of them: give {lacking}.')
     topologies = [chips.topology(text) for text in args.topology]
     wishes = [meshes.parse(text) for text in args.mesh]
     loaded = [configs.load(spec, overrides) for spec in specs]  # a wrong name, before anything that takes long
