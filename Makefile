@@ -5,11 +5,12 @@ BIN = $(VENV)/bin
 # `-c constraints-3.N.txt`, the versions tested together on the Python of $(VENV); nothing where no such file exists.
 CONSTRAINTS = $$($(BIN)/python -c 'import os, sys; f = "constraints-%d.%d.txt" % sys.version_info[:2]; print("-c " + f if os.path.exists(f) else "")')
 
-.PHONY: help setup setup-test run test test-slow lint format clean
+.PHONY: help setup setup-test setup-plan libtpu run test test-slow lint format clean
 
 help:
 	@echo "make run        train the small model, then write a GLB, a turntable and a report (some 4 minutes on 2 cores)"
 	@echo "make test       the test suite          make test-slow   the minutes-long tests"
+	@echo "make setup-plan the compiler for TPUs, in .venv-plan, for \`t3d plan\` (2 GB)"
 	@echo "make setup      the virtual environment make lint        ruff"
 
 setup: $(VENV)/.installed
@@ -26,6 +27,13 @@ setup-test: $(VENV)/.installed-test
 $(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
 	$(BIN)/python -m pip install --quiet -r requirements-test.txt $(CONSTRAINTS)
 	touch $@
+
+# In an environment of its own: where libtpu is, jax looks for a TPU at every start.
+setup-plan:
+	$(MAKE) VENV=.venv-plan setup libtpu
+
+libtpu:
+	$(BIN)/python -m pip install --quiet -e ".[tpu]" $(CONSTRAINTS)
 
 run: setup
 	$(BIN)/t3d train configs/instant3d.py:tiny --prompts "a red cube" "a purple sphere" "a small green cone"

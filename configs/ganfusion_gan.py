@@ -8,6 +8,7 @@
 | `furniture` | furniture, one view of each variant, 64 px | 0.58 M / 0.70 M, planes 3 x 32 x 32 x 12 | two CPU cores, an hour |
 | `base` | furniture, 256 px | 24 M / 26 M, planes 3 x 128 x 128 x 32 | one large GPU |
 | `ffhq` | an EG3D set of faces, 512 px | EG3D's released sizes and schedule | 8 large GPUs |
+| `pod_256` | an EG3D set, 256 px, batch 256 | 29.3 M / 31.2 M, planes 3 x 256 x 256 x 32 | the same |
 | `pod` | an EG3D set, 512 px, batch 256 | 30.7 M / 31.4 M, planes 3 x 256 x 256 x 32 | v5e-64 or 32 x H100 class |
 
 `generator` and `render` are what stage 2 (configs/ganfusion_diffusion.py) takes over with the weights.
@@ -20,7 +21,7 @@ from configs import common
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
-    variants = {'tiny': tiny, 'furniture': furniture, 'base': base, 'ffhq': ffhq, 'pod': pod}
+    variants = {'tiny': tiny, 'furniture': furniture, 'base': base, 'ffhq': ffhq, 'pod': pod, 'pod_256': pod_256}
     if variant not in variants:
         raise ValueError(f'unknown variant {variant!r} of ganfusion_gan: there are {", ".join(variants)}')
     return variants[variant]().lock()
@@ -179,4 +180,13 @@ def pod() -> ml_collections.ConfigDict:
     config.generator.sr_style = 'unit'
     config.ladder = ((0, 64), (1_000_000, 128))
     config.r1.gamma = 0.0  # the rule by batch and pixels
+    return config
+
+
+def pod_256() -> ml_collections.ConfigDict:
+    """The same at 256 px: the upsampler doubles once."""
+    config = pod()
+    config.variant = 'pod_256'
+    config.generator.sr.update(channels=(128, 64), ups=(False, True))
+    config.data.update(size=256)
     return config

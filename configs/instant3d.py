@@ -12,6 +12,7 @@
 | `furniture` | the real furniture library, 64 px | 3 x 32 x 32 x 24 | two CPU cores, an hour; shipped |
 | `base` | furniture | 3 x 128 x 128 x 32 | one large GPU |
 | `pod` | furniture; released decoder (270 M parameters), 290 M tower | 3 x 256 x 256 x 32 | v5e-64 or 32 x H100 class |
+| `pod_sds` | animals, by score distillation from Stable Diffusion 2.1; the same network | 3 x 256 x 256 x 32 | the same |
 """
 
 import ml_collections
@@ -22,7 +23,7 @@ from configs import common
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
     variants = {'tiny': tiny, 'scenes': scenes, 'scenes_rays': scenes_rays, 'sds': sds, 'sds_trained': sds_trained}
-    variants.update({'furniture': furniture, 'base': base, 'pod': pod})
+    variants.update({'furniture': furniture, 'base': base, 'pod': pod, 'pod_sds': pod_sds})
     if variant not in variants:
         raise ValueError(f'unknown variant {variant!r} of instant3d: there are {", ".join(variants)}')
     return variants[variant]().lock()
@@ -303,4 +304,30 @@ def pod() -> ml_collections.ConfigDict:
     config.optimizer.update(learning_rate=1e-4, b2=0.99, eps=1e-15)
     config.data.update(size=64)
     config.mesh.update(data=-1, fsdp=4)
+    return config
+
+
+def pod_sds() -> ml_collections.ConfigDict:
+    """The paper's own supervision: whole renders of a prompt set, judged by Stable Diffusion 2.1; the text tower is frozen.
+
+    `given.prior` has the sizes of that model alone: enough for `t3d plan`. Name a folder of it to train.
+    """
+    config, small = pod(), sds()
+    config.variant = 'pod_sds'
+    config.supervision = 'sds'
+    config.given = {'prior': 'shapes:sd21', 'clip': ''}
+    config.text.frozen = True
+    config.data.update(name='prompts', kind='prompts', prompts='animals', count=0)
+    config.cameras = small.cameras
+    config.cameras.update(elevation=(-0.1745, 0.7854), radius=(3.2, 3.2))
+    config.render.update(size=64, random_background=True)
+    config.distill = small.distill
+    config.distill.update(scale=100.0, high_last=980, anneal=0, words='interpolated', negatives='adaptive')
+    config.loss = small.loss
+    config.optimizer.update(learning_rate=2e-4)  # 1e-5 sqrt(batch), as the released code
+    config.steps = 10_000
+    config.preview = small.preview
+    config.preview.update(size=64)
+    config.evaluate = ()
+    config.saves_memory = small.saves_memory
     return config

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from t3d import __version__
-from t3d.commands import about, bench, data, evaluate, generate, sample2d, train, view, weights
+from t3d.commands import about, bench, data, evaluate, generate, plan, sample2d, train, view, weights
 from t3d.core import parsing
 from t3d.core import words as field
 
@@ -33,6 +33,7 @@ COMMANDS = {
     'weights': Command(
         weights.flags, weights.run, 'a run as a folder to share; `t3d weights check DIR`: what real weights hold'
     ),
+    'plan': Command(plan.flags, plan.run, 'does a config fit a pod: memory, collectives and least time of its step'),
     'bench': Command(bench.flags, bench.run, 'throughput of this machine: `t3d bench render`, `t3d bench train --config ...`'),
     'data': Command(data.flags, data.run, 'data sets: `t3d data build ...`, `t3d data single-view ...`'),
     'configs': Command(about.no_flags, about.configs, 'the configs there are'),

@@ -17,7 +17,7 @@ from t3d.evaluate import toy_objects
 from t3d.inference import loading
 
 COMMANDS = ('generate', 'train', 'export', 'render', 'view', 'eval', 'sample2d', 'weights', 'bench', 'data', 'configs', 'info')
-COMMANDS += ('doctor',)
+COMMANDS += ('doctor', 'plan')
 
 
 # ---------------------------------------------------------------------------------------------------------------- words

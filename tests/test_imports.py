@@ -26,8 +26,9 @@ MAY_IMPORT = {
     'build': {*LIBRARIES, 'systems', 'inference'},
     'evaluate': {*LIBRARIES, 'systems', 'inference', 'build'},
     'train': {*LIBRARIES, 'systems', 'inference'},
-    'bench': {*LIBRARIES, 'systems', 'inference', 'train'},
-    'commands': {*LIBRARIES, 'systems', 'inference', 'build', 'evaluate', 'train', 'bench', 'viewer'},
+    'plan': {*LIBRARIES, 'systems', 'inference', 'train'},
+    'bench': {*LIBRARIES, 'systems', 'inference', 'train', 'plan'},
+    'commands': {*LIBRARIES, 'systems', 'inference', 'build', 'evaluate', 'train', 'plan', 'bench', 'viewer'},
 }
 SAME_LEVEL = {'systems'}  # siblings that do not import each other, but for a system's own parts, `<system>_...`
 CORE = ('core', 'geom', 'nets', 'diffusion', 'fields', 'systems', 'parallel', 'bench.render')

@@ -8,7 +8,6 @@ import small_posed
 from PIL import Image
 from small_cli import alone, refusal, said  # noqa: F401
 
-from t3d.bench import plan
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Views
@@ -17,6 +16,7 @@ from t3d.data.adapters import single_view
 from t3d.data.layouts import scene, world
 from t3d.data.sets import camera_labels, posed, posed_captions
 from t3d.export import writers
+from t3d.plan import dry_run
 
 LENS = small_posed.FIELDS['zero123']
 
@@ -244,7 +244,7 @@ def test_a_large_set_is_not_kept_whole(folder, monkeypatch):
 
 @pytest.mark.parametrize('spec', ['instant3d:tiny', 'renderdiffusion:tiny', 'ganfusion_gan:tiny'])
 def test_systems_train_on_the_same_folder_through_the_command(folder, spec, capsys, monkeypatch):
-    monkeypatch.setattr(plan, 'compiled', lambda *args: ['train step compiled'])
+    monkeypatch.setattr(dry_run, 'compiled', lambda *args: ['train step compiled'])
     text = said(capsys, 'train', spec, 'data.name=posed', f'data.path={folder}', 'batch=8', '--dry-run')
     assert 'parameters' in text and 'posed' in text
 

@@ -200,3 +200,12 @@ def test_every_draw_of_the_package_states_what_it_depends_on():
 )
 def test_the_reader_of_sources_finds(line):
     assert len(faults(line)) == 1
+
+
+def test_normals_beyond_the_counter_are_drawn_row_by_row(monkeypatch):
+    key, shape = prng.key(3), (4, 6, 5)
+    np.testing.assert_array_equal(prng.rows(key, shape), jax.random.normal(key, shape, jnp.float32))
+    monkeypatch.setattr(prng, 'COUNTED', 4 * 6 * 5)
+    keys = jax.random.split(key, 4)
+    one_by_one = np.stack([jax.random.normal(one, shape[1:], jnp.float32) for one in keys])
+    np.testing.assert_array_equal(prng.rows(key, shape), one_by_one)

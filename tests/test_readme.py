@@ -11,10 +11,11 @@ import tomllib
 import pytest
 
 from t3d import cli
-from t3d.bench import plan, table
+from t3d.bench import table
 from t3d.core import config as configs
 from t3d.evaluate import scores
 from t3d.inference import loading
+from t3d.plan import dry_run
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ('README.md', 'launch/README.md')
@@ -48,7 +49,7 @@ def _words(line: str) -> list[str]:
     while words and re.match(r'[A-Z][A-Z0-9_]*=', words[0]):
         words = words[1:]
     words = words[3:] if words[:2] == ['taskset', '-c'] else words
-    return [words[0].removeprefix('.venv/bin/'), *words[1:]] if words else []
+    return [re.sub(r'^\.venv(-plan)?/bin/', '', words[0]), *words[1:]] if words else []
 
 
 COMMANDS = [(page, words) for page in PAGES for words in commands(page)]
@@ -71,7 +72,7 @@ def reader(monkeypatch, tmp_path):
     (tmp_path / 'prompts.txt').write_text('a red cube\n')
     monkeypatch.delenv('T3D_WEIGHTS', raising=False)
     monkeypatch.setenv('T3D_DATA', str(tmp_path / 'data'))
-    monkeypatch.setattr(plan, 'compiled', lambda *args: ['train step compiled'])
+    monkeypatch.setattr(dry_run, 'compiled', lambda *args: ['train step compiled'])
     loaded, load = shipped(), loading.load
 
     def of_a_reader(folder=None, system=None, given=None):

@@ -17,13 +17,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from t3d import systems
-from t3d.bench import plan
 from t3d.checkpoint import store as stores
 from t3d.core import config as configs
 from t3d.core import tree
 from t3d.core.system import Given
 from t3d.inference import loading
 from t3d.parallel import devices
+from t3d.plan import dry_run
 from t3d.train import loop, states, traced
 
 MESHES = {'one': {'data': 1}, 'data x fsdp x tensor': {'data': 2, 'fsdp': 2, 'tensor': 2}}
@@ -241,7 +241,7 @@ def test_folder_is_beside_the_compilation_cache():
 
 @pytest.mark.parametrize('name', ['instant3d', 'ganfusion_gan', 'ganfusion_diffusion', 'image_diffusion', 'renderdiffusion'])
 def test_every_system_can_be_kept(name, tmp_path):
-    settings = plan.resolve(configs.load(f'configs/{name}.py:tiny', []))
+    settings = dry_run.resolve(configs.load(f'configs/{name}.py:tiny', []))
     given, mesh = loading.open_given(settings, random=True), devices.make({'data': 2, 'fsdp': 2})
     system = systems.make(settings, given)
     keep = traced.Keep(tmp_path, settings)

@@ -86,17 +86,17 @@ def one(words: list[str], what: str, began: float) -> str | None:
 
 def _seconds(words: list[str], what: str, began: float) -> float:
     from t3d import systems
-    from t3d.bench import plan
     from t3d.bench import train as train_bench
     from t3d.core import config as configs
     from t3d.inference import loading
     from t3d.parallel import devices, sharding
+    from t3d.plan import dry_run
     from t3d.train import checked, states, traced
     from t3d.train import program as programs
 
     devices.compilation_cache()
     devices.keep_freed_memory()
-    config = plan.resolve(configs.load(words[0], words[1:]))
+    config = dry_run.resolve(configs.load(words[0], words[1:]))
     given = loading.open_given(config, random=True)
     system = systems.make(config, given)
     checked.refuse_untrained(config, system)

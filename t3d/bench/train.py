@@ -27,10 +27,10 @@ def flags() -> parsing.Parser:
 def main(argv=None) -> int:
     """Times the loop's own step on the config's data: all up to the first step apart, then the median of repeats."""
     args, rest = flags().parse_known_args(argv)
-    from t3d.bench import plan
     from t3d.core import config as configs
+    from t3d.plan import dry_run
 
-    config = plan.resolve(configs.load(args.config, [*args.overrides, *rest]))
+    config = dry_run.resolve(configs.load(args.config, [*args.overrides, *rest]))
     result = measured(config, args.repeats, args.steps)
     result['config'] = args.config
     print('\n'.join(f'{name:>22}  {value}' for name, value in result.items()))

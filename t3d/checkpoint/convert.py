@@ -40,6 +40,7 @@ __all__ = [
     'load_schedule',
     'load_unet',
     'load_vae',
+    'pipeline_shapes',
     'save_ldm',
     'save_unet',
     'save_vae',
@@ -157,6 +158,22 @@ def load_pipeline(
     text_params = jax.device_put(trees.cast(text_params, param_dtype))
     params = {'text': text_params, 'unet': unet_params, 'vae': vae_params}
     return Pipeline(tokenize, text, unet, vae, params, schedule, native)
+
+
+def pipeline_shapes(folder, *, dtype=jnp.float32) -> Pipeline:
+    """`load_pipeline` by the settings of a folder alone: its parameters are ShapeDtypeStructs; no weights are read."""
+    folder = pathlib.Path(folder)
+    folder = folder.parent if folder.is_file() else folder
+    _refuse_incomplete(folder)
+    unet = UNet.from_config(settings_of(folder / 'unet', None, 'unet'), dtype=dtype)
+    vae = VAE.from_config(settings_of(folder / 'vae', None, 'vae'), dtype=dtype)
+    text = convert_clip.text_module(torch_files.read_config(folder / 'text_encoder'), dtype, folder / 'text_encoder')
+    refuse_mismatch(folder, text, unet, vae)
+    size = torch_files.read_config(folder / 'unet').get('sample_size')
+    native = size * vae_factor(vae) if isinstance(size, int) else None
+    tokenize = tokens.load_clip(str(folder / 'tokenizer'), text.length, text.vocabulary_size)
+    params = {'text': convert_clip.text_shapes(text), 'unet': unet_shapes(unet), 'vae': vae_shapes(vae)}
+    return Pipeline(tokenize, text, unet, vae, params, load_schedule(folder), native)
 
 
 def save_unet(folder, params: PyTree, config: Mapping | UNet) -> None:

@@ -11,15 +11,15 @@ def info_flags(command) -> None:
 
 
 def configs(args) -> None:
-    from t3d.bench import plan
+    from t3d.plan import dry_run
 
-    print(plan.configs_table())
+    print(dry_run.configs_table())
 
 
 def info(args) -> None:
-    from t3d.bench import plan
+    from t3d.plan import dry_run
 
-    print(plan.info(args.run))
+    print(dry_run.info(args.run))
 
 
 def doctor(args) -> None:

@@ -21,12 +21,12 @@ def flags(command) -> None:
 
 def run(args) -> int:
     from t3d import systems
-    from t3d.bench import plan
     from t3d.core import config as configs
     from t3d.core.outputs import Request
     from t3d.data import sources
     from t3d.inference import loading
     from t3d.parallel import devices
+    from t3d.plan import dry_run
     from t3d.train import checked, loop, traced
 
     parsing.held(args, RANGES)
@@ -35,14 +35,14 @@ def run(args) -> int:
     config = configs.load(args.config, args.overrides)
     systems.module(config.get('system', ''))  # before anything that takes long
     devices.compilation_cache()
-    config = plan.resolve(config) if args.dry_run else sources.resolve(config)
+    config = dry_run.resolve(config) if args.dry_run else sources.resolve(config)
     given = loading.open_given(config, args.workdir, kept_first=False)
     check_names(config)
     system = systems.make(config, given)  # with the data made before the run, a wrong config leaves no folder
     if args.prompts:  # better refused now than after the last step
         system.check([Request(prompt) for prompt in args.prompts])
     if args.dry_run:
-        print(plan.describe(config, given))
+        print(dry_run.describe(config, given))
         return 0
     system, data = checked.prepare(config, given)  # before the run: a wrong config leaves no folder
     options = {'stop_after': args.stop_after, 'init_from': args.init_from, 'traced_in': traced.folder(config, given)}

@@ -18,6 +18,7 @@ from jax.extend.random import define_prng_impl, threefry2x32_p, threefry_2x32
 from t3d.core.errors import UsageError
 from t3d.core.typing import Key
 
+COUNTED = 2**32  # elements of an array that a counter of 32 bits tells apart
 UINTS = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint64}
 
 
@@ -32,7 +33,7 @@ def _seed(seed) -> jax.Array:
 def _words(data, shape) -> list[jax.Array]:
     """Two words uint32 of `shape`: the hash of each element's index in row-major order."""
     shape = tuple(shape)
-    if np.prod(shape, dtype=float) >= 2**32:
+    if np.prod(shape, dtype=float) >= COUNTED:
         raise ValueError(f'a random array of shape {shape} has 2^32 elements or more: draw it in pieces, a key for each.')
     low = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
@@ -97,6 +98,13 @@ def normals(seeds, width: int) -> jax.Array:
     """[B, width] float32, standard normal: row k is of seeds[k] alone, and begins alike at any width."""
     draw = lambda seed: jax.random.normal(key(seed), (width,), jnp.float32)
     return jax.vmap(draw)(jnp.asarray(seeds, jnp.uint32))
+
+
+def rows(key: Key, shape) -> jax.Array:
+    """Standard normals [B, ...] float32; where they are 2^32 or more (planes of a large batch), row by row of its own key."""
+    if np.prod(shape, dtype=float) < COUNTED:
+        return jax.random.normal(key, shape, jnp.float32)
+    return jax.vmap(lambda one: jax.random.normal(one, shape[1:], jnp.float32))(jax.random.split(key, shape[0]))
 
 
 def coin(key: Key, share, shape) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from t3d.core import prng
 from t3d.diffusion import schedules
 from t3d.diffusion.schedules import Schedule
 
@@ -84,7 +85,7 @@ def denoising(
     """
     key_t, key_noise = jax.random.split(key)
     t = draw_t(key_t, x0.shape[0], schedule.length, stratified)
-    noise = jax.random.normal(key_noise, x0.shape, jnp.float32)
+    noise = prng.rows(key_noise, x0.shape)
     output = predict(schedules.q_sample(schedule, x0, t, noise), t)
     each = per_object(output, target(schedule, x0, t, noise))
     weights = 1.0 if gamma is None else min_snr(schedule, t, gamma, least)

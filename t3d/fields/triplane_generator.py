@@ -102,7 +102,8 @@ class Generator:
         if not self.label_dim:
             c = None
         elif c is None:
-            c = jnp.broadcast_to(self.front(), (z.shape[0], LABEL))
+            # A barrier, as XLA:TPU (libtpu 0.0.42.1) aborts where it folds this constant into the product that reads it.
+            c = jnp.broadcast_to(jax.lax.optimization_barrier(self.front()), (z.shape[0], LABEL))
         return self.mapping.apply({'params': params['mapping']}, z, c)
 
     def front(self) -> jax.Array:

@@ -16,7 +16,7 @@ Source: EG3D, arXiv 2112.07945; the third plane: NVlabs/eg3d issue 67.
 import jax
 import jax.numpy as jnp
 
-from t3d.core import grids
+from t3d.core import grids, platforms
 from t3d.core.typing import Array, Float, typechecked
 
 CPU_BLOCK = 8192  # points: rows and hidden layer of 64 fill 2.5 MiB, two cores' caches; smaller ones pay for the loop
@@ -125,7 +125,7 @@ def map_sum(
     size, count = padded.shape[-2], points.shape[-2]
     examples = max(1, points.size // (3 * count))
     if block is None:
-        block = CPU_BLOCK if jax.default_backend() == 'cpu' else count * examples
+        block = CPU_BLOCK if platforms.name() == 'cpu' else count * examples
 
     def places(points):
         return jax.tree.map(lambda value: value.reshape(12, -1), corners(points, size, bound, plane_axes))

@@ -2,9 +2,9 @@
 
 A value is a run folder, a weights folder, the name of shipped weights, a Stable Diffusion folder or file, `toy`, a prior in
 closed form (`toy_pictures`), a CLIP folder or `toy_clip` (`likenesses`), or a config (`configs/x.py:variant`), which describes
-the model that is wanted and has no weights: enough for a dry run and a benchmark. A run folder keeps a copy of each given
-model that is in t3d's own format, in `given/<name>/`, and is whole by itself; others, which are large and the user's, stay
-where they are, and the run remembers their digest. `loading.open_given` opens them.
+the model that is wanted and has no weights: enough for `t3d plan`, a dry run and a benchmark, as is `shapes:sd21` (`shapes`).
+A run folder keeps a copy of each given model that is in t3d's own format, in `given/<name>/`, and is whole by itself; others,
+which are large and the user's, stay where they are, and the run remembers their digest. `loading.open_given` opens them.
 """
 
 import hashlib
@@ -40,6 +40,11 @@ def require_weights(given: Mapping[str, Given]) -> None:
     """Raises UsageError for a given that a config stands for: it cannot be trained with."""
     for name, one in given.items():
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(one.params)):
+            if not is_config(one.name):
+                raise UsageError(
+                    f'given.{name}={one.name!r} is the sizes of a model, without weights, enough for `t3d plan`: set '
+                    f'given.{name}=FOLDER, of Stable Diffusion in the layout of diffusers.'
+                )
             raise UsageError(
                 f'given.{name}={one.name!r} is a config, which has no weights: train it (`t3d train {one.name}`), then set '
                 f'given.{name}=RUN, or name a weights folder.'

@@ -140,11 +140,14 @@ def open_one(name: str, value: str, *, random: bool = False, config=None) -> Giv
     Raises:
       UsageError, FileNotFoundError: nothing there, or not a model; the message has the name of the given and the next step.
     """
-    from t3d.inference import likenesses, priors, toy_pictures
+    from t3d.inference import likenesses, priors, shapes, toy_pictures
 
     if givens.is_config(value):
-        return _of_config(value, random)
+        return of_config(configs.load(value), value, random=random)
     try:
+        if shapes.is_shapes(value):
+            text, dtype = (config or {}).get('text'), (config or {}).get('dtype', 'float32')
+            return shapes.open_shapes(value, text, random=random, dtype=np.dtype(dtype))
         if toy_pictures.is_toy(value):
             return toy_pictures.open_toy(value)
         if likenesses.is_likeness(value):
@@ -165,15 +168,15 @@ def open_one(name: str, value: str, *, random: bool = False, config=None) -> Giv
     return Given(functions, params, loaded.config, loaded.name, givens.digest(params), sharding, loaded.given)
 
 
-def _of_config(spec: str, random: bool) -> Given:
-    config = configs.load(spec)
+def of_config(config, name: str, *, random: bool = False) -> Given:
+    """The model that a config describes, of abstract weights, or of random ones."""
     system = systems.make(_with_words(config))
     init = lambda: system.init(
         prng.key(0), {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in system.batch_spec.items()}, {}
     )
     state = jax.jit(init)() if random else jax.eval_shape(init)
     functions = system if system.functions is None else system.functions
-    return Given(functions, weights_of(state, system.weights), config, spec, '', system.sharding)
+    return Given(functions, weights_of(state, system.weights), config, name, '', system.sharding)
 
 
 def _with_words(config):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from t3d.core.errors import UsageError
 from t3d.core.system import Given
 from t3d.diffusion.prior import Prior
+from t3d.nets import unet as unet_rules
 
 PARTS = ('unet', 'vae', 'text_encoder')  # folders of diffusers' layout
 
@@ -32,12 +33,19 @@ def open_pipeline(
       UsageError: it does not load; the message names file and key.
     """
     from t3d.checkpoint import convert
-    from t3d.nets import vae as autoencoder
 
     path = pathlib.Path(folder)
     if path.is_file():
         path, file = path.parent, path
     pipe = convert.load_pipeline(path, weights=file, variant=variant, dtype=dtype)
+    return of_pipeline(pipe, path.resolve().name if file is None else file.name)
+
+
+def of_pipeline(pipe, name: str) -> Given:
+    """A `convert.Pipeline` as a prior; its parameters may be abstract."""
+    from t3d.checkpoint import convert
+    from t3d.nets import vae as autoencoder
+
     factor = convert.vae_factor(pipe.vae)
 
     def encode(params, ids):
@@ -57,9 +65,8 @@ def open_pipeline(
             raise UsageError(f'--size {size}: wanted a multiple of {factor}, for example {pipe.native or 64 * factor}.')
         return (size // factor, size // factor, pipe.unet.in_channels)
 
-    name, native = path.resolve().name if file is None else file.name, pipe.native or 64 * factor
-    prior = Prior(pipe.schedule, pipe.tokenize, encode, predict, decode, shape, latents, native)
-    return Given(prior, pipe.params, None, name)
+    prior = Prior(pipe.schedule, pipe.tokenize, encode, predict, decode, shape, latents, pipe.native or 64 * factor)
+    return Given(prior, pipe.params, None, name, sharding=unet_rules.SHARDING)
 
 
 def digest_of_files(value: str | os.PathLike) -> str:

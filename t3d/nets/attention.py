@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t3d.core import platforms
 from t3d.core.typing import Array, Float, typechecked
 
 
@@ -13,7 +14,7 @@ def softmax_attention(query, key, value, *, mask=None, is_causal: bool = False) 
     Its logits are float32 sums of products in the type of the inputs; for float16 a CPU has no such product, and takes float32.
     """
     dtype = query.dtype
-    if dtype == jnp.float16 and jax.default_backend() == 'cpu':
+    if dtype == jnp.float16 and platforms.name() == 'cpu':
         query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
     return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=is_causal).astype(dtype)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.core import grids, spread
+from t3d.core import grids, platforms, spread
 from t3d.core.typing import Array, Float, PyTree, typechecked
 from t3d.nets.unet_blocks import LAYER_EPSILON, NEVER
 
@@ -90,7 +90,7 @@ def attend_views(query, uv, valid, key, value, heads: int):
     """
     objects, views = key.shape[:2]
     count = query[0, ..., 0].size
-    room = max(1, BLOCK // (spread.rows_here(objects) * views)) if jax.default_backend() == 'cpu' else count
+    room = max(1, BLOCK // (spread.rows_here(objects) * views)) if platforms.name() == 'cpu' else count
     size = next(size for size in range(min(room, count), 0, -1) if count % size == 0)
 
     def part(block):

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t3d.core import spread
+from t3d.core import platforms, spread
 from t3d.core.typing import Array, Float, PyTree, typechecked
 
 LAYER_EPSILON = 1e-5  # of a transformer's layer norms
@@ -99,7 +99,7 @@ def dot_product_attention(query, key, value, *, upcast: bool = False, mask=None)
     allowed = None if mask is None else mask[:, None, None, :]
     if upcast:
         query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
-    if mask is None and jax.default_backend() == 'gpu' and query.dtype in (jnp.bfloat16, jnp.float16):
+    if mask is None and platforms.name() == 'gpu' and query.dtype in (jnp.bfloat16, jnp.float16):
         try:
             return jax.nn.dot_product_attention(query, key, value, implementation='cudnn').astype(dtype)
         except (NotImplementedError, RuntimeError, ValueError):  # shape, card or cuDNN version: said at trace time

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t3d.core import spread
+from t3d.core import platforms, spread
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Bool, Float, typechecked
 from t3d.nets.unet_blocks import LOGITS, NEVER, Options, chunks_of, dot_product_attention, plain_attention
@@ -77,7 +77,7 @@ def joint_attention(query, key, value, mask=None, *, upcast: bool = False):
       upcast makes the logits from float32 copies.
     Returns: [B, N, heads, D] in the dtype of `value`.
     """
-    on_cpu = jax.default_backend() == 'cpu'
+    on_cpu = platforms.name() == 'cpu'
     if mask is None and not on_cpu:
         return dot_product_attention(query, key, value, upcast=upcast)
     if upcast:

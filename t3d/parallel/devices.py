@@ -242,15 +242,20 @@ def memory() -> tuple[float, float] | None:
 
 
 def _arrange(devices: list, sizes: tuple[int, ...]) -> np.ndarray:
-    """Devices as an array [data, fsdp, tensor]; neighbours on a TPU's network are neighbours on the last axes."""
+    """Devices as an array [data, fsdp, tensor]; neighbours on a TPU's network are neighbours on the last axes.
+
+    Axes of the torus are split where a size asks for it: fsdp=8 on 16 x 16 chips is half a row.
+    """
     if devices[0].platform != 'tpu':
         return np.array(devices).reshape(sizes)
     from jax.experimental import mesh_utils
 
     slices = len({getattr(device, 'slice_index', 0) for device in devices})
     if slices > 1 and sizes[0] % slices == 0:  # data parallel between slices, the rest inside one
-        return mesh_utils.create_hybrid_device_mesh((sizes[0] // slices, *sizes[1:]), (slices, 1, 1), devices=devices)
-    return mesh_utils.create_device_mesh(sizes, devices=devices)
+        return mesh_utils.create_hybrid_device_mesh(
+            (sizes[0] // slices, *sizes[1:]), (slices, 1, 1), devices=devices, allow_split_physical_axes=True
+        )
+    return mesh_utils.create_device_mesh(sizes, devices=devices, allow_split_physical_axes=True)
 
 
 def _product(sizes: Sequence[int]) -> str:

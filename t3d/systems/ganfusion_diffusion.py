@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from t3d.core import numerics, optim, replicas, tokens, tree
+from t3d.core import numerics, optim, prng, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
 from t3d.core.system import System, TrainState, require
@@ -159,7 +159,7 @@ class Model:
         clean = jnp.clip(self.normalise(planes), -limit, limit)
         condition = self.text.features(params['text'], self.text.drop(key_drop, ids, self.config.drop_text))
         t = losses.draw_t(key_t, clean.shape[0], self.schedule.length, stratified=True)
-        noise = jax.random.normal(key_noise, clean.shape, jnp.float32)
+        noise = prng.rows(key_noise, clean.shape)
         x = schedules.q_sample(self.schedule, clean, t, noise)
         output = self.predict(params, x, t, condition)
         each = losses.per_object(output, losses.target(self.schedule, clean, t, noise))

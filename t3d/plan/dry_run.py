@@ -11,8 +11,8 @@ from t3d.core import config as configs
 from t3d.core import prng, tree
 from t3d.core.errors import UsageError
 from t3d.data import sources
-from t3d.metrics import flops
-from t3d.parallel import devices, sharding
+from t3d.parallel import devices
+from t3d.plan import programs
 from t3d.train import checked
 
 
@@ -38,7 +38,7 @@ def describe(config, given, *, compile_step: bool = True) -> str:
         except UsageError as error:  # the config is for another machine: what needs no devices is known all the same
             lines += [f'memory for each device: not known here: {error}', advice(config)]
         else:
-            lines += compiled(config, system, abstract, mesh, given, others)
+            lines += compiled(config, system, abstract, mesh, given)
     return '\n'.join(lines)
 
 
@@ -84,38 +84,25 @@ def counts(params) -> list[str]:
     return [f'{name:>10}: {number:>13,} parameters' for name, number in {**parts, 'all': sum(parts.values())}.items()]
 
 
-def compiled(config, system, abstract, mesh, given, others) -> list[str]:
+def compiled(config, system, abstract, mesh, given) -> list[str]:
     """Lines about the sharded train steps: mesh, seconds to compile, model FLOPs, bytes for each device."""
     devices.check_batch(config.batch, mesh)
-    placed = sharding.shardings(abstract, system.sharding, mesh, config.fsdp_floor)
-    state = sharding.abstract_with(abstract, placed)
-    batch = sharding.abstract_batch(system.batch_spec, mesh)
-    key = jax.eval_shape(lambda: prng.key(0))
-    placed_given = place_given(given, others, mesh, config.fsdp_floor)
+    one = programs.Model(config, system, abstract, given)
     shape = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
     lines, giga = [f'mesh: {shape} = {mesh.size} devices ({jax.default_backend()})'], 2**30
-    for number, one_step in enumerate((system.train_step, *system.other_steps)):
-        with jax.set_mesh(mesh):
-            work = flops.count(one_step, abstract, system.batch_spec, key, others)  # by the dearest branches
-            began = time.perf_counter()
-            step = jax.jit(one_step, donate_argnums=0, out_shardings=(placed, sharding.replicated(mesh)))
-            memory = step.lower(state, batch, key, placed_given).compile().memory_analysis()
-            seconds = time.perf_counter() - began
+    with jax.set_mesh(mesh):
+        works = programs.model_flops(one)  # by the dearest branches
+    for number, (name, work) in enumerate(works.items(), 1):
+        began = time.perf_counter()
+        memory = programs.lower(one, name, mesh).compile().memory_analysis()
+        seconds = time.perf_counter() - began
         lines += [
-            f'train step{f" {number + 1}" if system.other_steps else ""} compiled in {seconds:.1f} s',
+            f'train step{f" {number}" if system.other_steps else ""} compiled in {seconds:.1f} s',
             f'model FLOPs of a step with all its branches: {work:.3g}, {work / mesh.size:.3g} for each device',
             f'for each device: arguments {memory.argument_size_in_bytes / giga:.3f} GiB (state of all devices together '
             f'{tree.size_bytes(abstract) / giga:.3f} GiB), temporaries {memory.temp_size_in_bytes / giga:.3f} GiB',
         ]
     return lines
-
-
-def place_given(given, others, mesh, floor: int) -> dict:
-    """ShapeDtypeStructs of given models with their shardings on a mesh."""
-    return {
-        name: sharding.abstract_with(tree, sharding.shardings(tree, given[name].sharding, mesh, floor))
-        for name, tree in others.items()
-    }
 
 
 def _zeros(leaf):
