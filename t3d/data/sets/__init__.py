@@ -30,6 +30,13 @@ def open_set(data, split: str):
     return tables.find(data.name, SETS, 'data set (data.name)', 'open_set').open_set(data, split)
 
 
+def light(name: str):
+    """`(outward unit normals [N, 3]) -> [N]`, the factor by which a set's display colours are lit; None where none is known."""
+    return (
+        None if name in ('', *OTHERS) else getattr(tables.find(name, SETS, 'data set (data.name)', 'open_set'), 'light', None)
+    )
+
+
 def procedural(name: str):
     """The module of a set that is computed and not stored, None for the others."""
     return tables.find(name, SETS, 'data set (data.name)', 'open_set') if name in PROCEDURAL else None

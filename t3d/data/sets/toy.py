@@ -12,6 +12,7 @@ from t3d.data.sets import shapes
 
 RIGS = ('free', 'ring', 'canonical')
 WORDS = shapes.WORDS
+light = shapes.light
 
 
 def camera_arrays(azimuth: np.ndarray, elevation: np.ndarray, radius: float, fov: float):
