@@ -1,7 +1,6 @@
 """Legs are kept, fog is left out: solids in closed form whose every density and volume is known."""
 
 import analytic_assets
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_meshes import assert_closed
@@ -11,42 +10,11 @@ from t3d.geom import meshing, thin_parts
 
 GRID = 96
 CELL = 2.0 / GRID
-TOP = 1.4 * 0.1 * 1.0  # volumes
-LEGS = 4 * 0.08 * 0.08 * 0.95
+LEGS = 4 * 0.08 * 0.08 * 0.95  # volume
 
 
 def silent(message):
     pass
-
-
-def box(points, centre, half):
-    return jnp.max(jnp.abs(points - jnp.array(centre)) - jnp.array(half), -1)
-
-
-def solid(density, distance, sharpness=150.0):
-    return density / (1.0 + jnp.exp(jnp.clip(sharpness * distance, -30.0, 30.0)))
-
-
-def table(leg, *, fog=0.0, gap=0.0):
-    """A top of density 40 over y in [0.25, 0.35], four legs 0.08 wide down to y = -0.7, and a box of fog among them."""
-
-    def field(scene, points):
-        parts = [solid(40.0, box(points, (0.0, 0.3, 0.0), (0.7, 0.05, 0.5)))]
-        half = (0.95 - gap) / 2
-        parts += [solid(leg, box(points, (x, -0.7 + half, z), (0.04, half, 0.04))) for x in (-0.6, 0.6) for z in (-0.4, 0.4)]
-        parts.append(solid(fog, box(points, (0.0, -0.2, 0.0), (0.7, 0.5, 0.5)), 30.0))
-        density = jnp.max(jnp.stack(parts), 0)
-        return density, jnp.broadcast_to(jnp.array([0.6, 0.4, 0.2]), points.shape)
-
-    return analytic_assets.asset('a table', field)
-
-
-def foggy_ball(fog):
-    def field(scene, points):
-        norm = jnp.linalg.norm(points, axis=-1)
-        return solid(40.0, norm - 0.5) + fog * jnp.exp(-jnp.maximum(norm - 0.5, 0.0) / 0.15), 0.5 * jnp.ones_like(points)
-
-    return analytic_assets.asset('a ball in fog', field)
 
 
 def densities(asset, grid=GRID):
@@ -63,7 +31,7 @@ def surfaces(asset, grid=GRID):
 
 @pytest.mark.parametrize('leg', [3.6, 4.0])  # opacity of a leg: 25 and 27 %
 def test_legs_that_a_render_shows_are_joined_to_the_top(leg):
-    (body, faces), (vertices, all_faces) = surfaces(table(leg))
+    (body, faces), (vertices, all_faces) = surfaces(analytic_assets.table(leg))
     assert body[:, 1].min() > 0.2  # one threshold loses them
     assert_closed(vertices, all_faces)
     assert len(np.unique(meshes.components(all_faces, len(vertices)))) == 1
@@ -78,7 +46,7 @@ def test_legs_that_a_render_shows_are_joined_to_the_top(leg):
 
 def test_the_legs_are_there_at_the_resolution_of_a_finer_grid_too(monkeypatch):
     monkeypatch.setattr(thin_parts, 'MOST', GRID // 2)
-    (body, _), (vertices, faces) = surfaces(table(4.0))
+    (body, _), (vertices, faces) = surfaces(analytic_assets.table(4.0))
     assert body[:, 1].min() > 0.2 and vertices[:, 1].min() == pytest.approx(-0.7, abs=2 * CELL)
     assert_closed(vertices, faces)
 
@@ -86,10 +54,10 @@ def test_the_legs_are_there_at_the_resolution_of_a_finer_grid_too(monkeypatch):
 @pytest.mark.parametrize(
     'asset',
     [
-        *(foggy_ball(fog) for fog in (0.2, 0.5, 1.0)),
-        table(0.0, fog=0.4),  # a box of fog under the top
-        table(1.5),  # legs of 11 % opacity
-        table(4.0, gap=0.12),  # rods that end below the top
+        *(analytic_assets.foggy_ball(fog) for fog in (0.2, 0.5, 1.0)),
+        analytic_assets.table(0.0, fog=0.4),  # a box of fog under the top
+        analytic_assets.table(1.5),  # legs of 11 % opacity
+        analytic_assets.table(4.0, gap=0.12),  # rods that end below the top
         analytic_assets.cone_on_cube(),
         analytic_assets.sphere(),
     ],
@@ -101,7 +69,7 @@ def test_fog_and_what_is_not_joined_stay_out(asset):
 
 
 def test_legs_in_fog_are_told_from_it():
-    values = densities(table(4.0, fog=0.4))
+    values = densities(analytic_assets.table(4.0, fog=0.4))
     local = thin_parts.thresholds(values, 8.0, 1.0)
     inside = values >= local
     centres = (np.arange(GRID) + 0.5) * CELL - 1.0
@@ -113,7 +81,7 @@ def test_legs_in_fog_are_told_from_it():
 
 
 def test_a_threshold_of_ones_own_is_one_level_everywhere():
-    asset = table(4.0)
+    asset = analytic_assets.table(4.0)
     values = densities(asset)
     level_set = extraction.surface(asset, values, threshold=8.0, log=silent)
     exact = meshes.clean(*meshing.surface(values, 8.0, 1.0), log=silent)

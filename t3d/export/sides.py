@@ -36,7 +36,7 @@ class Comparison(NamedTuple):
     Attributes:
       missing: share that the mesh lacks, over all sides; added: what it covers beyond, where the field shows nothing.
       sides: {name: missing there}.
-      iou: of coverage and opacity at a half, mean over sides.
+      iou: of what the mesh covers and what the field shows, mean over sides.
       low, high: corners of the box that holds what is missing, scene units; None where next to nothing is.
       place: where that is to the mesh: 'below', 'within', ...
       threshold: density of the surface at which most of it would be there.
@@ -76,7 +76,7 @@ def compare(asset: Field, mesh: Mesh, densities: np.ndarray) -> Comparison:
     added = (covered > 0.5) & ~ndimage.binary_dilation(shown, around)
     whole = max(int(shown.sum()), 1)
     sides = {name: float(lost.sum() / max(seen.sum(), 1)) for name, lost, seen in zip(NAMES, missing, shown, strict=True)}
-    shares = float(missing.sum() / whole), float(added.sum() / whole), sides, silhouettes.iou(opacity, covered)
+    shares = float(missing.sum() / whole), float(added.sum() / whole), sides, silhouettes.iou(shown, covered)
     if shares[0] < WORTH:
         return Comparison(*shares)
     peaks, points = _peaks(densities, asset.bound, posed, missing)

@@ -1,7 +1,7 @@
 """The table of data sets: name -> module. Each has `open_set(data, split)`, a random-access source of posed records.
 
 A record is {'captions': (text, ...), 'image' uint8 [V, H, W, 4] straight alpha, 'world_from_cam' [V, 4, 4], 'intrinsics'
-[V, 3, 3], and what else the set knows: 'depth', 'name', 'attributes'}.
+[V, 3, 3], and what else the set knows: 'depth', 'name', 'attributes'}. A set whose pictures are lit in a known way has `light`.
 """
 
 from t3d.core import tables
