@@ -112,7 +112,7 @@ def build_mesh(loaded, shown: Shown, log=print):
     densities = meshing.density_grid(asset.field, asset.scene, asset.bound, options.grid)
     level_set = extraction.surface(asset, densities, log=log)
     if options.texture:
-        return extraction.textured(asset, level_set, most=options.faces, texture=options.texture, log=log)[0]
+        return extraction.textured(asset, level_set, most=options.faces, texture=options.texture, log=log)
     return extraction.coloured(asset, level_set, most=options.faces, log=log)[0]
 
 

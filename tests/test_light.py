@@ -54,7 +54,7 @@ def test_the_light_of_a_lit_solid_is_divided_out(shape, texture):
         """At points of the mesh away from the edges of the cube."""
         rng = np.random.default_rng(0)
         if texture:
-            mesh, _ = extraction.textured(asset, level_set, most=10_000, texture=texture, light=light, log=silent)
+            mesh = extraction.textured(asset, level_set, most=10_000, texture=texture, light=light, log=silent)
         else:
             mesh, _ = extraction.coloured(asset, level_set, most=10_000, light=light, log=silent)
         corners = mesh.vertices[mesh.faces]

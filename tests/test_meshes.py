@@ -25,7 +25,7 @@ def built(name, texture=256):
     densities = meshing.density_grid(asset.field, asset.scene, asset.bound, 96)
     level_set = extraction.surface(asset, densities, log=silent)
     if texture:
-        return asset, extraction.textured(asset, level_set, most=8000, texture=texture, log=silent)[0]
+        return asset, extraction.textured(asset, level_set, most=8000, texture=texture, log=silent)
     return asset, extraction.coloured(asset, level_set, most=8000, log=silent)[0]
 
 

@@ -16,6 +16,7 @@ from t3d.core import environment, files
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field
 from t3d.export import beside, camera_file, extraction, mesh_pictures, meshes, placing, report, sides, video
+from t3d.export import texture as textures
 from t3d.geom import cameras, meshing
 
 SHEET_VIEWS = (('front', 0.0, None), ('right', 90.0, None), ('back', 180.0, None), ('left', 270.0, None), ('top', 0.0, 75.0))
@@ -163,16 +164,20 @@ class _Wanted(NamedTuple):
 def _mesh_files(asset, densities, out: pathlib.Path, wanted: _Wanted, clock, log):
     """(Mesh in scene units, facts about it, paths by name) with the files written, and mesh.json."""
     level_set = extraction.surface(asset, densities, threshold=wanted.threshold, log=log)
-    options, formats, made = {'most': wanted.faces, 'light': wanted.light, 'log': log}, dict.fromkeys(wanted.formats), {}
+    options, formats, made = {'most': wanted.faces, 'log': log}, dict.fromkeys(wanted.formats), {}
+    if not wanted.texture or 'ply' in formats:  # a PLY has the colours of its vertices
+        mesh, facts = extraction.coloured(asset, level_set, light=wanted.light, **options)
+        made['ply'] = mesh = meshes.creased(mesh)
+        clock.lap(f'mesh, {facts["faces"]} faces with colours')
     if wanted.texture:
-        mesh, facts = extraction.textured(asset, level_set, texture=wanted.texture, **options)
+        mesh, facts = extraction.plain(asset, level_set, **options)
+        clock.lap(f'mesh, {facts["faces"]} faces')
+        baking = {'step': level_set.cell, 'light': wanted.light, 'log': log}
+        mesh = textures.bake(asset, meshes.creased(mesh), wanted.texture, **baking)
+        facts |= {'texture': f'{wanted.texture} x {wanted.texture}', 'charts': mesh.charts}
+        clock.lap(f'texture {wanted.texture}')
     else:
-        mesh, facts = extraction.coloured(asset, level_set, **options)
-        mesh = meshes.creased(mesh)
-    clock.lap(f'mesh, {facts["faces"]} faces')
-    if wanted.texture and 'ply' in formats:  # its colours are its vertices'
-        made['ply'] = meshes.creased(extraction.coloured(asset, level_set, **options)[0])
-        clock.lap(f'mesh of ply, {len(made["ply"].faces)} faces')
+        facts['texture'] = 'none: vertex colours'
     comparison = sides.compare(asset, mesh, densities)
     log(f'mesh: {sides.sentence(comparison)}')
     clock.lap('silhouettes')

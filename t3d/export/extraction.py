@@ -58,13 +58,17 @@ def coloured(asset: Field, level_set: Surface, *, most: int, light=None, log=pri
     return mesh, _facts(level_set, mesh, distance, most, log)
 
 
-def textured(asset: Field, level_set: Surface, *, most: int, texture: int, light=None, log=print) -> tuple[meshes.Mesh, dict]:
-    """(Mesh with a texture of `texture` texels a side, closed but for seams, facts) of at most about `most` triangles."""
+def plain(asset: Field, level_set: Surface, *, most: int, log=print) -> tuple[meshes.Mesh, dict]:
+    """(Mesh without colours, welded and closed, facts) of at most about `most` triangles."""
     vertices, faces, _, distance = decimate.simplify(level_set.vertices, level_set.faces, _bounds(level_set), most=most)
     mesh = meshes.Mesh(vertices, faces, meshes.smooth_normals(vertices, faces), name=meshes.name_of(asset.prompt))
-    facts = _facts(level_set, mesh, distance, most, log)
-    mesh = textures.bake(asset, meshes.creased(mesh), texture, step=level_set.cell, light=light, log=log)
-    return mesh, {**facts, 'texture': f'{texture} x {texture}', 'charts': mesh.charts}
+    return mesh, _facts(level_set, mesh, distance, most, log)
+
+
+def textured(asset: Field, level_set: Surface, *, most: int, texture: int, light=None, log=print) -> meshes.Mesh:
+    """Mesh with a texture of `texture` texels a side, closed but for seams and creases, of at most about `most` triangles."""
+    mesh, _ = plain(asset, level_set, most=most, log=log)
+    return textures.bake(asset, meshes.creased(mesh), texture, step=level_set.cell, light=light, log=log)
 
 
 def extract(asset: Field, densities: np.ndarray, *, faces: int, threshold: float | None = None, log=print):
