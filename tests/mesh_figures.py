@@ -1,8 +1,8 @@
 """`python -m tests.mesh_figures`: meshes of solids in closed form, and of the shipped weights, as a table.
 
 Of a solid: faces before and after, charts, how far the vertices of marching cubes lie from the mesh that is written, the volume
-(IoU at random points) that the field's level set shares with the solid, that the mesh, by winding numbers, shares with the solid
-and with the level set, and processor seconds of each part.
+(IoU at random points) that the field's level set shares with the solid, and that the mesh, by winding numbers, shares with the
+solid and with the level set, and processor seconds of each part.
 """
 
 import argparse
