@@ -112,14 +112,14 @@ class Asset:
 
     def mesh(self, *, grid: int = 96, faces: int = 20_000):
         """(vertices [N, 3], faces [F, 3], colours uint8 [N, 3]) of a field, or of a mesh as it is."""
-        from t3d.export import assets
+        from t3d.export import extraction
         from t3d.geom import meshing
 
         if self.kind == 'mesh':
             return tuple(np.asarray(part) for part in (self.output.vertices, self.output.faces, self.output.colors))
         field = self._field('mesh')
         densities = meshing.density_grid(field.field, field.scene, field.bound, grid)
-        made, _ = assets.extract(field, densities, faces=faces, log=lambda line: None)
+        made, _ = extraction.extract(field, densities, faces=faces, log=lambda line: None)
         return made.vertices, made.faces, made.colors
 
     def _field(self, what: str):

@@ -56,7 +56,7 @@ def draw(shown: Shown, mode: str, world_from_cam, fov: float, shape: tuple[int, 
     """
     import jax
 
-    from t3d.export import assets, video
+    from t3d.export import mesh_pictures, video
     from t3d.geom import cameras
 
     if shown.densities is None:
@@ -64,7 +64,7 @@ def draw(shown: Shown, mode: str, world_from_cam, fov: float, shape: tuple[int, 
     lens = np.array(cameras.intrinsics_from_fov(fov))
     lens[0, 0] *= shape[0] / shape[1]
     if mode == 'mesh':
-        return assets.draw_mesh(mesh, world_from_cam, lens, shape)
+        return mesh_pictures.draw_mesh(mesh, world_from_cam, lens, shape)
     views = jax.tree.map(lambda leaf: np.float32(leaf)[None], cameras.Cameras(world_from_cam, lens))
     frames = video.render_views(shown.made, views, shape, grid=shown.densities)
     normals = np.zeros_like(frames.rgb)
@@ -105,15 +105,15 @@ def greyed(image: np.ndarray) -> np.ndarray:
 
 def build_mesh(loaded, shown: Shown, log=print):
     """The `meshes.Mesh` that `t3d export` writes: grid, faces and texture of the model's config."""
-    from t3d.export import assets, texture
+    from t3d.export import extraction
     from t3d.geom import meshing
 
     asset, options = shown.made, loaded.config.export
     densities = meshing.density_grid(asset.field, asset.scene, asset.bound, options.grid)
-    mesh, _ = assets.extract(asset, densities, faces=options.faces, log=log)
-    return (
-        texture.bake(asset, mesh, options.texture, step=2.0 * asset.bound / options.grid, log=log) if options.texture else mesh
-    )
+    level_set = extraction.surface(asset, densities, log=log)
+    if options.texture:
+        return extraction.textured(asset, level_set, most=options.faces, texture=options.texture, log=log)
+    return extraction.coloured(asset, level_set, most=options.faces, log=log)[0]
 
 
 def glb(mesh) -> bytes:

@@ -74,3 +74,35 @@ def arrows():
         return _solid(scene, jnp.min(jnp.stack(parts), 0)), 0.1 + 0.8 * color
 
     return asset('three arrows', field)
+
+
+def _box(points, centre, half):
+    return jnp.max(jnp.abs(points - jnp.array(centre)) - jnp.array(half), -1)
+
+
+def _soft(density, distance, sharpness=150.0):
+    return density / (1.0 + jnp.exp(jnp.clip(sharpness * distance, -30.0, 30.0)))
+
+
+def table(leg, *, fog=0.0, gap=0.0):
+    """A top of density 40 over y in [0.25, 0.35], four legs 0.08 wide down to y = -0.7, and a box of fog among them."""
+
+    def field(scene, points):
+        parts = [_soft(40.0, _box(points, (0.0, 0.3, 0.0), (0.7, 0.05, 0.5)))]
+        half = (0.95 - gap) / 2
+        parts += [_soft(leg, _box(points, (x, -0.7 + half, z), (0.04, half, 0.04))) for x in (-0.6, 0.6) for z in (-0.4, 0.4)]
+        parts.append(_soft(fog, _box(points, (0.0, -0.2, 0.0), (0.7, 0.5, 0.5)), 30.0))
+        density = jnp.max(jnp.stack(parts), 0)
+        return density, jnp.broadcast_to(jnp.array([0.6, 0.4, 0.2]), points.shape)
+
+    return asset('a table', field)
+
+
+def foggy_ball(fog):
+    """A ball of density 40 and radius 0.5 in fog that fades from it."""
+
+    def field(scene, points):
+        norm = jnp.linalg.norm(points, axis=-1)
+        return _soft(40.0, norm - 0.5) + fog * jnp.exp(-jnp.maximum(norm - 0.5, 0.0) / 0.15), 0.5 * jnp.ones_like(points)
+
+    return asset('a ball in fog', field)

@@ -17,8 +17,10 @@ from t3d.inference import loading
 
 ODD = {int: ('-2', '99999999999999'), float: ('nan', 'inf', '-1e9')}
 NUMBERS = {  # words of a command before its numbers
-    ('generate', 'x'): dict(texture=int, faces=int, grid=int, threshold=float, frames=int, size=int, render_size=int),
-    ('export', 'run', 'x'): dict(texture=int, faces=int, grid=int, threshold=float),
+    ('generate', 'x'): dict(
+        texture=int, faces=int, grid=int, threshold=float, height=float, frames=int, size=int, render_size=int
+    ),
+    ('export', 'run', 'x'): dict(texture=int, faces=int, grid=int, threshold=float, height=float),
     ('render', 'run', 'x'): dict(grid=int, frames=int, size=int, render_size=int),
     ('view', 'run'): dict(port=int),
     ('eval', 'run'): dict(limit=int),

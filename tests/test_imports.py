@@ -44,7 +44,6 @@ OPTIONAL = (
     'trimesh',
     'skimage',
     'xatlas',
-    'fast_simplification',
     'imageio',
     'PIL',
     'ml_collections',

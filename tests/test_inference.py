@@ -259,7 +259,13 @@ def test_meshes_alone_and_turntables_alone(tmp_path):
     lines = []
     paths = publish.mesh_files(small_run.loaded(), [PROMPT], tmp_path / 'meshes', formats=('obj', 'stl'), log=lines.append)
     assert paths == [tmp_path / 'meshes' / 'mesh.obj', tmp_path / 'meshes' / 'mesh.stl']
-    assert {path.name for path in (tmp_path / 'meshes').iterdir()} == {'mesh.obj', 'mesh.mtl', 'mesh.png', 'mesh.stl'}
+    assert {path.name for path in (tmp_path / 'meshes').iterdir()} == {
+        'mesh.obj',
+        'mesh.mtl',
+        'mesh.png',
+        'mesh.stl',
+        'mesh.json',
+    }
     prompts = [PROMPT, 'a blue cone']
     paths = publish.turntables(small_run.loaded(), prompts, tmp_path / 'views', frames=3, log=lines.append)
     assert paths == [tmp_path / 'views' / name / 'turntable.mp4' for name in ('a_red_cube', 'a_blue_cone')]

@@ -8,9 +8,9 @@ import analytic_assets
 import numpy as np
 import pytest
 import trimesh
+from closed_meshes import assert_closed
 
-from t3d.export import assets, meshes
-from t3d.export import texture as textures
+from t3d.export import assets, extraction, meshes
 from t3d.geom import meshing
 
 
@@ -19,12 +19,14 @@ def silent(message):
 
 
 @functools.cache
-def built(name):
-    """(asset, textured Mesh) of an analytic asset."""
+def built(name, texture=256):
+    """(asset, Mesh with a texture, or with vertex colours where that is 0) of an analytic asset."""
     asset = getattr(analytic_assets, name)()
     densities = meshing.density_grid(asset.field, asset.scene, asset.bound, 96)
-    mesh, _ = assets.extract(asset, densities, faces=8000, log=silent)
-    return asset, textures.bake(asset, mesh, 256, step=2.0 / 96, log=silent)
+    level_set = extraction.surface(asset, densities, log=silent)
+    if texture:
+        return asset, extraction.textured(asset, level_set, most=8000, texture=texture, log=silent)
+    return asset, extraction.coloured(asset, level_set, most=8000, log=silent)[0]
 
 
 def box(low, high):
@@ -51,14 +53,26 @@ def test_floaters_and_cavities_go_and_the_largest_part_stays():
     assert len(vertices) == 16 and len(np.unique(meshes.components(faces, len(vertices)))) == 2
 
 
-def test_simplification_keeps_the_shape():
-    vertices, faces = meshing.surface(sphere_density(), 20.0, 1.0)
-    few_vertices, few = meshes.simplify(vertices, faces, 3000)
-    assert len(few) <= 3100
-    assert meshes.volume(few_vertices, few) == pytest.approx(meshes.volume(vertices, faces), rel=0.005)
-    assert trimesh.Trimesh(few_vertices, few, process=False).is_watertight
-    same = meshes.simplify(few_vertices, few, 10_000)
-    assert same[1] is few
+def cube(turned=False):
+    """(vertices, faces) of a cube of side 1 in twelve triangles; turned about two axes if asked for."""
+    mesh = trimesh.creation.box((1.0, 1.0, 1.0))
+    if turned:
+        mesh.apply_transform(trimesh.transformations.euler_matrix(0.3, 0.5, 0.0))
+    return np.float32(mesh.vertices), np.int32(mesh.faces), mesh.face_normals
+
+
+def test_creases_are_kept_sharp_and_round_sides_smooth():
+    vertices, faces, flat = cube(turned=True)
+    mesh = meshes.creased(meshes.Mesh(vertices, faces, meshes.smooth_normals(vertices, faces)))
+    assert (len(mesh.vertices), len(mesh.faces)) == (24, 12)  # eight corners, three sides each
+    np.testing.assert_allclose(mesh.normals[mesh.faces], np.repeat(flat[:, None], 3, 1), atol=1e-5)
+    np.testing.assert_array_equal(mesh.vertices[mesh.faces], vertices[faces])
+    ball = trimesh.creation.icosphere(3)
+    round_one = meshes.Mesh(np.float32(ball.vertices), np.int32(ball.faces), np.float32(ball.vertices))
+    mesh = meshes.creased(round_one._replace(colors=np.uint8(255 * (np.abs(ball.vertices)))))
+    assert len(mesh.vertices) == len(ball.vertices)
+    np.testing.assert_allclose(mesh.normals, mesh.vertices, atol=0.02)
+    np.testing.assert_array_equal(mesh.colors, np.uint8(255 * np.abs(mesh.vertices)))
 
 
 @functools.cache
@@ -115,8 +129,8 @@ def test_exported_sphere_is_watertight_once_seams_are_merged(tmp_path):
 
 
 def test_obj_ply_and_stl_reopen(tmp_path):
-    _, mesh = built('cone_on_cube')
     for kind in ('obj', 'ply', 'stl'):
+        _, mesh = built('cone_on_cube', 0 if kind == 'ply' else 256)
         loaded = trimesh.load(meshes.write(mesh, tmp_path / f'mesh.{kind}'), force='mesh')
         assert len(loaded.faces) == len(mesh.faces)
         np.testing.assert_allclose(loaded.bounds, [mesh.vertices.min(0), mesh.vertices.max(0)], atol=1e-4)
@@ -126,6 +140,17 @@ def test_obj_ply_and_stl_reopen(tmp_path):
         if kind == 'obj':
             assert sorted(p.name for p in tmp_path.iterdir() if p.stem == 'mesh') == ['mesh.mtl', 'mesh.obj', 'mesh.png']
             assert texture_at(loaded, (0.4, -0.35, 0))[2] > 200 and texture_at(loaded, (0, 0.8, 0))[0] > 180
+
+
+def test_flat_sides_take_few_faces_and_colours_keep_their_boundary():
+    """A cube in one colour under a cone in another: the sides of the cube are flat, and so is the ring around the cone."""
+    bare, coloured = built('cone_on_cube')[1], built('cone_on_cube', 0)[1]
+    assert len(bare.faces) < 900 and len(bare.faces) < len(coloured.faces) < 4000
+    assert 1 <= bare.charts <= 20
+    assert_closed(coloured.vertices, coloured.faces)
+    for part, colour in ((coloured.vertices[:, 1] < -0.15, (26, 51, 230)), (coloured.vertices[:, 1] > 0.15, (217, 26, 26))):
+        assert part.sum() > 10
+        np.testing.assert_allclose(coloured.colors[part], np.tile(colour, (part.sum(), 1)), atol=extraction.DIFFERENCE + 1)
 
 
 TRIANGLE = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
@@ -174,8 +199,7 @@ def test_vertex_colours_of_a_glb_are_linear(tmp_path):
 @pytest.mark.parametrize('name', ('textured', 'vertex colours', 'bare'))
 def test_every_glb_follows_gltf_and_is_no_metal(name, tmp_path):
     """A mesh without a material would be one of glTF's default material, whose metallic factor is 1."""
-    mesh = built('cone_on_cube')[1]._replace(name='a_red_cône_的')
-    mesh = mesh if name == 'textured' else mesh._replace(uv=None, texture=None)
+    mesh = built('cone_on_cube', 256 if name == 'textured' else 0)[1]._replace(name='a_red_cône_的')
     mesh = mesh._replace(colors=None) if name == 'bare' else mesh
     tree, read = read_glb(meshes.write(mesh, tmp_path / 'mesh.glb'))
     (material,), (node,), ((primitive,),) = tree['materials'], tree['nodes'], [m['primitives'] for m in tree['meshes']]

@@ -238,7 +238,8 @@ def test_of_several_objects_the_first_is_made_and_named(tmp_path, capsys):
 # --------------------------------------------------------------------------------------------------------------- commands
 
 QUICK = ('--grid', '24', '--faces', '400', '--texture', '32', '--frames', '2', '--size', '32', '--render-size', '32')
-WRITTEN = {'mesh.glb', 'sheet.png', 'beside.png', 'cameras.json', 'turntable.json', 'turntable.mp4', 'report.html', 'views'}
+WRITTEN = {'mesh.glb', 'mesh.json', 'sheet.png', 'beside.png', 'report.html', 'views'}
+WRITTEN |= {'cameras.json', 'turntable.json', 'turntable.mp4'}
 
 
 @pytest.fixture

@@ -58,9 +58,9 @@ def written(tmp_path_factory):
 
 def test_write_makes_every_file_and_a_timing_line_for_each_part(written):
     folder, paths, lines = written
-    assert set(paths) == {'glb', 'obj', 'ply', 'stl', 'sheet', 'mp4', 'cameras', 'report'}
+    assert set(paths) == {'glb', 'obj', 'ply', 'stl', 'facts', 'sheet', 'mp4', 'cameras', 'report'}
     assert all(path.stat().st_size > 0 and path.parent == folder for path in paths.values())
-    for part in ('density grid', 'mesh,', 'texture 256', 'sheet', 'turntable', 'report'):
+    for part in ('density grid', 'mesh,', 'texture 256', 'silhouettes', 'sheet', 'turntable', 'report'):
         assert any(line.startswith(f'export: {part}') and line.endswith(' s') for line in lines), part
 
 

@@ -4,7 +4,7 @@ import analytic_assets
 import numpy as np
 import pytest
 
-from t3d.export import assets
+from t3d.export import extraction, meshes
 from t3d.export import texture as textures
 from t3d.geom import meshing
 
@@ -58,8 +58,8 @@ def test_dilation_takes_the_nearest_colour():
 def sphere():
     asset = analytic_assets.sphere(0.6)
     densities = meshing.density_grid(asset.field, asset.scene, 1.0, 64)
-    mesh, _ = assets.extract(asset, densities, faces=3000, log=silent)
-    lines = []
+    mesh, _ = extraction.extract(asset, densities, faces=3000, log=silent)
+    lines, mesh = [], meshes.creased(mesh)
     return mesh, textures.bake(asset, mesh, 256, step=2.0 / 64, log=lines.append), lines
 
 

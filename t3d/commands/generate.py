@@ -3,7 +3,10 @@
 from t3d.commands import outputs
 
 # of export.assets
-OPTIONS = ('formats', 'texture', 'faces', 'grid', 'threshold', 'frames', 'size', 'render_size', 'gif', 'images')
+OPTIONS = (
+    *('formats', 'texture', 'faces', 'grid', 'threshold', 'origin', 'height', 'light'),
+    *('frames', 'size', 'render_size', 'gif', 'images'),
+)
 
 
 def flags(command) -> None:
@@ -58,8 +61,8 @@ def run(args) -> None:
     prompts = outputs.all_prompts(args, loaded.config) if named else []
     asked = requests.make(prompts, image, views)
     loaded.system.check(asked)
-    publish.check(loaded.config)  # a name that nobody has is said before anything is made
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name, None) is not None}
+    publish.check(loaded.config, options.get('light', 'baked'))  # what nobody has is said before anything is made
     if 'formats' in options:
         options['formats'] = tuple(options['formats'])
     print(f'{loaded.config.system} from {loaded.name}, step {loaded.step}: {len(asked)} prompts, seeds {seeds} -> {args.out}')

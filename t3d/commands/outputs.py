@@ -10,6 +10,7 @@ RANGES = {
     'faces': Whole(4, 10**8, 'triangles at most'),
     'grid': Whole(8, 1024, 'cells per side of the density grid'),
     'threshold': Real(0.0, 1e6, 'density of the surface', above=True),
+    'height': Real(0.0, 1e6, 'metres', above=True),
     'frames': Whole(0, 10**5, 'of the turntable; 0: none'),
     'size': Whole(16, 8192, 'pixels of the turntable'),
     'render_size': Whole(8, 4096, 'pixels rendered before scaling to --size'),
@@ -35,6 +36,13 @@ def meshes(command) -> None:
     command.add_argument('--texture', type=int, help='texels per side, 0 for vertex colours')
     command.add_argument('--faces', type=int, help='triangles at most')
     command.add_argument('--threshold', type=float, help='density of the surface (default: the one that fits the renders)')
+    command.add_argument(
+        '--origin', choices=('scene', 'floor'), help="y = 0 of the files: the scene's middle, or the mesh's base"
+    )
+    command.add_argument('--height', type=float, metavar='METRES', help='of the mesh in the files, from its base to its top')
+    command.add_argument(
+        '--light', choices=('baked', 'removed'), help="in the colours, or divided out where the data's is known"
+    )
 
 
 def views(command) -> None:

@@ -3,23 +3,23 @@
 `write` makes everything, `write_meshes` and `write_views` a part.
 """
 
+import json
 import math
 import pathlib
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from t3d.core import environment, files
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field
-from t3d.export import beside, camera_file, meshes, report, video
+from t3d.export import beside, camera_file, extraction, mesh_pictures, meshes, placing, report, sides, video
 from t3d.export import texture as textures
 from t3d.geom import cameras, meshing
 
 SHEET_VIEWS = (('front', 0.0, None), ('right', 90.0, None), ('back', 180.0, None), ('left', 270.0, None), ('top', 0.0, 75.0))
-
-NEAREST = 1e-3  # scene units: what is nearer to the camera, or behind it, is not drawn
-NEEDLESS = 3  # marching cubes makes this many times the faces the shape needs: at a third the surface moves by 1/100 cell
 
 
 def write(
@@ -36,6 +36,9 @@ def write(
     gif=False,
     images=False,
     threshold=None,
+    origin='scene',
+    height=None,
+    light=None,
     views=None,
     report_info=None,
     log=print,
@@ -46,37 +49,31 @@ def write(
       asset: what a system's `generate` returned.
       formats: of {'glb', 'obj', 'ply', 'stl'}; the GLB is always written, the report shows it.
       texture: side of the texture in texels; 0 for vertex colours only.
-      faces: upper bound of the mesh's triangles.
+      faces: upper bound of the mesh's triangles; flat sides take fewer.
       grid: cells per side of the density grid.
       frames: of the turntable, at 30 per second; 0 for none.
       size: height of the video, the next even number where it is odd; each frame is three squares of it side by side.
       render_size: height at which frames are rendered; ffmpeg scales them up to `size`.
       gif: also write turntable.gif (colour only, at the rendered size).
       images: also write the frames as images/0000.png ... (colour only, at the rendered size).
-      threshold: density of the surface; None chooses the one that matches the render.
+      threshold: density of the surface, everywhere; None: the one that matches the render, with lower ones for thin parts.
+      origin, height: of the mesh files, as of `placing.of`: 'scene' or 'floor', and metres or None for scene units.
+      light: what to divide out of the colours, as of `texture.surface_colors`; None leaves the light of the pictures in.
       views: a core.outputs.Views that the asset was made of: written too (cameras.json is theirs then, and turntable.json that
         of the turntable), and compared with the field and the mesh from the same cameras.
       report_info: dict of report.write's `metrics`, `config`, `environment`, `title`, `subtitle`; any may be missing.
 
     Returns:
-      paths by name: 'glb' ..., 'mp4', 'gif', 'images', 'views' (folders), 'sheet', 'beside', 'cameras', 'report'.
+      paths by name: 'glb' ..., 'facts', 'mp4', 'gif', 'images', 'views' (folders), 'sheet', 'beside', 'cameras', 'report'.
     """
     check_formats(formats)
+    placing.check(origin, height)
     if frames and not gif:
         video.ffmpeg()  # its absence is better known before the work than after it
     out, clock = pathlib.Path(out_dir), _Clock(log)
     densities = _densities(asset, grid, clock)
-    mesh, facts, paths = _mesh_files(
-        asset,
-        densities,
-        out,
-        formats=('glb', *formats),
-        texture=texture,
-        faces=faces,
-        threshold=threshold,
-        clock=clock,
-        log=log,
-    )
+    wanted = _Wanted(('glb', *formats), texture, faces, threshold, origin, height, light)
+    mesh, facts, paths = _mesh_files(asset, densities, out, wanted, clock, log)
     paths['sheet'] = write_sheet(asset, mesh, densities, out / 'sheet.png', size=min(size, max(render_size, 256)))
     clock.lap('sheet')
     if frames:
@@ -86,11 +83,10 @@ def write(
         clock.lap(f'turntable of {frames} frames')
     if views is not None:
         paths |= {**beside.write_views(views, out), 'beside': out / 'beside.png'}
-        facts |= beside.write(asset, mesh, densities, views, draw_mesh, paths['beside'])
+        facts |= beside.write(asset, mesh, densities, views, paths['beside'])
         clock.lap(f'beside {len(views.images)} views')
     info = dict(report_info or {})
     info.setdefault('environment', environment.summary())
-    facts['texture'] = f'{texture} x {texture}' if texture else 'vertex colours'
     pictures = {'sheet': paths['sheet'], 'beside': paths.get('beside'), 'video': paths.get('mp4', paths.get('gif'))}
     paths['report'] = report.write(out / 'report.html', prompt=asset.prompt, **pictures, glb=paths['glb'], facts=facts, **info)
     clock.lap('report')
@@ -99,22 +95,26 @@ def write(
 
 
 def write_meshes(
-    asset: Field, out_dir, *, formats=('glb',), texture=1024, faces=40_000, grid=128, threshold=None, log=print
+    asset: Field,
+    out_dir,
+    *,
+    formats=('glb',),
+    texture=1024,
+    faces=40_000,
+    grid=128,
+    threshold=None,
+    origin='scene',
+    height=None,
+    light=None,
+    log=print,
 ) -> dict[str, pathlib.Path]:
-    """The mesh alone, in the formats asked for; arguments as of `write`. Returns paths by format."""
+    """The mesh alone, in the formats asked for; arguments as of `write`. Returns paths by format, and 'facts'."""
     check_formats(formats)
+    placing.check(origin, height)
     clock = _Clock(log)
-    _, _, paths = _mesh_files(
-        asset,
-        _densities(asset, grid, clock),
-        pathlib.Path(out_dir),
-        formats=formats,
-        texture=texture,
-        faces=faces,
-        threshold=threshold,
-        clock=clock,
-        log=log,
-    )
+    densities = _densities(asset, grid, clock)
+    wanted = _Wanted(tuple(formats), texture, faces, threshold, origin, height, light)
+    _, _, paths = _mesh_files(asset, densities, pathlib.Path(out_dir), wanted, clock, log)
     log(f'export: {out_dir} in {clock.total():.1f} s')
     return paths
 
@@ -149,41 +149,55 @@ def _densities(asset: Field, grid: int, clock: '_Clock') -> np.ndarray:
     return densities
 
 
-def _mesh_files(asset, densities, out: pathlib.Path, *, formats, texture, faces, threshold, clock, log):
-    """(Mesh, facts about it, paths by format) with the files written."""
-    mesh, facts = extract(asset, densities, faces=faces, threshold=threshold, log=log)
-    clock.lap(f'mesh, {len(mesh.faces)} faces')
-    if texture:
-        mesh = textures.bake(asset, mesh, texture, step=2.0 * asset.bound / densities.shape[0], log=log)
-        clock.lap(f'texture {texture}')
+class _Wanted(NamedTuple):
+    """The mesh files asked for; as of `write`."""
+
+    formats: tuple[str, ...]
+    texture: int
+    faces: int
+    threshold: float | None
+    origin: str
+    height: float | None
+    light: Callable | None
+
+
+def _mesh_files(asset, densities, out: pathlib.Path, wanted: _Wanted, clock, log):
+    """(Mesh in scene units, facts about it, paths by name) with the files written, and mesh.json."""
+    level_set = extraction.surface(asset, densities, threshold=wanted.threshold, log=log)
+    options, formats, made = {'most': wanted.faces, 'log': log}, dict.fromkeys(wanted.formats), {}
+    if not wanted.texture or 'ply' in formats:  # a PLY has the colours of its vertices
+        mesh, facts = extraction.coloured(asset, level_set, light=wanted.light, **options)
+        made['ply'] = mesh = meshes.creased(mesh)
+        clock.lap(f'mesh, {facts["faces"]} faces with colours')
+    if wanted.texture:
+        mesh, facts = extraction.plain(asset, level_set, **options)
+        clock.lap(f'mesh, {facts["faces"]} faces')
+        baking = {'step': level_set.cell, 'light': wanted.light, 'log': log}
+        mesh = textures.bake(asset, meshes.creased(mesh), wanted.texture, **baking)
+        facts |= {'texture': f'{wanted.texture} x {wanted.texture}', 'charts': mesh.charts}
+        clock.lap(f'texture {wanted.texture}')
+    else:
+        facts['texture'] = 'none: vertex colours'
+    comparison = sides.compare(asset, mesh, densities)
+    log(f'mesh: {sides.sentence(comparison)}')
+    clock.lap('silhouettes')
+    place = placing.of(mesh, wanted.origin, wanted.height)
     out.mkdir(parents=True, exist_ok=True)
-    paths = {kind: meshes.write(mesh, out / f'mesh.{kind}') for kind in dict.fromkeys(formats)}
+    paths = {kind: meshes.write(placing.placed(made.get(kind, mesh), place), out / f'mesh.{kind}') for kind in formats}
+    facts = {**level_set.facts, **facts, **_frame(wanted, place), 'silhouettes': sides.sentence(comparison)}
+    paths['facts'] = out / 'mesh.json'
+    known = {'prompt': asset.prompt, 'name': mesh.name, **facts, 'silhouettes': comparison._asdict(), 'place': place._asdict()}
+    files.write(paths['facts'], json.dumps(known, indent=1, ensure_ascii=False))
     clock.lap('mesh files')
     return mesh, facts, paths
 
 
-def extract(asset: Field, densities: np.ndarray, *, faces: int, threshold: float | None = None, log=print):
-    """(Mesh with vertex colours, facts about it as a dict) of a density grid."""
-    if threshold is None:
-        threshold = meshing.choose_threshold(densities, asset.bound, log)
-    filled = meshing.fill_cavities(densities, threshold)
-    vertices, triangles = meshing.surface(filled, threshold, asset.bound)
-    vertices, triangles = meshes.clean(vertices, triangles, log=log)
-    raw = len(triangles)
-    vertices, triangles = meshes.simplify(vertices, triangles, min(faces, raw // NEEDLESS))
-    normals = meshes.smooth_normals(vertices, triangles)
-    colors = textures.surface_colors(asset, vertices, -normals, step=2.0 * asset.bound / densities.shape[0])
-    facts = {
-        'threshold': float(threshold),
-        'density': f'{densities.min():.4g} to {densities.max():.4g}',
-        'faces': len(triangles),
-        'faces before simplification': raw,
-        'volume': meshes.volume(vertices, triangles),
-        'size x y z': ' x '.join(f'{side:.3f}' for side in np.ptp(vertices, axis=0)),
-        'frame': 'y up, front +z, scene units (a GLB viewer reads metres)',
-        'colours': 'sRGB, with the lighting that the model learned',
-    }
-    return meshes.Mesh(vertices, triangles, normals, colors, name=meshes.name_of(asset.prompt)), facts
+def _frame(wanted: _Wanted, place: placing.Place) -> dict[str, str]:
+    """What a report says of a mesh's units, origin and colours."""
+    units = 'scene units (a GLB viewer reads metres)' if wanted.height is None else f'metres, {wanted.height:g} high'
+    floor = ', base at y = 0' if wanted.origin == 'floor' else ''
+    light = 'with the lighting that the model learned' if wanted.light is None else 'the light of the data divided out'
+    return {'frame': f'y up, front +z{floor}, {units}', 'colours': f'sRGB, {light}'}
 
 
 def write_turntable(
@@ -241,7 +255,7 @@ def write_sheet(asset: Field, mesh: meshes.Mesh, densities, path: pathlib.Path, 
     images = video.panels(rendered, normals, video.depth_limits(asset, densities))
     drawn = np.stack(
         [
-            draw_mesh(mesh, np.asarray(pose), np.asarray(lens), size)
+            mesh_pictures.draw_mesh(mesh, np.asarray(pose), np.asarray(lens), size)
             for pose, lens in zip(views.world_from_cam, views.intrinsics)
         ]
     )
@@ -271,31 +285,6 @@ def _sheet_cameras(level: float, radius: float, fov: float) -> cameras.Cameras:
     azimuths = np.radians([azimuth for _, azimuth, _ in SHEET_VIEWS])
     elevations = np.array([level if angle is None else math.radians(angle) for _, _, angle in SHEET_VIEWS])
     return cameras.orbit(azimuths, elevations, radius, fov)
-
-
-def draw_mesh(mesh: meshes.Mesh, world_from_cam, intrinsics, size: int | tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3]: the mesh's own colours (texture or vertices), unlit, over white; a z-buffer in numpy.
-
-    Faces that reach behind the camera are left out. `size` is that of `video.render_views`.
-    """
-    height, width = (size, size) if isinstance(size, int) else size
-    shape = 2 * height, 2 * width  # drawn at twice the size and averaged, against stairs at the outline
-    local = (mesh.vertices - world_from_cam[:3, 3]) @ world_from_cam[:3, :3]
-    faces = mesh.faces[np.all(local[mesh.faces, 2] > NEAREST, axis=-1)]
-    uv = local @ intrinsics.T
-    places = uv[:, :2] / np.where(uv[:, 2:] > NEAREST, uv[:, 2:], 1.0) * shape[::-1]
-    pixel, face, weights = textures.rasterize(places, faces, shape, depth=local[:, 2])
-    weights = weights / local[faces[face], 2]  # perspective: interpolate attribute / z
-    weights /= weights.sum(-1, keepdims=True)
-    image = np.full((shape[0] * shape[1], 3), 255, np.uint8)
-    if mesh.texture is not None:
-        st = np.einsum('kf,kfc->kc', weights, mesh.uv[faces[face]])
-        side = np.array(mesh.texture.shape[1::-1])
-        at = np.clip((st * [1, -1] + [0, 1]) * side, 0, side - 1).astype(int)
-        image[pixel] = mesh.texture[at[:, 1], at[:, 0]]
-    elif mesh.colors is not None:
-        image[pixel] = np.round(np.einsum('kf,kfc->kc', weights, mesh.colors[faces[face]].astype(float)))
-    return np.round(image.reshape(height, 2, width, 2, 3).mean((1, 3))).astype(np.uint8)
 
 
 # ------------------------------------------------------------------------------------------------------------- odds, ends

@@ -7,14 +7,14 @@ import numpy as np
 
 from t3d.core import files
 from t3d.core.outputs import Field, Views
-from t3d.export import meshes, sheets, video
+from t3d.export import mesh_pictures, meshes, sheets, video
 from t3d.geom import cameras, silhouettes
 
 MOST = 8  # views on the sheet, spread over all
 TOLERANCE = 0.04  # of the background of views without alpha
 
 
-def write(asset: Field, mesh: meshes.Mesh, densities, views: Views, draw, path: pathlib.Path) -> dict[str, float]:
+def write(asset: Field, mesh: meshes.Mesh, densities, views: Views, path: pathlib.Path) -> dict[str, float]:
     """Writes the sheet (rows: the views, the field, the mesh; columns: cameras) and returns the facts.
 
     Silhouettes are compared as IoU at half opacity, the mean over views; colours as mean absolute difference in [0, 1] over
@@ -23,22 +23,22 @@ def write(asset: Field, mesh: meshes.Mesh, densities, views: Views, draw, path: 
     Args:
       mesh: what was written.
       densities: the density grid of the asset.
-      draw: `(mesh, world_from_cam, intrinsics, size) -> uint8 [H, W, 3]` over white: `assets.draw_mesh`.
     """
     images = np.asarray(views.images, np.float32)
     alpha, _, background = silhouettes.alpha_of(images, TOLERANCE)
     posed = cameras.Cameras(np.asarray(views.world_from_cam), np.asarray(views.intrinsics))
     size = images.shape[1:3]
     frames = video.render_views(asset, posed, size, grid=densities)
-    black = mesh._replace(texture=None, colors=np.zeros((len(mesh.vertices), 3), np.uint8))
-    drawn, holes = (
-        np.stack([draw(one, pose, lens, size) for pose, lens in zip(posed.world_from_cam, posed.intrinsics)])
-        / np.float32(255.0)
-        for one in (mesh, black)
-    )
-    rows = {'view': silhouettes.over(images, background), 'field': frames.rgb, 'mesh': drawn - holes * (1.0 - background)}
+    poses = zip(posed.world_from_cam, posed.intrinsics, strict=True)
+    drawn = np.stack([mesh_pictures.draw_mesh(mesh, pose, lens, size) for pose, lens in poses]) / np.float32(255.0)
+    covered = mesh_pictures.coverage(mesh, posed, size)
+    rows = {
+        'view': silhouettes.over(images, background),
+        'field': frames.rgb,
+        'mesh': drawn - (1.0 - covered[..., None]) * (1.0 - background),
+    }
     facts = {}
-    for name, opacity in (('mesh', 1.0 - holes[..., 0]), ('field', frames.opacity)):
+    for name, opacity in (('mesh', covered), ('field', frames.opacity)):
         union = (alpha > 0.5) | (opacity > 0.5)
         facts[f'{name} and views: silhouette IoU'] = silhouettes.iou(alpha, opacity)
         facts[f'{name} and views: colour error'] = silhouettes.colour_error(rows['view'], rows[name], union)

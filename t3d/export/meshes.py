@@ -1,11 +1,12 @@
-"""Triangle meshes on their way to a file: clean, simplify, smooth normals, and GLB, OBJ, PLY and STL writers.
+"""Triangle meshes on their way to a file: clean, normals, and GLB, OBJ, PLY and STL writers.
 
-World as everywhere: y up, front +z, scene units read as metres, which is glTF's frame as it stands.
+World as everywhere: y up, front +z, scene units read as metres (or scaled by export.placing): glTF's frame as it stands.
 Colours are sRGB bytes, here and in every file but one: the vertex colours of a GLB are linear, as glTF 2.0 wants them (section
 3.7.2.1); its textures are sRGB.
 """
 
 import io
+import math
 import pathlib
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from t3d.core import files
 from t3d.core.errors import UsageError
 
 FORMATS = ('glb', 'obj', 'ply', 'stl')
+CREASE = math.radians(40.0)  # between faces: sharper edges are not shaded over
 
 
 class Mesh(NamedTuple):
@@ -26,6 +28,7 @@ class Mesh(NamedTuple):
     colors: np.ndarray | None = None  # uint8 [N, 3] sRGB
     uv: np.ndarray | None = None  # float32 [N, 2] in [0, 1], v upwards
     texture: np.ndarray | None = None  # uint8 [T, T, 3] sRGB, row 0 at v = 1
+    charts: int = 0  # of the texture
     name: str = 't3d'  # of the object in a GLB or OBJ: printable, without white space
 
 
@@ -51,6 +54,32 @@ def smooth_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
             total[:, axis] += np.bincount(faces[:, corner], weights=cross[:, axis], minlength=len(vertices))
     length = np.linalg.norm(total, axis=-1, keepdims=True)
     return np.where(length > 1e-20, total / np.maximum(length, 1e-20), [0.0, 1.0, 0.0]).astype(np.float32)
+
+
+def creased(mesh: Mesh, crease: float = CREASE) -> Mesh:
+    """The mesh with its vertices doubled along creases, so that flat sides beside an edge are shaded as flat.
+
+    The normal of a face's corner is the mean, weighted by area, of the faces around its vertex that turn from the face by less
+    than `crease` radians. Corners of one vertex and one normal stay one vertex.
+    """
+    cross, area = face_areas(mesh.vertices, mesh.faces)
+    unit = cross / np.maximum(2.0 * area, 1e-300)[:, None]
+    flat = mesh.faces.reshape(-1)  # vertex of each of 3 M corners
+    order = np.argsort(flat, kind='stable')
+    starts = np.searchsorted(flat[order], np.arange(len(mesh.vertices) + 1))
+    counts = np.diff(starts)[flat]  # corners at the vertex of each corner
+    corner = np.repeat(np.arange(len(flat)), counts)
+    other = order[starts[flat[corner]] + np.arange(len(corner)) - np.repeat(np.cumsum(counts) - counts, counts)]
+    near = np.einsum('kc,kc->k', unit[corner // 3], unit[other // 3]) >= math.cos(crease)
+    corner, other = corner[near], other[near]
+    total = np.stack([np.bincount(corner, cross[other // 3, axis], len(flat)) for axis in range(3)], -1)
+    normals = total / np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), 1e-300)
+    keys = np.column_stack([flat, np.round(normals * 1e4)])
+    _, index, faces = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    split = flat[index]
+    colors = None if mesh.colors is None else mesh.colors[split]
+    faces, normals = faces.reshape(-1, 3).astype(np.int32), normals[index].astype(np.float32)
+    return mesh._replace(vertices=mesh.vertices[split], faces=faces, normals=normals, colors=colors)
 
 
 def components(faces: np.ndarray, count: int) -> np.ndarray:
@@ -83,18 +112,6 @@ def compact(vertices, faces) -> tuple[np.ndarray, np.ndarray]:
     """The same faces over only the vertices they use."""
     used, index = np.unique(faces, return_inverse=True)
     return vertices[used], index.reshape(-1, 3).astype(np.int32)
-
-
-def simplify(vertices, faces, target: int = 40_000) -> tuple[np.ndarray, np.ndarray]:
-    """At most about `target` faces by quadric edge collapse (fast-simplification)."""
-    if len(faces) <= target:
-        return vertices, faces
-    import fast_simplification
-
-    vertices, faces = fast_simplification.simplify(
-        np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32), target_count=int(target)
-    )[:2]
-    return compact(np.asarray(vertices, np.float32), np.asarray(faces, np.int32))
 
 
 # --------------------------------------------------------------------------------------------------------------- writing

@@ -20,8 +20,8 @@ REACH = 6  # cells: how deep below the surface `surface_colors` looks
 SAMPLES = 8  # along that way
 
 
-def unwrap(vertices, faces, normals, size: int, log=print) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An atlas of charts: (vertex index [N'], faces [M, 3] over N', uv float32 [N', 2] with v upwards).
+def unwrap(vertices, faces, normals, size: int, log=print) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """An atlas of charts: (vertex index [N'], faces [M, 3] over N', uv float32 [N', 2] with v upwards, number of charts).
 
     Vertices on chart borders are doubled: `vertices[index]` are the positions of the new ones. xatlas works in a process of
     its own while this one prints how long it has been at it.
@@ -49,7 +49,7 @@ def unwrap(vertices, faces, normals, size: int, log=print) -> tuple[np.ndarray, 
         index, unwrapped, uv, charts = (arrays[name] for name in ('index', 'faces', 'uv', 'charts'))
     log(f'texture: {charts} charts in {time.perf_counter() - started:.1f} s')
     uv = np.stack([uv[:, 0], 1.0 - uv[:, 1]], -1).astype(np.float32)
-    return index.astype(np.int64), unwrapped.astype(np.int32), uv
+    return index.astype(np.int64), unwrapped.astype(np.int32), uv, int(charts)
 
 
 def rasterize(xy: np.ndarray, faces: np.ndarray, size: tuple[int, int], depth=None, chunk: int = 2**22):
@@ -102,7 +102,7 @@ def _barycentric(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.stack([u, v, w], -1)
 
 
-def bake(asset, mesh: Mesh, size: int, *, step: float, chunk: int = 2**16, log=print) -> Mesh:
+def bake(asset, mesh: Mesh, size: int, *, step: float, light=None, chunk: int = 2**16, log=print) -> Mesh:
     """`mesh` with uv and a texture of the field's colour at the surface.
 
     Args:
@@ -110,32 +110,41 @@ def bake(asset, mesh: Mesh, size: int, *, step: float, chunk: int = 2**16, log=p
       mesh: without uv.
       size: texture side, texels.
       step: width of a grid cell, scene units; see `surface_colors`.
+      light: see `surface_colors`.
     """
-    index, faces, uv = unwrap(mesh.vertices, mesh.faces, mesh.normals, size, log)
+    index, faces, uv, charts = unwrap(mesh.vertices, mesh.faces, mesh.normals, size, log)
     vertices, normals = mesh.vertices[index], mesh.normals[index]
     pixel, face, weights = rasterize(np.stack([uv[:, 0], 1.0 - uv[:, 1]], -1) * size, faces, (size, size))
     points = np.einsum('kf,kfc->kc', weights, vertices[faces[face]])
     inward = -np.einsum('kf,kfc->kc', weights, normals[faces[face]])
-    colors = surface_colors(asset, points, inward, step=step, chunk=chunk)
+    colors = surface_colors(asset, points, inward, step=step, light=light, chunk=chunk)
     texture = np.zeros((size * size, 3), np.uint8)
     covered = np.zeros(size * size, bool)
     texture[pixel], covered[pixel] = colors, True
     texture = dilate(texture.reshape(size, size, 3), covered.reshape(size, size))
     log(f'texture: {size} x {size}, {len(pixel) / size**2:.0%} covered by the charts')
     colors = mesh.colors[index] if mesh.colors is not None else None
-    return Mesh(vertices, faces, normals, colors, uv, texture, mesh.name)
+    return Mesh(vertices, faces, normals, colors, uv, texture, charts, mesh.name)
 
 
-def surface_colors(asset, points, inward, *, step: float, chunk: int = 2**16) -> np.ndarray:
+def surface_colors(asset, points, inward, *, step: float, light=None, chunk: int = 2**16) -> np.ndarray:
     """sRGB bytes [K, 3] that a short ray along the inward normal would see at surface points.
 
     Samples from half a step outside to REACH steps inside are composited with the field's own density and divided by their
     opacity, so that the texture shows what the render shows, and not the untrained colour of the air in front. Where all
     stays transparent it is the colour at the surface.
+
+    Args:
+      light: `(outward unit normals [K, 3]) -> [K]`, the factor by which the display colours that the asset learned were lit;
+        colours are divided by it. None leaves the light in.
     """
     parts = []
     for start in range(0, len(points), chunk):
-        here = _fill(points[start : start + chunk], chunk), _fill(inward[start : start + chunk], chunk)
+        lit = np.ones(len(points[start : start + chunk]))
+        if light is not None:
+            normals = -inward[start : start + chunk]
+            lit = light(normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12))
+        here = (_fill(rows, chunk) for rows in (points[start : start + chunk], inward[start : start + chunk], lit[:, None]))
         parts.append((_surface_colors(asset.field, asset.scene, *here, jnp.float32(step)), min(chunk, len(points) - start)))
     if not parts:
         return np.zeros((0, 3), np.uint8)
@@ -148,7 +157,7 @@ def _fill(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _surface_colors(field, scene, points, inward, step):
+def _surface_colors(field, scene, points, inward, light, step):
     offsets = jnp.linspace(-0.5, REACH, SAMPLES, dtype=jnp.float32) * step
     samples = points + offsets[:, None, None] * inward  # [S, K, 3]
     density, rgb = field(scene, samples.reshape(-1, 3))
@@ -158,6 +167,7 @@ def _surface_colors(field, scene, points, inward, step):
     opacity = jnp.sum(weights, 0)[:, None]
     surface = field(scene, points)[1]
     color = jnp.where(opacity > 1e-2, jnp.sum(weights[..., None] * rgb, 0) / jnp.maximum(opacity, 1e-2), surface)
+    color = color / jnp.maximum(light, 1e-3)
     return jnp.round(jnp.clip(color, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 

@@ -68,7 +68,7 @@ def render_views(asset, views: cameras.Cameras, size: int | tuple[int, int], *, 
     values = []
     for start in range(0, len(pixels), chunk):
         block = pixels[start : start + chunk]
-        rays = _pixel_rays(matrices, lenses, np.resize(block, chunk), shape)
+        rays = pixel_rays(matrices, lenses, np.resize(block, chunk), shape)
         values.append(_render(asset.render, asset.scene, rays))  # dispatched ahead: the host builds the next rays meanwhile
     values = np.concatenate([np.asarray(value) for value in values])[: len(pixels)]
     flat = np.zeros((touched.size, 5), np.float32)
@@ -98,7 +98,7 @@ def _picture(picture, shape, scene, views):
     return jax.image.resize(images, (images.shape[0], *shape, 3), 'bilinear')
 
 
-def _pixel_rays(matrices, lenses, index, shape: tuple[int, int]) -> Rays:
+def pixel_rays(matrices, lenses, index, shape: tuple[int, int]) -> Rays:
     """Rays through pixel centres given by their flat index into [V, H, W]; numpy, so that nothing is compiled."""
     height, width = shape
     view, row, column = index // (height * width), index // width % height, index % width
@@ -207,7 +207,7 @@ def normal_maps(frames: Frames, views: cameras.Cameras, gradient, bound: float) 
 
     matrices, lenses, shape = np.asarray(views.world_from_cam), np.asarray(views.intrinsics), frames.rgb.shape[1:3]
     hit = np.flatnonzero(frames.opacity > 0.02)
-    rays = _pixel_rays(matrices, lenses, hit, shape)
+    rays = pixel_rays(matrices, lenses, hit, shape)
     cell = 2.0 * bound / gradient.shape[0]
     points = rays.origins + rays.directions * (frames.depth.reshape(-1)[hit, None] - cell)
     where = ((points + bound) / cell - 0.5).T

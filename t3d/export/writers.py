@@ -12,7 +12,7 @@ import numpy as np
 
 from t3d.core import environment, outputs, tables
 from t3d.core.errors import UsageError
-from t3d.export import assets, beside, clouds, meshes, report, sheets
+from t3d.export import assets, beside, clouds, mesh_pictures, meshes, placing, report, sheets
 
 FORMATS = {
     'field': meshes.FORMATS,
@@ -33,6 +33,7 @@ def write(output: outputs.Output, out, *, report_info: Mapping | None = None, lo
     """
     kind = outputs.kind_of(output)
     check_formats(kind, options.get('formats') or ())
+    check_place(kind, options)
     writer = own(options) or WRITERS[kind]
     return writer(output, pathlib.Path(out), report_info=report_info, log=log, **_taken(writer, options))
 
@@ -46,10 +47,11 @@ def meshes_of(output: outputs.Output, out, *, log=print, **options) -> dict[str,
     """The 3D files alone: meshes of a field or mesh, the PLY of splats or points. Returns paths by format."""
     kind, out = outputs.kind_of(output), pathlib.Path(out)
     check_formats(kind, options.get('formats') or ())
+    check_place(kind, options)
     if kind == 'field':
         return assets.write_meshes(output, out, log=log, **_taken(assets.write_meshes, options))
     if kind == 'mesh':
-        mesh, out = _on_host(output), pathlib.Path(out)
+        mesh = _placed(output, options.get('origin') or 'scene', options.get('height'))
         return {name: meshes.write(mesh, out / f'mesh.{name}') for name in options.get('formats') or ('glb',)}
     if kind in ('splats', 'points'):
         return {'ply': CLOUDS[kind](output, out / f'{kind}.ply')}
@@ -71,6 +73,16 @@ def check_formats(kind: str, formats) -> None:
         raise UsageError(f'format {unknown[0]!r}: {kind} can be written as {", ".join(FORMATS[kind])}.')
 
 
+def check_place(kind: str, options: Mapping) -> None:
+    """Raises UsageError for an origin, a height or a light that an output of this kind has no place for."""
+    placing.check(options.get('origin') or 'scene', options.get('height'))
+    for name, kinds in (('origin', ('field', 'mesh')), ('height', ('field', 'mesh')), ('light', ('field',))):
+        value = options.get(name)
+        if kind not in kinds and value not in (None, 'scene'):
+            shown = f' {value}' if isinstance(value, str | int | float) else ''
+            raise UsageError(f'--{name}{shown} is of the mesh of a {kinds[0]}, and this system makes {kind}: leave it out.')
+
+
 def options_of(kind: str, command: str = 'generate') -> set[str]:
     """Names of the options of a command for outputs of a kind."""
     functions = {'generate': assets.write, 'export': assets.write_meshes, 'render': assets.write_views}
@@ -88,11 +100,11 @@ def _field(output: outputs.Field, out, *, report_info, log, **options):
     return assets.write(output, out, report_info=report_info, log=log, **_taken(assets.write, options))
 
 
-def _mesh(output: outputs.Mesh, out, *, report_info, log, formats=('glb',)):
-    mesh = _on_host(output)
-    paths = {name: meshes.write(mesh, out / f'mesh.{name}') for name in dict.fromkeys(('glb', *formats))}
+def _mesh(output: outputs.Mesh, out, *, report_info, log, formats=('glb',), origin='scene', height=None):
+    mesh, stands = _on_host(output), _placed(output, origin, height)
+    paths = {name: meshes.write(stands, out / f'mesh.{name}') for name in dict.fromkeys(('glb', *formats))}
     views = assets.sheet_views(bound=float(np.abs(mesh.vertices).max()))
-    drawn = [assets.draw_mesh(mesh, pose, lens, 256) for pose, lens in zip(*views, strict=True)]
+    drawn = [mesh_pictures.draw_mesh(mesh, pose, lens, 256) for pose, lens in zip(*views, strict=True)]
     paths['sheet'] = _sheet(out, output.prompt, [np.stack(drawn)], [name for name, _, _ in assets.SHEET_VIEWS])
     facts = {'faces': len(mesh.faces), 'volume': meshes.volume(mesh.vertices, mesh.faces), 'frame': 'y up, front +z, metres'}
     return _reported(paths, out, output, report_info, facts, paths['glb'])
@@ -152,4 +164,9 @@ def _on_host(output: outputs.Mesh) -> meshes.Mesh:
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise UsageError(f'the mesh has triangles of vertices {faces.min()} to {faces.max()}, and {len(vertices)} vertices.')
     colors = None if output.colors is None else sheets.to_uint8(output.colors)
-    return meshes.Mesh(vertices, faces, meshes.smooth_normals(vertices, faces), colors)
+    return meshes.Mesh(vertices, faces, meshes.smooth_normals(vertices, faces), colors, name=meshes.name_of(output.prompt))
+
+
+def _placed(output: outputs.Mesh, origin: str, height: float | None) -> meshes.Mesh:
+    mesh = _on_host(output)
+    return placing.placed(mesh, placing.of(mesh, origin, height))

@@ -14,18 +14,23 @@ from t3d.core import config as configs
 from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Output, Request, Views
+from t3d.data import sets
 from t3d.export import writers
 from t3d.geom import cameras
 from t3d.inference import loading
 
 DEVICE_NAMES = {'con', 'prn', 'aux', 'nul', *(f'{kind}{n}' for kind in ('com', 'lpt') for n in range(10))}  # of Windows
+LIGHTS = ('baked', 'removed')
 OPENED = ('report.html', 'sheet.png', 'image.png')  # of an asset's folder, the first that is there
 
 
-def check(config) -> None:
-    """Raises UsageError where a config's `export` section names a writer that nobody has, or a lift that takes no views."""
+def check(config, light: str = 'baked') -> None:
+    """Raises UsageError for what a config's `export` section names and cannot be, a writer that nobody has or a lift that takes
+    no views, and for a light that `light_of` refuses.
+    """
     export = config.get('export', {})
     writers.own(export)
+    light_of(config, light)
     spec = export.get('lift', '')
     if spec:
         posed = cameras.orbit(np.zeros(1), np.zeros(1), 3.0, 0.7)
@@ -34,6 +39,23 @@ def check(config) -> None:
             _lifting(spec).system.check([Request(views=view)])
         except (UsageError, FileNotFoundError) as error:
             raise UsageError(f'export.lift={spec!r}: {error}') from error
+
+
+def light_of(config, light: str = 'baked'):
+    """What divides the light out of colours, as of `texture.surface_colors`: None for 'baked', the set's light for 'removed'.
+
+    Raises: UsageError for another word, and where nothing is known of the light of the pictures that a config's model learned.
+    """
+    if light not in LIGHTS:
+        raise UsageError(configs.unknown(light, LIGHTS, 'light'))
+    if light == 'baked':
+        return None
+    name = config.get('data', {}).get('name', '')
+    known = sets.light(name)
+    if known is None:
+        learned = f'the pictures of its data set {name}' if name else 'what it learned, for it has no data set'
+        raise UsageError(f'--light removed: {config.system} does not know the light of {learned}. Leave it out: --light baked.')
+    return known
 
 
 def assets(
@@ -72,7 +94,7 @@ def asset(
     info = {'config': configs.flatten(loaded.config), 'metrics': metrics, 'subtitle': subtitle}
     info = {name: value for name, value in info.items() if value is not None}
     beside = {} if views is None else {'views': views}
-    options = {**_lift_options(loaded, made is not output), **_options(loaded, settings)}
+    options = _lit(loaded, {**_lift_options(loaded, made is not output), **_options(loaded, settings)})
     return writers.write(made, folder, report_info=info, log=log, **{**options, **beside})
 
 
@@ -112,9 +134,9 @@ def to_open(folder: pathlib.Path) -> pathlib.Path:
 def mesh_files(
     loaded: loading.Loaded, requests: list[Request | str], out, *, seeds=(0,), log=print, **settings
 ) -> list[pathlib.Path]:
-    """The 3D files alone, as `assets` places them; options of writers.meshes_of. Returns the files."""
+    """The 3D files alone, as `assets` places them; options of writers.meshes_of. Returns the files, but for mesh.json."""
     written = _part(writers.meshes_of, loaded, requests, out, seeds, log, settings)
-    return [path for paths in written for path in paths.values()]
+    return [path for paths in written for name, path in paths.items() if name != 'facts']
 
 
 def turntables(
@@ -129,9 +151,8 @@ def _part(writer, loaded, requests, out, seeds, log, settings) -> list[dict[str,
     written = []
     for request, output, seed, folder in _each(loaded, requests, out, seeds, log):
         made, _ = lifted(loaded, request, output, seed, log)
-        written.append(
-            writer(made, folder, log=log, **{**_lift_options(loaded, made is not output), **_options(loaded, settings)})
-        )
+        options = _lit(loaded, {**_lift_options(loaded, made is not output), **_options(loaded, settings)})
+        written.append(writer(made, folder, log=log, **options))
     return written
 
 
@@ -157,6 +178,13 @@ def _once(requests: list[Request | str]) -> list[Request]:
 def _options(loaded: loading.Loaded, settings: dict) -> dict:
     """The config's `export` section, then what was given."""
     return {**{name: value for name, value in loaded.config.get('export', {}).items() if name != 'prompts'}, **settings}
+
+
+def _lit(loaded: loading.Loaded, settings: dict) -> dict:
+    """The options with the function that `light` names in its place, and without it where it is baked."""
+    light = light_of(loaded.config, settings.get('light', 'baked'))
+    others = {name: value for name, value in settings.items() if name != 'light'}
+    return others if light is None else {**others, 'light': light}
 
 
 def options(command: str, loaded: loading.Loaded, settings: dict) -> dict:

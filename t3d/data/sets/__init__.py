@@ -1,7 +1,7 @@
 """The table of data sets: name -> module. Each has `open_set(data, split)`, a random-access source of posed records.
 
 A record is {'captions': (text, ...), 'image' uint8 [V, H, W, 4] straight alpha, 'world_from_cam' [V, 4, 4], 'intrinsics'
-[V, 3, 3], and what else the set knows: 'depth', 'name', 'attributes'}.
+[V, 3, 3], and what else the set knows: 'depth', 'name', 'attributes'}. A set whose pictures are lit in a known way has `light`.
 """
 
 from t3d.core import tables
@@ -39,6 +39,13 @@ def open_solids(data, split: str):
             'of its pictures set rays.truth=pixels, and loss.depth=0 where it has no depth.'
         )
     return module.open_solids(data, split)
+
+
+def light(name: str):
+    """`(outward unit normals [N, 3]) -> [N]`, the factor by which a set's display colours are lit; None where none is known."""
+    return (
+        None if name in ('', *OTHERS) else getattr(tables.find(name, SETS, 'data set (data.name)', 'open_set'), 'light', None)
+    )
 
 
 def procedural(name: str):

@@ -8,9 +8,11 @@ import numpy as np
 
 from t3d.core import files
 from t3d.core.errors import UsageError
+from t3d.data.sets import shapes
 from t3d.data.sets.furniture_views import DEPTH_STEP
 
 VERSION = '1.1.8'  # of the format, then that of the library (1.8)
+light = shapes.light  # that of data/sets/raycast.py, on the side that is seen
 SIZES = 'sizes.json'  # bytes of every file of a finished build, to notice truncation
 
 

@@ -12,6 +12,7 @@ from t3d.core.errors import UsageError
 from t3d.data.sets import patterns, shapes, toy
 
 WORDS = toy.WORDS
+light = toy.light
 
 
 def mask(points: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from t3d.data.sets import shapes, toy
 PATTERNS = ('plain', 'stripes', 'checks', 'dots')
 NAMES = {'stripes': 'striped', 'checks': 'checked', 'dots': 'dotted'}  # in captions
 WORDS = tuple(sorted({*toy.WORDS, *NAMES.values()}))
+light = toy.light
 BAND, CELL = 0.25, 0.35  # scene units: half a period of stripes and of checks
 DOT, APART = 0.16, 0.52  # radius and distance of dots on a large object; both fall with the root of the scale
 STRENGTH, GREY_STRENGTH = 0.75, 0.5  # how far the second tone is from a hue, or from black and white, towards the other end

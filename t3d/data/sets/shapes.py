@@ -243,10 +243,14 @@ def _cone(o, d):
 _HIT = {'sphere': _sphere, 'cube': _cube, 'cylinder': _cylinder, 'cone': _cone}
 
 
+def light(normal: np.ndarray) -> np.ndarray:
+    """Brightness [R], from 0.4 to 1, of outward normals [R, 3]: hemispheric ambient and one fixed light."""
+    return AMBIENT + SKY * normal[:, 1] + KEY * np.maximum(normal @ LIGHT, 0.0)
+
+
 def shade(albedo: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """Lit colour [R, 3] in [0, 1]: hemispheric ambient and one fixed light, the same from every side."""
-    light = AMBIENT + SKY * normal[:, 1:2] + KEY * np.maximum(normal @ LIGHT, 0.0)[:, None]
-    return np.clip(albedo * light, 0.0, 1.0)
+    """Lit colour [R, 3] in [0, 1], the same from every side."""
+    return np.clip(albedo * light(normal)[:, None], 0.0, 1.0)
 
 
 def palette(scene: Scene) -> np.ndarray:

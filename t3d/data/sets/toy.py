@@ -13,6 +13,7 @@ from t3d.data.sets import shapes
 RIGS = ('free', 'ring', 'canonical')
 ELEVATION = (-0.2, 0.9)  # radians, of free cameras: low and high
 WORDS = shapes.WORDS
+light = shapes.light
 
 
 def camera_arrays(azimuth: np.ndarray, elevation: np.ndarray, radius: float, fov: float):
