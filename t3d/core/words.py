@@ -68,7 +68,7 @@ COMMANDS = {  # a command: other names for it
     'eval': 'evaluate evaluation test score scores metrics validate val fid',
     'sample2d': 'txt2img text2img image images picture sd',
     'weights': 'weight share upload pack checkpoint',
-    'plan': 'estimate fit fits memory capacity budget topology pod',
+    'plan': 'estimate fits memory capacity budget topology pod',
     'bench': 'benchmark benchmarks speed profile time perf',
     'data': 'dataset datasets build prepare preprocess download',
     'configs': 'config list ls variants models',
