@@ -78,7 +78,7 @@ def test_unknown_config_lists_the_known_ones():
 def test_unknown_variant_is_a_usage_error():
     with pytest.raises(UsageError, match='there are tiny, .*, pod_sds$'):  # none is near
         configs.load('instant3d:huge')
-    with pytest.raises(UsageError, match=r"'tinny' of instant3d: there are tiny, .*, pod\. Did you mean 'tiny'\?"):
+    with pytest.raises(UsageError, match=r"'tinny' of instant3d: there are tiny, .*, pod_sds\. Did you mean 'tiny'\?"):
         configs.load('instant3d:tinny')
 
 
