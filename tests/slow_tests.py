@@ -62,9 +62,7 @@ SLOW = {
     'test_traced.py': (  # instant3d
         'test_every_system_can_be_kept[ganfusion_diffusion]',
         'test_every_system_can_be_kept[ganfusion_gan]',
-        'test_every_system_can_be_kept[guided_mv]',
         'test_every_system_can_be_kept[image_diffusion]',
-        'test_every_system_can_be_kept[mvdiffusion]',
         'test_every_system_can_be_kept[renderdiffusion]',
     ),
     'test_triplane_unet.py': (  # kind0
@@ -90,9 +88,7 @@ SLOW = {
     'test_x64.py': (  # instant3d
         'test_a_system_keeps_to_32_bits[ganfusion_diffusion]',
         'test_a_system_keeps_to_32_bits[ganfusion_gan]',
-        'test_a_system_keeps_to_32_bits[guided_mv]',
         'test_a_system_keeps_to_32_bits[image_diffusion]',
-        'test_a_system_keeps_to_32_bits[mvdiffusion]',
         'test_a_system_keeps_to_32_bits[renderdiffusion]',
         'test_values_are_those_of_32_bits[heun]',
         'test_values_are_those_of_32_bits[ddpm]',
