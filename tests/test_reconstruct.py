@@ -18,6 +18,7 @@ from t3d.core import config as configs
 from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Request
+from t3d.data.layouts import world
 from t3d.data.sets import posed, shapes
 from t3d.export import beside
 from t3d.fields import fitting
@@ -176,6 +177,36 @@ def test_nerfstudio_files_are_z_up_and_name_pictures_without_an_ending(tmp_path)
     np.testing.assert_allclose(read.intrinsics, some.intrinsics, atol=1e-5)
 
 
+@pytest.mark.parametrize('up', world.TURNS)
+@pytest.mark.parametrize('convention', ['opengl', 'opencv'])
+def test_files_that_name_their_axes_are_read_in_them(tmp_path, up, convention):
+    some = small.views(count=2)
+    beside.write_views(some, tmp_path)
+    document = json.loads((tmp_path / 'cameras.json').read_text())
+    turn = np.eye(4)
+    turn[:3, :3] = world.TURNS[up]
+    axes = np.diag([1.0, -1.0, -1.0, 1.0]) if convention == 'opengl' else np.eye(4)
+    for frame, pose in zip(document['frames'], some.world_from_cam):
+        frame['transform_matrix'] = (turn.T @ pose @ axes).tolist()
+        frame['file_path'] = frame['file_path'].replace('/', '\\')
+    (tmp_path / 'cameras.json').write_text(json.dumps(document | {'up': up, 'convention': convention}))
+    np.testing.assert_allclose(requests.read_views(str(tmp_path)).world_from_cam, some.world_from_cam, atol=1e-5)
+
+
+def test_a_mask_beside_a_picture_is_its_background_and_exif_turns_no_posed_picture(tmp_path):
+    some = small.views(count=2)
+    beside.write_views(some, tmp_path)
+    document = json.loads((tmp_path / 'cameras.json').read_text())
+    turned, sheet = Image.Exif(), (np.arange(32 * 32 * 3) % 251).astype(np.uint8).reshape(32, 32, 3)
+    turned[0x0112] = 6
+    Image.fromarray(sheet).save(tmp_path / 'views' / '000.png', exif=turned)
+    Image.new('L', (32, 32), 51).save(tmp_path / 'mask.png')
+    document['frames'][0]['mask_path'] = 'mask.png'
+    (tmp_path / 'cameras.json').write_text(json.dumps(document))
+    read = requests.read_views(str(tmp_path)).images[0]
+    np.testing.assert_allclose(read, np.dstack([sheet / 255.0, np.full((32, 32), 0.2)]), atol=1e-6)
+
+
 def damage(tmp_path, change):
     beside.write_views(small.views(count=2), tmp_path)
     document = json.loads((tmp_path / 'cameras.json').read_text())
@@ -187,13 +218,23 @@ def damage(tmp_path, change):
     'change, message',
     [
         (lambda d: d.pop('frames'), 'names no pictures'),
-        (lambda d: d['frames'][1].pop('file_path'), 'frame 1 names no file_path'),
-        (lambda d: d['frames'][1].pop('transform_matrix'), 'frame 1 is damaged'),
-        (lambda d: d['frames'][0].update(transform_matrix=[[1]]), 'frame 0 is damaged'),
-        (lambda d: d['frames'][0].update(fl_x=0), 'frame 0 is damaged'),
-        (lambda d: d['frames'][0].update(w=0), 'frame 0 is damaged'),
-        (lambda d: d['frames'].append(3), 'frame 2 is damaged'),
-        (lambda d: d['frames'][0].update(file_path='views/none.png'), 'no such file'),
+        (lambda d: [frame.pop('file_path') for frame in d['frames']], 'as of a video: `t3d generate --images` writes frames'),
+        (lambda d: d['frames'][1].pop('file_path'), 'frame 1 has no file_path'),
+        (lambda d: d['frames'][1].pop('transform_matrix'), r'frame 1 .* has no transform_matrix'),
+        (lambda d: d['frames'][0].update(transform_matrix=[[1]]), r'frame 0 .* has shape'),
+        (lambda d: d['frames'][0].update(transform_matrix=(2.0 * np.eye(4)).tolist()), r'frame 0 .* the last row of the pose'),
+        (lambda d: d['frames'][0].update(transform_matrix=np.diag([2.0, 2, 2, 1]).tolist()), r'frame 0 .* not orthonormal'),
+        (lambda d: d['frames'][0].update(transform_matrix=np.diag([-1.0, 1, 1, 1]).tolist()), r'frame 0 .* a mirrored frame'),
+        (lambda d: d['frames'][0].update(fl_x=0), r'frame 0.* are none of a camera'),
+        (lambda d: d['frames'][0].update(w=0), r'frame 0.* are none of a camera'),
+        (lambda d: d['frames'][0].update(w=64, h=32), r'frame 0.* the picture has 32 x 32: another shape'),
+        (lambda d: d['frames'].append(3), 'frame 2 is a int'),
+        (lambda d: d['frames'][0].update(file_path='views/none.png'), r'none\.png is missing'),
+        (lambda d: d['frames'][0].update(file_path='../views/000.png'), 'leads out of its folder'),
+        (lambda d: d.update(k1=0.1), 'has k1=0.1: lenses that bend straight lines are not read'),
+        (lambda d: d.update(camera_model='OPENCV_FISHEYE'), "camera_model 'OPENCV_FISHEYE': lenses that bend"),
+        (lambda d: d.update(up='up'), "up 'up': wanted one of"),
+        (lambda d: d.update(convention='blender'), "convention 'blender': wanted opengl or opencv"),
     ],
 )
 def test_a_damaged_folder_is_refused_in_one_sentence(tmp_path, change, message):

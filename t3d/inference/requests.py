@@ -1,15 +1,13 @@
 """What people ask for, as requests: prompts, and the image file or folder of posed pictures that some systems read."""
 
-import math
 import pathlib
 import sys
 
 import numpy as np
 
-from t3d.core import files, strict_json
+from t3d.core import files
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Request, Views
-from t3d.geom import cameras
 
 CAMERAS = ('cameras.json', 'transforms.json')  # of a folder of posed pictures, the first that is there
 MOST = 4096  # pictures of one folder
@@ -68,34 +66,34 @@ def read_views(folder: str) -> Views:
     Raises:
       UsageError: nothing there, or not what is wanted; with what to do.
     """
+    from t3d.data.layouts import scene, transforms, world
+    from t3d.data.sets import posed_images
+
     place = pathlib.Path(folder)
     path = next((place / name for name in CAMERAS if (place / name).is_file()), None)
     if path is None:
         return _of_layout(place)
-    document = strict_json.loads(path.read_bytes(), str(path))
-    frames = document.get('frames') if isinstance(document, dict) else None
+    frames = scene.load_json(path).get('frames')
     if not isinstance(frames, list) or not 0 < len(frames) <= MOST:
         raise UsageError(f'{path} names no pictures: wanted a list `frames` of 1 to {MOST}, each with file_path.')
-    images, poses, lenses = [], [], []
-    for number, frame in enumerate(frames):
-        where = f'{path}, frame {number}'
-        try:
-            images.append(read_image(str(_picture(place, {**document, **frame}, where)), where + ':'))
-            poses.append(_pose(frame, document))
-            lenses.append(_lens({**document, **frame}, images[-1].shape[1::-1]))
-        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            if isinstance(error, UsageError):
-                raise
-            raise UsageError(
-                f'{where} is damaged ({type(error).__name__}: {error}): wanted file_path, transform_matrix of 4 x 4 numbers, '
-                'and fl_x or camera_angle_x.'
-            ) from error
+    if not any(isinstance(frame, dict) and 'file_path' in frame for frame in frames) and not scene.numbered(place):
+        raise UsageError(f'{path} names no pictures, as of a video: `t3d generate --images` writes frames that are named.')
+    seen = transforms.read(path, 'nerfstudio' if path.name == CAMERAS[1] else 'ours')
+    if seen.faults:
+        raise UsageError(seen.faults[0])
+    images, lenses = [], []
+    for view in seen.views:
+        picture = posed_images.decoded(view)
+        images.append(np.asarray(picture, np.float32) / 255.0)
+        lenses.append(view.lens(*picture.size))
         if images[-1].shape != images[0].shape:
             sizes = [f'{one.shape[1]} x {one.shape[0]}' for one in (images[0], images[-1])]
-            raise UsageError(f'{where} is of {sizes[1]} pixels, the first of {sizes[0]}: scale them to one size.')
+            raise UsageError(f'{view.image} is of {sizes[1]} pixels, the first of {sizes[0]}: scale them to one size.')
+    poses = np.stack([view.world_from_cam for view in seen.views])
+    poses[:, :3] = np.asarray(world.TURNS[seen.up.rstrip('?')], np.float64) @ poses[:, :3]
     images = np.stack(images)
     images = images if images[..., 3].min() < 1.0 else images[..., :3]
-    return Views(place.resolve().name, images, np.stack(poses), np.stack(lenses))
+    return Views(place.resolve().name, images, poses.astype(np.float32), np.stack(lenses).astype(np.float32))
 
 
 def _of_layout(place: pathlib.Path) -> Views:
@@ -117,37 +115,3 @@ def _of_layout(place: pathlib.Path) -> Views:
     images = np.asarray(record['image'], np.float32) / 255.0
     images = images if images[..., 3].min() < 1.0 else images[..., :3]
     return Views(record['name'], images, record['world_from_cam'], record['intrinsics'])
-
-
-def _picture(place: pathlib.Path, frame: dict, where: str) -> pathlib.Path:
-    """The file that a frame names; NeRF's synthetic scenes leave the ending out."""
-    if not isinstance(frame.get('file_path'), str):
-        raise UsageError(f'{where} names no file_path; `t3d generate --images` writes frames that are named.')
-    path = place / frame['file_path']
-    return path if path.is_file() or path.suffix else path.with_suffix('.png')
-
-
-def _pose(frame: dict, document: dict) -> np.ndarray:
-    """world_from_cam [4, 4] float32 of a frame; y up where the document says so, else z up."""
-    matrix = np.asarray(frame['transform_matrix'], np.float64)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-        raise ValueError(f'transform_matrix of shape {matrix.shape}, or not finite')
-    turned = cameras.from_opengl if document.get('up') == '+y' else cameras.from_blender
-    return np.asarray(turned(matrix), np.float32)
-
-
-def _lens(frame: dict, size: tuple[int, int]) -> np.ndarray:
-    """Intrinsics [3, 3] float32, divided by the size, of a frame whose numbers are for `w` x `h` pixels, or for `size`."""
-    width, height = float(frame.get('w', size[0])), float(frame.get('h', size[1]))
-    if 'fl_x' in frame:
-        x = float(frame['fl_x']) / width
-        y = float(frame['fl_y']) / height if 'fl_y' in frame else x * width / height
-    else:
-        x = 0.5 / math.tan(0.5 * float(frame['camera_angle_x']))
-        y = x * width / height
-    lens = np.array(
-        [[x, 0.0, float(frame.get('cx', 0.5 * width)) / width], [0.0, y, float(frame.get('cy', 0.5 * height)) / height]]
-    )
-    if not np.isfinite(lens).all() or min(x, y) <= 0.0:
-        raise ValueError('a focal length that is not above 0')
-    return np.concatenate([lens, [[0.0, 0.0, 1.0]]]).astype(np.float32)

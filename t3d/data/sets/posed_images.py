@@ -72,7 +72,7 @@ def load(view: View, known: Geometry, size: int) -> np.ndarray:
     """
     from PIL import Image
 
-    picture = _decoded(view)
+    picture = decoded(view)
     left, top, side = known.window
     low_x, low_y = int(np.ceil(max(-left, 0.0))), int(np.ceil(max(-top, 0.0)))
     high_x = int(np.ceil(max(left + side - picture.width, 0.0)))
@@ -88,8 +88,8 @@ def load(view: View, known: Geometry, size: int) -> np.ndarray:
     return np.array(picture.resize((size, size), method, box))  # of RGBA Pillow weighs colours by alpha
 
 
-def _decoded(view: View):
-    """The whole picture as RGBA."""
+def decoded(view: View):
+    """The whole picture as a PIL image of RGBA: its mask, if it has one, is the alpha."""
     from PIL import Image
 
     with _opened(view.image) as opened:
