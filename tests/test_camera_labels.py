@@ -126,6 +126,16 @@ def test_other_conventions_are_refused_with_what_mends_them(name, wrong):
     check(mended, intrinsics)
 
 
+@pytest.mark.parametrize('number', [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused(number):
+    pose, intrinsics = SETS[next(iter(SETS))]
+    for spoilt in (0, 1):
+        arrays = [np.array(pose), np.array(intrinsics)]
+        arrays[spoilt][2, 0, 0] = number
+        with pytest.raises(UsageError, match=r'the set, label of 2\.png: NaN or infinite numbers\. \(1 of '):
+            check(*arrays)
+
+
 @pytest.mark.parametrize(
     'factor, unit', [(1000.0, 'millimetres'), (100.0, 'centimetres'), (39.37, 'inches'), (0.001, 'kilometres')]
 )

@@ -62,6 +62,12 @@ def check_labels(labels: np.ndarray, names: list[str], where: str) -> None:
     """
     pose, lens = labels[:, :16].reshape(-1, 4, 4), labels[:, 16:].reshape(-1, 3, 3)
     rotation = pose[:, :3, :3]
+    finite = np.isfinite(labels).all(1)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        raise UsageError(
+            f'{where}, label of {names[first]}: NaN or infinite numbers. ({int((~finite).sum())} of {len(labels)} labels.)'
+        )
     off = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max((1, 2))
     determinant = np.linalg.det(rotation)
     last_rows = np.abs(pose[:, 3] - [0, 0, 0, 1]).max(1) + np.abs(lens[:, 2] - [0, 0, 1]).max(1)
