@@ -1,5 +1,7 @@
 """Captioners against objects whose words are known."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -281,5 +283,9 @@ def test_folders_that_hold_no_blip_are_named(blip, tmp_path):
         captioners.make('blip-vqa', toy_config())
     with pytest.raises(UsageError, match='lacks config.json, model.safetensors, tokenizer.json or vocab.txt'):
         captioners.make('blip', toy_config(), weights=tmp_path)
+    damaged = shutil.copytree(blip['BlipForQuestionAnswering'][0], tmp_path / 'damaged')
+    (damaged / 'config.json').write_text('{"model_type": ')
+    with pytest.raises(UsageError, match='damaged/config.json is damaged'):
+        captioners.make('blip-vqa', toy_config(), weights=damaged)
     with pytest.raises(UsageError, match='is of BlipForQuestionAnswering: give .*BlipForConditionalGeneration'):
         captioners.make('blip', toy_config(), weights=blip['BlipForQuestionAnswering'][0])

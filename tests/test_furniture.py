@@ -228,6 +228,13 @@ def test_damage_is_named_and_repaired_by_the_same_command(built, tmp_path, capsy
     source = furniture_source.FurnitureSource(tmp_path, split)
     with pytest.raises(ValueError, match=r'does not read back as it was written .* delete the folder'):
         [source[index] for index in range(len(source))]
+    for name in (furniture_source.SIZES, 'dataset_info.json', 'features.json'):
+        good = (folder / name).read_bytes()
+        for damage in (b'[' * len(good), b'[]'.ljust(len(good)), b'{}'.ljust(len(good)), b'\xff' * len(good)):
+            (folder / name).write_bytes(damage)
+            with pytest.raises(ValueError, match='run `t3d data build furniture` again|is no JSON'):
+                furniture_source.FurnitureSource(tmp_path, split)
+        (folder / name).write_bytes(good)
     data.write_bytes(whole[:1000])
     with pytest.raises(ValueError, match=f'has 1000 bytes, but {len(whole)} were written: it is truncated.* again'):
         furniture_source.FurnitureSource(tmp_path, split)

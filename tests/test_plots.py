@@ -50,6 +50,8 @@ def test_curves_of_a_run_folder(tmp_path, capsys):
 
     rows = [{'step': 5, 'loss': 2.0, 'perf/x': 1.0}, {'step': 10, 'loss': 1.5}, {'step': 10, 'loss': 1.0, 'loss/rgb': 0.5}]
     (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    with open(tmp_path / 'metrics.jsonl', 'ab') as file:  # killed in the middle of a line, and what no run writes
+        file.write(b'\n[1]\n{"loss": 3.0}\n{"step": 11, "loss": "x"}\n\xff\n{"step": 12, "lo')
     series = plots.history(tmp_path)
     assert series['loss'][0].tolist() == [5, 10] and series['loss'][1].tolist() == [2.0, 1.0]
     assert list(plots.chosen(series, [])) == ['loss', 'loss/rgb'] == list(plots.chosen(series, ['loss*']))

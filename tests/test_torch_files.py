@@ -194,6 +194,12 @@ def test_wrong_folders_say_what_they_are(tmp_path):
         torch_files.read_config(tmp_path)
 
 
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_settings_files_that_an_editor_has_saved_are_read(tmp_path, encoding):
+    (tmp_path / 'config.json').write_bytes('{"name": "Würfel",\r\n"size": 8}\r\n'.encode(encoding))
+    assert torch_files.read_config(tmp_path) == {'name': 'Würfel', 'size': 8}
+
+
 def test_digest(tmp_path):
     (tmp_path / 'x').write_bytes(b'abc')
     assert torch_files.digest(tmp_path / 'x') == 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'

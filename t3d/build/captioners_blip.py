@@ -8,13 +8,13 @@ layout with model.safetensors, for example of Salesforce/blip-vqa-base. Nothing 
 import collections
 import difflib
 import functools
-import json
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from t3d.checkpoint import torch_files
 from t3d.core import files
 from t3d.core.errors import UsageError
 from t3d.data.sets import captions
@@ -170,8 +170,6 @@ class Blip:
     def __init__(self, weights, kind: str):
         self.folder = check(weights, kind)
         torch, transformers = _libraries()
-        from t3d.checkpoint import torch_files
-
         options = {'local_files_only': True}
         self._torch = torch
         self._tokenizer = transformers.BertTokenizer.from_pretrained(str(self.folder), **options)
@@ -206,9 +204,9 @@ def pixels(images: np.ndarray, size: tuple[int, int], mean, std) -> np.ndarray:
 
 def _preprocessing(folder: pathlib.Path) -> dict:
     """size (height, width), mean and std of a folder; BLIP's where it says nothing."""
-    path = folder / 'preprocessor_config.json'
-    stored = json.loads(path.read_text()) if path.is_file() else {}
-    size = stored.get('size', json.loads((folder / 'config.json').read_text()).get('vision_config', {}).get('image_size', 384))
+    name = 'preprocessor_config.json'
+    stored = torch_files.read_config(folder, name) if (folder / name).is_file() else {}
+    size = stored.get('size', torch_files.read_config(folder).get('vision_config', {}).get('image_size', 384))
     size = (size['height'], size['width']) if isinstance(size, dict) else (size, size)
     return {'size': size, 'mean': stored.get('image_mean', MEAN), 'std': stored.get('image_std', STD)}
 
@@ -228,7 +226,7 @@ def check(weights, kind: str) -> pathlib.Path:
         missing.append(' or '.join(TOKENIZERS))
     if missing:
         raise UsageError(f'{folder} lacks {", ".join(missing)}: give {needed}.')
-    config = json.loads((folder / 'config.json').read_text())
+    config = torch_files.read_config(folder)
     if config.get('model_type') != 'blip' or config.get('architectures', [kind]) != [kind]:
         what = ', '.join(config.get('architectures') or [str(config.get('model_type'))])
         raise UsageError(f'{folder} is of {what}: give {needed}.')

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from t3d.core import text as texts
 from t3d.core.errors import UsageError
 
 STEMS = ('diffusion_pytorch_model', 'model')  # diffusers, transformers
@@ -98,7 +99,7 @@ def read_config(folder, name: str = 'config.json') -> dict:
     if not path.is_file():
         raise BadWeights(f'no {name} in {folder}. {_what_is_there(pathlib.Path(folder))}')
     try:
-        config = json.loads(path.read_text(encoding='utf-8'))
+        config = json.loads(texts.decode(path.read_bytes()))
     except (ValueError, RecursionError) as error:
         raise BadWeights(f'{path} is damaged ({error}): copy it again.') from error
     if not isinstance(config, dict):

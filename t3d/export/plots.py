@@ -1,6 +1,5 @@
 """Line plots as PNG, of logs and of guidance sweeps, for documentation; drawn with Pillow, which is here anyway."""
 
-import json
 import math
 import pathlib
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
+from t3d.export import report
 
 SIZE = (640, 400)
 BOX = (60, 40, 460, 350)  # left, top, right, bottom of the axes
@@ -139,9 +139,10 @@ def history(run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     if not path.exists():
         raise FileNotFoundError(f'{path} does not exist: give the folder of a run (t3d train ... --workdir RUN).')
     rows = {}
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        rows[row.pop('step')] = row
+    for row in report.read_metrics(path):  # without lines cut short
+        if isinstance(row.get('step'), int):
+            step = row.pop('step')
+            rows[step] = {name: value for name, value in row.items() if isinstance(value, int | float)}
     names = sorted({name for row in rows.values() for name in row})
     steps = sorted(rows)
     curves = {name: [(step, rows[step][name]) for step in steps if name in rows[step]] for name in names}

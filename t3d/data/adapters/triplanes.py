@@ -240,7 +240,7 @@ def refuse_other(config, folder, manifest: dict) -> None:
             f'pairs of {folder} were made with ({manifest["generator_sha256"][:12]}): its planes are not what the captions '
             "say. Set given.generator=''."
         )
-    refuse_other_meaning(configs.from_json((place / 'config.json').read_text()), folder, manifest)
+    refuse_other_meaning(configs.read(place / 'config.json'), folder, manifest)
 
 
 def refuse_other_meaning(theirs, folder, manifest: dict) -> None:

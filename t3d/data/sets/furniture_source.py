@@ -1,12 +1,11 @@
 """Reading built `furniture` data (data/sets/furniture.py): where it lives, whether it is whole, access to its records."""
 
-import json
 import os
 import pathlib
 
 import numpy as np
 
-from t3d.core import files
+from t3d.core import files, strict_json
 from t3d.core.errors import UsageError
 from t3d.data.sets import shapes
 from t3d.data.sets.furniture_views import DEPTH_STEP
@@ -26,7 +25,10 @@ def check(folder: pathlib.Path) -> None:
     again = 'run `t3d data build furniture` again with the same arguments'
     if not (folder / SIZES).is_file():
         raise UsageError(f'{folder} is no finished furniture build ({SIZES} is missing): {again}.')
-    for name, size in json.loads((folder / SIZES).read_text()).items():
+    sizes = strict_json.loads((folder / SIZES).read_bytes(), str(folder / SIZES))
+    if not isinstance(sizes, dict) or not sizes:
+        raise UsageError(f'{folder / SIZES} lists no files: it was changed; {again}.')
+    for name, size in sizes.items():
         file = folder / name
         if not file.is_file():
             raise UsageError(f'{file} is missing: {again}.')
@@ -84,7 +86,13 @@ class FurnitureSource:
 
         self.folder = find(path, size, variants)
         check(self.folder)
-        builder = tfds.builder_from_directory(str(self.folder))
+        try:
+            builder = tfds.builder_from_directory(str(self.folder))
+        except Exception as error:  # of JSON, of protobuf, of their own: files of the right size, changed inside
+            reason = ' '.join(str(error).split())[:200] or type(error).__name__
+            raise UsageError(
+                f'{self.folder} is damaged ({reason}): delete it and run `t3d data build furniture` again.'
+            ) from error
         if split not in builder.info.splits:
             raise UsageError(f'split={split!r} of {self.folder}: choose one of {", ".join(builder.info.splits)}.')
         self.split = split
