@@ -234,6 +234,10 @@ FAULTS = {  # what stands in a config file, and what is said of it
     'def get_config(variant="a"):\n  raise ValueError("no")\n': 'line 2: ValueError: no',
     'def get_config(variant):\n  return {}\n': 'wants a variant: give one',
     'def get_config(variant="a"):\n  return {1: 2}\n': 'returned is no config',
+    'def get_config(variant="a"):\n  return {"data.name": "toy"}\n': 'but the key data.name contains one',
+    'def get_config(variant="a"):\n  a = {}\n  a["a"] = a\n  return a\n': 'a dictionary that holds itself',
+    'def get_config(variant="a"):\n  raise SystemExit("bye")\n': 'line 2: SystemExit: bye',
+    'import sys\nsys.exit(3)\n': 'line 2: SystemExit: 3',
     'def get_config(variant="a"):\n  return {"seed": {1, 2}}\n': 'seed={1, 2}: wanted a whole number',
     'def get_config(variant="a"):\n  return {"mine": {1, 2}}\n': 'mine={1, 2}: wanted plain data',
     'def get_config(variant="a"):\n  return {"mine": float("nan")}\n': 'mine=nan: wanted plain data',
@@ -241,7 +245,11 @@ FAULTS = {  # what stands in a config file, and what is said of it
 }
 OWN = 'from configs import instant3d\ndef get_config(variant="tiny"):\n  config = instant3d.get_config(variant)\n'
 FAULTS |= {
-    OWN + '  config.optimizer.lr = 1.0\n  return config\n': 'line 4: AttributeError: ',
+    OWN + '  config.optimizer.lr = 1.0\n  return config\n': (
+        "line 4: unknown config key 'lr'. Did you mean 'optimizer.learning_rate'?"
+    ),
+    OWN + '  config.btach = 1\n  return config\n': "line 4: unknown config key 'btach'. Did you mean 'batch'?",
+    OWN + '  config.nokey = 1\n  return config\n': "line 4: unknown config key 'nokey'. Keys are fixed",
     OWN + '  config.unlock()\n  config.optimizer.lr = 1.0\n  return config\n': (
         "unknown config key 'optimizer.lr' of instant3d. Did you mean 'optimizer.learning_rate'?"
     ),

@@ -231,8 +231,10 @@ def _from_file(path: pathlib.Path, variant: str):
         if all(isinstance(key, str) for key in config):
             return config
         error = 'keys that are no names'
-    except (TypeError, AttributeError, KeyError) as fault:
+    except (TypeError, AttributeError, KeyError, ValueError) as fault:  # a dot in a name, among others
         error = fault
+    except RecursionError:
+        error = 'a dictionary that holds itself'
     raise UsageError(f'what get_config of {path} returned is no config ({error}): wanted names and plain values.')
 
 

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 
-from t3d.core import words
+from t3d.core import limits, words
 from t3d.core.errors import UsageError
 
 EXAMPLE = "for example `from configs import instant3d; config = instant3d.get_config('tiny')`, changed and returned"
@@ -49,7 +49,7 @@ def get_config(path: pathlib.Path, variant: str) -> Mapping:
         raise UsageError(f'get_config of {path} {"takes no variant" if variant else "wants a variant"}: {advice}.') from error
     try:
         tree = function(*arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a config file may parse a command line of its own
         listed = str(error).partition('there are')[2]
         if not isinstance(error, ValueError) or 'variant' not in str(error) or not listed:
             raise _fault(path, error) from error
@@ -73,7 +73,7 @@ def module(path: pathlib.Path):
     except SyntaxError as error:
         near = f': {error.text.strip()}' if error.text else ''
         raise UsageError(f'{error.filename or path}, line {error.lineno or "?"}: {error.msg}{near}') from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _fault(path, error) from error
     finally:
         sys.path.remove(root)
@@ -111,9 +111,14 @@ def variants(path: pathlib.Path) -> list[str]:
     return []
 
 
-def _fault(path: pathlib.Path, error: Exception) -> UsageError:
+def _fault(path: pathlib.Path, error: BaseException) -> UsageError:
     """The error of a config file that raised: its last line in that file, or the one of a file that it reads."""
     lines = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in lines if pathlib.Path(frame.filename).resolve() == path.resolve()] or lines[-1:]
     text = ' '.join(str(error).split()) or 'no message'
+    if added := re.search(r'Key "(.*?)" does not exist and cannot be added', text):  # of a ConfigDict; it goes on with all keys
+        meant = words.key(added[1]) or next(iter(difflib.get_close_matches(added[1], limits.LIMITS, 1, 0.65)), '')
+        meant = next((key for key in limits.LIMITS if key == meant or key.endswith(f'.{meant}')), '') if meant else ''
+        hint = f'Did you mean {meant!r}?' if meant else 'Keys are fixed: change the values of those that are there.'
+        return UsageError(f'{path}, line {own[-1].lineno}: unknown config key {added[1]!r}. {hint}')
     return UsageError(f'{path}, line {own[-1].lineno}: {type(error).__name__}: {text[:300]}')
