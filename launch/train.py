@@ -40,7 +40,7 @@ def main(argv=None) -> int:
     try:
         parsing.held(args, RANGES)
         if args.workdir is not None:
-            parsing.writable(args.workdir, '--workdir')
+            parsing.run_folder(args.workdir)
         config = configs.load(args.config, overrides)
 
         import jax
@@ -66,6 +66,8 @@ def main(argv=None) -> int:
         given = loading.open_given(config, args.workdir, kept_first=False)
         train.check_names(config)
         system, data = checked.prepare(config, given)  # before the run: a wrong config leaves no folder
+        if jax.process_count() == 1:  # many leave the assets to `t3d generate`
+            train.check_prompts(system, config)
         options = {
             'system': system,
             'data': data,

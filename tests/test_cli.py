@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -220,6 +221,16 @@ def test_weights_and_info(capsys):
     assert 'shared: instant3d tiny, step 2' in text and 'parameters' in text and 'words it knows (24): a an black' in text
 
 
+@pytest.mark.parametrize('damage', [b'', b'{"psnr": ', b'[1]', b'\xff\xfe\x00', b'[' * 10_000])
+def test_damaged_scores_cost_info_no_other_line(capsys, tmp_path, damage):
+    folder = shutil.copytree(small_run.folder(), tmp_path / 'run')
+    (folder / 'scores.json').write_bytes(b'{"psnr": 27.5}')
+    assert 'psnr: 27.5' in said(capsys, 'info', 'run')
+    (folder / 'scores.json').write_bytes(damage)
+    text = said(capsys, 'info', 'run')
+    assert 'words it knows (24): a an black' in text and 'scores: ' in text and 'run/scores.json' in text
+
+
 def test_info_of_a_system_that_reads_no_words(capsys, monkeypatch):
     monkeypatch.setattr(loading, 'load', lambda folder: small_triplanes.loaded()._replace(folder=pathlib.Path('nowhere')))
     text = said(capsys, 'info', 'gan')
@@ -244,3 +255,12 @@ def test_configs_lists_files_and_variants(capsys):
     text = said(capsys, 'configs')
     assert 'configs/instant3d.py  Instant3D: text to a triplane in one pass.' in text
     assert all(f'`{name}`' in text for name in ('tiny', 'scenes', 'furniture', 'base', 'pod'))
+
+
+@pytest.mark.parametrize('content', [b'\xff\xfe odd', b'a = "\0"', b'def f(:\n', b'(' * 500])
+def test_a_file_of_ones_own_that_is_no_config_hides_no_other(capsys, tmp_path, content):
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs' / 'mine.py').write_bytes(content)
+    (tmp_path / 'configs' / 'folder.py').mkdir()
+    text = said(capsys, 'configs')
+    assert 'configs/mine.py  (not read: ' in text and 'configs/instant3d.py  Instant3D: text to a triplane' in text

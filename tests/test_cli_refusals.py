@@ -52,6 +52,11 @@ from t3d.core.errors import UsageError
         ),
         (('configs/ganfusion_gan.py:tiny', 'data.kind=views'), "data.kind='views' reads text.length, which this config does"),
         (('configs/instant3d.py:furniture', 'data.name=toy'), 'data.train_views=12, but a record of toy has 2 views: set 0'),
+        ((TINY, '--init-from', 'nowhere', '--dry-run'), 'model.safetensors and config.json not found in '),
+        ((TINY, 'export.prompts=("a red corgi",)'), 'export.prompts, made after the last step: words this model was not'),
+        ((TINY, 'export.prompts=("a red corgi",)', '--dry-run'), 'Or set export.prompts=() for none.'),
+        ((TINY, 'data.path=pictures'), "data.path='pictures', but data.name='toy' is made as it is needed and reads no files"),
+        (('configs/ganfusion_gan.py:tiny', 'data.path=x.zip'), "data.path='x.zip', but data.name='toy' is made as it is"),
         ((TINY, '--init-from', 'nowhere'), 'model.safetensors and config.json not found in '),
         ((TINY, '--init-from', 'nowhere'), 'Give a run folder or a weights folder to start from (--init-from DIR), or leave'),
     ],
@@ -158,6 +163,13 @@ def test_a_missing_backend_is_an_error_line_and_other_faults_are_not(capsys, mon
 )
 def test_an_error_is_one_line_whatever_it_holds(text, line):
     assert errors.line(UsageError(text)) == line
+
+
+def test_an_error_of_a_bucket_is_one_line():
+    """Of the package that reads it, with its name: there is no network here."""
+    error = type('ConnectError', (Exception,), {'__module__': 'httpx._exceptions'})('Name or service not known')
+    assert errors.line(error).startswith('a bucket cannot be reached (ConnectError: Name or service not known): check the')
+    assert errors.line(type('Fault', (Exception,), {'__module__': 'httpxless'})('x')) is None
 
 
 def test_weights_of_another_system_to_start_from_are_refused_in_one_line(capsys, tmp_path):

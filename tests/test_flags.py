@@ -1,5 +1,6 @@
 """Numbers and names on the command lines of commands, launchers and benchmarks: out of range, unknown, unquoted, unwritable."""
 
+import importlib.util
 import pathlib
 
 import pytest
@@ -115,6 +116,9 @@ def test_seeds_that_are_too_many_or_no_numbers(text):
         (('train', TINY, '--steps', '5'), 'Config keys are written without dashes: steps=5.'),
         (('train', TINY, '--lr=1e-3'), 'optimizer.learning_rate=1e-3.'),
         (('train', TINY, '--batch-size', '8'), 'without dashes: batch=8.'),
+        (('train', TINY, '--config.batch=8'), 'without dashes: batch=8.'),
+        (('train', TINY, '--config.optimizer.lr', '1e-3'), 'without dashes: optimizer.learning_rate=1e-3.'),
+        (('train', '--config', TINY), 'The config goes without a flag: `t3d train configs/instant3d.py:tiny`.'),
         (('train', TINY, '--resume'), 'The same command again, with the same --workdir, resumes'),
         (('train', TINY, '--output_dir', 'x'), 'The run folder is a flag: --workdir DIR.'),
         (('train', TINY, '--epochs', '3'), 'Training is counted in optimizer steps'),
@@ -154,6 +158,45 @@ def test_what_cannot_be_written_is_refused_before_the_work(capsys, tmp_path, mon
         error = refusal(capsys, *command, place)
         assert 'OUT' in error or command[-1] in error
     assert (tmp_path / 'file').read_text() == 'kept' and [path.name for path in tmp_path.iterdir()] == ['file']
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        ('generate', 'a red cube', '--out'),
+        ('render', 'run', 'a red cube', '--out'),
+        ('eval', 'run', '--json'),
+        ('sample2d', 'a red cube', '--out'),
+        ('data', 'single-view', 'toy', '--out'),
+    ],
+)
+@pytest.mark.parametrize('address', ['gs://bucket/x', 'https://host/x.png'])
+def test_results_are_not_written_to_a_local_folder_of_the_name_of_an_address(capsys, tmp_path, monkeypatch, command, address):
+    monkeypatch.setattr(loading, 'load', lambda *words: pytest.fail('the model was read first'))
+    assert 'on this machine is written: give one' in refusal(capsys, *command, address)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        ('info',),
+        ('eval',),
+        ('generate', 'a red cube', '--run'),
+        ('train', TINY, '--workdir'),
+        ('train', TINY, '--dry-run', '--init-from'),
+    ],
+)
+def test_a_bucket_that_cannot_be_read_is_one_sentence(capsys, tmp_path, monkeypatch, command):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *rest: None if name == 'gcsfs' else find(name, *rest))
+    for address, expected in (
+        ('gs://bucket/run', 'gs:// is read by gcsfs, which is not here: pip install gcsfs'),
+        ('s3://', "path 's3://' names no bucket: give s3://BUCKET/FOLDER."),
+        ('http://host/run', 'http:// is not read; give a local folder, or an address with gs://, s3://, az://, hf://.'),
+    ):
+        assert expected in refusal(capsys, *command, address)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

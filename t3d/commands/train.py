@@ -22,7 +22,6 @@ def flags(command) -> None:
 def run(args) -> int:
     from t3d import systems
     from t3d.core import config as configs
-    from t3d.core.outputs import Request
     from t3d.data import sources
     from t3d.inference import loading
     from t3d.parallel import devices
@@ -31,20 +30,23 @@ def run(args) -> int:
 
     parsing.held(args, RANGES)
     if args.workdir is not None:
-        parsing.writable(args.workdir, '--workdir')
+        parsing.run_folder(args.workdir)
     config = configs.load(args.config, args.overrides)
     systems.module(config.get('system', ''))  # before anything that takes long
     devices.compilation_cache()
     config = dry_run.resolve(config) if args.dry_run else sources.resolve(config)
     given = loading.open_given(config, args.workdir, kept_first=False)
     check_names(config)
-    system = systems.make(config, given)  # with the data made before the run, a wrong config leaves no folder
-    if args.prompts:  # better refused now than after the last step
-        system.check([Request(prompt) for prompt in args.prompts])
     if args.dry_run:
+        system = systems.make(config, given)
+        if args.prompts or not dry_run.has_made_up_words(config):
+            check_prompts(system, config, args.prompts)
+        if args.init_from is not None:
+            check_source(config, system, given, args.init_from, args.workdir)
         print(dry_run.describe(config, given))
         return 0
     system, data = checked.prepare(config, given)  # before the run: a wrong config leaves no folder
+    check_prompts(system, config, args.prompts)
     options = {'stop_after': args.stop_after, 'init_from': args.init_from, 'traced_in': traced.folder(config, given)}
     workdir = loop.run(config, args.workdir, system=system, data=data, given=given, **options)
     finish(workdir, args.prompts or outputs.prompts_of(config))
@@ -59,6 +61,29 @@ def check_names(config) -> None:
     for name in config.get('evaluate', ()):
         table.find(name)
     publish.check(config)
+
+
+def check_prompts(system, config, prompts: list[str] | None = None) -> None:
+    """Raises UsageError for prompts, or those of the config, that `finish` could not make after the last step."""
+    from t3d.core.errors import UsageError
+    from t3d.core.outputs import Request
+
+    try:
+        system.check([Request(prompt) for prompt in prompts or outputs.prompts_of(config)])
+    except UsageError as error:
+        if prompts:
+            raise
+        raise UsageError(f'export.prompts, made after the last step: {error} Or set export.prompts=() for none.') from error
+
+
+def check_source(config, system, given, init_from: str, workdir: str | None) -> None:
+    """Raises UsageError where a run could not start from these weights: `loop.run` does so on the devices of its mesh."""
+    from t3d.core.system import params_of
+    from t3d.inference import loading
+    from t3d.train import states
+
+    target = states.shapes(config, system, params_of(given))
+    states.check_source(config, system, target, loading.shipped().get(init_from, init_from), workdir)
 
 
 def finish(workdir, prompts: list[str], *, log=print, score: bool = True) -> None:
@@ -101,7 +126,7 @@ def meant(rest: list[str], written: str = 'without dashes: ') -> str:
 
     option, _, value = rest[0].partition('=')
     value = value or ' '.join(word for word in rest[1:2] if not word.startswith('--'))
-    name = option.lstrip('-')
+    name = option.lstrip('-').removeprefix('config.')
     known = [key for key in limits.LIMITS if name.replace('-', '_') in (key, key.split('.')[-1])]
     key = known[0] if known else words.key(name)
     if words.advice(name) and not known:

@@ -23,6 +23,6 @@ def run(args) -> int | None:
         return weights_check.run(args.out, config=args.config)
     from t3d.inference import loading
 
-    parsing.writable(args.out, 'OUT')
+    parsing.run_folder(args.out, 'OUT')
     loading.save_weights(loading.load(args.run), args.out, args.dtype)
     print(f'wrote {args.out}/model.safetensors and {args.out}/config.json')

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 
+BUCKETS = ('aiohttp', 'azure', 'botocore', 'gcsfs', 'google', 'httpx', 'httpx2', 'huggingface_hub')  # whose readers raise
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on a disk, in a quota, in a file
 
 
@@ -58,6 +59,9 @@ def _text(error: Exception) -> str | None:
         return f'out of memory{f": {error}" if str(error) else ""}. Set a smaller batch, data.size, export.grid or --grid.'
     if isinstance(error, UsageError | OSError | ModuleNotFoundError):
         return str(error)
+    if type(error).__module__.partition('.')[0] in BUCKETS:
+        name = type(error).__name__
+        return f'a bucket cannot be reached ({name}: {error}): check the address, the network, and that you may open it.'
     if isinstance(error, ValueError) and (flag := re.fullmatch(r'Invalid value "(.*)" for JAX flag (\w+)', str(error))):
         return (
             f'{flag[2].upper()}={flag[1]}: JAX takes another kind of value: unset {flag[2].upper()}, or see its documentation.'

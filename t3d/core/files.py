@@ -1,6 +1,7 @@
 """Paths that users give, and files written whole or not at all."""
 
 import contextlib
+import importlib.util
 import io
 import os
 import pathlib
@@ -11,7 +12,7 @@ from etils import epath
 
 from t3d.core.errors import UsageError
 
-BUCKETS = ('gs', 's3', 'az', 'hf')
+BUCKETS = {'gs': 'gcsfs', 's3': 's3fs', 'az': 'adlfs', 'hf': 'huggingface_hub'}  # the package that reads each
 
 
 def path(text) -> epath.Path:
@@ -23,6 +24,12 @@ def path(text) -> epath.Path:
     if address and scheme not in BUCKETS:
         known = ', '.join(f'{bucket}://' for bucket in BUCKETS)
         raise UsageError(f'path {name!r}: {scheme}:// is not read; give a local folder, or an address with {known}.')
+    if name.endswith('://'):
+        raise UsageError(f'path {name!r} names no bucket: give {name}BUCKET/FOLDER.')
+    if address and importlib.util.find_spec(BUCKETS[scheme]) is None:
+        raise UsageError(
+            f'path {name!r}: {scheme}:// is read by {BUCKETS[scheme]}, which is not here: pip install {BUCKETS[scheme]}'
+        )
     try:
         name.encode()
     except UnicodeEncodeError:

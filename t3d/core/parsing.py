@@ -79,7 +79,7 @@ def held(args: argparse.Namespace, ranges: Mapping[str, object]) -> None:
 
 
 def writable(path: str, flag: str = '--out', *, file: bool = False) -> None:
-    """Raises UsageError for a folder (or file) to write that cannot be made; makes nothing. Remote paths are taken on trust."""
+    """Raises UsageError for a local folder (or file) to write that cannot be made; makes nothing."""
     import tempfile
 
     from t3d.core.errors import UsageError
@@ -87,7 +87,10 @@ def writable(path: str, flag: str = '--out', *, file: bool = False) -> None:
     if not path.strip():
         raise UsageError(f'{flag} is empty: give the {"file" if file else "folder"} to write.')
     if '://' in path:
-        return
+        kind = 'file' if file else 'folder'
+        raise UsageError(
+            f'{flag} {path}: a {kind} on this machine is written: give one, and copy it to its address after that.'
+        )
     try:
         path.encode()
     except UnicodeEncodeError as error:  # bytes of another encoding on the command line
@@ -108,6 +111,16 @@ def writable(path: str, flag: str = '--out', *, file: bool = False) -> None:
             raise UsageError(f'{flag} {path}: a name of {longest} bytes, wanted at most 255: choose a shorter one.')
     except OSError as error:
         raise UsageError(f'{flag} {path:.200} cannot be written: {error.strerror}. Choose another place.') from error
+
+
+def run_folder(path: str, flag: str = '--workdir') -> None:
+    """Raises UsageError for a folder of a run or of weights that cannot be made, here or in a bucket; makes nothing."""
+    if '://' in path:
+        from t3d.core import files
+
+        files.path(path)
+    else:
+        writable(path, flag)
 
 
 def json_file(path: str) -> str:

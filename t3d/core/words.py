@@ -39,12 +39,14 @@ KEYS = {  # the last part of a config's key: other names for it
     'render.samples': 'n_samples num_samples samples_per_ray',
 }
 EPOCHS = 'Training is counted in optimizer steps, not epochs: set steps (an epoch is the number of records / batch).'
+CONFIG = 'The config goes without a flag: `t3d train configs/instant3d.py:tiny`.'
 FOLDER = 'The run folder is a flag: --workdir DIR.'
 RESUME = 'The same command again, with the same --workdir, resumes; nothing else is needed.'
 WEIGHTS = 'To start from the weights of another run: --init-from DIR.'
 BOARD = 'Metrics are always written for TensorBoard: `tensorboard --logdir RUN`.'
 ADVICE = {  # what to say of words that stand for no config key
     EPOCHS: 'epochs epoch num_epochs max_epochs n_epochs num_train_epochs nepochs kimg',
+    CONFIG: 'config config_file config_path cfg_file',
     FOLDER: 'output_dir outdir out output logdir log_dir save_dir run_dir workdir work_dir exp_dir experiment exp_name '
     'default_root_dir results_dir model_dir run run_name output_path o',
     RESUME: 'resume resume_from resume_training resume_from_checkpoint auto_resume continue continue_training ckpt ckpt_path',

@@ -11,6 +11,7 @@ from types import ModuleType
 from t3d.core import config as configs
 from t3d.core import tables, tokens
 from t3d.core.errors import UsageError
+from t3d.data import sets
 
 ADAPTERS = {
     'views': 't3d.data.adapters.views',  # posed RGBA views of captioned objects
@@ -45,6 +46,12 @@ def make(config, split: str | None = None, batch_spec: dict | None = None) -> tu
       UsageError: unknown set, adapter or split.
       FileNotFoundError: a built data set is missing; the message has the command that builds it.
     """
+    path, name = config.data.get('path', ''), config.data.get('name', '')
+    if path and sets.procedural(name):
+        raise UsageError(
+            f'data.path={path!r}, but data.name={name!r} is made as it is needed and reads no files: leave the path out, or '
+            'set data.name to the kind of what is there, for example posed.'
+        )
     return adapter(config).make(config, split, batch_spec)
 
 

@@ -8,12 +8,14 @@ import jax
 
 from t3d import systems
 from t3d.core import config as configs
-from t3d.core import prng, tree
+from t3d.core import prng, strict_json, tree
 from t3d.core.errors import UsageError
 from t3d.data import sources
 from t3d.parallel import devices
 from t3d.plan import programs
 from t3d.train import checked
+
+MADE_UP = 'word'  # before the number of a word that stands in for one of data that are not here
 
 
 def describe(config, given, *, compile_step: bool = True) -> str:
@@ -62,8 +64,13 @@ def resolve(config):
     except FileNotFoundError as error:
         print(f'note: {error}\nnote: a vocabulary of made-up words stands in for that of the data.')
         with config.unlocked():
-            config.text.words = tuple(f'word{k}' for k in range(max(config.text.vocabulary_size, 1000) - 3))
+            config.text.words = tuple(f'{MADE_UP}{k}' for k in range(max(config.text.vocabulary_size, 1000) - 3))
         return config
+
+
+def has_made_up_words(config) -> bool:
+    """Whether the vocabulary is that of `resolve`, which no prompt can be held to."""
+    return tuple(config.get('text', {}).get('words', ()))[:1] == (f'{MADE_UP}0',)
 
 
 def advice(config) -> str:
@@ -114,8 +121,8 @@ def configs_table() -> str:
     lines = []
     for name, path in configs.files().items():
         try:
-            text = ast.get_docstring(ast.parse(path.read_text())) or ''
-        except SyntaxError as error:
+            text = ast.get_docstring(ast.parse(path.read_bytes())) or ''
+        except (SyntaxError, ValueError, RecursionError, OSError) as error:
             text = f'(not read: {error})'
         lines.append(f'configs/{name}.py  {text.partition(chr(10))[0]}')
         lines += [f'  {line}' for line in text.splitlines() if line.startswith('|')]
@@ -124,17 +131,24 @@ def configs_table() -> str:
 
 def info(folder) -> str:
     """System, step, parameters and scores of a run or weights folder."""
-    import json
-
     from t3d.inference import loading
 
     loaded = loading.load(folder)
     lines = [f'{loaded.name}: {loaded.config.system} {loaded.config.get("variant", "")}, step {loaded.step}']
     lines += counts(loaded.weights)
-    scores = loaded.folder / 'scores.json'
-    if scores.exists():
-        lines += [f'{name}: {value}' for name, value in json.loads(scores.read_text()).items()]
+    lines += _scores(loaded.folder / 'scores.json')
     if 'text' in loaded.config:  # a GAN has no text
         words = loaded.config.text.words
         lines.append(f'words it knows ({len(words)}): {" ".join(words[:60])}{" ..." if len(words) > 60 else ""}')
     return '\n'.join(lines)
+
+
+def _scores(path) -> list[str]:
+    """A line for each score of a `scores.json`; of a damaged one what is wrong with it, as nothing else needs it."""
+    try:
+        scores = strict_json.loads(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        return []
+    except UsageError as error:
+        return [f'scores: {error}']
+    return [f'{name}: {value}' for name, value in scores.items()] if isinstance(scores, dict) else [f'scores: none in {path}']

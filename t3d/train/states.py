@@ -65,9 +65,14 @@ def placed(given: Mapping[str, Given], mesh: Mesh, floor: int) -> dict[str, PyTr
     return {name: put(one) for name, one in given.items()}
 
 
+def shapes(config, system: System, given: PyTree = None) -> TrainState:
+    """ShapeDtypeStructs of the state of a run of this config."""
+    return jax.eval_shape(_init(config, system), np.uint32(config.seed), given or {})
+
+
 def abstract(config, system: System, mesh: Mesh, given: PyTree = None) -> TrainState:
-    """ShapeDtypeStructs of the state of a run of this config, with their shardings on a mesh."""
-    state = jax.eval_shape(_init(config, system), np.uint32(config.seed), given or {})
+    """The same with their shardings on a mesh."""
+    state = shapes(config, system, given)
     return sharding.abstract_with(
         state, sharding.shardings(state, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
     )
