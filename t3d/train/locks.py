@@ -130,7 +130,7 @@ class Lock:
         since = (other or {}).get('since', '?')
         return (
             f'workdir {self._path.parent} is in use: {_who(other)} trains there since {since}. '
-            f'Choose another --workdir, or stop that process; if it is known to have ended, delete {self._path}.'
+            f'Choose another --workdir, or stop that process; if it is known to have ended, delete {files.quoted(self._path)}.'
         )
 
 

@@ -124,5 +124,6 @@ def refuse_lost_checkpoints(path, config) -> None:
     if 0 < min(every, config.get('steps', every)) <= last:
         raise UsageError(
             f'workdir {path} is at step {last} by its metrics.jsonl, but {saved} holds no checkpoint: were they moved or '
-            f'deleted? Put them back, train anew in another --workdir, or delete {metrics} to start here at step 0.'
+            f'deleted? Put them back, train anew in another --workdir, or delete {files.quoted(metrics)} to start here at '
+            'step 0.'
         )
