@@ -9,8 +9,6 @@ from jax.sharding import PartitionSpec as P
 from t3d.core import replicas, tree
 from t3d.core.system import System, TrainState, anything
 
-WIDTH = 32
-
 
 def make(
     batch: int = 16,
@@ -18,15 +16,17 @@ def make(
     poison: int | None = None,
     noise: float = 0.01,
     ballast: int = 0,
+    width: int = 32,
 ) -> System:
-    """`poison`: the step whose loss/fit becomes NaN; `noise`: deviation of what is added to x; `ballast`: floats to save."""
+    """`poison`: the step whose loss/fit becomes NaN; `noise`: deviation of what is added to x; `ballast`: floats to save;
+    `width`: of the hidden layer."""
     optimizer, batch_size = optax.adam(rate), batch
 
     def init(key, batch, given=None):
         key_in, key_out = jax.random.split(key)
         params = {
-            'layer_in': {'kernel': jax.random.normal(key_in, (8, WIDTH)) * 0.3, 'bias': jnp.zeros(WIDTH)},
-            'layer_out': {'kernel': jax.random.normal(key_out, (WIDTH, 3)) * 0.3, 'bias': jnp.zeros(3)},
+            'layer_in': {'kernel': jax.random.normal(key_in, (8, width)) * 0.3, 'bias': jnp.zeros(width)},
+            'layer_out': {'kernel': jax.random.normal(key_out, (width, 3)) * 0.3, 'bias': jnp.zeros(3)},
         }
         extras = {'ballast': jnp.arange(ballast, dtype=jnp.float32)} if ballast else {}
         return TrainState(jnp.int32(0), params, optimizer.init(params), tree.copy(params), extras)

@@ -35,8 +35,7 @@ def get_config():
 
 
 def make(config, given):
-    dummy_system.WIDTH = config.width
-    return dummy_system.make(config.batch)
+    return dummy_system.make(config.batch, width=config.width)
 """
 
 
