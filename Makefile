@@ -39,7 +39,7 @@ run: setup
 	$(BIN)/t3d train configs/instant3d.py:tiny --prompts "a red cube" "a purple sphere" "a small green cone"
 
 test: setup-test lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-test
 	$(BIN)/python -m pytest -m slow

@@ -3,6 +3,23 @@
 Each names what else keeps its subject in `make test`. Other slow tests carry the mark themselves.
 """
 
+LONG = tuple(  # files that take longer than their size says: started first (conftest.py)
+    f'test_{name}.py'
+    for name in (
+        'architecture',
+        'bench_decoder',
+        'bench_mv',
+        'convert_mv',
+        'guide_pipeline',
+        'half_precision',
+        'multiprocess',
+        'multiview_metric',
+        'playground',
+        'python',
+        'text_decoder',
+    )
+)
+
 SLOW = {
     'test_bench.py': (
         'test_a_train_step_of_any_system_is_measured',
@@ -13,6 +30,7 @@ SLOW = {
         'test_flops_are_counted_for_every_rung_and_near_the_closed_form',
     ),
     'test_evaluate_triplanes.py': (
+        'test_the_ceiling_is_the_generator_alone',
         'test_the_ceiling_of_captions_is_what_two_views_agree_on[True]',
         'test_the_sweep_sets_the_guidance',
         'test_a_wrong_colour_is_noticed_and_only_that',
@@ -21,6 +39,9 @@ SLOW = {
         'test_a_picture_is_that_of_its_own_planes_prompt_and_label[ganfusion]',
     ),
     'test_ganfusion_diffusion.py': (  # test_contract
+        'test_the_other_layouts_train[overrides1]',
+        'test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional',
+        'test_dropped_text_is_not_read',
         'test_one_batch_is_learnt_by_one_program',
         'test_the_auxiliary_loss_renders_what_is_predicted',
         'test_every_parameter_moves_and_so_does_its_average',
@@ -31,6 +52,7 @@ SLOW = {
         'test_the_renderer_learns_one_image',
     ),
     'test_guided_mv.py': (
+        'test_a_model_of_noise_is_converted_before_it_is_mixed',
         'test_other_samplers_and_starts_are_finite_and_others',
         'test_consistency_is_the_mixture_where_the_2d_model_is_the_multi_view_model_without_cameras',
     ),
@@ -41,6 +63,7 @@ SLOW = {
         'test_a_step_learns_and_previews',
     ),  # as ganfusion_diffusion's
     'test_instant3d.py': (  # test_contract
+        'test_steps_from_views_are_those_from_before_there_was_another_supervision',
         'test_preview_shows_renders_beside_targets',
         'test_a_frozen_text_tower_gets_no_gradient',
         'test_the_same_key_gives_the_same_step_and_another_key_another',
@@ -94,6 +117,7 @@ SLOW = {
         'test_values_are_those_of_32_bits[ddpm]',
     ),
     'test_reconstruct.py': (  # 1 and 5
+        'test_any_number_of_views_and_pictures_that_are_not_square[1]',
         'test_the_same_seed_gives_the_same_object_and_another_seed_another',
         'test_any_number_of_views_and_pictures_that_are_not_square[3]',
         'test_any_number_of_views_and_pictures_that_are_not_square[5]',
@@ -121,10 +145,12 @@ SLOW = {
     ),
     'test_make_triplanes.py': ('test_truncation_and_several_views',),
     'test_image_condition.py': (  # the other guidance; a row shown nothing; mvdiffusion lends weights
+        'test_a_row_that_is_shown_nothing_is_that_of_the_text_alone',
         'test_a_step_moves_the_token_and_a_prior_lends_its_weights',
         'test_a_picture_changes_its_own_object_alone[1.0]',
     ),
     'test_instant3d_sds.py': (  # pictures
+        'test_negatives_adapt_to_the_last_visit_of_each_prompt',
         'test_variants_fit_the_priors_that_they_name[sds_trained]',
         'test_each_prompt_of_a_batch_is_guided_by_itself[views]',
     ),
@@ -132,9 +158,11 @@ SLOW = {
         'test_masks_are_as_dense_as_known_and_the_released_ones_read_every_fourth_index',
     ),
     'test_evaluate_gan.py': (  # a whole evaluation
+        'test_variety_counts_what_appears',
         'test_the_gate_of_upsamplers_that_read_w',
     ),
     'test_bench_mv.py': (  # the block; test_mv_unet against diffusers
+        'test_the_tables_without_a_peer',
         'test_the_peer_computes_what_ours_does[dense]',
     ),
     'test_align_head.py': (  # the command trains one
@@ -170,5 +198,27 @@ SLOW = {
         'test_catalogue_gives_the_words_of_the_nearest_picture',
     ),  # test_captions; two views tell more than one
     'test_convert.py': ('test_a_unet_is_loaded_bit_by_bit_and_saved_for_diffusers[False]',),  # True
-    'test_instant3d_rays.py': ('test_a_run_stopped_between_batches_ends_like_one_that_was_not',),  # test_contract
+    'test_instant3d_rays.py': (  # test_contract
+        'test_a_run_stopped_between_batches_ends_like_one_that_was_not',
+        'test_samples_are_sorted_and_half_of_them_stand_about_the_surface',
+    ),
+    'test_half_precision.py': ('test_a_network_computes_in_half_precision_on_a_cpu[planes-float16]',),  # others
+    'test_solids.py': ('test_scenes_are_batched_and_places_without_a_solid_are_empty',),  # rays of scenes
+    'test_decimate.py': (  # 0
+        'test_ragged_surfaces_stay_manifold[1]',
+        'test_ragged_surfaces_stay_manifold[2]',
+        'test_ragged_surfaces_stay_manifold[3]',
+    ),
+    'test_light.py': (  # other lights
+        'test_the_light_of_a_lit_solid_is_divided_out[128-cube]',
+        'test_the_light_of_a_lit_solid_is_divided_out[128-sphere]',
+    ),
+    'test_dreamfusion.py': (  # hash
+        'test_every_field_learns_its_colour[triplane]',
+        'test_every_field_learns_its_colour[mlp]',
+    ),
+    'test_loop.py': (  # (2, 4)
+        'test_resumes_on_another_mesh[(1, 8)]',
+        'test_resumes_on_another_mesh[(2, 1)]',
+    ),
 }
