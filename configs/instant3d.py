@@ -35,6 +35,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.variant = 'tiny'
     config.steps = 2800
     config.batch = 8
+    config.accumulate = 1  # parts of the batch, one after the other: memory of a part, gradients of the whole
     config.dtype = 'float32'
     config.supervision = 'photometric'
     config.given = {'prior': ''}  # for the supervision 'sds'

@@ -41,6 +41,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.variant = 'tiny'
     config.steps = 6_000
     config.batch = 8  # objects, of data.views views each
+    config.accumulate = 1  # parts of the batch, one after the other: memory of a part, gradients of the whole
     config.dtype = 'float32'
     config.given = {'prior': 'image_diffusion-toy', 'clip': ''}  # prior '' learns from nothing; clip: pictures beside prompts
     config.start = True  # from the weights of the prior's UNet

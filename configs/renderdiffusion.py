@@ -33,6 +33,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.variant = 'tiny'
     config.steps = 3_000
     config.batch = 32
+    config.accumulate = 1  # parts of the batch, one after the other: memory of a part, gradients of the whole
     config.dtype = 'float32'
     config.remat = False
     config.text = dict(

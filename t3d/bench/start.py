@@ -102,7 +102,7 @@ def _seconds(words: list[str], what: str, began: float) -> float:
     checked.refuse_untrained(config, system)
     mesh = devices.make(config.mesh)
     keep = traced.Keep(traced.folder(config, given), config)
-    devices.check_batch(config.batch, mesh)
+    devices.check_batch(config.batch, mesh, config.get('accumulate', 1))
     batches = train_bench.batches(config, system)
     with devices.collecting_seldom(), jax.set_mesh(mesh):
         params = states.placed(given, mesh, config.get('fsdp_floor', sharding.FLOOR))

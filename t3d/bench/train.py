@@ -56,7 +56,7 @@ def measured(config, repeats: int, steps: int) -> dict:
     system = systems.make(config, given)
     checked.refuse_untrained(config, system)
     mesh = devices.make(config.mesh)
-    devices.check_batch(config.batch, mesh)
+    devices.check_batch(config.batch, mesh, config.get('accumulate', 1))
     rows = batches(config, system)
     with jax.set_mesh(mesh):
         params = states.placed(given, mesh, config.get('fsdp_floor', sharding.FLOOR))

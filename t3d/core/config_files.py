@@ -15,6 +15,7 @@ from t3d.core.errors import UsageError
 EXAMPLE = "for example `from configs import instant3d; config = instant3d.get_config('tiny')`, changed and returned"
 FREE = {'name', 'variant'}  # keys that any config may have: they name the run
 OPTIONAL = {  # read where they are there
+    'accumulate',
     'fsdp_floor',
     'loader.threads',
     'loader.prefetch',

@@ -33,6 +33,7 @@ LIMITS = {
     'seed': Whole(0, 2**32 - 1, 'of every random draw'),
     'steps': Whole(1, COUNT, 'optimizer steps in all'),
     'batch': Whole(1, 2**20, 'examples at each step'),
+    'accumulate': Whole(1, 2**16, 'parts of a batch, taken one after the other'),
     'dtype': Choice(DTYPES, 'of the computation', MEANT),
     'mesh.data': Whole(1, SIZE, 'devices along an axis, -1 for the rest', also=(-1,)),
     'mesh.fsdp': Whole(1, SIZE, 'devices along an axis, -1 for the rest', also=(-1,)),

@@ -5,6 +5,8 @@ import re
 KEYS = {  # the last part of a config's key: other names for it
     'learning_rate': 'lr learningrate learn_rate base_lr max_lr peak_lr init_lr eta step_size lr_g lr_d',
     'batch': 'bs batch_size batchsize train_batch_size global_batch_size total_batch_size per_device_train_batch_size b',
+    'accumulate': 'gradient_accumulation_steps gradient_accumulation grad_accum accum accumulate_grad_batches '
+    'accumulation_steps grad_accum_steps accumulation',
     'steps': 'iterations iters iter its max_steps num_steps n_steps total_steps max_iters num_iters n_iters num_iterations '
     'max_iterations train_steps max_train_steps num_train_steps training_steps total_iterations nsteps niter',
     'weight_decay': 'wd decay l2 weightdecay',
@@ -53,8 +55,6 @@ ADVICE = {  # what to say of words that stand for no config key
     WEIGHTS: 'init_from pretrained pretrained_model pretrained_model_name_or_path load load_from weights checkpoint_path '
     'finetune finetune_from init_checkpoint restore initial_weights',
     BOARD: 'wandb use_wandb tensorboard logger report_to project wandb_project tb',
-    'There is no accumulation of gradients: a smaller batch, or more devices (mesh.data).': 'gradient_accumulation_steps '
-    'grad_accum accumulate accum accumulate_grad_batches accumulation_steps',
     'Many processes are started by `python -m launch.train --distributed`: launch/README.md.': 'nodes num_nodes distributed '
     'local_rank nproc_per_node num_processes coordinator ddp strategy',
     'The optimizer is AdamW (of the GAN, Adam): its numbers are optimizer.learning_rate, optimizer.b1, ...': 'adam adamw sgd '

@@ -58,20 +58,25 @@ def resolve(shape: Mapping[str, int], count: int) -> tuple[int, int, int]:
     return tuple(count // rest if size == -1 else size for size in sizes)
 
 
-def check_batch(batch: int, mesh: Mesh) -> None:
-    """Raises unless the batch axes ('data', 'fsdp') divide over the processes, and the global batch over both."""
+def check_batch(batch: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raises unless the batch axes ('data', 'fsdp') divide over the processes, and the global batch over both.
+
+    Args:
+      parts: in which a step takes the batch, one after the other (`accumulate`): each has rows for every device.
+    """
     ways, processes = mesh.shape['data'] * mesh.shape['fsdp'], jax.process_count()
     if ways % processes:
         raise UsageError(
             f'data={mesh.shape["data"]} x fsdp={mesh.shape["fsdp"]} = {ways} parts of the batch do not divide over '
             f'{processes} processes, each of which loads its own: make data x fsdp a multiple of {processes}.'
         )
-    if batch % ways:
-        low, high = batch // ways * ways, (batch // ways + 1) * ways
+    if batch % (ways * parts):
+        low, high = (count * ways * parts for count in (batch // (ways * parts), batch // (ways * parts) + 1))
         near = f'{low} or {high}' if low else f'{high}'
+        over = f'{ways} devices of the batch axes (data={mesh.shape["data"]} x fsdp={mesh.shape["fsdp"]})'
+        over, keys = (f'{over} times accumulate={parts}', ', accumulate') if parts > 1 else (over, '')
         raise UsageError(
-            f'batch {batch} is not divisible by the {ways} devices of the batch axes '
-            f'(data={mesh.shape["data"]} x fsdp={mesh.shape["fsdp"]}): set batch={near}, or change mesh.data, mesh.fsdp.'
+            f'batch {batch} is not divisible by the {over}: set batch={near}, or change mesh.data, mesh.fsdp{keys}.'
         )
 
 

@@ -93,7 +93,7 @@ def counts(params) -> list[str]:
 
 def compiled(config, system, abstract, mesh, given) -> list[str]:
     """Lines about the sharded train steps: mesh, seconds to compile, model FLOPs, bytes for each device."""
-    devices.check_batch(config.batch, mesh)
+    devices.check_batch(config.batch, mesh, config.get('accumulate', 1))
     one = programs.Model(config, system, abstract, given)
     shape = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
     lines, giga = [f'mesh: {shape} = {mesh.size} devices ({jax.default_backend()})'], 2**30

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from t3d.core import numerics, optim, prng, replicas, tokens, tree
+from t3d.core import accumulate, numerics, optim, prng, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
 from t3d.core.system import System, TrainState, require
@@ -58,12 +58,12 @@ def make(config, given) -> System:
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, tree.copy(params), {})
 
     def train_step(state: TrainState, batch, key, given):
-        clean = model.planes_of_seeds(given['generator'], batch['seed'])
-
-        def loss(trained):
+        def loss(trained, batch, key):
+            clean = model.planes_of_seeds(given['generator'], batch['seed'])
             return model.loss({**state.params, **trained}, given['generator'], clean, batch['tokens'], key)
 
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(optim.trained(state.params, frozen))
+        gradients = accumulate.value_and_grad(loss, config.get('accumulate', 1))
+        (_, metrics), grads = gradients(optim.trained(state.params, frozen), batch, key)
         grads, metrics = replicas.mean((grads, metrics))
         params, opt_state = optim.update(optimizer, state, grads, frozen)
         return optim.advance(config, state, params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)})

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t3d.core import numerics, optim, replicas, tokens, tree
+from t3d.core import accumulate, numerics, optim, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Picture, only_prompts
 from t3d.core.system import System, TrainState
@@ -41,10 +41,11 @@ def make(config, given=None) -> System:
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, tree.copy(params), {})
 
     def train_step(state: TrainState, batch, key, given=None):
-        def loss(trained):
+        def loss(trained, batch, key):
             return model.loss({**state.params, **trained}, batch, key)
 
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(optim.trained(state.params, frozen))
+        gradients = accumulate.value_and_grad(loss, config.get('accumulate', 1))
+        (_, metrics), grads = gradients(optim.trained(state.params, frozen), batch, key)
         grads, metrics = replicas.mean((grads, metrics))
         params, opt_state = optim.update(optimizer, state, grads, frozen)
         return optim.advance(config, state, params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)})

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
 
-from t3d.core import optim, replicas, tokens, tree
+from t3d.core import accumulate, optim, replicas, tokens, tree
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
@@ -72,6 +72,11 @@ def make(config, given=None) -> System:
         raise UsageError(unknown(name, SUPERVISIONS, 'supervision'))
     supervision = SUPERVISIONS[name](config, model, given or {})
     frozen = ('text',) if config.text.frozen else ()
+    parts = config.get('accumulate', 1)
+    if parts > 1 and jax.eval_shape(supervision.extras):
+        raise UsageError(
+            f'accumulate={parts} with supervision={name!r}, whose steps remember prompts: set accumulate=1 and a smaller batch.'
+        )
 
     def init(key, batch, given=None) -> TrainState:
         params = model.init(key, batch['tokens'][:1])
@@ -79,10 +84,11 @@ def make(config, given=None) -> System:
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, tree.copy(params), supervision.extras())
 
     def train_step(state: TrainState, batch, key, given=None):
-        def loss_fn(trained):
+        def loss_fn(trained, batch, key):
             return supervision.loss({**state.params, **trained}, state.extras, given, batch, key, state.step)
 
-        (_, (metrics, extras)), grads = jax.value_and_grad(loss_fn, has_aux=True)(optim.trained(state.params, frozen))
+        gradients = accumulate.value_and_grad(loss_fn, parts)
+        (_, (metrics, extras)), grads = gradients(optim.trained(state.params, frozen), batch, key)
         grads, metrics = replicas.mean((grads, metrics))
         params, opt_state = optim.update(optimizer, state, grads, frozen)
         params['field'] = {**params['field'], 'alpha': model.alpha(state.step)}

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from t3d.core import numerics, optim, prng, replicas, tokens, tree
+from t3d.core import accumulate, numerics, optim, prng, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Views, only_prompts
 from t3d.core.system import System, TrainState, require
@@ -55,7 +55,10 @@ def make(config, given=None) -> System:
 
     def step_of(loss):
         def train_step(state: TrainState, batch, key, given):
-            (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, given, batch, key)
+            gradients = accumulate.value_and_grad(
+                lambda params, batch, key: loss(params, given, batch, key), config.get('accumulate', 1)
+            )
+            (_, metrics), grads = gradients(state.params, batch, key)
             grads, metrics = replicas.mean((grads, metrics))
             params, opt_state = optim.update(optimizer, state, grads)
             return optim.advance(config, state, params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)})

@@ -45,6 +45,8 @@ def out_of_memory(error: Exception, config) -> UsageError | None:
     flat, names = configs.flatten(config), config.get('saves_memory', ('batch',))
     numbers = [name for name in names if type(flat.get(name)) is int and flat[name] > 1]
     choices = [f'{name}={flat[name] // 2} (now {flat[name]})' for name in numbers]
+    if 'accumulate' in flat and flat['batch'] % (2 * flat['accumulate']) == 0:
+        choices += [f'accumulate={2 * flat["accumulate"]} (now {flat["accumulate"]}; the same step in more parts)']
     choices += ['dtype=bfloat16'] if flat['dtype'] != 'bfloat16' else []
     choices += [f'{name}=true' for name in names if flat.get(name) is False]
     choices += ['mesh.fsdp=<devices>'] if flat.get('mesh.fsdp', 1) == 1 and jax.device_count() > 1 else []

@@ -60,7 +60,7 @@ def run(
     configs.held(config)
     devices.keep_freed_memory()
     mesh = devices.make(config.mesh)
-    devices.check_batch(config.batch, mesh)
+    devices.check_batch(config.batch, mesh, config.get('accumulate', 1))
     given = loading.open_given(config, workdir, kept_first=False) if given is None else dict(given)
     givens.require_weights(given)
     if system is None:
