@@ -135,6 +135,7 @@ def furniture() -> ml_collections.ConfigDict:
     """Real objects at the size of `tiny`, from given.prior=RUN of configs/image_diffusion.py:furniture, or from nothing."""
     config = tiny()
     config.variant = 'furniture'
+    config.diffusion.update(prediction='x0')
     config.given.prior = ''
     config.text.update(length=14, width=128)
     config.unet.update(cross_attention_dim=128)

@@ -22,7 +22,12 @@ def components(size: int, background: float = 1.0) -> tuple[np.ndarray, np.ndarr
     source = patterns.PatternSource('all', patterns=patterns.PATTERNS[1:], size=size, views=1, poses=2, seed=64)
     chosen = np.linspace(0, len(source) - 1, VIEWS).astype(int)
     pixels = np.concatenate([oracle.composite(source[int(k)]['image'], background) for k in chosen])
-    pixels = pixels.reshape(VIEWS, -1).astype(np.float64)
+    return components_of(pixels)
+
+
+def components_of(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(mean [D], directions [D, 64]) float64 of images [N, ...] of D numbers, N over 64 and below D."""
+    pixels = images.reshape(len(images), -1).astype(np.float64)
     mean = pixels.mean(0)
     values, vectors = np.linalg.eigh((pixels - mean) @ (pixels - mean).T)  # of the smaller side
     kept = np.argsort(values)[::-1][:COMPONENTS]
@@ -34,7 +39,12 @@ def frechet(images: np.ndarray, real: np.ndarray, background: float = 1.0) -> fl
 
     In units of squared intensity, summed over pixels and channels. Compare values at one N and one size alone.
     """
-    mean, directions = components(images.shape[1], background)
+    return frechet_along(components(images.shape[1], background), images, real)
+
+
+def frechet_along(basis: tuple[np.ndarray, np.ndarray], images: np.ndarray, real: np.ndarray) -> float:
+    """The same along the directions of `components_of` other pictures."""
+    mean, directions = basis
 
     def moments(pictures):
         return fid.moments((pictures.reshape(len(pictures), -1).astype(np.float64) - mean) @ directions)

@@ -28,6 +28,7 @@ EVALUATORS = {
     'pattern_consistency': 't3d.evaluate.pattern_consistency',
     'pattern_pictures': 't3d.evaluate.pattern_pictures',
     'generated_objects': 't3d.evaluate.generated_objects',
+    'captioned_pictures': 't3d.evaluate.captioned_pictures',
     'captioned_views': 't3d.evaluate.captioned_views',
     'captioned_objects': 't3d.evaluate.captioned_objects',
 }
