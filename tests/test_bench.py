@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from t3d import cli
-from t3d.bench import measure, render_workload, table
+from t3d.bench import figures, measure, render_workload, table
 from t3d.bench import render as render_bench
 from t3d.core.errors import UsageError
 
@@ -56,7 +56,7 @@ def test_render_prints_the_table(monkeypatch, tmp_path, capsys):
     assert table.main(['render', '--sizes', 'tiny', '--repeats', '2', '--no-peer', '--json', str(tmp_path / 'bench.json')]) == 0
     printed = capsys.readouterr().out
     assert '| tiny | forward |' in printed and '| tiny | forward + backward |' in printed and 'rows of 4' in printed
-    assert json.loads((tmp_path / 'bench.json').read_text())['tiny'][0]['pass'] == 'forward'
+    assert json.loads((tmp_path / 'bench.json').read_text())['figures']['tiny'][0]['pass'] == 'forward'
 
 
 def test_a_batch_spread_over_the_devices_renders_the_same(monkeypatch):
@@ -129,3 +129,18 @@ def test_a_start_that_cannot_be_says_why_without_a_traceback(tmp_path):
     with pytest.raises(UsageError) as error:
         start_bench._process(['configs/instant3d.py:tiny', 'bach=3'], start_bench.WHOLE, str(tmp_path))
     assert "unknown config key 'bach'. Did you mean 'batch'?" in str(error.value) and 'Traceback' not in str(error.value)
+
+
+def test_runs_share_a_file_of_lines_that_say_where_they_are_from(tmp_path):
+    file = tmp_path / 'bench.jsonl'
+    parser = figures.parser('unet', None)
+    figures.of_sizes(parser, ('tiny', 'sd21'))
+    figures.beside_peer(parser, check='compares')
+    for sizes in ('tiny', 'sd21,tiny'):
+        args = figures.parsed(parser, ['--sizes', sizes, '--json', str(file)], sizes=('tiny', 'sd21'))
+        figures.write(args, 'unet', {'tiny': {'t3d_ms': measure.timing([3.0, 1.0, 2.0])}})
+    first, second = (json.loads(line) for line in file.read_text().splitlines())
+    assert first['figures']['tiny']['t3d_ms'] == [2.0, 1.0, 3.0] and first['machine']['packages']['jax'] == jax.__version__
+    assert second['words'] == {'sizes': ['sd21', 'tiny'], 'repeats': 7, 'check': False, 'no_peer': False}
+    with pytest.raises(SystemExit):
+        figures.parsed(parser, ['--check', '--no-peer'], sizes=('tiny', 'sd21'))

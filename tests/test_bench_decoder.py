@@ -55,7 +55,7 @@ def test_the_released_size_is_the_released_network_and_rig():
 def test_the_table_without_a_peer(small, uncompiled, tmp_path, capsys):  # noqa: F811
     file = tmp_path / 'bench.json'
     assert table.main(['decoder', '--repeats', '2', '--no-peer', '--json', str(file)]) == 0
-    printed, report = capsys.readouterr().out, json.loads(file.read_text())['tiny']
+    printed, report = capsys.readouterr().out, json.loads(file.read_text())['figures']['tiny']
     assert '| tiny | planes | ' in printed and '| tiny | view | ' in printed and 'peer: not asked for' in printed
     points = 19 * 19 * (7 + 6)
     assert report['view']['gflop'] * 1e9 == pytest.approx(2 * points * 9 * (6 + 4), rel=0.1)  # the point MLP

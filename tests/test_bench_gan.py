@@ -60,7 +60,7 @@ def uncompiled(monkeypatch):
 def test_the_table_without_a_peer(uncompiled, tmp_path, capsys):
     file = tmp_path / 'bench.json'
     assert table.main(['gan', '--repeats', '2', '--no-peer', '--json', str(file), *SMALL]) == 0
-    printed, report = capsys.readouterr().out, json.loads(file.read_text())
+    printed, report = capsys.readouterr().out, json.loads(file.read_text())['figures']
     for name in (*gan_bench.PHASES, 'iteration'):
         assert f'| {name} |' in printed
     assert 'batch 4 of 16 px, 8^2 rays of 6 + 6 samples' in printed and 'peer: not asked for' in printed

@@ -32,7 +32,7 @@ def test_the_tables_without_a_peer(small, uncompiled, tmp_path, capsys):  # noqa
     file = tmp_path / 'bench.json'
     call = ['mv', '--repeats', '2', '--no-peer', '--passes', 'forward', '--json', str(file)]
     assert table.main(call) == 0
-    printed, report = capsys.readouterr().out, json.loads(file.read_text())['tiny']
+    printed, report = capsys.readouterr().out, json.loads(file.read_text())['figures']['tiny']
     assert 'tiny: 2 x 3 views of 8^2 latents' in printed and 'peer: not asked for' in printed
     for network in ('plain', 'dense', 'masked', 'epipolar'):
         assert f'| tiny | {network} | forward |' in printed

@@ -10,7 +10,7 @@ from test_unet import SMALL, STYLES
 
 from t3d.bench import measure, sds, table
 
-VAE = {**sds.ENCODER, 'block_out_channels': [8, 8, 16, 16], 'layers_per_block': 1, 'norm_num_groups': 4}
+VAE = {**sds.AUTOENCODER, 'block_out_channels': [8, 8, 16, 16], 'layers_per_block': 1, 'norm_num_groups': 4}
 SHAPE = {**sds.SHAPE, 'unet': {**SMALL, **STYLES['1.5'], 'attention_head_dim': 4}, 'vae': VAE, 'pixels': 64, 'render': 24}
 SHAPE = {**SHAPE, 'views': 2, 'tokens': 5}
 
@@ -25,7 +25,7 @@ def small(monkeypatch):
 def test_the_table_without_a_peer(small, uncompiled, tmp_path, capsys):  # noqa: F811
     file = tmp_path / 'bench.json'
     assert table.main(['sds', '--repeats', '2', '--no-peer', '--json', str(file)]) == 0
-    printed, row = capsys.readouterr().out, json.loads(file.read_text())['tiny']
+    printed, row = capsys.readouterr().out, json.loads(file.read_text())['figures']['tiny']
     assert '| tiny | ' in printed and 'peer: not asked for' in printed
     assert row['gflop'] > 0.0 and row['t3d_ms'][0] > 0.0 and row['difference'] is None
 

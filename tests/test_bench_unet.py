@@ -38,7 +38,7 @@ def test_the_table_without_a_peer(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(measure, 'WARM', 0.0)
     file = tmp_path / 'bench.json'
     assert table.main(['unet', '--repeats', '2', '--batch', '1', '--no-peer', '--json', str(file)]) == 0
-    printed, row = capsys.readouterr().out, json.loads(file.read_text())['tiny']
+    printed, row = capsys.readouterr().out, json.loads(file.read_text())['figures']['tiny']
     assert '| tiny | float32 |' in printed and 'peer: not asked for' in printed and 'GFLOP' in printed
     assert row['peak_mib'] > 100 and row['tflop_per_s'] > 0 and row['difference'] is None
 

@@ -10,13 +10,10 @@ planes as people are shown it: lookups, point MLP and compositing. The text towe
 measurement are those of t3d.bench.measure. The released sizes need some 2 GiB in each process.
 """
 
-import argparse
 import functools
 import json
 import math
-import os
 import pathlib
-import platform
 import tempfile
 import zlib
 from typing import NamedTuple
@@ -25,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.bench import measure
+from t3d.bench import figures, measure
 from t3d.core import config as configs
 from t3d.core import parsing, prng, rules, tree
 from t3d.core.typing import PyTree
@@ -171,49 +168,31 @@ def _line(size: str, name: str, row: dict) -> str:
 
 def flags() -> parsing.Parser:
     """The flags of `t3d bench decoder`."""
-    parser = parsing.Parser(prog='t3d bench decoder', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--sizes', default='tiny', help=f'some of {",".join(SIZES)}')
-    parser.add_argument('--repeats', type=COUNT, default=7)
-    parser.add_argument('--check', action='store_true', help='one warm pass each; ends with 1 if the results differ')
-    parser.add_argument('--no-peer', action='store_true', help='without PyTorch')
-    parser.add_argument('--json', type=parsing.json_file, help='also write the figures to this file')
+    parser = figures.parser('decoder', __doc__)
+    figures.of_sizes(parser, SIZES)
+    figures.beside_peer(parser, check='one warm pass each; ends with 1 if the results differ')
     return parser
 
 
 def main(argv=None) -> int:
     """Prints a Markdown table; returns 1 if `--check` finds a difference above TOLERANCE, else 0."""
-    parser = flags()
-    args = parser.parse_args(argv)
-    sizes = args.sizes.split(',')
-    if unknown := [size for size in sizes if size not in SIZES]:
-        parser.error(f'unknown size {unknown[0]!r}: choose from {", ".join(SIZES)}')
-    if args.check and args.no_peer:
-        parser.error('--check compares with PyTorch: leave --no-peer out.')
-    device = jax.devices()[0]
-    print(
-        f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
-        f'{platform.python_implementation()} {platform.python_version()}, load {os.getloadavg()[0]:.1f}, float32'
-    )
+    args = figures.parsed(flags(), argv, sizes=SIZES)
+    print(figures.machine('float32'))
     print('\n'.join(HEADER), flush=True)
-    results, why_not = {}, None
-    for size in sizes:
-        peer, why_not = measure.start_peer(args.no_peer, PEER)
-        if args.check and peer is None:
-            print(f'nothing to compare with: {why_not}')
-            return 1
-        echo = lambda name, row, size=size: print(_line(size, name, row), flush=True)
-        try:
+    results = {}
+    for size in args.sizes:
+        with figures.peer(args, PEER) as (peer, why_not):
+            if args.check and peer is None:
+                print(f'nothing to compare with: {why_not}')
+                return 1
+            echo = lambda name, row, size=size: print(_line(size, name, row), flush=True)
             results[size] = measured(SIZES[size], peer, 1 if args.check else args.repeats, args.check, echo)
-        finally:
-            if peer:
-                peer.close()
     print(f'\npeer: {next((row["peer"] for row in results.values() if row["peer"]), why_not)}')
     for size, row in results.items():
         gflop = ', '.join(f'{name} {row[name]["gflop"]:.1f} GFLOP' for name in TOLERANCE)
         print(f'{size}: {row["parameters"]:,} parameters, {gflop}, views of {SIZES[size]["pixels"]} px')
     measure.warn_of_load()
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
+    figures.write(args, 'decoder', results)
     apart = [
         f'{size} {name} differs by more than {bound:.0e} of the largest number.'
         for size, row in results.items()

@@ -11,12 +11,7 @@ with networks, renderer, losses and schedule of the same sizes. Augmentation is 
 those of t3d.bench.measure.
 """
 
-import argparse
 import functools
-import json
-import os
-import pathlib
-import platform
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +19,8 @@ import numpy as np
 import optax
 
 from t3d import systems
-from t3d.bench import measure, memory
-from t3d.core import parsing, prng, rules, tree
+from t3d.bench import figures, measure, memory
+from t3d.core import parsing, prng, tree
 from t3d.core.errors import UsageError
 from t3d.geom import cameras
 from t3d.metrics import flops
@@ -225,18 +220,13 @@ def _line(name: str, row: dict, images: int) -> str:
     return '| ' + ' | '.join(map(str, cells)) + ' |'
 
 
-COUNT = rules.argument(rules.Whole(1, 10**6))
-
-
 def flags() -> parsing.Parser:
     """The flags of `t3d bench gan`."""
-    parser = parsing.Parser(prog='t3d bench gan', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = figures.parser('gan', __doc__)
     parser.add_argument('--config', default=CONFIG)
     parser.add_argument('--size', choices=sorted(SIZES), help='overrides of SIZES on top of the config')
-    parser.add_argument('--repeats', type=COUNT, default=7)
-    parser.add_argument('--no-peer', action='store_true', help='without PyTorch')
     parser.add_argument('--count', action='store_true', help='only the FLOPs of an image, by phase; nothing is run')
-    parser.add_argument('--json', type=parsing.json_file, help='also write the figures to this file')
+    figures.beside_peer(parser)
     parser.add_argument('overrides', nargs='*', metavar='key=value')
     return parser
 
@@ -251,25 +241,19 @@ def main(argv=None) -> int:
     if args.count:
         print(counted(config))
         return 0
-    device, net = jax.devices()[0], config.generator
+    net = config.generator
     print(
-        f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
-        f'{platform.python_implementation()} {platform.python_version()}, load {os.getloadavg()[0]:.1f}, {config.dtype}\n'
+        f'{figures.machine(config.dtype)}\n'
         f'batch {config.batch} of {config.data.size} px, {config.render.size}^2 rays of {config.render.samples} + '
         f'{config.render.importance} samples, planes 3 x {net.plane_resolution}^2 x {net.plane_channels}'
     )
     print('\n'.join(HEADER), flush=True)
-    peer, why_not = measure.start_peer(args.no_peer, PEER)
-    try:
+    with figures.peer(args, PEER) as (peer, why_not):
         result = measured(config, peer, args.repeats, lambda line: print(line, flush=True))
-    finally:
-        if peer:
-            peer.close()
     g, d = result['parameters'].values()
     print(f'\npeer: {result["peer"] or why_not}')
     print(f'{g:,} parameters in the generator, {d:,} in the discriminator; {result["phases"]["iteration"]["gflop"]:.1f} GFLOP')
     print(f'the whole step compiles in {result["step_compile_s"]:.1f} s, {result["step_temp_mib"]:.0f} MiB of temporaries')
     measure.warn_of_load()
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps({'config': args.config, 'overrides': args.overrides, **result}, indent=1))
+    figures.write(args, 'gan', result)
     return 0

@@ -13,19 +13,15 @@ measurement are those of t3d.bench.measure. The full sizes need some 4 GiB for t
 gradients, and the activations.
 """
 
-import argparse
 import functools
-import json
-import os
 import pathlib
-import platform
 import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.bench import measure
+from t3d.bench import figures, measure
 from t3d.bench import unet as unet_bench
 from t3d.core import parsing, prng, tree
 from t3d.fields import view_inputs
@@ -254,28 +250,11 @@ def _peer_line(size: str, what: str, name: str, row: dict) -> str:
 
 def flags() -> parsing.Parser:
     """The flags of `t3d bench mv`."""
-    parser = parsing.Parser(prog='t3d bench mv', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--sizes', default='tiny', help=f'some of {",".join(SIZES)}')
+    parser = figures.parser('mv', __doc__)
+    figures.of_sizes(parser, SIZES)
     parser.add_argument('--passes', default='forward,both', help='forward, both (with gradients) or forward,both')
-    parser.add_argument('--repeats', type=unet_bench.COUNT, default=7)
-    parser.add_argument('--check', action='store_true', help='the second table only, one warm pass each; 1 if results differ')
-    parser.add_argument('--no-peer', action='store_true', help='without PyTorch')
-    parser.add_argument('--json', type=parsing.json_file, help='also write the figures to this file')
+    figures.beside_peer(parser, check='the second table only, one warm pass each; 1 if results differ')
     return parser
-
-
-def _arguments(argv):
-    parser = flags()
-    args = parser.parse_args(argv)
-    for name, known in (('sizes', SIZES), ('passes', PASSES)):
-        words = getattr(args, name).split(',')
-        unknown = [word for word in words if word not in known]
-        if unknown:
-            parser.error(f'unknown {name[:-1] if name == "sizes" else "pass"} {unknown[0]!r}: choose from {", ".join(known)}')
-        setattr(args, name, words)
-    if args.check and args.no_peer:
-        parser.error('--check compares with PyTorch: leave --no-peer out.')
-    return args
 
 
 def _measured(size: str, args, peer) -> dict:
@@ -301,32 +280,23 @@ def _measured(size: str, args, peer) -> dict:
 
 def main(argv=None) -> int:
     """Prints Markdown tables; returns 1 if `--check` finds a difference above TOLERANCE, else 0."""
-    args = _arguments(argv)
-    device = jax.devices()[0]
-    print(
-        f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
-        f'{platform.python_implementation()} {platform.python_version()}, load {os.getloadavg()[0]:.1f}'
-    )
-    results, why_not = {}, None
+    args = figures.parsed(flags(), argv, sizes=SIZES, passes=PASSES)
+    print(figures.machine())
+    results = {}
     for size in args.sizes:
         shape = SIZES[size]
         print(
             f'\n{size}: {shape["objects"]} x {shape["views"]} views of {shape["size"]}^2 latents, {shape["tokens"]} tokens, '
             f'{shape["samples"]} points a ray'
         )
-        peer, why_not = measure.start_peer(args.no_peer, PEER, needs=('torch', 'diffusers'))
-        if args.check and peer is None:
-            print(f'nothing to compare with: {why_not}')
-            return 1
-        try:
+        with figures.peer(args, PEER, needs=('torch', 'diffusers')) as (peer, why_not):
+            if args.check and peer is None:
+                print(f'nothing to compare with: {why_not}')
+                return 1
             results[size] = _measured(size, args, peer)
-        finally:
-            if peer:
-                peer.close()
     print(f'\npeer: {why_not or "PyTorch, the better of " + " and ".join(map(str, measure.THREADS)) + " threads"}')
     measure.warn_of_load()
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
+    figures.write(args, 'mv', results)
     rows = [(size, what, row) for size, one in results.items() for what, parts in one['peer'].items() for row in parts.values()]
     apart = [f'{size} {what}' for size, what, row in rows if args.check and not max(row['difference']) <= TOLERANCE]
     if apart:

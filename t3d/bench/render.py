@@ -4,18 +4,14 @@ The rules of measurement are those of t3d.bench.measure.
 """
 
 import functools
-import json
-import os
-import pathlib
-import platform
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.bench import measure, memory, render_workload
-from t3d.core import parsing, rules
+from t3d.bench import figures, measure, memory, render_workload
+from t3d.core import parsing
 
 PEER = measure.PEERS / 'torch_renderer.py'
 MIB = measure.MIB
@@ -98,47 +94,27 @@ def _mib(value: float | None) -> str:
     return '-' if value is None else f'{value:.0f}'
 
 
-COUNT = rules.argument(rules.Whole(1, 10**6))
-
-
 def flags() -> parsing.Parser:
-    """The flags of `t3d bench render`; the other benchmarks name theirs alike."""
-    parser = parsing.Parser(prog='t3d bench render', description=main.__doc__)
-    parser.add_argument('--sizes', default='tiny,64,128', help=f'some of {",".join(render_workload.SHAPES)}')
-    parser.add_argument('--repeats', type=COUNT, default=7)
-    parser.add_argument('--no-peer', action='store_true', help='without the PyTorch renderer')
-    parser.add_argument('--json', type=parsing.json_file, help='also write the figures to this file')
+    """The flags of `t3d bench render`."""
+    parser = figures.parser('render', __doc__)
+    figures.of_sizes(parser, render_workload.SHAPES, 'tiny,64,128')
+    figures.beside_peer(parser, 'the PyTorch renderer')
     return parser
 
 
 def main(argv=None) -> int:
     """`t3d bench render`: prints a Markdown table; returns 0."""
-    parser = flags()
-    args = parser.parse_args(argv)
-    sizes = args.sizes.split(',')
-    unknown = [size for size in sizes if size not in render_workload.SHAPES]
-    if unknown:
-        parser.error(f'unknown size {unknown[0]!r}: choose from {", ".join(render_workload.SHAPES)}')
-    peer, why_not = measure.start_peer(args.no_peer, PEER)
-    device = jax.devices()[0]
-    print(
-        f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, devices: {jax.device_count()}, '
-        f'jax {jax.__version__}, {platform.python_implementation()} {platform.python_version()}, '
-        f'load {os.getloadavg()[0]:.1f}, float32'
-    )
+    args = figures.parsed(flags(), argv, sizes=render_workload.SHAPES)
+    print(figures.machine('float32'))
     print('\n'.join(HEADER), flush=True)
     results, bounds, peer_is = {}, [], None
-    try:
-        for size in sizes:
+    with figures.peer(args, PEER) as (peer, why_not):
+        for size in args.sizes:
             peer_is = load(peer, render_workload.SHAPES[size]) if peer else None
             results[size], bound = measured(render_workload.SHAPES[size], peer, args.repeats)
             bounds.append(f'{size}: {bound}')
             print('\n'.join(_line(size, row) for row in results[size]), flush=True)
-    finally:
-        if peer:
-            peer.close()
     print(f'\npeer: {peer_is or why_not}\nstreaming copy: {_copy_roof():.1f} GB/s\n' + '\n'.join(bounds))
     measure.warn_of_load()
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
+    figures.write(args, 'render', results)
     return 0

@@ -10,39 +10,29 @@ random, each a function of its name, the same on both sides. The full size needs
 as much again for the activations of the encoder.
 """
 
-import argparse
 import functools
-import json
-import os
 import pathlib
-import platform
 import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.bench import measure
+from t3d.bench import figures, measure
 from t3d.bench import unet as unet_bench
 from t3d.checkpoint import convert
-from t3d.core import parsing, rules, tree
+from t3d.core import parsing, tree
 from t3d.diffusion import distill, guidance, schedules
+from t3d.inference.shapes import AUTOENCODER
 from t3d.metrics import flops
 from t3d.nets import vae as autoencoder
 from t3d.nets.unet import UNet
 from t3d.nets.vae import VAE
 
-ENCODER = {
-    'down_block_types': ['DownEncoderBlock2D'] * 4,
-    'up_block_types': ['UpDecoderBlock2D'] * 4,
-    'block_out_channels': [128, 256, 512, 512],
-    'layers_per_block': 2,
-    'norm_num_groups': 32,
-}
 SHAPE = {'views': 1, 'render': 64, 'tokens': 77, 't': 400, 'scale': 7.5}
 SIZES = {
-    'tiny': {**SHAPE, 'unet': unet_bench.TINY, 'vae': {**ENCODER, 'block_out_channels': [32, 32, 64, 64]}, 'pixels': 128},
-    'sd21': {**SHAPE, 'unet': unet_bench.SD21, 'vae': ENCODER, 'pixels': 512},
+    'tiny': {**SHAPE, 'unet': unet_bench.TINY, 'vae': {**AUTOENCODER, 'block_out_channels': [32, 32, 64, 64]}, 'pixels': 128},
+    'sd21': {**SHAPE, 'unet': unet_bench.SD21, 'vae': AUTOENCODER, 'pixels': 512},
 }
 PEER = measure.PEERS / 'torch_sds.py'
 TOLERANCE = 1e-3  # of the largest gradient; rounding is amplified by the encoder of random weights
@@ -51,7 +41,6 @@ HEADER = (
     '| ratio of medians (minima) | largest difference of the largest gradient |',
     '|---|---|---|---|---|---|---|---|---|---|',
 )
-COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
 def inputs(shape: dict) -> dict[str, np.ndarray]:
@@ -141,47 +130,29 @@ def _line(size: str, row: dict) -> str:
 
 def flags() -> parsing.Parser:
     """The flags of `t3d bench sds`."""
-    parser = parsing.Parser(prog='t3d bench sds', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--sizes', default='tiny', help=f'some of {",".join(SIZES)}')
-    parser.add_argument('--repeats', type=COUNT, default=7)
-    parser.add_argument('--check', action='store_true', help='one warm pass each; ends with 1 if the gradients differ')
-    parser.add_argument('--no-peer', action='store_true', help='without PyTorch')
-    parser.add_argument('--json', type=parsing.json_file, help='also write the figures to this file')
+    parser = figures.parser('sds', __doc__)
+    figures.of_sizes(parser, SIZES)
+    figures.beside_peer(parser, check='one warm pass each; ends with 1 if the gradients differ')
     return parser
 
 
 def main(argv=None) -> int:
     """Prints a Markdown table; returns 1 if `--check` finds a difference above TOLERANCE, else 0."""
-    parser = flags()
-    args = parser.parse_args(argv)
-    sizes = args.sizes.split(',')
-    if unknown := [size for size in sizes if size not in SIZES]:
-        parser.error(f'unknown size {unknown[0]!r}: choose from {", ".join(SIZES)}')
-    if args.check and args.no_peer:
-        parser.error('--check compares with PyTorch: leave --no-peer out.')
-    device = jax.devices()[0]
-    print(
-        f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
-        f'{platform.python_implementation()} {platform.python_version()}, load {os.getloadavg()[0]:.1f}'
-    )
+    args = figures.parsed(flags(), argv, sizes=SIZES)
+    print(figures.machine())
     print('\n'.join(HEADER), flush=True)
-    results, why_not = {}, None
-    for size in sizes:
-        peer, why_not = measure.start_peer(args.no_peer, PEER, needs=('torch', 'diffusers'))
-        if args.check and peer is None:
-            print(f'nothing to compare with: {why_not}')
-            return 1
-        try:
+    results = {}
+    for size in args.sizes:
+        with figures.peer(args, PEER, needs=('torch', 'diffusers')) as (peer, why_not):
+            if args.check and peer is None:
+                print(f'nothing to compare with: {why_not}')
+                return 1
             results[size] = measured(SIZES[size], peer, 1 if args.check else args.repeats, args.check)
-        finally:
-            if peer:
-                peer.close()
         print(_line(size, results[size]), flush=True)
     print(f'\npeer: {next((row["peer"] for row in results.values() if row["peer"]), why_not)}')
     print('\n'.join(f'{size}: {row["parameters"]:,} parameters, {row["gflop"]:.1f} GFLOP' for size, row in results.items()))
     measure.warn_of_load()
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
+    figures.write(args, 'sds', results)
     apart = [size for size, row in results.items() if args.check and not row['difference'] <= TOLERANCE]
     if apart:
         print(f'{", ".join(apart)}: differs by more than {TOLERANCE:.0e} of the largest gradient.')

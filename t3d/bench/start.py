@@ -14,27 +14,28 @@ import time
 
 import jax
 
-from t3d.core import errors, parsing, rules
+from t3d.core import errors, parsing
 
 ALONE, WHOLE = 'the step alone', 'from nothing'
-
-COUNT = rules.argument(rules.Whole(1, 10**6))
 
 
 def flags() -> parsing.Parser:
     """The flags of `t3d bench start`."""
-    parser = parsing.Parser(prog='t3d bench start')
+    from t3d.bench import figures
+
+    parser = figures.parser('start', main.__doc__)
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
-    parser.add_argument('--repeats', type=COUNT, default=7)
-    parser.add_argument('--json', type=parsing.json_file, help='also write the result here')
     parser.add_argument('overrides', nargs='*', metavar='key=value')
     return parser
 
 
 def main(argv=None) -> int:
     """Runs the processes and prints the table."""
+    from t3d.bench import figures
+
     args, rest = flags().parse_known_args(argv)
-    words = [args.config, *args.overrides, *rest]
+    args.overrides += rest
+    words = [args.config, *args.overrides]
     timings = {f'{what}, {cache}': [] for what in (WHOLE, ALONE) for cache in ('cold', 'warm')}
     for _ in range(args.repeats):
         for what in (WHOLE, ALONE):
@@ -42,9 +43,7 @@ def main(argv=None) -> int:
                 for cache in ('cold', 'warm'):
                     timings[f'{what}, {cache}'].append(_process(words, what, folder))
     print(table(timings))
-    if args.json:
-        with open(args.json, 'w') as file:
-            json.dump(timings, file, indent=1)
+    figures.write(args, 'start', timings)
     return 0
 
 

@@ -2,24 +2,21 @@
 
 import datetime
 import itertools
-import json
 import time
 
 import jax
 import numpy as np
 
-from t3d.core import parsing, prng, rules
-
-COUNT = rules.argument(rules.Whole(1, 10**6))
+from t3d.bench import figures
+from t3d.core import parsing, prng
 
 
 def flags() -> parsing.Parser:
     """The flags of `t3d bench train`."""
-    parser = parsing.Parser(prog='t3d bench train')
+    parser = figures.parser('train', main.__doc__)
+    parser.set_defaults(repeats=15)
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
-    parser.add_argument('--repeats', type=COUNT, default=15)
-    parser.add_argument('--steps', type=COUNT, default=5, help='steps in each repeat')
-    parser.add_argument('--json', type=parsing.json_file, help='also write the result here')
+    parser.add_argument('--steps', type=figures.COUNT, default=5, help='steps in each repeat')
     parser.add_argument('overrides', nargs='*', metavar='key=value')
     return parser
 
@@ -27,16 +24,15 @@ def flags() -> parsing.Parser:
 def main(argv=None) -> int:
     """Times the loop's own step on the config's data: all up to the first step apart, then the median of repeats."""
     args, rest = flags().parse_known_args(argv)
+    args.overrides += rest
     from t3d.core import config as configs
     from t3d.plan import dry_run
 
-    config = dry_run.resolve(configs.load(args.config, [*args.overrides, *rest]))
+    config = dry_run.resolve(configs.load(args.config, args.overrides))
     result = measured(config, args.repeats, args.steps)
     result['config'] = args.config
     print('\n'.join(f'{name:>22}  {value}' for name, value in result.items()))
-    if args.json:
-        with open(args.json, 'w') as file:
-            json.dump(result, file, indent=1)
+    figures.write(args, 'train', result)
     return 0
 
 

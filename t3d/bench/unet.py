@@ -10,13 +10,9 @@ size needs about 4 GiB for the weights in each process, and the activations. The
 t3d.bench.measure.
 """
 
-import argparse
 import functools
-import json
 import math
-import os
 import pathlib
-import platform
 import resource
 import tempfile
 import zlib
@@ -25,24 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.bench import measure
+from t3d.bench import figures, measure
 from t3d.checkpoint import convert_names
-from t3d.core import parsing, prng, rules, tree
+from t3d.core import parsing, prng, tree
 from t3d.core.typing import PyTree
+from t3d.inference import shapes
 from t3d.metrics import flops
 from t3d.nets.unet import UNet
 
-SD = {
-    'in_channels': 4,
-    'out_channels': 4,
-    'block_out_channels': [320, 640, 1280, 1280],
-    'down_block_types': ['CrossAttnDownBlock2D'] * 3 + ['DownBlock2D'],
-    'up_block_types': ['UpBlock2D'] + ['CrossAttnUpBlock2D'] * 3,
-    'layers_per_block': 2,
-    'norm_num_groups': 32,
-}
-SD15 = {**SD, 'attention_head_dim': 8, 'cross_attention_dim': 768, 'use_linear_projection': False}
-SD21 = {**SD, 'attention_head_dim': [5, 10, 20, 20], 'cross_attention_dim': 1024, 'use_linear_projection': True}
+SD15, SD21 = (shapes.MODELS[name][0] for name in ('sd15', 'sd21'))
 TINY = {**SD21, 'block_out_channels': [32, 64, 128, 128], 'attention_head_dim': [1, 2, 4, 4], 'cross_attention_dim': 64}
 SIZES = {  # latents of size x size with so many text tokens
     'tiny': {'config': TINY, 'batch': 4, 'size': 32, 'tokens': 77},
@@ -184,14 +171,11 @@ def _line(size: str, row: dict) -> str:
     return '| ' + ' | '.join([*cells, f'{row["temp_mib"]:.0f}', f'{row["peak_mib"]:.0f}', *peer]) + ' |'
 
 
-COUNT = rules.argument(rules.Whole(1, 10**6))
-
-
 def flags() -> parsing.Parser:
     """The flags of `t3d bench unet`."""
-    parser = parsing.Parser(prog='t3d bench unet', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--sizes', default='tiny', help=f'some of {",".join(SIZES)}')
-    parser.add_argument('--batch', type=COUNT, help='latents at once, instead of 4')
+    parser = figures.parser('unet', __doc__)
+    figures.of_sizes(parser, SIZES)
+    parser.add_argument('--batch', type=figures.COUNT, help='latents at once, instead of 4')
     parser.add_argument('--dtype', default='float32', choices=sorted(TOLERANCE), help='of weights and products')
     parser.add_argument(
         '--precision',
@@ -199,54 +183,30 @@ def flags() -> parsing.Parser:
         help='of our float32 products: "highest" as the tests run, "default" as users do (TF32 on a GPU, bfloat16 on a TPU, '
         'the same on a CPU); without it highest with --check, else default',
     )
-    parser.add_argument('--repeats', type=COUNT, default=7)
-    parser.add_argument('--check', action='store_true', help='one warm pass each; ends with 1 if the outputs differ')
-    parser.add_argument('--no-peer', action='store_true', help='without diffusers')
-    parser.add_argument('--json', type=parsing.json_file, help='also write the figures to this file')
+    figures.beside_peer(parser, 'diffusers', check='one warm pass each; ends with 1 if the outputs differ')
     return parser
-
-
-def _arguments(argv):
-    parser = flags()
-    args = parser.parse_args(argv)
-    args.sizes = args.sizes.split(',')
-    unknown = [size for size in args.sizes if size not in SIZES]
-    if unknown:
-        parser.error(f'unknown size {unknown[0]!r}: choose from {", ".join(SIZES)}')
-    if args.check and args.no_peer:
-        parser.error('--check compares with diffusers: leave --no-peer out.')
-    return args
 
 
 def main(argv=None) -> int:
     """Prints a Markdown table; returns 1 if `--check` finds a difference above TOLERANCE, else 0."""
-    args = _arguments(argv)
-    device = jax.devices()[0]
-    print(
-        f'{device.device_kind} ({jax.default_backend()}), {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, '
-        f'{platform.python_implementation()} {platform.python_version()}, load {os.getloadavg()[0]:.1f}'
-    )
+    args = figures.parsed(flags(), argv, sizes=SIZES)
+    print(figures.machine())
     print('\n'.join(HEADER), flush=True)
-    results, why_not = {}, None
+    results = {}
     for size in args.sizes:
         shape = {**SIZES[size], **({'batch': args.batch} if args.batch else {})}
-        peer, why_not = measure.start_peer(args.no_peer, PEER, needs=('torch', 'diffusers'))
-        if args.check and peer is None:
-            print(f'nothing to compare with: {why_not}')
-            return 1
-        try:
+        with figures.peer(args, PEER, needs=('torch', 'diffusers')) as (peer, why_not):
+            if args.check and peer is None:
+                print(f'nothing to compare with: {why_not}')
+                return 1
             repeats = 1 if args.check else args.repeats
             results[size] = measured(shape, args.dtype, peer, repeats, args.check, args.precision)
-        finally:
-            if peer:
-                peer.close()
         print(_line(size, results[size]), flush=True)
     rows = results.values()
     print(f'\npeer: {next((row["peer"] for row in rows if row["peer"]), why_not)}')
     print('\n'.join(f'{size}: {row["parameters"]:,} parameters, {row["gflop"]:.1f} GFLOP' for size, row in results.items()))
     measure.warn_of_load()
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
+    figures.write(args, 'unet', results)
     bounds = {size: tolerance(args.dtype, row['precision'], jax.default_backend()) for size, row in results.items()}
     if args.check:
         print(

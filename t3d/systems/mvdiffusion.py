@@ -47,6 +47,7 @@ def make(config, given=None) -> System:
         that are given beside prompts.
     """
     model = Model(config, given or {})
+    parts = config.get('accumulate', 1)
     optimizer = optim.staged(optim.adamw(**config.optimizer, total=config.steps), is_new, **config.staged)
 
     def init(key, batch, given) -> TrainState:
@@ -55,10 +56,8 @@ def make(config, given=None) -> System:
 
     def step_of(loss):
         def train_step(state: TrainState, batch, key, given):
-            gradients = accumulate.value_and_grad(
-                lambda params, batch, key: loss(params, given, batch, key), config.get('accumulate', 1)
-            )
-            (_, metrics), grads = gradients(state.params, batch, key)
+            of_batch = lambda params, batch, key: loss(params, given, batch, key)
+            (_, metrics), grads = accumulate.value_and_grad(of_batch, parts)(state.params, batch, key)
             grads, metrics = replicas.mean((grads, metrics))
             params, opt_state = optim.update(optimizer, state, grads)
             return optim.advance(config, state, params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)})

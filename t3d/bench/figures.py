@@ -1,0 +1,108 @@
+"""What the benchmarks have in common beside their figures: words, the machine, the peer's life, and lines of JSON.
+
+`--json FILE` adds a line to a file, so that several runs, sizes and machines share one:
+
+    {"benchmark": "unet", "words": {"sizes": ["tiny"], ...}, "when": "2026-11-29T02:30:00+00:00", "cores": 2, "load": 0.4,
+     "machine": {"t3d": ..., "packages": {...}, "commit": ..., "devices": [...]}, "figures": {...}}
+
+A `measure.Timing` stands there as [median, min, max] in ms.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import platform
+from collections.abc import Iterable
+
+import jax
+
+from t3d.bench import measure
+from t3d.core import environment, parsing, rules
+
+COUNT = rules.argument(rules.Whole(1, 10**6))
+
+
+def parser(name: str, description: str | None) -> parsing.Parser:
+    """The words that every benchmark takes: `--repeats`, `--json`."""
+    made = parsing.Parser(
+        prog=f't3d bench {name}', description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument('--repeats', type=COUNT, default=7)
+    made.add_argument('--json', type=parsing.json_file, help='also add the figures to this file, a line of JSON for each run')
+    return made
+
+
+def beside_peer(made: parsing.Parser, peer: str = 'PyTorch', check: str = '') -> None:
+    """Adds `--no-peer`, and `--check` where there is a sentence on what it compares."""
+    if check:
+        made.add_argument('--check', action='store_true', help=check)
+    made.add_argument('--no-peer', action='store_true', help=f'without {peer}')
+    made.set_defaults(peer=peer)
+
+
+def of_sizes(made: parsing.Parser, known: Iterable[str], default: str = 'tiny') -> None:
+    """Adds `--sizes`: some of the known ones."""
+    made.add_argument('--sizes', default=default, help=f'some of {",".join(known)}')
+
+
+def parsed(made: parsing.Parser, argv, **known) -> argparse.Namespace:
+    """The words of a command, lists cut at their commas.
+
+    Args:
+      known: {name of a list: what may stand in it}, sizes=..., passes=....
+    Ends the program with 2 for others, and where a check is asked for without the peer that it compares with.
+    """
+    args = made.parse_args(argv)
+    for name, choices in known.items():
+        chosen = getattr(args, name).split(',')
+        if unknown := [one for one in chosen if one not in choices]:
+            one = {'sizes': 'size', 'passes': 'pass'}.get(name, name)
+            made.error(f'unknown {one} {unknown[0]!r}: choose from {", ".join(choices)}')
+        setattr(args, name, chosen)
+    if getattr(args, 'check', False) and args.no_peer:
+        made.error(f'--check compares with {args.peer}: leave --no-peer out.')
+    return args
+
+
+def machine(*more: str) -> str:
+    """A line on where the figures come from."""
+    count = f', devices: {jax.device_count()}' if jax.device_count() > 1 else ''
+    facts = [
+        f'{jax.devices()[0].device_kind} ({jax.default_backend()})',
+        f'{len(os.sched_getaffinity(0))} cores{count}',
+        f'jax {jax.__version__}',
+        f'{platform.python_implementation()} {platform.python_version()}',
+        f'load {os.getloadavg()[0]:.1f}',
+    ]
+    return ', '.join([*facts, *more])
+
+
+@contextlib.contextmanager
+def peer(args, script, needs: tuple[str, ...] = ('torch',)):
+    """`with peer(...) as (peer, why_not)`: one of the two is None; the process ends with the block."""
+    started, why_not = measure.start_peer(args.no_peer, script, needs)
+    try:
+        yield started, why_not
+    finally:
+        if started:
+            started.close()
+
+
+def write(args, benchmark: str, figures: dict) -> None:
+    """Adds the line of a run to the file of `--json`, if there is one."""
+    if not args.json:
+        return
+    words = {name: value for name, value in vars(args).items() if name not in ('json', 'peer')}
+    line = {
+        'benchmark': benchmark,
+        'words': words,
+        'when': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+        'cores': len(os.sched_getaffinity(0)),
+        'load': round(os.getloadavg()[0], 2),
+        'machine': environment.environment(),
+        'figures': figures,
+    }
+    with open(args.json, 'a') as file:
+        file.write(json.dumps(line) + '\n')
