@@ -10,7 +10,8 @@ BENCHMARKS = """benchmarks, each with a --help of its own:
   gan      the four training phases of a triplane GAN, beside PyTorch modules of the same shapes
   mv       the three forms of the multi-view UNet, beside the plain UNet and PyTorch
   sds      a step of score distillation through Stable Diffusion's networks, beside diffusers and PyTorch
-  decoder  Instant3D's decoder from text to triplane, and a view of it, beside PyTorch"""
+  decoder  Instant3D's decoder from text to triplane, and a view of it, beside PyTorch
+  gpu      all of these that say something of an accelerator, into one file within ten minutes"""
 
 
 def flags(command) -> None:
