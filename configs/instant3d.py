@@ -7,6 +7,9 @@
 | `tiny` | toy, single objects | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `scenes` | toy, one and two objects with relations | 3 x 32 x 32 x 16 | two CPU cores, 15 minutes; shipped |
 | `scenes_rays` | the same scenes, by rays in closed form | 3 x 64 x 64 x 16 | two CPU cores, hours |
+| `toy_imle`, `toy_codes` | toy, captions of several objects: seeds choose | 3 x 32 x 32 x 8 | two CPU cores, minutes |
+| `toy_mean` | their control | the same | the same |
+| `furniture_seeds` | furniture, 128 px, by rays: seeds choose | 3 x 64 x 64 x 24 | one GPU |
 | `sds` | prompts of toy, by score distillation from the prior `toy` | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `sds_trained` | the same, from `image_diffusion-toy` | 3 x 32 x 32 x 16 | two CPU cores, an hour |
 | `furniture` | the real furniture library, 64 px | 3 x 32 x 32 x 24 | two CPU cores, an hour; shipped |
@@ -17,13 +20,16 @@
 
 import ml_collections
 
-from configs import common
+from configs import _instant3d_seeds, common
 
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
     variants = {'tiny': tiny, 'scenes': scenes, 'scenes_rays': scenes_rays, 'sds': sds, 'sds_trained': sds_trained}
     variants.update({'furniture': furniture, 'base': base, 'pod': pod, 'pod_sds': pod_sds})
+    seeds = {name: getattr(_instant3d_seeds, name) for name in ('toy_imle', 'toy_codes', 'toy_mean')}
+    variants.update({name: lambda make=make: make(scenes_rays()) for name, make in seeds.items()})
+    variants['furniture_seeds'] = lambda: _instant3d_seeds.furniture_seeds(furniture())
     if variant not in variants:
         raise ValueError(f'unknown variant {variant!r} of instant3d: there are {", ".join(variants)}')
     return variants[variant]().lock()

@@ -22,10 +22,10 @@ NEAR = 0.65  # the least likeness of a name that is proposed: 'tyo' is meant for
 def files() -> dict[str, pathlib.Path]:
     """The configs that can be loaded by name: those that come with t3d and those in `configs/` of the working directory.
 
-    Of two with the same name the working directory's counts.
+    Of two with the same name the working directory's counts. Names that begin with _ are parts of configs.
     """
     paths = [*sorted((CHECKOUT / 'configs').glob('*.py')), *sorted(pathlib.Path('configs').glob('*.py'))]
-    table = {path.stem: path for path in paths if path.stem not in ('common', '__init__')}
+    table = {path.stem: path for path in paths if path.stem != 'common' and not path.stem.startswith('_')}
     return dict(sorted(table.items()))
 
 

@@ -16,6 +16,7 @@ from t3d.data import sets
 ADAPTERS = {
     'views': 't3d.data.adapters.views',  # posed RGBA views of captioned objects
     'rays': 't3d.data.adapters.rays',  # rays of captioned objects, of pictures of any size or in closed form
+    'object_rays': 't3d.data.adapters.object_rays',  # the same, of objects with numbers
     'single_view': 't3d.data.adapters.single_view',  # one picture of an object
     'triplanes': 't3d.data.adapters.triplanes',  # pairs of seed and caption
     'prompts': 't3d.data.adapters.prompts',  # texts alone

@@ -16,6 +16,7 @@ from t3d.inference.loading import Loaded
 EVALUATORS = {
     'toy_objects': 't3d.evaluate.toy_objects',
     'toy_sharpness': 't3d.evaluate.toy_sharpness',
+    'toy_seeds': 't3d.evaluate.toy_seeds',
     'asked_objects': 't3d.evaluate.asked_objects',
     'marked_fronts': 't3d.evaluate.marked_fronts',
     'toy_prompts': 't3d.evaluate.toy_prompts',

@@ -72,7 +72,13 @@ class TextField:
         return self.scene_from_noise(params, ids, self.noise(key, ids.shape[0]))
 
     def scene_from_noise(self, params, ids, noise):
-        features, _ = self.text.features(params['text'], ids)
+        return self.scene_from_features(params, self.features(params, ids), noise)
+
+    def features(self, params, ids):
+        """Text features [B, N, D], what one caption's scenes of several noises share."""
+        return self.text.features(params['text'], ids)[0]
+
+    def scene_from_features(self, params, features, noise):
         flat = self.decoder.apply({'params': params['decoder']}, features, noise).astype(jnp.float32)
         return {'planes': triplanes.unpack(flat), 'field': params['field']}
 

@@ -7,6 +7,8 @@ What holds the renders to their prompts is `config.supervision`:
 - `photometric`: the colour, mask and (optionally) depth of rendered views of captioned objects.
 - `rays`: the same, and what lies on each sample of a ray, along rays of scenes in closed form or through pixels of pictures of
   any size, which the data pipeline gathers.
+- `imle`, `codes`: the same for captions that are true of many objects. The style noise is, of several that are drawn for each
+  object, the one whose scene is nearest to it, or a learned code of the object.
 - `sds`: score distillation, as in the paper: a text-to-image or multi-view model, `given.prior`, judges whole renders from
   random cameras. Its data are prompts alone.
 - `sds+clip`: with the paper's CLIP loss, by `given.clip`.
@@ -42,7 +44,7 @@ from t3d.systems.instant3d_supervision import SUPERVISIONS
 
 INWARD, OUTWARD = r'(query|key|value|query_key|proj_in|mlp_in|in)/kernel$', r'(out|proj_out|mlp_out)/kernel$'
 SHARDING = (
-    (r'(^|/)extras/', P()),  # the visits of prompts: every device reads any of them
+    (r'(^|/)extras/|(^|/)codes$', P()),  # the visits of prompts, what is kept for objects: every device reads any of them
     # Scanned stacks have a layer axis in front; convolutions go by the fallback rule
     # Cut along the outputs: cut along the inputs, XLA would gather the activations, whose batch lies on 'fsdp', not the kernel.
     # (80 outputs at the least in the released size: where fsdp x tensor does not divide them, the log says what is left out.)
@@ -58,10 +60,10 @@ SHARDING = (
 
 def make(config, given=None) -> System:
     """The system of a config (configs/instant3d.py): sections text, decoder, field, render, loss, optimizer; with
-    `supervision='rays'` also rays, with 'sds' cameras and distill.
+    `supervision='rays'` also rays, with 'imle' also seeds, with 'codes' also codes, with 'sds' cameras and distill.
 
     Args:
-      given: {'prior': a text-to-image or a multi-view model} for 'sds', {} for 'photometric' and 'rays'.
+      given: {'prior': a text-to-image or a multi-view model} for 'sds', {} for the others.
     """
     text_condition.check(config.text)
     text_decoder.check(config.decoder)
@@ -71,6 +73,7 @@ def make(config, given=None) -> System:
     if name not in SUPERVISIONS:
         raise UsageError(unknown(name, SUPERVISIONS, 'supervision'))
     supervision = SUPERVISIONS[name](config, model, given or {})
+    draw = supervision.noise or (lambda params, key, count: model.noise(key, count))
     frozen = ('text',) if config.text.frozen else ()
     parts = config.get('accumulate', 1)
     if parts > 1 and jax.eval_shape(supervision.extras):
@@ -79,7 +82,7 @@ def make(config, given=None) -> System:
         )
 
     def init(key, batch, given=None) -> TrainState:
-        params = model.init(key, batch['tokens'][:1])
+        params = {**model.init(key, batch['tokens'][:1]), **supervision.learned(key)}
         opt_state = optimizer.init(optim.trained(params, frozen))
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, tree.copy(params), supervision.extras())
 
@@ -96,7 +99,8 @@ def make(config, given=None) -> System:
         return optim.advance(config, state, params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)})
 
     def preview(params, batch, key, given=None) -> jax.Array:
-        return supervision.preview(model.scene(params, batch['tokens'], key), batch)
+        noise = draw(params, key, batch['tokens'].shape[0])
+        return supervision.preview(model.scene_from_noise(params, batch['tokens'], noise), batch)
 
     def generate(params, requests, keys, given=None) -> list[Field]:
         prompts = only_prompts(requests, config.system)
@@ -113,7 +117,7 @@ def make(config, given=None) -> System:
 
     @jax.jit
     def generate_scenes(params, ids, keys):
-        noise = jax.vmap(lambda key: model.noise(key, 1)[0])(keys)
+        noise = jax.vmap(lambda key: draw(params, key, 1)[0])(keys)
         scene = model.scene_from_noise(params, ids, noise)
         return {
             'planes': scene['planes'],

@@ -1,6 +1,7 @@
 """What holds Instant3D's renders to their prompts: the supervisions of `systems/instant3d.py`.
 
-`photometric` compares pixels of posed views, `rays` rays whose truth is known; `sds` is score distillation from a prior, and
+`photometric` compares pixels of posed views, `rays` rays whose truth is known, `imle` and `codes` the same for captions of many
+objects; `sds` is score distillation from a prior, and
 `sds+clip` adds the likeness of renders and prompts that CLIP sees (arXiv 2311.08403, Sec. 3.3 and 3.4).
 
 Differences from the paper: those of `systems/instant3d.py`.
@@ -20,7 +21,7 @@ from t3d.diffusion import guide, likeness, perp_neg, timesteps
 from t3d.diffusion.prior import MultiViewPrior
 from t3d.fields.text_field import TextField
 from t3d.geom import camera_draws, cameras, shading, volume
-from t3d.systems import instant3d_supervision_rays
+from t3d.systems import instant3d_seeds, instant3d_supervision_rays
 
 
 class Supervision(NamedTuple):
@@ -31,12 +32,16 @@ class Supervision(NamedTuple):
       extras: `() -> what the state carries beside the network`.
       preview: `(scenes, batch) -> images [B, H, W, 3]` of the contact sheet.
       batch_spec: what the data pipeline delivers.
+      learned: `(key) -> parameters` beside those of the networks.
+      noise: `(params, key, count) -> style noise [count, Z]` of what is generated; None for that of `model.noise`.
     """
 
     loss: Callable
     extras: Callable
     preview: Callable
     batch_spec: dict[str, jax.ShapeDtypeStruct]
+    learned: Callable = lambda key: {}
+    noise: Callable | None = None
 
 
 # ------------------------------------------------------------------------------------------------------------- photometric
@@ -154,9 +159,7 @@ def beside_truth(config, model: TextField) -> Callable:
 def by_rays(config, model: TextField, given) -> Supervision:
     """By rays whose truth is known, in closed form or from pictures of any size (instant3d_supervision_rays.py)."""
     refuse_given(given, 'rays')
-    if 'rays' not in config:
-        raise UsageError("supervision='rays' reads the section 'rays': start from configs/instant3d.py:scenes_rays.")
-    instant3d_supervision_rays.check(config)
+    check_rays(config, 'rays')
     of_batch = instant3d_supervision_rays.loss_fn(config, model)
 
     def loss(params, extras, given, batch, key, step):
@@ -164,6 +167,41 @@ def by_rays(config, model: TextField, given) -> Supervision:
         return total, (metrics, extras)
 
     return Supervision(loss, dict, beside_truth(config, model), instant3d_supervision_rays.batch_spec(config))
+
+
+def check_rays(config, name: str) -> None:
+    """Raises UsageError for a config without rays, or with rays that cannot be."""
+    if 'rays' not in config:
+        raise UsageError(f"supervision={name!r} reads the section 'rays': start from configs/instant3d.py:scenes_rays.")
+    instant3d_supervision_rays.check(config)
+
+
+# ---------------------------------------------------------------------------------------------------------------- seeds
+
+
+def by_nearest_noise(config, model: TextField, given) -> Supervision:
+    """By rays, of the one among several noises whose scene is nearest: implicit maximum likelihood (instant3d_seeds.py)."""
+    refuse_given(given, 'imle')
+    check_rays(config, 'imle')
+    instant3d_seeds.check(config, 'seeds', 'imle')
+    extras = lambda: {'seeds': instant3d_seeds.empty(config)}
+    spec = instant3d_seeds.batch_spec(config)
+    return Supervision(instant3d_seeds.imle_fn(config, model), extras, beside_truth(config, model), spec)
+
+
+def by_codes(config, model: TextField, given) -> Supervision:
+    """By rays, of scenes whose style noise is a learned code of their object (instant3d_seeds.py)."""
+    refuse_given(given, 'codes')
+    check_rays(config, 'codes')
+    instant3d_seeds.check(config, 'codes', 'codes')
+    return Supervision(
+        instant3d_seeds.codes_fn(config, model),
+        dict,
+        beside_truth(config, model),
+        instant3d_seeds.batch_spec(config),
+        lambda key: {'codes': instant3d_seeds.first_codes(config, key)},
+        lambda params, key, count: instant3d_seeds.of_gaussian(params['codes'], key, count),
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ score distillation
@@ -296,4 +334,5 @@ def batch_spec_of_prompts(config) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in spec.items()}
 
 
-SUPERVISIONS = {'photometric': photometric, 'rays': by_rays, 'sds': distilled, 'sds+clip': distilled_with_clip}
+SUPERVISIONS = {'photometric': photometric, 'rays': by_rays, 'imle': by_nearest_noise, 'codes': by_codes}
+SUPERVISIONS |= {'sds': distilled, 'sds+clip': distilled_with_clip}

@@ -226,46 +226,65 @@ def occupancy(optical, within):
     return jnp.where(within, -jnp.log(-jnp.expm1(-optical)), optical)
 
 
+def squares(out: volume.RenderOutput, truth: Truth, key, views: int):
+    """Squared difference [B, R] of the colours, mean over channels, each view over a random background."""
+    objects, rays = truth.mask.shape
+    background = jax.random.uniform(key, (objects, views, 1, 3), jnp.float32)
+    background = jnp.broadcast_to(background, (objects, views, rays // views, 3)).reshape(out.features.shape)
+    shown = out.features + background * (1.0 - out.opacity[..., None])
+    true = truth.colour * truth.mask[..., None] + background * (1.0 - truth.mask[..., None])
+    return jnp.mean(jnp.square(shown - true), -1)
+
+
+def march(config, model: TextField, scene, truth: Truth, key):
+    """(depths [B, S, R], raw densities and colours there, what the rays see) of scenes."""
+    field = model.raw_field(scene)
+    depths = depths_of(config, model, field, truth, key)
+    raw, colours = volume.query(field, truth.rays, depths)
+    return depths, raw, colours, volume.composite_samples(raw, colours, depths, model.density)
+
+
+def compare(config, model: TextField, params, scene, truth: Truth, keys):
+    """(loss, metrics) of scenes [B] beside their truth; keys: of depths and of backgrounds."""
+    key_depths, key_background = keys
+    depths, raw, colours, out = march(config, model, scene, truth, key_depths)
+    error = jnp.mean(squares(out, truth, key_background, config.data.views))
+    parts = {'rgb': error, 'mask': config.loss.mask * jnp.mean(jnp.square(out.opacity - truth.mask))}
+    points = truth.rays.origins[:, None] + depths[..., None] * truth.rays.directions[:, None]  # [B, S, R, 3]
+    within, known, own = truth.solid(points, depths)
+    told = occupancy(config.loss.thickness * model.density(raw), within)
+    parts['solid'] = config.loss.solid * mean_of(told, known)
+    if truth.distance is not None:
+        hit = jnp.isfinite(truth.distance)
+        distance = jnp.where(hit, truth.distance, 0.0)
+        parts['depth'] = config.loss.depth * jnp.mean(jnp.abs(out.depth - distance) * hit * truth.mask)
+        off = jnp.mean(jnp.square(colours - truth.colour[:, None]), -1)
+        parts['surface'] = config.loss.surface * mean_of(off, own)
+    total = sum(parts.values())
+    metrics = {
+        'loss': total,
+        **{f'loss/{name}': part for name, part in parts.items()},
+        'psnr': -10.0 * jnp.log10(error),
+        'alpha': params['field']['alpha'],
+        'count/rays': jnp.float32(out.opacity.size),
+    }
+    return total, metrics
+
+
 def loss_fn(config, model: TextField):
     """`(params, batch, key) -> (loss, metrics)`."""
-    _, truth_of = TRUTHS[config.rays.truth]
 
     def loss(params, batch, key):
-        key_noise, key_truth, key_depths, key_background = jax.random.split(key, 4)
+        key_noise, key_truth, *keys = jax.random.split(key, 4)
         truth = truth_of(config, batch, key_truth)
-        scene = model.scene(params, batch['tokens'], key_noise)
-        field = model.raw_field(scene)
-        depths = depths_of(config, model, field, truth, key_depths)
-        raw, colours = volume.query(field, truth.rays, depths)
-        out = volume.composite_samples(raw, colours, depths, model.density)
-        objects, views = batch['world_from_cam'].shape[:2]
-        background = jax.random.uniform(key_background, (objects, views, 1, 3), jnp.float32)
-        background = jnp.broadcast_to(background, (objects, views, config.loss.rays, 3)).reshape(out.features.shape)
-        shown = out.features + background * (1.0 - out.opacity[..., None])
-        true = truth.colour * truth.mask[..., None] + background * (1.0 - truth.mask[..., None])
-        error = jnp.mean(jnp.square(shown - true))
-        parts = {'rgb': error, 'mask': config.loss.mask * jnp.mean(jnp.square(out.opacity - truth.mask))}
-        points = truth.rays.origins[:, None] + depths[..., None] * truth.rays.directions[:, None]  # [B, S, R, 3]
-        within, known, own = truth.solid(points, depths)
-        told = occupancy(config.loss.thickness * model.density(raw), within)
-        parts['solid'] = config.loss.solid * mean_of(told, known)
-        if truth.distance is not None:
-            hit = jnp.isfinite(truth.distance)
-            distance = jnp.where(hit, truth.distance, 0.0)
-            parts['depth'] = config.loss.depth * jnp.mean(jnp.abs(out.depth - distance) * hit * truth.mask)
-            off = jnp.mean(jnp.square(colours - truth.colour[:, None]), -1)
-            parts['surface'] = config.loss.surface * mean_of(off, own)
-        total = sum(parts.values())
-        metrics = {
-            'loss': total,
-            **{f'loss/{name}': part for name, part in parts.items()},
-            'psnr': -10.0 * jnp.log10(error),
-            'alpha': params['field']['alpha'],
-            'count/rays': jnp.float32(out.opacity.size),
-        }
-        return total, metrics
+        return compare(config, model, params, model.scene(params, batch['tokens'], key_noise), truth, keys)
 
     return loss
+
+
+def truth_of(config, batch, key) -> Truth:
+    """The truth of a batch, of the kind `rays.truth`."""
+    return TRUTHS[config.rays.truth][1](config, batch, key)
 
 
 def mean_of(values, chosen):

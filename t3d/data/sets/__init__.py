@@ -11,11 +11,12 @@ SETS = {
     'toy': 't3d.data.sets.toy',
     'toy_patterns': 't3d.data.sets.patterns',
     'toy_marked': 't3d.data.sets.marked',
+    'toy_open': 't3d.data.sets.open_captions',
     'furniture': 't3d.data.sets.furniture_source',
     'posed': 't3d.data.sets.posed',
 }
 # These have WORDS, the words of all their captions, and `preview_records(data, count, views)`.
-PROCEDURAL = ('toy', 'toy_patterns', 'toy_marked')
+PROCEDURAL = ('toy', 'toy_patterns', 'toy_marked', 'toy_open')
 OTHERS = {
     'triplanes': 'it goes with configs/ganfusion_diffusion.py (data.kind=triplanes)',
     'prompts': 'it goes with configs/instant3d.py:sds (data.kind=prompts)',

@@ -1,0 +1,66 @@
+"""Variants of configs/instant3d.py in which seeds choose among the objects of a caption: docs/seeds.md."""
+
+
+def toy_imle(config):
+    """Of `scenes_rays`: single objects, captions that leave the shape or the colour open."""
+    config.variant = 'toy_imle'
+    config.supervision = 'imle'
+    config.steps = 1500
+    config.batch = 16
+    config.text.length = 6
+    config.decoder.update(channels=(32, 24, 16), heads=(4, 4, 0), groups=(8, 8, 8), mid_heads=4, base_channels=16)
+    config.decoder.update(style_width=8, style_channels=32, out_channels=24, out_groups=4)
+    config.field.update(hidden=32)
+    config.render.update(importance=0, samples_shown=64)
+    config.noise = 1.0
+    config.loss.update(rays=48)
+    config.optimizer.update(learning_rate=2e-3, warmup=100, final=0.02)
+    config.ema_decay = 0.99
+    config.seeds = dict(draws=12, every=2, rays=16)
+    config.data.update(name='toy_open', kind='object_rays', split='all', scenes='singles', views=2, poses=64, count=0)
+    config.preview.update(rows=8, views=3, size=64)
+    config.preview_every = 500
+    config.evaluate = ('toy_seeds',)
+    config.export.prompts = ('a red object', 'a cube')
+    return config
+
+
+def toy_codes(config):
+    """The same by a code for each object."""
+    config = toy_imle(config)
+    config.variant = 'toy_codes'
+    config.supervision = 'codes'
+    config.codes = dict(prior=1e-4)
+    return config
+
+
+def toy_mean(config):
+    """The control: a fresh noise at every step, which the squared error teaches to be ignored."""
+    config = toy_imle(config)
+    config.variant = 'toy_mean'
+    config.supervision = 'rays'
+    config.data.kind = 'rays'
+    return config
+
+
+def furniture_seeds(config):
+    """Of `furniture`: pictures of 128 pixels by rays, larger planes, the nearest of eight noises.
+
+    The set has many more objects than a batch has rows, so each is given its noise anew whenever it is seen.
+    """
+    config.variant = 'furniture_seeds'
+    config.supervision = 'imle'
+    config.steps = 30_000
+    config.decoder.update(channels=(128, 96, 64, 48), heads=(8, 6, 0, 0), groups=(8, 8, 8, 8))
+    config.field.update(alpha=1.0)
+    config.noise = 1.0
+    config.render.update(samples=16, importance=0, samples_shown=96)
+    config.rays = dict(truth='pixels', samples=8, spread=0.1, pixel=0.006)
+    config.loss.update(rays=128, edges=0.0, mask=0.2, depth=0.1, solid=0.05, surface=0.2, thickness=0.02, skin=0.02)
+    config.seeds = dict(draws=8, every=1, rays=32)
+    config.data.update(kind='object_rays', size=128, views=4, count=0)
+    config.preview.size = 128
+    config.preview_every = 2000
+    config.checkpoint.update(every=1000)
+    config.saves_memory = ('batch', 'loss.rays', 'data.views', 'render.samples', 'decoder.remat')
+    return config
