@@ -1,4 +1,4 @@
-"""Do seeds choose? Of captions that are true of several objects (`toy_open`), what eight seeds show beside all there is to show.
+"""Do seeds choose? What eight seeds of a caption show, beside all the objects that it is true of (`toy_open`).
 
 Distances are the root mean square over the pixels of four views. A sample is read by the nearest of the true views of all 64
 toy objects, and of what a model shows that does not choose: the mean picture of the caption's objects and of each two of them.
@@ -35,8 +35,8 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     | `one` | share of seeds that are read as one of the objects |
     | `found` | share of the objects that some seed is read as |
 
-    Controls: seeds that are objects of the caption at random (what there is to reach), the mean picture, and the seeds of another
-    caption.
+    Controls: seeds that are objects of the caption at random (what there is to reach), the mean picture, and the seeds of
+    another caption.
     """
     refuse_split(split)
     groups = asked(loaded, limit)
