@@ -15,6 +15,7 @@ from t3d.inference import loading
 
 VARIANTS = [('dreamfusion', name) for name in ('tiny', 'sd', 'pod')]
 VARIANTS += [('instant3d', name) for name in ('tiny', 'scenes', 'scenes_rays', 'furniture', 'base', 'pod')]
+VARIANTS += [('instant3d', name) for name in ('toy_imle', 'toy_codes', 'toy_mean')]
 VARIANTS += [('image_diffusion', name) for name in ('tiny', 'patterns', 'furniture', 'base', 'pod')]
 VARIANTS += [('ganfusion_diffusion', name) for name in ('tiny', 'furniture', 'base', 'pod')]
 VARIANTS += [('ganfusion_gan', name) for name in ('tiny', 'furniture', 'base', 'ffhq', 'pod', 'pod_256')]
@@ -98,7 +99,7 @@ def test_unknown_data_sets_are_refused():
     config = configs.load('configs/instant3d.py:tiny', ['data.name=shapenet'])
     with pytest.raises(
         ValueError,
-        match=r"unknown data set \(data.name\) 'shapenet': there are furniture, posed, toy, toy_marked, toy_patterns; your own",
+        match=r"unknown data set \(data.name\) 'shapenet': there are furniture, posed, toy, toy_marked, toy_open, toy_patt",
     ):
         sources.make(config)
 
