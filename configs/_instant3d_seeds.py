@@ -5,14 +5,14 @@ def toy_imle(config):
     """Of `scenes_rays`: single objects, captions that leave the shape or the colour open."""
     config.variant = 'toy_imle'
     config.supervision = 'imle'
-    config.steps = 800
+    config.steps = 1600
     config.batch = 16
     config.text.length = 6
     config.decoder.update(channels=(32, 24, 16), heads=(4, 4, 0), groups=(8, 8, 8), mid_heads=4, base_channels=16)
     config.decoder.update(style_width=8, style_channels=32, out_channels=24, out_groups=4)
     config.field.update(hidden=32)
     config.render.update(importance=0, samples_shown=64)
-    config.noise = 1.0
+    config.noise = 2.0
     config.loss.update(rays=48)
     config.optimizer.update(learning_rate=2e-3, warmup=100, final=0.02)
     config.ema_decay = 0.99

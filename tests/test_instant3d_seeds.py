@@ -1,5 +1,6 @@
 """Supervision of captions with many objects: which noise learns, what it is compared with, what is kept, and codes."""
 
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -18,8 +19,8 @@ from t3d.core.numerics import softplus
 from t3d.data import sources
 from t3d.data.sets import open_captions, shapes
 from t3d.geom.rays import Rays
-from t3d.systems import instant3d_seeds as seeds
 from t3d.systems import instant3d_supervision_rays as by_rays
+from t3d.systems import instant3d_supervision_seeds as seeds
 
 SMALL = (*test_instant3d_rays.SMALL, 'seeds.draws=3', 'seeds.rays=8', 'data.split=test', 'data.count=8')
 BATCH, VIEWS, RAYS, DRAWS = 8, 2, 6, 4
@@ -56,6 +57,19 @@ class Answers:
 
     def density(self, raw):
         return softplus(raw)
+
+
+def truth_of(batch, key):
+    """Rays and colours that lie in the batch."""
+    return a_truth()._replace(**{name: batch[name] for name in ('rays', 'colour', 'mask', 'guide')})
+
+
+BY = seeds.Comparison(
+    truth_of,
+    lambda truth: by_rays.fewer(truth, VIEWS, CONFIG.seeds.rays),
+    functools.partial(by_rays.apart, CONFIG, Answers()),
+    functools.partial(by_rays.compare, CONFIG, Answers()),
+)
 
 
 def a_truth(seed=0):
@@ -111,11 +125,11 @@ def naive_distances(params, truth, key):
 
 
 def test_the_noise_that_learns_is_the_one_that_a_loop_over_noises_finds():
-    truth, params, model, key = seeds.fewer(a_truth(), VIEWS, 3), parameters(), Answers(), jax.random.key(3)
+    truth, params, model, key = by_rays.fewer(a_truth(), VIEWS, 3), parameters(), Answers(), jax.random.key(3)
     noises = seeds.drawn(CONFIG, model, key, BATCH)
     np.testing.assert_array_equal(noises[2, 5], [0.0, 0.0, 1.0, 0.0])
     features = model.features(params, jnp.zeros((BATCH, 1)))
-    found = seeds.distances(CONFIG, model, params, features, noises, truth, key)
+    found = seeds.distances(model, BY, params, features, noises, truth, key)
     naive = naive_distances(params, truth, key)
     np.testing.assert_allclose(found, naive, rtol=1e-4)
     assert len(set(naive.argmin(0))) > 1
@@ -125,7 +139,7 @@ def test_the_noise_that_learns_is_the_one_that_a_loop_over_noises_finds():
 
 def test_rays_to_compare_by_are_spread_over_each_view():
     truth = a_truth()
-    some = seeds.fewer(truth, VIEWS, 3)
+    some = by_rays.fewer(truth, VIEWS, 3)
     place = [0, 2, 4, 6, 8, 10]
     np.testing.assert_array_equal(some.mask, truth.mask[:, place])
     np.testing.assert_array_equal(some.rays.directions, truth.rays.directions[:, place])
@@ -133,20 +147,14 @@ def test_rays_to_compare_by_are_spread_over_each_view():
 
 
 @pytest.fixture
-def of_batch(monkeypatch):
-    """Rays and colours of a truth that lie in the batch."""
-
-    def truth_of(config, batch, key):
-        return a_truth()._replace(rays=batch['rays'], colour=batch['colour'], mask=batch['mask'], guide=batch['guide'])
-
-    monkeypatch.setitem(by_rays.TRUTHS, 'drawn', (None, truth_of))
+def of_batch():
     truth = a_truth()
     batch = {name: getattr(truth, name) for name in ('rays', 'colour', 'mask', 'guide')}
     return {**batch, 'tokens': jnp.zeros((BATCH, 1)), 'index': jnp.array([0, 1, 2, 3, 4, 1, 0, 2])}
 
 
 def with_gradient(step):
-    loss = seeds.imle_fn(CONFIG, Answers())
+    loss = seeds.imle_fn(CONFIG, Answers(), BY)
     return jax.value_and_grad(
         lambda params, extras, batch: loss(params, extras, {}, batch, jax.random.key(4), step), has_aux=True
     )
@@ -158,7 +166,7 @@ def test_only_the_noises_that_were_chosen_learn_and_are_remembered(of_batch):
     extras = {'seeds': seeds.empty(CONFIG)}
     (loss, (metrics, after)), grads = jax.jit(with_gradient(jnp.int32(2)))(params, extras, of_batch)
     key_choice = jax.random.split(jax.random.key(4), 5)[2]
-    nearest = naive_distances(params, seeds.fewer(a_truth(), VIEWS, 3), key_choice).argmin(0)
+    nearest = naive_distances(params, by_rays.fewer(a_truth(), VIEWS, 3), key_choice).argmin(0)
     moved = np.abs(grads['colour']).max(-1) > 0.0
     np.testing.assert_array_equal(moved, np.isin(np.arange(DRAWS), nearest))
     assert not moved[0] and not moved.all()
@@ -207,7 +215,8 @@ def test_the_set_knows_the_objects_of_every_caption_and_rows_their_numbers():
     assert config.data.count == 32
     for truth in ('solids', 'pixels'):
         asked = configs.from_dict({**config.to_dict(), 'rays': {**config.rays.to_dict(), 'truth': truth}})
-        source, transform = sources.make(asked, None, seeds.batch_spec(asked))
+        spec = {**by_rays.batch_spec(asked), **seeds.spec_of_numbers(asked)}
+        source, transform = sources.make(asked, None, spec)
         assert len(source) == 96 and source.objects == 32
         row = transform(source[70], np.random.default_rng(0))
         assert row['index'] == 70 % 32 and row['index'].dtype == np.int32

@@ -7,6 +7,7 @@ objects; `sds` is score distillation from a prior, and
 Differences from the paper: those of `systems/instant3d.py`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from t3d.diffusion import guide, likeness, perp_neg, timesteps
 from t3d.diffusion.prior import MultiViewPrior
 from t3d.fields.text_field import TextField
 from t3d.geom import camera_draws, cameras, shading, volume
-from t3d.systems import instant3d_seeds, instant3d_supervision_rays
+from t3d.systems import instant3d_supervision_rays, instant3d_supervision_seeds
 
 
 class Supervision(NamedTuple):
@@ -179,29 +180,36 @@ def check_rays(config, name: str) -> None:
 # ---------------------------------------------------------------------------------------------------------------- seeds
 
 
+def comparison(config, model: TextField, name: str, section: str) -> tuple[instant3d_supervision_seeds.Comparison, dict]:
+    """(how scenes are compared along rays, what the data pipeline delivers) of supervisions that know the objects of rows."""
+    rays, seeds = instant3d_supervision_rays, instant3d_supervision_seeds
+    check_rays(config, name)
+    seeds.check(config, section, name)
+    by = seeds.Comparison(
+        functools.partial(rays.truth_of, config),
+        lambda truth: rays.fewer(truth, config.data.views, config.seeds.rays),
+        functools.partial(rays.apart, config, model),
+        functools.partial(rays.compare, config, model),
+    )
+    return by, {**rays.batch_spec(config), **seeds.spec_of_numbers(config)}
+
+
 def by_nearest_noise(config, model: TextField, given) -> Supervision:
-    """By rays, of the one among several noises whose scene is nearest: implicit maximum likelihood (instant3d_seeds.py)."""
+    """By rays, of the one among several noises whose scene is nearest (instant3d_supervision_seeds.py)."""
     refuse_given(given, 'imle')
-    check_rays(config, 'imle')
-    instant3d_seeds.check(config, 'seeds', 'imle')
-    extras = lambda: {'seeds': instant3d_seeds.empty(config)}
-    spec = instant3d_seeds.batch_spec(config)
-    return Supervision(instant3d_seeds.imle_fn(config, model), extras, beside_truth(config, model), spec)
+    by, spec = comparison(config, model, 'imle', 'seeds')
+    extras = lambda: {'seeds': instant3d_supervision_seeds.empty(config)}
+    return Supervision(instant3d_supervision_seeds.imle_fn(config, model, by), extras, beside_truth(config, model), spec)
 
 
 def by_codes(config, model: TextField, given) -> Supervision:
-    """By rays, of scenes whose style noise is a learned code of their object (instant3d_seeds.py)."""
+    """By rays, of scenes whose style noise is a learned code of their object (instant3d_supervision_seeds.py)."""
     refuse_given(given, 'codes')
-    check_rays(config, 'codes')
-    instant3d_seeds.check(config, 'codes', 'codes')
-    return Supervision(
-        instant3d_seeds.codes_fn(config, model),
-        dict,
-        beside_truth(config, model),
-        instant3d_seeds.batch_spec(config),
-        lambda key: {'codes': instant3d_seeds.first_codes(config, key)},
-        lambda params, key, count: instant3d_seeds.of_gaussian(params['codes'], key, count),
-    )
+    by, spec = comparison(config, model, 'codes', 'codes')
+    seeds = instant3d_supervision_seeds
+    learned = lambda key: {'codes': seeds.first_codes(config, key)}
+    noise = lambda params, key, count: seeds.of_gaussian(params['codes'], key, count)
+    return Supervision(seeds.codes_fn(config, model, by), dict, beside_truth(config, model), spec, learned, noise)
 
 
 # ------------------------------------------------------------------------------------------------------ score distillation

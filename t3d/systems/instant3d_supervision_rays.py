@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
@@ -269,6 +270,25 @@ def compare(config, model: TextField, params, scene, truth: Truth, keys):
         'count/rays': jnp.float32(out.opacity.size),
     }
     return total, metrics
+
+
+def fewer(truth: Truth, views: int, count: int) -> Truth:
+    """The truth along `count` rays of each view, evenly chosen of those it has; without `solid`."""
+    per = truth.mask.shape[1] // views
+    place = (per * np.arange(views)[:, None] + np.arange(count) * per // count).reshape(-1)
+    some = [None if part is None else jax.tree.map(lambda leaf: leaf[:, place], part) for part in truth[:5]]
+    return Truth(*some, None)
+
+
+def apart(config, model: TextField, scene, truth: Truth, key):
+    """How far [B] scenes are from their truth: the colour's and the mask's part of the loss, by row.
+
+    The same key gives every scene the same backgrounds, and where the truth knows surfaces the same samples.
+    """
+    key_depths, key_background = jax.random.split(key)
+    *_, out = march(config, model, scene, truth, key_depths)
+    error = squares(out, truth, key_background, config.data.views)
+    return jnp.mean(error + config.loss.mask * jnp.square(out.opacity - truth.mask), -1)
 
 
 def loss_fn(config, model: TextField):

@@ -1,7 +1,7 @@
-"""Supervision of captions that are true of many objects: `imle` and `codes` of `systems/instant3d_supervision.py`.
+"""Supervision of captions that are true of many objects: the part of `systems/instant3d_supervision.py` for `imle` and `codes`.
 
 A squared error has one minimum for each caption: the mean of its objects. Here the style noise carries what the caption leaves
-open, so that a seed chooses an object. Both forms compare rays as `instant3d_supervision_rays.py` does, and need to know which
+open, so that a seed chooses an object. Both forms compare scenes as they are told to, along rays, and need to know which
 object a row of the batch is (`index`, data/adapters/object_rays.py).
 
 - `imle`: implicit maximum likelihood (Li and Malik, arXiv 1809.09087; conditional: Li et al., arXiv 1811.12373). Of
@@ -15,6 +15,9 @@ object a row of the batch is (`index`, data/adapters/object_rays.py).
 noise it was given last. With many more objects than rows of a batch, noises go stale before they are used again: set 1.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +25,22 @@ import numpy as np
 from t3d.core import prng, replicas
 from t3d.core.errors import UsageError
 from t3d.fields.text_field import TextField
-from t3d.systems import instant3d_supervision_rays as by_rays
-from t3d.systems.instant3d_supervision_rays import Truth
+
+
+class Comparison(NamedTuple):
+    """How scenes [B] are compared with what is true of the objects of a batch.
+
+    Attributes:
+      truth: `(batch, key) -> truth`.
+      fewer: `(truth) -> truth` of as much as noises are compared by.
+      apart: `(scene, truth, key) -> [B]`, distances by which noises are chosen.
+      loss: `(params, scene, truth, keys [2]) -> (loss, metrics)`.
+    """
+
+    truth: Callable
+    fewer: Callable
+    apart: Callable
+    loss: Callable
 
 
 def check(config, section: str, name: str) -> None:
@@ -39,9 +56,9 @@ def check(config, section: str, name: str) -> None:
         )
 
 
-def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
-    """That of rays, and the number of each row's object."""
-    return {**by_rays.batch_spec(config), 'index': jax.ShapeDtypeStruct((config.batch,), jnp.int32)}
+def spec_of_numbers(config) -> dict[str, jax.ShapeDtypeStruct]:
+    """The number of each row's object."""
+    return {'index': jax.ShapeDtypeStruct((config.batch,), jnp.int32)}
 
 
 # ----------------------------------------------------------------------------------------------------------------- imle
@@ -54,25 +71,24 @@ def empty(config) -> dict:
     return {'noise': noise, 'step': jnp.zeros(count, jnp.int32)}
 
 
-def imle_fn(config, model: TextField):
+def imle_fn(config, model: TextField, by: Comparison):
     """`(params, extras, given, batch, key, step) -> (loss, (metrics, extras))`."""
 
     def loss(params, extras, given, batch, key, step):
         key_draws, key_truth, key_choice, *keys = jax.random.split(key, 5)
         seeds, index = extras['seeds'], batch['index']
-        truth = by_rays.truth_of(config, batch, key_truth)
+        truth = by.truth(batch, key_truth)
         features = model.features(params, batch['tokens'])
         still, plain = jax.lax.stop_gradient((params, features))  # what is compared is not learned from
 
         def nearest():
             noises = drawn(config, model, key_draws, index.shape[0])
-            some = fewer(truth, config.data.views, config.seeds.rays)
-            return chosen(noises, distances(config, model, still, plain, noises, some, key_choice))
+            return chosen(noises, distances(model, by, still, plain, noises, by.fewer(truth), key_choice))
 
         anew = step % config.seeds.every == 0
         noise = jax.lax.cond(anew, nearest, lambda: seeds['noise'][index])
         scene = model.scene_from_features(params, features, noise)
-        total, metrics = by_rays.compare(config, model, params, scene, truth, keys)
+        total, metrics = by.loss(params, scene, truth, keys)
         seeds = remembered(seeds, *replicas.gather((index, noise)), step, anew)
         age = jnp.mean((step - seeds['step'][index]).astype(jnp.float32))
         return total, ({**metrics, 'seeds/age': age}, {**extras, 'seeds': seeds})
@@ -85,29 +101,13 @@ def drawn(config, model: TextField, key, objects: int):
     return model.noise(key, config.seeds.draws * objects).reshape(config.seeds.draws, objects, -1)
 
 
-def fewer(truth: Truth, views: int, count: int) -> Truth:
-    """The truth along `count` rays of each view, evenly chosen of those it has; without `solid`."""
-    per = truth.mask.shape[1] // views
-    place = (per * np.arange(views)[:, None] + np.arange(count) * per // count).reshape(-1)
-    some = [None if part is None else jax.tree.map(lambda leaf: leaf[:, place], part) for part in truth[:5]]
-    return Truth(*some, None)
+def distances(model: TextField, by: Comparison, params, features, noises, truth, key):
+    """How far [M, B] the scene of each of noises [M, B, Z] is from its row's truth.
 
-
-def distances(config, model: TextField, params, features, noises, truth: Truth, key):
-    """How far [M, B] the scene of each noise is from its object: the colour's and the mask's part of the loss, by row.
-
-    One noise of every row at a time, so that memory is that of a batch and rows stay on their devices. All have the same
-    backgrounds, and where the truth knows surfaces the same samples.
+    One noise of every row at a time, so that memory is that of a batch and rows stay on their devices. All are compared by the
+    same draws.
     """
-    key_depths, key_background = jax.random.split(key)
-
-    def of_one(noise):
-        scene = model.scene_from_features(params, features, noise)
-        *_, out = by_rays.march(config, model, scene, truth, key_depths)
-        error = by_rays.squares(out, truth, key_background, config.data.views)
-        return jnp.mean(error + config.loss.mask * jnp.square(out.opacity - truth.mask), -1)
-
-    return jax.lax.map(of_one, noises)
+    return jax.lax.map(lambda noise: by.apart(model.scene_from_features(params, features, noise), truth, key), noises)
 
 
 def chosen(noises, apart):
@@ -137,7 +137,7 @@ def first_codes(config, key):
     return config.noise * jax.random.normal(jax.random.fold_in(key, shape[0]), shape, jnp.float32)
 
 
-def codes_fn(config, model: TextField):
+def codes_fn(config, model: TextField, by: Comparison):
     """`(params, extras, given, batch, key, step) -> (loss, (metrics, extras))`: that of rays, and `codes.prior` times the
     negative logarithm of N(0, noise^2) at the codes, mean over the batch."""
 
@@ -145,8 +145,7 @@ def codes_fn(config, model: TextField):
         key_truth, *keys = jax.random.split(key, 3)
         codes = params['codes'][batch['index']]
         scene = model.scene_from_noise(params, batch['tokens'], codes)
-        truth = by_rays.truth_of(config, batch, key_truth)
-        total, metrics = by_rays.compare(config, model, params, scene, truth, keys)
+        total, metrics = by.loss(params, scene, by.truth(batch, key_truth), keys)
         prior = config.codes.prior * jnp.mean(jnp.sum(jnp.square(codes), -1)) / (2.0 * config.noise**2)
         metrics |= {'loss': total + prior, 'loss/prior': prior, 'codes/deviation': jnp.mean(jnp.std(params['codes'], 0))}
         return total + prior, (metrics, extras)
