@@ -78,7 +78,8 @@ def make(config, given=None) -> System:
     parts = config.get('accumulate', 1)
     if parts > 1 and jax.eval_shape(supervision.extras):
         raise UsageError(
-            f'accumulate={parts} with supervision={name!r}, whose steps remember prompts or objects: set accumulate=1 and a smaller batch.'
+            f'accumulate={parts} with supervision={name!r}, whose steps remember prompts or objects: set accumulate=1 and a '
+            'smaller batch.'
         )
 
     def init(key, batch, given=None) -> TrainState:
