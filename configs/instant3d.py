@@ -26,10 +26,10 @@ from configs import _instant3d_seeds, common
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
     variants = {'tiny': tiny, 'scenes': scenes, 'scenes_rays': scenes_rays, 'sds': sds, 'sds_trained': sds_trained}
-    variants.update({'furniture': furniture, 'base': base, 'pod': pod, 'pod_sds': pod_sds})
     seeds = {name: getattr(_instant3d_seeds, name) for name in ('toy_imle', 'toy_codes', 'toy_mean')}
     variants.update({name: lambda make=make: make(scenes_rays()) for name, make in seeds.items()})
     variants['furniture_seeds'] = lambda: _instant3d_seeds.furniture_seeds(furniture())
+    variants.update({'furniture': furniture, 'base': base, 'pod': pod, 'pod_sds': pod_sds})
     if variant not in variants:
         raise ValueError(f'unknown variant {variant!r} of instant3d: there are {", ".join(variants)}')
     return variants[variant]().lock()
