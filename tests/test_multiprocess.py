@@ -18,13 +18,14 @@ from t3d.checkpoint import store as stores
 HERE = pathlib.Path(__file__).parent
 
 
-def launch(*workdirs, count=2, local=2, total=12, delay=0.0):
-    """Starts the processes of a run; their output goes to <last workdir>.<index>.txt."""
+def launch(*workdirs, count=2, local=2, total=12, delay=0.0, **settings):
+    """Starts the processes of a run; their output goes to <last workdir>.<index>.txt. settings: of multiprocess_worker."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     cache = str(HERE.parent / '.jax_cache')
     environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': cache, 'PYTHONPATH': f'{HERE.parent}{os.pathsep}{HERE}'}
+    environment |= {f'T3D_TEST_{name.upper()}': str(value) for name, value in settings.items()}
     processes = []
     for index in range(count):
         output = open(f'{workdirs[-1]}.{index}.txt', 'a')  # noqa: SIM115

@@ -9,6 +9,7 @@ import os
 import sys
 import types
 
+import jax
 from etils import epath
 
 from t3d.core import files
@@ -88,7 +89,40 @@ def step_names(digits: int):
     return Names(step_format_fixed_length=digits)
 
 
-def manager(root, options, best: str, folder):
+def multiprocessing(local: bool) -> dict:
+    """The options of a manager for processes that write into one folder, or each into its own."""
+    import orbax.checkpoint as ocp
+
+    if not local:
+        return {}
+    return {'multiprocessing_options': ocp.options.MultiprocessingOptions(primary_host=None, barrier_sync_key_prefix='local')}
+
+
+def _local_handlers():
+    """How the items of a local folder are written: every process writes one copy of all that it holds of an array."""
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint._src.serialization import type_handler_registry
+
+    options = multiprocessing(local=True)
+    arrays = ocp.type_handlers.ArrayHandler(primary_host=None, replica_id=None, use_replica_parallel=False)
+    types = type_handler_registry.create_type_handler_registry((jax.Array, arrays))
+    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for item in ITEMS:
+        if item in ('data', 'meta'):
+            handlers.add(item, ocp.args.JsonSave, ocp.JsonCheckpointHandler(**options))
+        else:
+            handlers.add(item, ocp.args.PyTreeSave, ocp.PyTreeCheckpointHandler(type_handler_registry=types, **options))
+    return handlers
+
+
+def read(path, target):
+    """The arrays of one item, laid out as `target`; every process reads its own part and waits for no other."""
+    import orbax.checkpoint as ocp
+
+    return ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(target))
+
+
+def manager(root, options, best: str, folder, local: bool = False):
     """An Orbax manager to which a damaged `metrics` item, one number for choosing the best, is one that is not there."""
     import orbax.checkpoint as ocp
 
@@ -103,6 +137,8 @@ def manager(root, options, best: str, folder):
             note(f'checkpoint {step} in {folder}: its metrics are damaged: it cannot count as the best, nothing else is lost')
             return None
 
+    if local:
+        return Manager(root, options=options, handler_registry=_local_handlers())
     return Manager(root, options=options, item_names=ITEMS)
 
 
