@@ -1,7 +1,7 @@
 """One process of runs of the dummy on loopback: PORT INDEX COUNT DEVICES STEPS DELAY WORKDIR..., one folder after the other.
 
-T3D_TEST_LOCAL: a folder for the local tier, of which a save comes at every step; T3D_TEST_HEARTBEAT, T3D_TEST_PATIENCE: seconds;
-T3D_TEST_HANGS 'INDEX SECONDS': the data of that process come no more after so many seconds.
+T3D_TEST_TIER: a folder for the local tier, where a save comes at every step; T3D_TEST_EVERY: steps between saves in the run
+folder; T3D_TEST_HEARTBEAT, T3D_TEST_PATIENCE: seconds; T3D_TEST_HANGS 'INDEX SECONDS': the data of that process end so late.
 """
 
 import os
@@ -21,8 +21,7 @@ from t3d.core.errors import UsageError  # noqa: E402
 from t3d.parallel import devices  # noqa: E402
 from t3d.train import loop, watch  # noqa: E402
 
-
-LOCAL = os.environ.get('T3D_TEST_LOCAL', '')
+LOCAL = os.environ.get('T3D_TEST_TIER', '')
 hangs, after = map(float, os.environ.get('T3D_TEST_HANGS', '-1 0').split())
 began = time.monotonic()
 
