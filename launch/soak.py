@@ -67,7 +67,7 @@ class Soak:
         return processes
 
     def run(self, name: str, interrupted: list[int], last: int = 2) -> None:
-        """A run that is interrupted once for each of these numbers of processes, and ends with `last` of them (0: it does not)."""
+        """A run that is interrupted with each of these numbers of processes, and ends with `last` of them (0: it does not)."""
         steps = sorted(self.random.sample(range(2, self.args.steps - 1), len(interrupted)))
         for number, count in enumerate([*interrupted, last] if last else interrupted):
             processes, began = self.start(name, count), time.monotonic()

@@ -1,7 +1,7 @@
 """One process of runs of the dummy on loopback: PORT INDEX COUNT DEVICES STEPS DELAY WORKDIR..., one folder after the other.
 
 T3D_TEST_TIER: a folder for the local tier, where a save comes at every step; T3D_TEST_EVERY: steps between saves in the run
-folder; T3D_TEST_HEARTBEAT, T3D_TEST_PATIENCE: seconds; T3D_TEST_HANGS 'INDEX SECONDS': the data of that process end so late.
+folder; T3D_TEST_HEARTBEAT, T3D_TEST_PATIENCE: seconds; T3D_TEST_HANGS 'INDEX FILE': its data end when FILE is there.
 """
 
 import os
@@ -22,14 +22,13 @@ from t3d.parallel import devices  # noqa: E402
 from t3d.train import loop, watch  # noqa: E402
 
 LOCAL = os.environ.get('T3D_TEST_TIER', '')
-hangs, after = map(float, os.environ.get('T3D_TEST_HANGS', '-1 0').split())
-began = time.monotonic()
+hangs, when = os.environ.get('T3D_TEST_HANGS', '-1 none').split()
 
 
 def slow(record, rng):
     """Waits DELAY seconds for each row, so that a kill lands where it should."""
     time.sleep(float(delay))
-    while int(index) == hangs and time.monotonic() - began > after:
+    while index == hangs and os.path.exists(when):
         time.sleep(1.0)
     return transform(record, rng)
 

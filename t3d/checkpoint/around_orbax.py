@@ -6,6 +6,7 @@ import glob
 import logging
 import math
 import os
+import re
 import sys
 import types
 
@@ -120,6 +121,21 @@ def read(path, target):
     import orbax.checkpoint as ocp
 
     return ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(target))
+
+
+def leaf_of(text: str) -> str:
+    """' at leaf params/layer_in/kernel' of what a failed read says; '' where it names none."""
+    leaf = re.search(r"""Error reading "([^"]+)/[^"/]*"|'path': '([^'/][^']*)/'""", text)
+    item = next((f'{name}/' for name in ('weights', 'ema') if f'/{name}/' in text), '')
+    return f' at leaf {item}{(leaf.group(1) or leaf.group(2)).replace(".", "/")}' if leaf else ''
+
+
+def reason(error: Exception) -> str:
+    """Why a save failed, in few words: those of the operating system, if TensorStore says its code."""
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    code = re.search(r"""os_error_code='(\d+)'|OS error (\d+)""", str(error))
+    system = os.strerror(int(code.group(1) or code.group(2))) if code else getattr(error, 'strerror', None)
+    return system or text[0][:200]
 
 
 def manager(root, options, best: str, folder, local: bool = False):

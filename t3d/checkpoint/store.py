@@ -11,8 +11,6 @@ what one of them cannot read, none of them uses.
 import contextlib
 import itertools
 import json
-import os
-import re
 from typing import Any, NamedTuple
 
 import jax
@@ -180,7 +178,7 @@ class Store:
         if error is not None:
             raise error
         if bad:
-            raise CorruptCheckpoint(f'{self._path(step)} cannot be read by {agreement.named(bad)}. {self._other(step)}')
+            raise CorruptCheckpoint(f'{self._path(step)} cannot be read by {agreement.named(bad)}. {self.advice(step)}')
         return result
 
     def restore_weights(self, step: int | None = None, sharding=None) -> PyTree:
@@ -232,11 +230,11 @@ class Store:
         step = self._pick(step)
         meta, data = self._json(step, 'meta'), self._json(step, 'data')
         if not (items.has_leaves(meta) and isinstance(data, dict)):
-            raise CorruptCheckpoint(f'{self._path(step)}: meta or data are not what was saved. {self._other(step)}')
+            raise CorruptCheckpoint(f'{self._path(step)}: meta or data are not what was saved. {self.advice(step)}')
         if meta.get('format', FORMAT) > FORMAT:
             raise UsageError(f'{self._path(step)} has format {meta["format"]}, this t3d reads up to {FORMAT}: update t3d.')
         if meta.pop('check', None) != items.json_digest(meta, data):
-            raise CorruptCheckpoint(f'{self._path(step)}: meta or data are not what was saved. {self._other(step)}')
+            raise CorruptCheckpoint(f'{self._path(step)}: meta or data are not what was saved. {self.advice(step)}')
         return meta, data
 
     def reached_preemption(self) -> bool:
@@ -291,10 +289,7 @@ class Store:
             raise
         except Exception as error:
             around_orbax.end_abandoned()
-            text = str(error).strip().splitlines() or [type(error).__name__]
-            code = re.search(r"""os_error_code='(\d+)'|OS error (\d+)""", str(error))  # of TensorStore
-            system = os.strerror(int(code.group(1) or code.group(2))) if code else getattr(error, 'strerror', None)
-            why = system or text[0][:200]
+            why = around_orbax.reason(error)
             raise SaveFailed(f'step {self._saving} could not be saved in {self.folder}: {why}. {self.safe()}') from error
 
     def _path(self, step: int) -> epath.Path:
@@ -312,7 +307,9 @@ class Store:
         try:
             return json.loads((self._path(step) / item / 'metadata').read_bytes().decode())
         except Exception as error:
-            raise CorruptCheckpoint(f'{self._path(step)}/{item} cannot be read: {error}. {self._other(step)}') from error
+            raise CorruptCheckpoint(
+                f'{self._path(step)}/{item} cannot be read: {str(error).rstrip(".")}. {self.advice(step)}'
+            ) from error
 
     def _read(self, step: int, trees_of: dict[str, PyTree]) -> dict[str, PyTree]:
         with around_orbax.quiet('asyncio', 'absl'):
@@ -323,10 +320,8 @@ class Store:
                 text = str(error)
             around_orbax.end_abandoned()
         around_orbax.ignore_abandoned()
-        leaf = re.search(r"""Error reading "([^"]+)/[^"/]*"|'path': '([^'/][^']*)/'""", text)
-        item = next((f'{name}/' for name in ('weights', items.OLD_ITEM) if f'/{name}/' in text), '')
-        leaf = f' at leaf {item}{(leaf.group(1) or leaf.group(2)).replace(".", "/")}' if leaf else ''
-        raise CorruptCheckpoint(f'{self._path(step)} cannot be read{leaf}: {text.splitlines()[0][:160]}. {self._other(step)}')
+        why = text.splitlines()[0][:160].rstrip('.')
+        raise CorruptCheckpoint(f'{self._path(step)} cannot be read{around_orbax.leaf_of(text)}: {why}. {self.advice(step)}')
 
     def _verify(self, step: int, tree: PyTree, leaves: dict) -> None:
         restored, _ = digests.inspect(tree)
@@ -338,10 +333,11 @@ class Store:
         if bad:
             raise CorruptCheckpoint(
                 f'{self._path(step)} is corrupt: the stored values of {", ".join(bad[:3])}'
-                f'{f" and {len(bad) - 3} more" if len(bad) > 3 else ""} are not those that were saved. {self._other(step)}'
+                f'{f" and {len(bad) - 3} more" if len(bad) > 3 else ""} are not those that were saved. {self.advice(step)}'
             )
 
-    def _other(self, step: int) -> str:
+    def advice(self, step: int) -> str:
+        """What to do about a step that cannot be read, as the end of a message."""
         others = [other for other in self.steps() if other != step]
         return (
             f'Delete that folder to go on from step {others[-1]}.'

@@ -82,8 +82,8 @@ def restore(tiers: Sequence[stores.Store], target: TrainState, line: Callable[[s
         try:
             restored = tier.restore(target, step)
         except stores.CorruptCheckpoint as error:
-            reasons.append(str(error))
-            line(f'step {step} is passed over: {error}')
+            reasons.append(str(error).removesuffix(tier.advice(step)).strip())
+            line(f'step {step} is passed over: {reasons[-1]}')
             continue
         for other, store, each in zip(range(len(tiers)), tiers, seen, strict=True):
             some = set.union(*each)
@@ -96,7 +96,9 @@ def restore(tiers: Sequence[stores.Store], target: TrainState, line: Callable[[s
     if not any(step for each in seen for step in each):
         _drop_other_counts(tiers)
         return None
-    what = reasons[0] if reasons else f'{_absent(tiers, seen)}.'
+    if len(tiers) > 1 and not all(seen[0]):
+        reasons.append(f'{_absent(tiers, seen)}.')
+    what = ' '.join(reasons[:3]) + (f' And {len(reasons) - 3} more.' if len(reasons) > 3 else '')
     why = 'nothing to go on from: no checkpoint of this run loads on all processes'
     raise stores.CorruptCheckpoint(f'{why}. {what} To train anew, choose another --workdir.')
 
