@@ -24,6 +24,8 @@ import sys
 import tempfile
 import time
 
+import numpy as np
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DEVICES = 4
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
@@ -141,7 +143,7 @@ def same_steps(soak: Soak, name: str, tolerance: float) -> float:
     for step in wanted:
         if whole[step].get('data/order') != other[step].get('data/order'):
             raise Failed(f'{name}: other records at step {step}')
-    far = max(abs(whole[step]['loss'] - other[step]['loss']) / max(abs(whole[step]['loss']), 1e-3) for step in wanted)
+    far = float(np.max([abs(whole[n]['loss'] - other[n]['loss']) / max(abs(whole[n]['loss']), 1e-3) for n in wanted]))
     if not far <= tolerance:
         raise Failed(f'{name}: a loss is {far:.1e} apart')
     return far
@@ -181,21 +183,15 @@ def state_of(folder: pathlib.Path, target, step: int | None = None):
 
 def apart(left: dict, right: dict) -> float:
     """The largest difference of two states, of each leaf relative to its largest number (at least 1)."""
-    import numpy as np
 
-    return max(
-        float(
-            np.max(np.abs(np.float64(left[name]) - np.float64(right[name])), initial=0.0) / max(1.0, np.abs(left[name]).max())
-        )
-        for name in left
-        if left[name].size
-    )
+    def one(a, b):
+        return np.max(np.abs(np.float64(a) - np.float64(b)), initial=0.0) / np.max(np.abs(a), initial=1.0)
+
+    return float(np.max([one(left[name], right[name]) for name in left]))  # NaN where there is one
 
 
 def flips(soak: Soak, folders: list[pathlib.Path], target) -> dict[str, int]:
     """Changes single bytes of checkpoints: {refused, harmless, files}. Raises: Failed where other numbers are loaded."""
-    import numpy as np
-
     from t3d.checkpoint import store as stores
 
     counts = {'refused': 0, 'harmless': 0, 'files': 0}
@@ -224,8 +220,6 @@ def flips(soak: Soak, folders: list[pathlib.Path], target) -> dict[str, int]:
 
 def check(soak: Soak) -> dict:
     """Runs everything; what was counted and measured."""
-    import numpy as np
-
     args = soak.args
     soak.run('whole', [])
     soak.run('same', [2] * args.kills)

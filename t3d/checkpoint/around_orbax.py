@@ -99,6 +99,17 @@ def multiprocessing(local: bool) -> dict:
     return {'multiprocessing_options': ocp.options.MultiprocessingOptions(primary_host=None, barrier_sync_key_prefix='local')}
 
 
+def blocking() -> dict:
+    """The options of a manager of local folders beside the one of the run folder: its saves are short, and the loop waits.
+
+    What Orbax's threads tell each other goes by names that all processes share: with no primary process, one removes what
+    another has yet to read, and both would wait.
+    """
+    import orbax.checkpoint as ocp
+
+    return {'async_options': ocp.AsyncOptions(create_directories_asynchronously=False), 'enable_async_checkpointing': False}
+
+
 def _local_handlers():
     """How the items of a local folder are written: every process writes one copy of all that it holds of an array."""
     import orbax.checkpoint as ocp

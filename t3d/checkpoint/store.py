@@ -91,10 +91,10 @@ class Store:
                 preservation_policy=around_orbax.policy(keep, keep_every, best),
                 best_fn=(lambda metrics: metrics[self._best]) if best else None,  # without it metrics are not written
                 best_mode='max' if best.startswith('+') else 'min',
-                enable_async_checkpointing=not read_only,
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
                 read_only=read_only,
+                **(around_orbax.blocking() if local else {'enable_async_checkpointing': not read_only}),
                 **around_orbax.multiprocessing(local),
             )
             if not read_only:

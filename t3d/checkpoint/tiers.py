@@ -1,8 +1,8 @@
 """Two places for the checkpoints of one run: a local folder of each process, fast and often, and the run folder.
 
 Both are a `store.Store`, with the same items, digests and checks. The local one holds what this process has of each array, so
-it serves the same number of processes on the same hosts alone; the run folder serves any. A run folder has a token, so that a
-local folder is taken for no other run's.
+it serves the same number of processes on the same hosts alone; the run folder serves any. A local save is waited for: it is
+short. A run folder has a token, so that a local folder is taken for no other run's.
 """
 
 import re
