@@ -26,8 +26,9 @@ def defaults():
             'fsdp_floor': 2**20,  # bytes; smaller arrays are not sharded over 'fsdp' unless a rule of the system says so
             'log_every': 50,
             'preview_every': 500,  # 0: only at the end
-            # keep: the latest ones; keep_every: multiples kept for good, 0 for none
-            'checkpoint': {'every': 500, 'keep': 3, 'keep_every': 0, 'best': 'loss'},
+            # keep: the latest ones; keep_every: multiples kept for good, 0 for none; local: a fast folder of each machine, such
+            # as /dev/shm/t3d, for checkpoints every local_every steps of which the last two stay; '' for none
+            'checkpoint': {'every': 500, 'keep': 3, 'keep_every': 0, 'best': 'loss', 'local': '', 'local_every': 50},
             'loader': {'threads': 1, 'prefetch': 4},  # batches made ahead, and by how many threads
             'evaluate': (),  # evaluators of t3d/evaluate/table.py, or modules of your own
             'must_match': (),  # keys that must have the same values in the weights that --init-from names

@@ -17,6 +17,7 @@ RANGES = {
     'num_processes': Whole(1, 2**20, 'processes in all'),
     'process_id': Whole(0, 2**20, 'of this process, from 0'),
     'heartbeat': Whole(10, 86_400, 'seconds'),
+    'patience': Whole(10, 864_000, 'seconds'),
 }
 
 
@@ -32,6 +33,8 @@ def main(argv=None) -> int:
     parser.add_argument('--num-processes', type=int)
     parser.add_argument('--process-id', type=int)
     parser.add_argument('--heartbeat', type=int, default=100, help='seconds after which a silent process counts as dead (100)')
+    text = 'seconds without progress after which processes that are alive count as stuck (1800)'
+    parser.add_argument('--patience', type=int, default=1800, help=text)
     overrides, argv = split(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(argv)
     if rest:
@@ -75,6 +78,7 @@ def main(argv=None) -> int:
             'stop_after': args.stop_after,
             'init_from': args.init_from,
             'traced_in': traced.folder(config, given),
+            'patience': args.patience,
         }
         workdir = loop.run(config, args.workdir, **options)
         if jax.process_count() == 1:

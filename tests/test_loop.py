@@ -62,6 +62,7 @@ def test_run_folder_and_lines(whole):
         'environment.json',
         'log.txt',
         'metrics.jsonl',
+        'goodput.jsonl',
         'tensorboard',
         'checkpoints',
         'previews',

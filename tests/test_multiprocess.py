@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,13 +19,14 @@ from t3d.checkpoint import store as stores
 HERE = pathlib.Path(__file__).parent
 
 
-def launch(*workdirs, count=2, local=2, total=12, delay=0.0):
-    """Starts the processes of a run; their output goes to <last workdir>.<index>.txt."""
+def launch(*workdirs, count=2, local=2, total=12, delay=0.0, **settings):
+    """Starts the processes of a run; their output goes to <last workdir>.<index>.txt. settings: of multiprocess_worker."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     cache = str(HERE.parent / '.jax_cache')
     environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': cache, 'PYTHONPATH': f'{HERE.parent}{os.pathsep}{HERE}'}
+    environment |= {f'T3D_TEST_{name.upper()}': str(value) for name, value in settings.items()}
     processes = []
     for index in range(count):
         output = open(f'{workdirs[-1]}.{index}.txt', 'a')  # noqa: SIM115
@@ -152,6 +154,73 @@ def test_goes_on_with_another_number_of_processes(tmp_path):
     assert finish(launch(single, count=1, local=4, total=40), single) == [0]
     one, two = final(pair), final(single)
     chex.assert_trees_all_close(one.params, two.params, rtol=1e-5, atol=1e-6)
+
+
+def local_steps(tier):
+    """The complete steps of the local tier of each process."""
+    return [sorted(int(step.name) for step in place.iterdir() if step.name.isdigit()) for place in tier.glob('*/?-of-2')]
+
+
+@pytest.mark.slow
+def test_two_tiers_of_two_processes(tmp_path):
+    """Killed between two saves of the run folder; then one process has lost its local folder, as on a new host."""
+    whole, broken, tier = tmp_path / 'whole', tmp_path / 'broken', tmp_path / 'tier'
+    assert finish(launch(whole, total=16), whole, 600) == [0, 0]
+    said = lambda: (broken / 'log.txt').read_text()
+    settings = {'tier': tier, 'every': 4}
+    processes = launch(broken, total=16, delay=0.02, **settings)
+    try:
+        reached = lambda: len(local_steps(tier)) == 2 and all(steps[-1:] > [4] for steps in local_steps(tier))
+        wait_for(reached, processes, 600)
+    finally:
+        kill(processes)
+    newest = max(*set.intersection(*map(set, local_steps(tier))), *steps(broken))
+    processes = launch(broken, total=16, delay=0.02, **settings)
+    wait_for(lambda: 'resuming from step' in said(), processes, 600)
+    processes[1].send_signal(signal.SIGTERM)
+    assert finish(processes, broken, 600) == [0, 0]
+    last = steps(broken)[-1]
+    assert f'resuming from step {newest}\n' in said()
+    assert f'step {last} is saved in the local tier; the run folder comes next' in said()
+    assert all(each[-1] == last for each in local_steps(tier))
+
+    shutil.rmtree(next(tier.glob('*/1-of-2')))
+    shutil.rmtree(broken / 'checkpoints' / f'{last:08d}' / 'state')
+    before = steps(broken)[-2]
+    assert finish(launch(broken, total=16, **settings), broken, 600) == [0, 0]
+    assert 'local tier: no checkpoint of process 1 (a new host?) in ' in said() and f'step {last} is passed over' in said()
+    assert f'resuming from step {before}\n' in said()
+    same(final(whole), final(broken))
+
+
+@pytest.mark.slow
+def test_a_peer_that_hangs_ends_the_run(tmp_path):
+    """It still gives signs of life: it ends by --patience, and so does who waits for it, if not by its end."""
+    hung = tmp_path / 'hung'
+    processes = launch(hung, total=10**6, patience=30, hangs=f'1 {tmp_path / "now"}')
+    try:
+        wait_for(lambda: (hung / 'metrics.jsonl').exists(), processes, 600)
+        (tmp_path / 'now').write_text('')
+        codes = [process.wait(600) for process in processes]
+    finally:
+        kill(processes)
+    assert codes[0] != 0 and codes[1] == 2
+    wait_for_text(f'{hung}.1.txt', 'error: process 1 of 2 stopped: for 30 s its own data have not come (--patience)')
+    said = wait_for_text(f'{hung}.0.txt', 'error: process 0 of 2 stopped: ')
+    assert 'for 30 s the step in flight has not ended' in said or 'no longer answers' in said
+
+
+@pytest.mark.slow
+def test_a_frozen_peer_ends_the_run_in_the_middle_of_a_save(tmp_path):
+    frozen = tmp_path / 'frozen'
+    processes = launch(frozen, total=10**6, heartbeat=20)
+    try:
+        wait_for(lambda: saving(frozen), processes, 600)
+        processes[1].send_signal(signal.SIGSTOP)
+        assert processes[0].wait(600) != 0
+    finally:
+        kill(processes)
+    wait_for_text(f'{frozen}.0.txt', 'error: process 0 of 2 stopped: process 1 of the run no longer answers')
 
 
 JOINS = """

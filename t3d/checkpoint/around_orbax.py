@@ -6,9 +6,11 @@ import glob
 import logging
 import math
 import os
+import re
 import sys
 import types
 
+import jax
 from etils import epath
 
 from t3d.core import files
@@ -88,7 +90,66 @@ def step_names(digits: int):
     return Names(step_format_fixed_length=digits)
 
 
-def manager(root, options, best: str, folder):
+def multiprocessing(local: bool) -> dict:
+    """The options of a manager for processes that write into one folder, or each into its own."""
+    import orbax.checkpoint as ocp
+
+    if not local:
+        return {}
+    return {'multiprocessing_options': ocp.options.MultiprocessingOptions(primary_host=None, barrier_sync_key_prefix='local')}
+
+
+def blocking() -> dict:
+    """The options of a manager of local folders beside the one of the run folder: its saves are short, and the loop waits.
+
+    What Orbax's threads tell each other goes by names that all processes share: with no primary process, one removes what
+    another has yet to read, and both would wait.
+    """
+    import orbax.checkpoint as ocp
+
+    return {'async_options': ocp.AsyncOptions(create_directories_asynchronously=False), 'enable_async_checkpointing': False}
+
+
+def _local_handlers():
+    """How the items of a local folder are written: every process writes one copy of all that it holds of an array."""
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint._src.serialization import type_handler_registry
+
+    options = multiprocessing(local=True)
+    arrays = ocp.type_handlers.ArrayHandler(primary_host=None, replica_id=None, use_replica_parallel=False)
+    types = type_handler_registry.create_type_handler_registry((jax.Array, arrays))
+    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for item in ITEMS:
+        if item in ('data', 'meta'):
+            handlers.add(item, ocp.args.JsonSave, ocp.JsonCheckpointHandler(**options))
+        else:
+            handlers.add(item, ocp.args.PyTreeSave, ocp.PyTreeCheckpointHandler(type_handler_registry=types, **options))
+    return handlers
+
+
+def read(path, target):
+    """The arrays of one item, laid out as `target`; every process reads its own part and waits for no other."""
+    import orbax.checkpoint as ocp
+
+    return ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(target))
+
+
+def leaf_of(text: str) -> str:
+    """' at leaf params/layer_in/kernel' of what a failed read says; '' where it names none."""
+    leaf = re.search(r"""Error reading "([^"]+)/[^"/]*"|'path': '([^'/][^']*)/'""", text)
+    item = next((f'{name}/' for name in ('weights', 'ema') if f'/{name}/' in text), '')
+    return f' at leaf {item}{(leaf.group(1) or leaf.group(2)).replace(".", "/")}' if leaf else ''
+
+
+def reason(error: Exception) -> str:
+    """Why a save failed, in few words: those of the operating system, if TensorStore says its code."""
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    code = re.search(r"""os_error_code='(\d+)'|OS error (\d+)""", str(error))
+    system = os.strerror(int(code.group(1) or code.group(2))) if code else getattr(error, 'strerror', None)
+    return system or text[0][:200]
+
+
+def manager(root, options, best: str, folder, local: bool = False):
     """An Orbax manager to which a damaged `metrics` item, one number for choosing the best, is one that is not there."""
     import orbax.checkpoint as ocp
 
@@ -103,6 +164,8 @@ def manager(root, options, best: str, folder):
             note(f'checkpoint {step} in {folder}: its metrics are damaged: it cannot count as the best, nothing else is lost')
             return None
 
+    if local:
+        return Manager(root, options=options, handler_registry=_local_handlers())
     return Manager(root, options=options, item_names=ITEMS)
 
 

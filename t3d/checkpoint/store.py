@@ -4,29 +4,27 @@
 the format version, the config, those paths, and for every leaf its shape, dtype and a digest taken on the device before saving.
 Orbax does not check its data; restoring here compares the digests and names a leaf that changed. A checkpoint restores onto any
 device mesh and any number of processes: the targets are built from what the caller asks for, never from the layout it was saved
-in. No random key is stored: keys are functions of the seed and the step.
+in. No random key is stored: keys are functions of the seed and the step. Every process reads for itself, and then they agree:
+what one of them cannot read, none of them uses.
 """
 
 import contextlib
-import hashlib
 import itertools
 import json
-import os
-import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 
-from t3d.checkpoint import around_orbax, digests
+from t3d.checkpoint import around_orbax, digests, items
 from t3d.core import tree as trees
 from t3d.core.errors import OneProcess, UsageError, diverged
-from t3d.core.system import TrainState, placed, weights_of, with_weights, without
+from t3d.core.system import TrainState, placed, weights_of, with_weights
 from t3d.core.typing import PyTree
+from t3d.parallel import agreement
 
 FORMAT = 2  # 1 has the averages in an item called ema
-OLD_ITEM, OLD_WEIGHTS = 'ema', ('ema',)
 DIGITS = 8
 _QUESTIONS = itertools.count(1)  # of this process, over all its runs
 
@@ -59,6 +57,7 @@ class Store:
       keep: the latest ones kept (0: all); keep_every: multiples of this step are kept for good (0: none); best: the name of a
         metric whose lowest value is kept too ('' for none; prefix '+' for highest).
       weights: the paths of the state that inference reads (core.system.System.weights); a reader takes those of the folder.
+      local: the folder is this process's own: it holds what this process has of each array, for as many processes.
     """
 
     def __init__(
@@ -69,7 +68,8 @@ class Store:
         keep_every: int = 0,
         best: str = '',
         read_only: bool = False,
-        weights: tuple[str, ...] = OLD_WEIGHTS,
+        weights: tuple[str, ...] = items.OLD_WEIGHTS,
+        local: bool = False,
     ):
         import orbax.checkpoint as ocp
 
@@ -78,7 +78,7 @@ class Store:
                 f'checkpoint.keep={keep}, checkpoint.keep_every={keep_every}: wanted 0 or more (keep=0: keep all).'
             )
         self.folder = around_orbax.literal(folder)
-        self._ocp, self._weights = ocp, tuple(weights)
+        self._ocp, self._weights, self.local = ocp, tuple(weights), local
         self._best = best.lstrip('+')
         self._manager, self._saving, self._open = None, None, contextlib.ExitStack()
         if not read_only:
@@ -91,15 +91,16 @@ class Store:
                 preservation_policy=around_orbax.policy(keep, keep_every, best),
                 best_fn=(lambda metrics: metrics[self._best]) if best else None,  # without it metrics are not written
                 best_mode='max' if best.startswith('+') else 'min',
-                enable_async_checkpointing=not read_only,
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
                 read_only=read_only,
+                **(around_orbax.blocking() if local else {'enable_async_checkpointing': not read_only}),
+                **around_orbax.multiprocessing(local),
             )
             if not read_only:
                 self.folder.mkdir(parents=True, exist_ok=True)
             self._root = self._open.enter_context(around_orbax.readable(self.folder))
-            self._manager = around_orbax.manager(self._root, options, self._best, self.folder)
+            self._manager = around_orbax.manager(self._root, options, self._best, self.folder, local)
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -132,14 +133,15 @@ class Store:
             what = f'not saved: NaN or infinity in {", ".join(bad[:3])}{more} at step {step}'
             raise diverged(what, self.latest(), self.folder)
         save = self._ocp.args
+        arrays = save.PyTreeSave if self.local else save.StandardSave
         weights = weights_of(state, self._weights)
         meta = {'format': FORMAT, 'step': step, 'config': config, 'leaves': leaves}
         meta |= {'weights': list(self._weights), 'given': given or {}}
-        meta['check'] = _json_digest(meta, data)
+        meta['check'] = items.json_digest(meta, data)
         args = {'data': save.JsonSave(data), 'meta': save.JsonSave(meta)}
-        args['state'] = save.StandardSave(_rest(state, self._weights))
+        args['state'] = arrays(items.rest(state, self._weights))
         if jax.tree.leaves(weights):
-            args['weights'] = save.StandardSave(weights)
+            args['weights'] = arrays(weights)
         best = {self._best: float(metrics[self._best])} if metrics and self._best in metrics else None
         with self._failures():  # of the save before, too
             self._manager.wait_until_finished()
@@ -147,16 +149,37 @@ class Store:
             return bool(self._manager.save(step, args=save.Composite(**args), metrics=best, force=True))
 
     def restore(self, target: TrainState, step: int | None = None) -> Restored:
-        """The state of a step (default: the latest), laid out as `target`: ShapeDtypeStructs with shardings."""
+        """The state of a step (default: the latest), laid out as `target`: ShapeDtypeStructs with shardings.
+
+        To be called by every process of a run. Raises: CorruptCheckpoint in all of them where one cannot read its part.
+        """
         step = self._pick(step)
+        restored = self._everywhere(step, lambda: self._load(step, target))
+        self._everywhere(step, lambda: self._verify(step, restored.state, restored.meta['leaves']))
+        return restored
+
+    def _load(self, step: int, target: TrainState) -> Restored:
+        """What this process reads, not yet compared with the digests."""
         meta, data = self.describe(step)
         digests.compare(trees.flatten(target), meta['leaves'], self._path(step))
-        item, paths = _stored(meta)
-        weights, rest = weights_of(target, paths), _rest(target, paths)
+        item, paths = items.stored(meta)
+        weights, rest = weights_of(target, paths), items.rest(target, paths)
         read = self._read(step, {'state': rest, item: weights} if jax.tree.leaves(weights) else {'state': rest})
-        state = with_weights(TrainState(**{'ema': {}, **read['state']}), paths, read.get(item, weights))
-        self._verify(step, state, meta['leaves'])
-        return Restored(state, data, meta)
+        return Restored(with_weights(TrainState(**{'ema': {}, **read['state']}), paths, read.get(item, weights)), data, meta)
+
+    def _everywhere(self, step: int, action):
+        """What the action gives, once it has succeeded in every process; CorruptCheckpoint where it fails in one."""
+        error = result = None
+        try:
+            result = action()
+        except CorruptCheckpoint as caught:
+            error = caught
+        bad = [process for process, good in enumerate(agreement.gathered([error is None])) if not good[0]]
+        if error is not None:
+            raise error
+        if bad:
+            raise CorruptCheckpoint(f'{self._path(step)} cannot be read by {agreement.named(bad)}. {self.advice(step)}')
+        return result
 
     def restore_weights(self, step: int | None = None, sharding=None) -> PyTree:
         """Only what inference reads, as nested dictionaries: the subtree at the one path of `weights`, or those at several.
@@ -183,15 +206,15 @@ class Store:
         path = self._path(step)
         try:
             meta = self.describe(step)[0]
-            return (*_stored(meta), _under(meta['leaves'], _stored(meta)[1]))
+            return (*items.stored(meta), items.under(meta['leaves'], items.stored(meta)[1]))
         except CorruptCheckpoint as error:
             damage = error
         with contextlib.suppress(CorruptCheckpoint):
             meta = self._json(step, 'meta')
-            if _has_leaves(meta):
+            if items.has_leaves(meta):
                 around_orbax.note(f'{path}: its config or data position is damaged; the weights are read and verified')
-                return (*_stored(meta), _under(meta['leaves'], _stored(meta)[1]))
-        item = 'weights' if (path / 'weights').exists() else OLD_ITEM
+                return (*items.stored(meta), items.under(meta['leaves'], items.stored(meta)[1]))
+        item = 'weights' if (path / 'weights').exists() else items.OLD_ITEM
         try:
             tree = self._ocp.StandardCheckpointHandler().metadata(self._root / path.name / item).tree
         except Exception as error:
@@ -200,18 +223,18 @@ class Store:
         leaves = {
             name: {'shape': leaf.shape, 'dtype': str(leaf.dtype), 'digest': None} for name, leaf in trees.flatten(tree).items()
         }
-        return item, OLD_WEIGHTS, {f'{OLD_WEIGHTS[0]}/{name}': leaf for name, leaf in leaves.items()}
+        return item, items.OLD_WEIGHTS, {f'{items.OLD_WEIGHTS[0]}/{name}': leaf for name, leaf in leaves.items()}
 
     def describe(self, step: int | None = None) -> tuple[dict, dict]:
         """The items (meta, data) of a step: config, leaves, position."""
         step = self._pick(step)
         meta, data = self._json(step, 'meta'), self._json(step, 'data')
-        if not (_has_leaves(meta) and isinstance(data, dict)):
-            raise CorruptCheckpoint(f'{self._path(step)}: meta or data are not what was saved. {self._other(step)}')
+        if not (items.has_leaves(meta) and isinstance(data, dict)):
+            raise CorruptCheckpoint(f'{self._path(step)}: meta or data are not what was saved. {self.advice(step)}')
         if meta.get('format', FORMAT) > FORMAT:
             raise UsageError(f'{self._path(step)} has format {meta["format"]}, this t3d reads up to {FORMAT}: update t3d.')
-        if meta.pop('check', None) != _json_digest(meta, data):
-            raise CorruptCheckpoint(f'{self._path(step)}: meta or data are not what was saved. {self._other(step)}')
+        if meta.pop('check', None) != items.json_digest(meta, data):
+            raise CorruptCheckpoint(f'{self._path(step)}: meta or data are not what was saved. {self.advice(step)}')
         return meta, data
 
     def reached_preemption(self) -> bool:
@@ -233,8 +256,25 @@ class Store:
             with self._open, self._failures():
                 self._manager.close()
 
+    def drop(self, steps) -> None:
+        """Takes steps that do not load out of the way, so that they can be saved again: renamed, in a local folder deleted.
+
+        To be called by every process of a run.
+        """
+        for step in steps if self.local or jax.process_index() == 0 else ():
+            path, aside = self._path(step), self.folder / f'{self._path(step).name}.not-loaded'
+            if self.local:
+                path.rmtree(missing_ok=True)
+                continue
+            aside.rmtree(missing_ok=True)
+            path.rename(aside)
+        agreement.gathered([0])
+        self._manager.reload()
+
     def safe(self) -> str:
         """The last complete checkpoint and how to go on from it, as the end of a message."""
+        if self.local:
+            return 'Make room there, or set checkpoint.local= for none; the same command again goes on from the newest step.'
         steps = [path.name for path in self.folder.iterdir() if path.name.isdigit()] if self.folder.exists() else []
         if not steps:
             return 'No checkpoint was saved before: the same command again starts anew.'
@@ -249,10 +289,7 @@ class Store:
             raise
         except Exception as error:
             around_orbax.end_abandoned()
-            text = str(error).strip().splitlines() or [type(error).__name__]
-            code = re.search(r"""os_error_code='(\d+)'|OS error (\d+)""", str(error))  # of TensorStore
-            system = os.strerror(int(code.group(1) or code.group(2))) if code else getattr(error, 'strerror', None)
-            why = system or text[0][:200]
+            why = around_orbax.reason(error)
             raise SaveFailed(f'step {self._saving} could not be saved in {self.folder}: {why}. {self.safe()}') from error
 
     def _path(self, step: int) -> epath.Path:
@@ -268,23 +305,23 @@ class Store:
 
     def _json(self, step: int, item: str) -> dict:
         try:
-            return self._manager.restore(step, args=self._ocp.args.Composite(**{item: self._ocp.args.JsonRestore()}))[item]
+            return json.loads((self._path(step) / item / 'metadata').read_bytes().decode())
         except Exception as error:
-            raise CorruptCheckpoint(f'{self._path(step)}/{item} cannot be read: {error}. {self._other(step)}') from error
+            raise CorruptCheckpoint(
+                f'{self._path(step)}/{item} cannot be read: {str(error).rstrip(".")}. {self.advice(step)}'
+            ) from error
 
-    def _read(self, step: int, items: dict[str, PyTree]) -> dict[str, PyTree]:
-        args = {name: self._ocp.args.StandardRestore(target) for name, target in items.items()}
+    def _read(self, step: int, trees_of: dict[str, PyTree]) -> dict[str, PyTree]:
         with around_orbax.quiet('asyncio', 'absl'):
-            try:
-                return dict(self._manager.restore(step, args=self._ocp.args.Composite(**args)).items())
+            try:  # the manager would wait for the other processes in the middle
+                place = self._root / self._path(step).name
+                return {name: around_orbax.read(place / name, tree) for name, tree in trees_of.items()}
             except Exception as error:
                 text = str(error)
             around_orbax.end_abandoned()
         around_orbax.ignore_abandoned()
-        leaf = re.search(r"""Error reading "([^"]+)/[^"/]*"|'path': '([^'/][^']*)/'""", text)
-        item = next((f'{name}/' for name in ('weights', OLD_ITEM) if f'/{name}/' in text), '')
-        leaf = f' at leaf {item}{(leaf.group(1) or leaf.group(2)).replace(".", "/")}' if leaf else ''
-        raise CorruptCheckpoint(f'{self._path(step)} cannot be read{leaf}: {text.splitlines()[0][:160]}. {self._other(step)}')
+        why = text.splitlines()[0][:160].rstrip('.')
+        raise CorruptCheckpoint(f'{self._path(step)} cannot be read{around_orbax.leaf_of(text)}: {why}. {self.advice(step)}')
 
     def _verify(self, step: int, tree: PyTree, leaves: dict) -> None:
         restored, _ = digests.inspect(tree)
@@ -296,48 +333,14 @@ class Store:
         if bad:
             raise CorruptCheckpoint(
                 f'{self._path(step)} is corrupt: the stored values of {", ".join(bad[:3])}'
-                f'{f" and {len(bad) - 3} more" if len(bad) > 3 else ""} are not those that were saved. {self._other(step)}'
+                f'{f" and {len(bad) - 3} more" if len(bad) > 3 else ""} are not those that were saved. {self.advice(step)}'
             )
 
-    def _other(self, step: int) -> str:
+    def advice(self, step: int) -> str:
+        """What to do about a step that cannot be read, as the end of a message."""
         others = [other for other in self.steps() if other != step]
         return (
             f'Delete that folder to go on from step {others[-1]}.'
             if others
             else 'There is no other checkpoint in this run: copy it again, or train anew in another folder.'
         )
-
-
-def _has_leaves(meta) -> bool:
-    """Whether what was read is a table of leaves, each with shape, dtype and digest."""
-    leaves = meta.get('leaves') if isinstance(meta, dict) else None
-    if not isinstance(leaves, dict) or not leaves:
-        return False
-    if not all(isinstance(leaf, dict) and {'shape', 'dtype', 'digest'} <= set(leaf) for leaf in leaves.values()):
-        return False
-    try:
-        return all(jnp.dtype(leaf['dtype']) for leaf in _under(leaves, _stored(meta)[1]).values())
-    except TypeError:
-        return False
-
-
-def _rest(state: TrainState, paths: tuple[str, ...]) -> dict:
-    """A state without the subtrees at `paths`: the item state."""
-    state = without(state, paths)
-    rest = {name: getattr(state, name) for name in ('step', 'params', 'opt_state', 'extras')}
-    return {**rest, 'ema': state.ema} if jax.tree.leaves(state.ema) else rest
-
-
-def _stored(meta: dict) -> tuple[str, tuple[str, ...]]:
-    """(the item with the weights, their paths) of a checkpoint."""
-    return ('weights', tuple(meta['weights'])) if 'weights' in meta else (OLD_ITEM, OLD_WEIGHTS)
-
-
-def _under(leaves: dict, paths: tuple[str, ...]) -> dict:
-    """The leaves at `paths` and below."""
-    return {name: leaf for name, leaf in leaves.items() if name in paths or name.startswith(tuple(f'{p}/' for p in paths))}
-
-
-def _json_digest(*items: dict) -> str:
-    """A digest of JSON data, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()[:16]

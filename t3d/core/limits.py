@@ -45,6 +45,8 @@ LIMITS = {
     'checkpoint.keep': Whole(1, 2**20, 'newest checkpoints that stay'),
     'checkpoint.keep_every': Whole(0, COUNT, 'multiples of this step stay for good; 0: none'),
     'checkpoint.best': Text('the metric whose best checkpoint stays'),
+    'checkpoint.local': Text('a fast folder of each machine for frequent checkpoints; empty: none'),
+    'checkpoint.local_every': Whole(1, COUNT, 'steps between checkpoints in checkpoint.local'),
     'loader.threads': Whole(1, 256, 'that make batches'),
     'loader.prefetch': Whole(1, 4096, 'batches made ahead'),
     'evaluate': Several(Text(), 0, 64, 'evaluators of t3d.evaluate.table'),

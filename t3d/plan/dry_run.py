@@ -13,7 +13,7 @@ from t3d.core.errors import UsageError
 from t3d.data import sources
 from t3d.parallel import devices
 from t3d.plan import programs
-from t3d.train import checked
+from t3d.train import checked, goodput
 
 MADE_UP = 'word'  # before the number of a word that stands in for one of data that are not here
 
@@ -137,6 +137,8 @@ def info(folder) -> str:
     lines = [f'{loaded.name}: {loaded.config.system} {loaded.config.get("variant", "")}, step {loaded.step}']
     lines += counts(loaded.weights)
     lines += _scores(loaded.folder / 'scores.json')
+    spent = goodput.read(loaded.folder / goodput.NAME)
+    lines += [goodput.describe(spent)] if spent is not None and sum(spent.seconds.values()) else []
     if 'text' in loaded.config:  # a GAN has no text
         words = loaded.config.text.words
         lines.append(f'words it knows ({len(words)}): {" ".join(words[:60])}{" ..." if len(words) > 60 else ""}')

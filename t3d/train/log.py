@@ -117,6 +117,11 @@ class Log:
         if self.active and self._tensorboard(step, {}):
             self._guarded(self._board.image, step, image)
 
+    def record(self, name: str, text: str) -> None:
+        """Appends a line to another file of the run folder."""
+        if self.active:
+            self._append(name, text)
+
     def close(self) -> None:
         """Closes the progress bar and the files."""
         if self._bar is not None:

@@ -8,7 +8,6 @@ uninterrupted one (same devices).
 
 import itertools
 import sys
-import time
 from collections.abc import Callable, Mapping
 
 import jax
@@ -16,6 +15,7 @@ from jax.sharding import Mesh
 
 from t3d import systems
 from t3d.checkpoint import store as stores
+from t3d.checkpoint import tiers as tiers_of
 from t3d.core import config as configs
 from t3d.core import errors, files
 from t3d.core.system import Given, System, TrainState, params_of
@@ -24,7 +24,7 @@ from t3d.export import sheets
 from t3d.inference import given as givens
 from t3d.inference import loading
 from t3d.parallel import devices, sharding
-from t3d.train import checked, failures, signals, states, traced, workdirs
+from t3d.train import checked, failures, goodput, signals, states, traced, watch, workdirs
 from t3d.train import log as logs
 from t3d.train.program import Program
 from t3d.train.window import Window
@@ -41,6 +41,7 @@ def run(
     given: Mapping[str, Given] | None = None,
     init_from=None,
     traced_in=None,
+    patience: float = watch.PATIENCE,
 ):
     """Trains, or goes on training, and returns the run folder.
 
@@ -55,7 +56,9 @@ def run(
       init_from: a run folder or weights folder of the same model: a new run starts from its averaged parameters.
       traced_in: a folder where the traced functions are kept for the next start (t3d.train.traced). Only for a system that t3d
         makes from the config: the code of one of your own is not looked at.
+      patience: seconds without progress after which a run of many processes ends (t3d.train.watch).
     """
+    clock = goodput.Clock()
     config = configs.from_dict(config)
     configs.held(config)
     devices.keep_freed_memory()
@@ -78,7 +81,8 @@ def run(
     try:
         with stop, devices.collecting_seldom(), jax.set_mesh(mesh):
             keep = traced.Keep(traced_in, config, {name: one.digest for name, one in given.items()})
-            _train(config, workdir, lock, mesh, logger, stop, stop_after, system, target, data, given, init_from, keep)
+            timing = clock, patience
+            _train(config, workdir, lock, mesh, logger, stop, stop_after, system, target, data, given, init_from, keep, timing)
     finally:
         logger.close()
         if active:
@@ -86,8 +90,12 @@ def run(
     return workdir
 
 
-def _train(config, workdir, lock, mesh: Mesh, log, stop, stop_after, system, target, data, given, init_from, keep) -> None:
+def _train(
+    config, workdir, lock, mesh: Mesh, log, stop, stop_after, system, target, data, given, init_from, keep, timing
+) -> None:
     log.line(f'{devices.describe(mesh)}; {logs.here()}')
+    clock, patience = timing
+    local = config.checkpoint.get('local', '')
     store = stores.Store(
         workdir / 'checkpoints',
         keep=config.checkpoint.keep,
@@ -95,18 +103,21 @@ def _train(config, workdir, lock, mesh: Mesh, log, stop, stop_after, system, tar
         best=config.checkpoint.get('best', ''),
         weights=system.weights,
     )
+    tiers = [store]
     try:
+        if local:
+            tiers.insert(0, tiers_of.open_local(local, workdir, system.weights))
         params = states.placed(given, mesh, config.get('fsdp_floor', sharding.FLOOR))
         program = Program(config, system, mesh, target, log, keep, params)
         end = min(config.steps, stop_after if stop_after is not None else config.steps)
-        latest = store.latest()
-        if latest is not None:
-            givens.refuse_other(given, store.describe()[0].get('given', {}), workdir)
+        meta = tiers_of.meta(tiers)
+        if meta is not None:
+            givens.refuse_other(given, meta.get('given', {}), workdir)
         if jax.process_index() == 0:
             givens.keep(workdir, given)
-        if (latest or 0) < end:
+        if (tiers_of.newest(tiers) or 0) < end:
             program.compile_ahead()
-        state = states.start(config, system, store, mesh, log, target, init_from, keep, params)
+        state = states.start(config, system, tiers, mesh, log, target, init_from, keep, params)
         if mesh.size > 1 and log.active:
             report = sharding.report(target, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
             (workdir / 'sharding.txt').write_text(report + '\n')
@@ -115,12 +126,13 @@ def _train(config, workdir, lock, mesh: Mesh, log, stop, stop_after, system, tar
         if source is not None and 'data' in config:
             log.line(f'{sources.describe(config, source)}; curves: tensorboard --logdir {files.quoted(workdir)}')
         digests = {name: one.digest for name, one in given.items()}
-        with failures.told(config, store):
-            _loop(config, program, state, batches, example, store, log, stop, end, workdir, lock, digests)
-        store.wait()
+        clock.start(log, int(state.step), jax.process_count(), mesh.size)
+        with failures.told(config, store), watch.Watch(clock, patience):
+            _loop(config, program, state, batches, example, tiers, log, stop, end, workdir, lock, digests, clock)
     finally:
         if jax.process_count() == 1 or not isinstance(sys.exception(), errors.OneProcess):  # close waits for the others
-            store.close()
+            for tier in tiers:
+                tier.close()
 
 
 def _data(config, system: System, data: tuple | None, start: int):
@@ -142,40 +154,62 @@ def _data(config, system: System, data: tuple | None, start: int):
     return source, make(process_index=jax.process_index(), process_count=jax.process_count(), start=start), example
 
 
-def _loop(config, program, state: TrainState, batches, example, store, log, stop, end: int, workdir, lock, digests) -> None:
+def _loop(
+    config, program, state: TrainState, batches, example, tiers, log, stop, end: int, workdir, lock, digests, clock
+) -> None:
     mesh, many = program.mesh, jax.process_count() > 1
     first = step = int(state.step)
+    *local, store = tiers
     window = Window(log, store)
     preview_batch = None
     while step < end:
-        began = time.perf_counter()
-        local = next(batches)
-        window.waited(time.perf_counter() - began)
-        state, metrics = program(state, local, step)
+        clock.to('data')
+        rows = next(batches)
+        window.waited(clock.to('step' if step > first else 'compile'))
+        state, metrics = program(state, rows, step)
         step += 1
+        clock.to('step')
         if step == first + 1:
             window.begin(step)  # the first step compiles: not in the rate
         window.add(step, metrics)
         lock.check()
         if due(step, config.log_every):
             window.cut(step)
+            clock.write(step)
         stopped = store.reached_preemption() if many else stop.requested
         done = stopped or step == end
-        if done or due(step, config.checkpoint.every):
+        saves = [store] if done or due(step, config.checkpoint.every) else []
+        if local and (stopped or (not saves and due(step, config.checkpoint.get('local_every', 0)))):
+            saves = [*local, *saves]  # the fast one first: it may be all that there is time for
+        if saves:
             values = window.flush(step)
+            clock.to('checkpoint')
             position = {'position': step, 'batch': config.batch}
-            store.save(state, data=position, config=config.to_dict(), metrics=values, given=digests)
+            for place in saves:
+                place.save(state, data=position, config=config.to_dict(), metrics=values, given=digests)
+                if place is not store and stopped:
+                    place.wait()
+                    log.line(f'step {step} is saved in the local tier; the run folder comes next')
+            clock.to('step')
+            clock.write(step)
         if program.previews and (done or due(step, config.preview_every)):
             window.flush(step)
+            clock.to('preview')
             preview_batch = preview_batch or sharding.whole_batch(example[0], mesh)
             title = f'step {step}   {config.get("preview", {}).get("columns", "")}'.strip()
             _write_preview(program, state, preview_batch, example[1], title, log, step, workdir)
+            clock.to('step')
             window.begin(step)
         if stopped:
             log.line(f'stopped at step {step}: saved; run the same command again to go on')
             break
     if step == first:
         log.line(f'nothing to do: {step} of {config.steps} steps are finished')
+    clock.to('checkpoint')
+    store.wait()
+    for tier in local if step == config.steps else ():
+        tier.drop(tier.steps())  # the run folder has all
+    clock.write(step)
 
 
 def due(step: int, every: int) -> bool:

@@ -1,6 +1,6 @@
 """The state that a run starts from: made by a sharded init, restored, or begun with the weights of another run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from t3d.checkpoint import store as stores
+from t3d.checkpoint import tiers as tiers_of
 from t3d.checkpoint import weights
 from t3d.core import config as configs
 from t3d.core import files, prng
@@ -28,7 +29,7 @@ INIT_COMPILER_OPTIONS = {'xla_backend_optimization_level': 0, 'xla_cpu_opt_prese
 def start(
     config,
     system: System,
-    store: stores.Store,
+    tiers: Sequence[stores.Store],
     mesh: Mesh,
     log: logs.Log,
     target: TrainState,
@@ -36,13 +37,13 @@ def start(
     keep: traced.Keep = traced.NOTHING,
     given: PyTree = None,
 ) -> TrainState:
-    """The state to train from: restored as `target` (see `abstract`), or made by a sharded init."""
-    if store.latest() is None:
+    """The state to train from: restored as `target` (see `abstract`) from the newest checkpoint that loads, or made."""
+    restored = tiers_of.restore(tiers, target, log.line)
+    if restored is None:
         if log.resume(0):
             log.line('no checkpoint was saved before: starting again at step 0')
         state = fresh(config, system, target, keep, given)
         return state if init_from is None else _with_weights(state, system, init_from, mesh, log)
-    restored = store.restore(target)
     step = int(restored.state.step)
     if restored.data['position'] != step:
         raise UsageError(f'checkpoint {step}: its data position is {restored.data["position"]}: not made by this loop.')

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from t3d.checkpoint import around_orbax, run_configs
+from t3d.checkpoint import around_orbax, run_configs, tiers
 from t3d.core import config as configs
 from t3d.core import environment, files
 from t3d.core.errors import UsageError
@@ -36,6 +36,8 @@ def _fill(path, config, lock: locks.Lock) -> None:
     lock.take()
     try:
         files.write(path / 'config.json', configs.to_json(config))
+        if config.get('checkpoint', {}).get('local'):
+            tiers.make_token(path)
         command = shlex.join([pathlib.Path(sys.executable).name, *sys.orig_argv[1:]]) + '\n'
         before = (path / 'command.txt').read_bytes() if (path / 'command.txt').exists() else b''
         files.write(path / 'command.txt', before + command.encode('utf-8', 'surrogateescape'))  # one line for each start
@@ -116,7 +118,8 @@ def refuse_lost_checkpoints(path, config) -> None:
     metrics, saved = path / 'metrics.jsonl', path / 'checkpoints'
     children = list(saved.iterdir()) if saved.is_dir() else []
     unfinished = [child for child in children if child.name.endswith(around_orbax.UNFINISHED)]  # killed in its first save
-    if unfinished or any(around_orbax.is_checkpoint(child) for child in children) or not metrics.exists():
+    complete = [child for child in children if child.name.isdigit() and around_orbax.is_checkpoint(child)]
+    if unfinished or complete or not metrics.exists():
         return
     steps = [logs.step_of(line) for line in metrics.read_bytes().decode('utf-8', 'replace').splitlines()]
     last = max((step for step in steps if isinstance(step, int)), default=0)

@@ -1,0 +1,223 @@
+"""What a run outlives: a kill between two saves, a lost or damaged tier, a peer that hangs; and what its time went to."""
+
+import contextlib
+import json
+import shutil
+import signal
+import threading
+
+import chex
+import jax
+import pytest
+from dummy_system import Source, config, make, transform
+
+from t3d.checkpoint import store as stores
+from t3d.checkpoint import tiers
+from t3d.core.errors import UsageError
+from t3d.train import goodput, loop, watch
+
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
+
+class Killed(Exception):
+    """What stands for a SIGKILL: nothing of the loop's own end runs for it."""
+
+
+def run(folder, tier, *, killed_at=None, every=100, steps=6):
+    """The lines of a run that saves in the local tier at every step and dies when step `killed_at` is to be saved."""
+    lines = []
+
+    def log(line):
+        lines.append(line)
+        if line.startswith(f'step {killed_at}/'):
+            raise Killed
+
+    kept = {'every': every, 'keep': 3, 'best': '', 'local': str(tier), 'local_every': 1}
+    with contextlib.suppress(Killed):
+        loop.run(config(steps=steps, log_every=1, checkpoint=kept), folder, system=make(), data=(Source(), transform), log=log)
+    return lines
+
+
+def final(folder, step=None):
+    store, system = stores.Store(folder / 'checkpoints', read_only=True), make()
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.eval_shape(lambda: system.init(jax.random.key(0), None))
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)
+    try:
+        return jax.device_get(store.restore(target, step).state)
+    finally:
+        store.close()
+
+
+def local(tier):
+    """The steps of the local tier: {step: folder}."""
+    return {int(path.name): path for path in tier.glob('*/0-of-1/*') if path.name.isdigit()}
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """The final state of a run without interruption."""
+    root = tmp_path_factory.mktemp('whole')
+    run(root / 'run', root / 'tier')
+    assert not local(root / 'tier')  # a run that has ended leaves nothing there
+    return final(root / 'run')
+
+
+@pytest.fixture(scope='module')
+def dead_run(tmp_path_factory):
+    """A run that saved step 3 in its folder, steps 2 and 4 in the local tier, and died at step 5."""
+    root = tmp_path_factory.mktemp('dead')
+    run(root / 'run', root / 'tier', killed_at=5, every=3)
+    return root
+
+
+@pytest.fixture
+def dead(dead_run, tmp_path):
+    """Copies of (run folder, local tier) to go on with."""
+    return shutil.copytree(dead_run / 'run', tmp_path / 'run'), shutil.copytree(dead_run / 'tier', tmp_path / 'tier')
+
+
+def damage(folder):
+    """Changes every second byte of the arrays of a step; single bytes may be unused ones (launch/soak.py tries those)."""
+    for path in (path for path in (folder / 'state').rglob('d/*') if path.is_file()):
+        path.write_bytes(bytes(byte ^ (n % 2) for n, byte in enumerate(path.read_bytes())))
+
+
+def test_the_newest_step_of_either_tier_is_used(dead, whole):
+    folder, tier = dead
+    assert sorted(local(tier)) == [2, 4]
+    lines = run(folder, tier, every=3)
+    assert 'resuming from step 4' in lines and not any('local tier' in line for line in lines)
+    chex.assert_trees_all_equal(final(folder), whole)
+    steps = [json.loads(line)['step'] for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    spent = goodput.read(folder / goodput.NAME)
+    assert spent.starts == 2 and spent.repeated == 1 and spent.seconds['step'] > 0.0 < spent.seconds['checkpoint']
+
+
+def test_a_tier_that_is_gone_is_one_line_and_the_run_folder_goes_on(dead, whole):
+    folder, tier = dead
+    shutil.rmtree(tier)
+    lines = run(folder, tier, every=3)
+    (said,) = [line for line in lines if 'local tier' in line]
+    assert said.startswith('local tier: no checkpoint of a run of 1 processes in ') and said.endswith('from the run folder')
+    assert 'resuming from step 3' in lines
+    chex.assert_trees_all_equal(final(folder), whole)
+
+
+def test_damaged_steps_are_passed_over_and_saved_again(dead, whole):
+    folder, tier = dead
+    damage(local(tier)[4])
+    damage(folder / 'checkpoints' / '00000003')
+    lines = run(folder, tier, every=3)
+    assert [line.split(':')[0] for line in lines if 'passed over' in line] == [f'step {n} is passed over' for n in (4, 3)]
+    assert 'resuming from step 2' in lines
+    assert {path.name for path in (folder / 'checkpoints').iterdir()} == {'00000003', '00000003.not-loaded', '00000006'}
+    chex.assert_trees_all_equal(final(folder), whole)
+    assert int(final(folder, 3).step) == 3
+
+
+def test_where_nothing_loads_the_run_stops_and_says_why(dead):
+    folder, tier = dead
+    for step in (*local(tier).values(), folder / 'checkpoints' / '00000003'):
+        damage(step)
+    before = (folder / 'metrics.jsonl').read_bytes()
+    with pytest.raises(
+        stores.CorruptCheckpoint, match='nothing to go on from: .* loads on all processes. .*00000004 .*--workdir'
+    ):
+        run(folder, tier, every=3)
+    assert (folder / 'metrics.jsonl').read_bytes() == before
+    shutil.rmtree(tier)  # the same with the run folder alone
+    with pytest.raises(stores.CorruptCheckpoint, match='nothing to go on from: .*00000003'):
+        run(folder, tier, every=3)
+    shutil.rmtree(folder / 'checkpoints')
+    with pytest.raises(UsageError, match='is at step 5 by its metrics.jsonl, but .* holds no checkpoint'):
+        run(folder, tier, every=3)
+
+
+def test_a_local_tier_serves_its_own_run_alone(dead):
+    folder, tier = dead
+    lines = run(folder.parent / 'other', tier, killed_at=1)
+    assert not any('resuming' in line for line in lines) and len(list(tier.iterdir())) == 2
+    (folder / tiers.TOKEN).write_text('../../elsewhere\n')  # a damaged name is no name: a new one
+    assert 'resuming from step 3' in run(folder, tier, every=3)
+    with pytest.raises(UsageError, match='checkpoint.local=.gs://b/x.: wanted a folder of this machine'):
+        run(folder.parent / 'bucket', 'gs://b/x')
+    (tier / 'file').write_text('')
+    with pytest.raises(UsageError, match='checkpoint.local=.*file.*Name a folder that every process can write to'):
+        run(folder.parent / 'file', tier / 'file')
+
+
+def test_sigterm_saves_locally_first(tmp_path):
+    lines, order = [], []
+    kept = {'every': 100, 'keep': 3, 'best': '', 'local': str(tmp_path / 'tier'), 'local_every': 50}
+
+    def log(line):
+        lines.append(line)
+        if line.startswith('step  2/'):
+            signal.raise_signal(signal.SIGTERM)
+        if 'is saved in the local tier' in line:
+            order.extend((sorted(local(tmp_path / 'tier')), (tmp_path / 'run' / 'checkpoints').exists() and list_steps()))
+
+    list_steps = lambda: [path.name for path in (tmp_path / 'run' / 'checkpoints').iterdir() if path.name.isdigit()]
+    settings = config(steps=50, log_every=2, checkpoint=kept)
+    loop.run(settings, tmp_path / 'run', system=make(), data=(Source(), transform), log=log)
+    (step,) = order[0]
+    assert order[1] == [] and list_steps() == [f'{step:08d}']
+    assert f'step {step} is saved in the local tier; the run folder comes next' in lines
+
+
+def test_goodput_by_hand(tmp_path):
+    """Two starts; the second goes on from step 15, though the first had come to 25: 10 steps ran twice."""
+    records = [
+        {'start': '', 'time': 100.0, 'step': 0},
+        {'time': 108.0, 'step': 10, 'seconds': {'startup': 2.0, 'compile': 1.0, 'step': 5.0}},
+        {'time': 119.0, 'step': 20, 'seconds': {'step': 10.0, 'data': 1.0}},
+        {'time': 124.0, 'step': 25, 'seconds': {'step': 3.0, 'checkpoint': 2.0}},
+        {'start': '', 'time': 131.0, 'step': 15},
+        {'time': 140.0, 'step': 25, 'seconds': {'startup': 4.0, 'step': 5.0, 'unknown': 9.0}},
+        {'time': 141.0, 'step': 25, 'seconds': {'preview': 1.0}},
+    ]
+    path = tmp_path / goodput.NAME
+    path.write_text('\n'.join(['{"cut', *map(json.dumps, records), '[]', '{"step": 3}']))
+    spent = goodput.read(path)
+    lost = 10.0 * 5 / 10 + 3.0  # half of the record from 10 to 20, all of that from 20 to 25
+    wanted = {'step': 5.0 + 5.0 + 5.0, 'data': 1.0, 'compile': 1.0, 'startup': 6.0, 'checkpoint': 2.0, 'preview': 1.0}
+    assert spent.starts == 2 and spent.repeated == 10
+    assert spent.seconds == pytest.approx(wanted | {'lost': lost, 'down': 7.0})
+    assert sum(spent.seconds.values()) == pytest.approx(141.0 - 100.0)  # every second once
+    assert goodput.describe(spent).startswith('goodput over 2 starts, 00:41: step 36.6%  data 2.4%  ')
+    assert goodput.describe(spent).endswith('lost 19.5%  down 17.1% (10 steps ran twice)')
+    assert goodput.read(tmp_path / 'none') is None
+
+
+@pytest.mark.parametrize(
+    ('part', 'says'),
+    [('data', 'its own data have not come'), ('checkpoint', 'the checkpoint is not written'), ('compile', None)],
+)
+def test_a_process_that_does_not_turn_ends_with_the_reason(part, says):
+    clock, said = goodput.Clock(), []
+    watched = watch.Watch(clock, 0.05, poll=0.01, end=said.append)
+    clock.to('step')
+    clock.to(part)
+    thread = threading.Thread(target=watched.watch)
+    thread.start()
+    thread.join(2.0 if says else 0.3)
+    watched.__exit__()
+    thread.join()
+    assert bool(said) == bool(says)
+    if says:
+        assert said[0].startswith(f'error: process 0 of 1 stopped: for 0 s {says}') and 'Start all processes again' in said[0]
+
+
+def test_a_process_that_turns_is_left_alone():
+    clock, said = goodput.Clock(), []
+    watched = watch.Watch(clock, 0.5, poll=0.01, end=said.append)
+    thread = threading.Thread(target=watched.watch)
+    thread.start()
+    for _ in range(100):
+        clock.to('step')
+        watched._done.wait(0.01)
+    watched.__exit__()
+    thread.join()
+    assert not said
