@@ -147,3 +147,44 @@ def test_cavities_are_filled_and_the_outside_is_untouched():
     vertices, faces = meshing.surface(meshing.fill_cavities(grid, 5.0), 5.0, 1.0)
     np.testing.assert_array_equal(vertices, outside[0])
     np.testing.assert_array_equal(faces, outside[1])
+
+
+def turned_cube(points):
+    turn = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+    return np.abs(points @ turn).max(-1) - 0.5
+
+
+def test_a_wall_is_found_where_it_stands_and_not_in_the_middle_of_a_cell():
+    """A turned cube without soft edges: interpolated vertices are off by half a cell, those of the field's own by a 60th."""
+    turn = jnp.asarray(np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0], jnp.float32)
+
+    def field(scene, points):
+        return jnp.where(jnp.abs(points @ turn).max(-1) <= 0.5, scene, 0.0), points
+
+    grid = meshing.density_grid(field, jnp.float32(50.0), 1.0, 24)
+    rough, faces = meshing.surface(grid, 7.0, 1.0)
+    assert np.abs(turned_cube(rough)).max() > 0.3 / 12
+    vertices = meshing.refined(field, jnp.float32(50.0), rough, grid >= 7.0, 7.0, 1.0, chunk=512)
+    off = np.abs(turned_cube(vertices))
+    assert np.quantile(off, 0.99) < 1 / 60 / 12 and off.max() < 0.02 / 12  # those kept from a cell's centre
+    moved = np.abs(vertices - rough)
+    assert moved.max() < 1 / 12 and (np.sum(moved > 1e-6, 1) <= 1).all()  # along their edges
+    assert meshes.volume(vertices, faces) == pytest.approx(1.0, rel=0.02)
+
+
+def test_crossings_follow_thresholds_of_place_and_leave_the_box_alone():
+    """Density falls off in x alone; the threshold is 20 below y = 0 and 5 above."""
+
+    def field(scene, points):
+        return 100.0 * jnp.exp(-8.0 * jnp.abs(points[:, 0])), points
+
+    grid = meshing.density_grid(field, jnp.float32(0.0), 1.0, 20)
+    levels = np.full(grid.shape, 20.0, np.float32)
+    levels[:, 10:] = 5.0
+    scaled = grid * (20.0 / levels)
+    rough, _ = meshing.surface(scaled, 20.0, 1.0)
+    vertices = meshing.refined(field, jnp.float32(0.0), rough, scaled >= 20.0, levels, 1.0, chunk=512)
+    inner = np.abs(vertices).max(1) < 0.9
+    for some, level in ((vertices[:, 1] < -0.1, 20.0), (vertices[:, 1] > 0.1, 5.0)):
+        np.testing.assert_allclose(np.abs(vertices[inner & some, 0]), np.log(100.0 / level) / 8.0, atol=0.1 / 64)
+    np.testing.assert_array_equal(vertices[np.abs(rough).max(1) > 0.99], rough[np.abs(rough).max(1) > 0.99])

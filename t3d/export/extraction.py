@@ -30,17 +30,17 @@ class Surface(NamedTuple):
 def surface(asset: Field, densities: np.ndarray, *, threshold: float | None = None, log=print) -> Surface:
     """The level set at `threshold`; without one, at that which fits the render, with thin parts at thresholds of their own."""
     facts, cell = {}, 2.0 * asset.bound / len(densities)
-    grid, level = densities, threshold
-    if threshold is None:
-        level = meshing.choose_threshold(densities, asset.bound, log)
-        local = thin_parts.thresholds(np.maximum(densities, 0.0), level, asset.bound)
-        if local is not None:
-            lowest = float(local.min())
-            log(f'mesh: thin parts joined to the body at thresholds down to {lowest:.3g}')
-            facts['threshold of thin parts'] = lowest
-            grid = np.minimum(densities * (level / local), densities.max())
-    vertices, faces = meshing.surface(meshing.fill_cavities(grid, level), level, asset.bound)
-    vertices, faces = meshes.clean(vertices, faces, log=log)
+    level = meshing.choose_threshold(densities, asset.bound, log) if threshold is None else threshold
+    grid, levels = densities, level
+    local = thin_parts.thresholds(np.maximum(densities, 0.0), level, asset.bound) if threshold is None else None
+    if local is not None:
+        lowest = float(local.min())
+        log(f'mesh: thin parts joined to the body at thresholds down to {lowest:.3g}')
+        facts['threshold of thin parts'] = lowest
+        grid, levels = np.minimum(densities * (level / local), densities.max()), local
+    grid = meshing.fill_cavities(grid, level)
+    vertices, faces = meshes.clean(*meshing.surface(grid, level, asset.bound), log=log)
+    vertices = meshing.refined(asset.field, asset.scene, vertices, grid >= level, levels, asset.bound)
     facts = {'threshold': float(level), **facts, 'density': f'{densities.min():.4g} to {densities.max():.4g}'}
     return Surface(vertices, faces, cell, facts)
 
