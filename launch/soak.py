@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import pathlib
-import random
 import shutil
 import signal
 import socket
@@ -39,7 +38,7 @@ class Soak:
     """The runs of one soak, in a folder; all random numbers from one seed."""
 
     def __init__(self, args, out: pathlib.Path):
-        self.args, self.out, self.random = args, out, random.Random(args.seed)
+        self.args, self.out, self.random = args, out, np.random.default_rng(args.seed)
         self.end = time.monotonic() + 60 * args.minutes
         self.counts = {'starts': 0, 'SIGKILL': 0, 'SIGTERM': 0}
 
@@ -70,7 +69,7 @@ class Soak:
 
     def run(self, name: str, interrupted: list[int], last: int = 2) -> None:
         """A run that is interrupted with each of these numbers of processes, and ends with `last` of them (0: it does not)."""
-        steps = sorted(self.random.sample(range(2, self.args.steps - 1), len(interrupted)))
+        steps = sorted(self.random.choice(np.arange(2, self.args.steps - 1), len(interrupted), replace=False).tolist())
         for number, count in enumerate([*interrupted, last] if last else interrupted):
             processes, began = self.start(name, count), time.monotonic()
             try:
@@ -95,7 +94,7 @@ class Soak:
             time.sleep(0.005)
         time.sleep(self.random.uniform(0.0, 0.3))
         self.counts[number.name] += 1
-        self.random.choice(processes).send_signal(number)
+        processes[self.random.integers(len(processes))].send_signal(number)
         if number == signal.SIGTERM and (codes := self.wait(processes)) != [0] * len(processes):
             raise Failed(f'{name}: after SIGTERM at step {step} the statuses are {codes}: {self.said(name)}')
 
@@ -204,8 +203,8 @@ def flips(soak: Soak, folders: list[pathlib.Path], target) -> dict[str, int]:
         for path in chosen:
             soak.check_time()
             raw = path.read_bytes()
-            place = soak.random.randrange(len(raw))
-            path.write_bytes(raw[:place] + bytes([raw[place] ^ (1 << soak.random.randrange(8))]) + raw[place + 1 :])
+            place = int(soak.random.integers(len(raw)))
+            path.write_bytes(raw[:place] + bytes([raw[place] ^ (1 << int(soak.random.integers(8)))]) + raw[place + 1 :])
             try:
                 loaded = state_of(folder, target, step)
             except stores.CorruptCheckpoint:

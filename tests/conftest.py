@@ -24,8 +24,10 @@ from slow_tests import LONG, SLOW  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_default_matmul_precision', 'highest')
-jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(__file__).parent.parent / '.jax_cache'))
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)  # each operation by itself too: there are thousands
+CACHE = pathlib.Path(__file__).parent.parent / '.jax_cache'
+jax.config.update('jax_compilation_cache_dir', str(CACHE))
+# Single operations, of which there are thousands, are kept where tests run again: keeping one takes a third of compiling it.
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0 if CACHE.exists() else 0.3)
 jax.config.update('jax_traceback_in_locations_limit', 0)
 
 gc.set_threshold(100_000, 50, 50)  # as in a run: a third of the time of tracing

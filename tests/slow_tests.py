@@ -47,6 +47,7 @@ SLOW = {
         'test_every_parameter_moves_and_so_does_its_average',
     ),
     'test_ganfusion_gan.py': (  # test_contract
+        'test_assets_and_sheets',
         'test_a_restored_state_goes_on_with_the_same_bits',
         'test_losses_and_gradients_do_not_depend_on_the_mesh',
         'test_the_renderer_learns_one_image',
@@ -57,6 +58,7 @@ SLOW = {
         'test_consistency_is_the_mixture_where_the_2d_model_is_the_multi_view_model_without_cameras',
     ),
     'test_image_diffusion.py': (
+        'test_pictures_are_written_as_pictures',
         'test_the_loss_is_that_of_v_with_min_snr_weights',
         'test_frozen_text_does_not_move',
         'test_dropped_text_is_not_read',
@@ -75,6 +77,7 @@ SLOW = {
         'test_the_discriminator_is_the_same_on_four_devices',
     ),
     'test_text_decoder.py': (
+        'test_each_mechanism_switches_off_alone[token_to_plane-plane_text]',
         'test_each_mechanism_switches_off_alone[style_injection-affine]',
         'test_rematerialisation_keeps_names_values_and_gradients',
         'test_without_every_mechanism_the_text_is_not_read',
@@ -89,6 +92,7 @@ SLOW = {
         'test_every_system_can_be_kept[renderdiffusion]',
     ),
     'test_triplane_unet.py': (  # kind0
+        'test_a_new_network_says_zero[kind0]',
         'test_a_new_network_says_zero[kind1]',
         'test_a_new_network_says_zero[kind2]',
         'test_a_new_network_says_zero[kind3]',
@@ -117,6 +121,7 @@ SLOW = {
         'test_values_are_those_of_32_bits[ddpm]',
     ),
     'test_reconstruct.py': (  # 1 and 5
+        'test_views_of_a_model_are_lifted_by_the_system_that_its_config_names',
         'test_any_number_of_views_and_pictures_that_are_not_square[1]',
         'test_the_same_seed_gives_the_same_object_and_another_seed_another',
         'test_any_number_of_views_and_pictures_that_are_not_square[3]',
@@ -125,6 +130,7 @@ SLOW = {
         'test_an_asset_of_python_is_lifted_when_it_is_saved',
     ),
     'test_renderdiffusion.py': (
+        'test_the_planes_of_the_last_step_are_what_was_last_seen_and_the_asset_renders_them',
         'test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional',
         'test_steps_learn_move_every_parameter_and_compile_once',
         'test_text_and_camera_are_read_and_dropped_text_is_not',
@@ -140,6 +146,7 @@ SLOW = {
     ),
     'test_behind_camera.py': ('test_views_that_look_apart_share_no_points',),
     'test_sample2d.py': (
+        'test_velocity_and_the_fast_solver_are_those_of_diffusers',
         'test_seeds_decide_and_every_sampler_runs',
         'test_a_single_file_beside_settings',
     ),
@@ -158,6 +165,7 @@ SLOW = {
         'test_masks_are_as_dense_as_known_and_the_released_ones_read_every_fourth_index',
     ),
     'test_evaluate_gan.py': (  # a whole evaluation
+        'test_a_whole_evaluation',
         'test_variety_counts_what_appears',
         'test_the_gate_of_upsamplers_that_read_w',
     ),
@@ -166,6 +174,7 @@ SLOW = {
         'test_the_peer_computes_what_ours_does[dense]',
     ),
     'test_align_head.py': (  # the command trains one
+        'test_the_command_trains_a_head_that_names_colours',
         'test_a_head_names_colours_of_unseen_nouns',
     ),
     'test_store.py': (  # weights
@@ -210,6 +219,7 @@ SLOW = {
         'test_ragged_surfaces_stay_manifold[3]',
     ),
     'test_light.py': (  # other lights
+        'test_an_asset_is_saved_with_its_light_removed_on_the_floor',
         'test_the_light_of_a_lit_solid_is_divided_out[128-cube]',
         'test_the_light_of_a_lit_solid_is_divided_out[128-sphere]',
     ),
@@ -220,5 +230,8 @@ SLOW = {
     'test_loop.py': (  # (2, 4)
         'test_resumes_on_another_mesh[(1, 8)]',
         'test_resumes_on_another_mesh[(2, 1)]',
+    ),
+    'test_accumulate.py': (  # the mean of parts of a function
+        'test_a_system_moves_by_the_mean_of_its_parts',
     ),
 }

@@ -2,14 +2,13 @@
 
 import ast
 import math
-import re
 
 import pytest
 from small_cli import TINY, alone, refusal  # noqa: F401
 
 from t3d import systems
 from t3d.core import config as configs
-from t3d.core import limits
+from t3d.core import config_files, limits
 from t3d.core.errors import UsageError
 from t3d.data import sources
 from t3d.export import meshes
@@ -24,8 +23,7 @@ ODD = ('-1', '0', '1e9', '2**32', '4294967296', 'nan', 'inf', '-inf', '', 'many'
 def every_variant():
     """(name:variant, flat config) of all configs."""
     for name, path in configs.files().items():
-        listed = re.search(r'variants = \{(.*?)\}', path.read_text(), re.S).group(1)
-        for variant in re.findall(r"'(\w+)'", listed):
+        for variant in config_files.variants(path):
             yield f'{name}:{variant}', configs.load(f'{name}:{variant}')
 
 
