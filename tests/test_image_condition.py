@@ -46,7 +46,8 @@ def test_a_row_that_is_shown_nothing_is_that_of_the_text_alone():
 
     def outputs(image, shown):
         params = {**state.params, 'image': image}
-        text = model.condition(params, params_of(given), batch['tokens'], shown)
+        text = model.features(params, params_of(given), batch['tokens'])
+        text = model.beside(params, params_of(given), text, shown)
         out = model.predict(params, noise, jnp.array([3, 30]), text, views)
         return jnp.sum(out**2), out
 

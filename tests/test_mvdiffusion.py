@@ -111,6 +111,25 @@ def test_each_step_is_of_one_kind_by_seed_and_step_and_both_learn():
     assert systems.make(config('tiny', 'flat_share=0.0'), {}).choose is None
 
 
+@pytest.mark.parametrize('given', [False, True])
+@pytest.mark.parametrize('copies', [1, 3])
+def test_each_text_or_no_text_by_the_coin_as_if_every_row_were_read_apart(copies, given):
+    changed = config('tiny', 'drop_text=0.5')
+    model = mvdiffusion.Model(changed, prior() if given else {})
+    params, others, ids = started(given=given)[1].params, params_of(prior() if given else {}), jnp.asarray(batch()['tokens'])
+    read = jax.jit(lambda ids: model.features(params, others, ids))
+    seen = set()
+    for seed in range(4):
+        key = jax.random.key(seed)
+        got = jax.jit(lambda key: model.dropped(params, others, ids, key, copies))(key)
+        drop = np.asarray(jax.random.uniform(key, (2 * copies, 1)) < 0.5)
+        for k in range(2 * copies):
+            want = read(model.empty if drop[k] else ids[k // copies][None])[0]
+            np.testing.assert_allclose(got[k], want, atol=1e-6)
+        seen |= set(drop.ravel().tolist())
+    assert seen == {False, True} and np.abs(read(ids) - read(model.empty)).max() > 1e-3
+
+
 def test_new_layers_learn_first_and_the_prior_is_where_the_others_start():
     system, state = started('staged.unfreeze_at=2', given=True)
     unet = tree.flatten(prior()['prior'].params['unet'])

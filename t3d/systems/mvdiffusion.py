@@ -187,9 +187,8 @@ class Model:
             return jax.lax.stop_gradient(self.prior.encode(given['prior'], ids))
         return self.text.features(params['text'], ids)[0]
 
-    def condition(self, params, given, ids, shown: image_condition.Shown | None):
+    def beside(self, params, given, features, shown: image_condition.Shown | None):
         """What the network reads: text features, and a token of the pictures that are shown beside them."""
-        features = self.features(params, given, ids)
         return features if shown is None else self.image.beside(params['image'], given['clip'], features, shown)
 
     def patched(self, x):
@@ -229,26 +228,25 @@ class Model:
         """(loss, metrics) of posed views: one time for all views of an object, noise of each its own."""
         key_text, key_camera, key_jitter, key_noise = jax.random.split(key, 4)
         cameras = Cameras(batch['world_from_cam'], batch['intrinsics'])
-        ids = self.dropped(key_text, batch['tokens'])
+        features = self.dropped(params, given, batch['tokens'], key_text)
         views = self.inputs(cameras, jitter=key_jitter)
         if views.camera is not None and self.config.drop_camera > 0.0:
-            keep = ~prng.coin(key_camera, self.config.drop_camera, (ids.shape[0],))
+            keep = ~prng.coin(key_camera, self.config.drop_camera, (features.shape[0],))
             views = views._replace(keep=jnp.broadcast_to(keep[:, None], views.camera.shape[:2]))
         images, shown = self.composite(batch['image']), None
         if self.image is not None:
             shown = image_condition.in_training(jax.random.fold_in(key, IMAGE), images, self.config.drop_image)
-        return self._denoising(params, given, images, ids, views, key_noise, shown)
+        return self._denoising(params, given, images, self.beside(params, given, features, shown), views, key_noise)
 
     def flat_loss(self, params, given, batch, key):
         """(loss, metrics) of the views as pictures of their own, without cameras: B V objects of one view."""
         key_text, key_noise = jax.random.split(key)
         images = self.composite(batch['image'])
-        ids = self.dropped(key_text, jnp.repeat(batch['tokens'], images.shape[1], axis=0))
+        features = self.dropped(params, given, batch['tokens'], key_text, images.shape[1])
         images = images.reshape(-1, 1, *images.shape[2:])
-        return self._denoising(params, given, images, ids, mv_unet.ViewInputs(), key_noise)
+        return self._denoising(params, given, images, features, mv_unet.ViewInputs(), key_noise)
 
-    def _denoising(self, params, given, images, ids, views, key, shown=None):
-        features = self.condition(params, given, ids, shown)
+    def _denoising(self, params, given, images, features, views, key):
         denoised = losses.denoising(
             lambda x, t: self.predict(params, x, t, features, views),
             self.schedule,
@@ -259,9 +257,11 @@ class Model:
         )
         return denoised.loss, {'loss': denoised.loss, 'mse': jnp.mean(denoised.each)}
 
-    def dropped(self, key, ids):
-        """The ids with `drop_text` of the rows emptied."""
-        return jnp.where(prng.coin(key, self.config.drop_text, (ids.shape[0], 1)), self.empty, ids)
+    def dropped(self, params, given, ids, key, copies=1):
+        """Text features of ids [B, N], each `copies` times and `drop_text` of these those of no text; a text is read once."""
+        features = jnp.repeat(self.features(params, given, ids), copies, axis=0)
+        drop = prng.coin(key, self.config.drop_text, (features.shape[0], 1, 1))
+        return jnp.where(drop, self.features(params, given, self.empty), features)
 
     # ------------------------------------------------------------------------------------------------------------ sampling
 
@@ -283,7 +283,8 @@ class Model:
         """Images [B, V, S, S, 3] in [0, 1], each object a function of its ids, cameras, key and picture alone."""
         sample, count = self.config.sample, cameras.intrinsics.shape[1]
         noise = jax.vmap(lambda key: jax.random.normal(key, (count, *self.shape), jnp.float32))(keys)
-        views, text = self.inputs(cameras), self.condition(params, given, ids, shown)
+        views, features = self.inputs(cameras), self.features(params, given, ids)
+        text = self.beside(params, given, features, shown)
 
         def predict(x, t, condition):
             return self.predict(params, x, jnp.broadcast_to(t, x.shape[:1]), *condition)
@@ -291,7 +292,8 @@ class Model:
         if sample.guidance == 1.0:  # the conditional model alone, at half the cost
             denoise = lambda x, t: predict(x, t, (text, views))
         else:
-            none = self.condition(params, given, jnp.broadcast_to(self.empty, ids.shape), image_condition.dropped(shown))
+            none = jnp.broadcast_to(self.features(params, given, self.empty), features.shape)
+            none = self.beside(params, given, none, image_condition.dropped(shown))
             denoise = guidance.guided(predict, (text, views), (none, views), sample.guidance, sample.rescale)
         x = samplers.ddim(denoise, self.schedule, noise, steps=sample.steps)
         return self.decoded(given, x)
@@ -345,6 +347,4 @@ def check(config, shape) -> None:
     if config.views.camera and config.views.camera not in view_inputs.VECTORS:
         raise UsageError(f"views.camera={config.views.camera!r}: wanted one of {', '.join(view_inputs.VECTORS)}, or ''.")
     if config.data.views < 2 and not config.flat_share:
-        raise UsageError(
-            f'data.views={config.data.views}: wanted 2 or more, the views of one object that are learned together.'
-        )
+        raise UsageError(f'data.views={config.data.views}: wanted 2 or more, the views of one object learned together.')
