@@ -1,5 +1,6 @@
 """Hash grids against a scalar loop of Python integers, tiny-cuda-nn's numbers, and finite differences."""
 
+import json
 import math
 
 import jax
@@ -7,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t3d.bench import hashgrid as hash_bench
+from t3d.bench import measure, table
 from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.geom import hashgrid
@@ -39,6 +42,32 @@ def scalar(layout, table, point):
 
 def tables(layout, channels, *lead):
     return np.random.default_rng(1).uniform(-1, 1, (*lead, layout.total, channels)).astype(np.float32)
+
+
+@pytest.mark.parametrize('name', hash_bench.SHAPES)
+def test_the_peer_of_the_benchmark_has_the_same_features(name):
+    torch, torch_hashgrid = pytest.importorskip('torch'), pytest.importorskip('peers.torch_hashgrid')
+    layout = hash_bench.layout_of(hash_bench.SHAPES[name])
+    random = np.random.default_rng(5)
+    table = random.normal(size=(layout.total, 2)).astype(np.float32)
+    points = np.concatenate([random.uniform(size=(500, 3)), random.integers(2, size=(20, 3))]).astype(np.float32)
+    levels = list(zip(layout.scales, layout.resolutions, layout.rows, layout.offsets, layout.hashed, strict=True))
+    want = torch_hashgrid.encode(levels, torch.tensor(table), torch.tensor(points))
+    # A fused multiply-add moves a position of the finest level by half of 2.4e-4, and a feature by that times its rows.
+    np.testing.assert_allclose(encode(layout, table, points), want, atol=2e-3)
+
+
+def test_the_benchmark_prints_a_line_for_each_pass(monkeypatch, tmp_path, capsys):
+    small = {'levels': 2, 'log2_rows': 6, 'base': 3, 'growth': 1.7, 'points': 40}
+    monkeypatch.setattr(hash_bench, 'SHAPES', {'tiny': small})
+    for name in ('PAUSE', 'WARM'):
+        monkeypatch.setattr(measure, name, 0.0)
+    assert table.main(['hash', '--sizes', 'tiny', '--repeats', '1', '--no-peer', '--json', str(tmp_path / 'hash.json')]) == 0
+    assert [line.split('|')[3].strip() for line in capsys.readouterr().out.splitlines() if line.startswith('| tiny')] == [
+        'forward',
+        'forward + backward',
+    ]
+    assert json.loads((tmp_path / 'hash.json').read_text())['figures']['tiny'][1]['temp_mib'] >= 0
 
 
 def test_the_default_layout_is_that_of_tiny_cuda_nn():

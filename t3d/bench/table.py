@@ -11,6 +11,7 @@ BENCHMARKS = {
     'mv': 't3d.bench.mv',
     'sds': 't3d.bench.sds',
     'decoder': 't3d.bench.decoder',
+    'hash': 't3d.bench.hashgrid',
     'gpu': 't3d.bench.gpu',
 }
 

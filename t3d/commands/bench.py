@@ -11,6 +11,7 @@ BENCHMARKS = """benchmarks, each with a --help of its own:
   mv       the three forms of the multi-view UNet, beside the plain UNet and PyTorch
   sds      a step of score distillation through Stable Diffusion's networks, beside diffusers and PyTorch
   decoder  Instant3D's decoder from text to triplane, and a view of it, beside PyTorch
+  hash     points a second of a hash grid, beside PyTorch
   gpu      all of these that say something of an accelerator, into one file within ten minutes"""
 
 
