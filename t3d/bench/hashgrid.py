@@ -1,8 +1,8 @@
 """`t3d bench hash`: points a second of a hash grid, beside plain PyTorch that runs in a second process, turn by turn.
 
-`ngp` is the grid of instant-ngp (arXiv 2201.05989, Table 1) and the default of `scene_fields.Options`: 16 levels of at most 2^19
-rows; `tiny` has 8 levels of 2^14. `both` is the forward pass and the gradient of the table. The rules of measurement are those of
-t3d.bench.measure.
+`ngp` is the grid of instant-ngp (arXiv 2201.05989, Table 1) and the default of `scene_fields.Options`: 16 levels of up to 2^19
+rows; `tiny` has 8 levels of 2^14. `both` is the forward pass and the gradient of the table. The rules of measurement are those
+of t3d.bench.measure.
 """
 
 import functools
