@@ -61,6 +61,7 @@ def tiny() -> ml_collections.ConfigDict:
         target=0.0,
         up=0.0,
         turned=True,
+        sectors=(),
     )
     config.render = dict(size=32, samples=32, importance=0, samples_shown=64, background=1.0, random_background=False, chunks=1)
     config.occupancy = dict(cells=32, every=16, decay=0.95, threshold=0.01, warmup=256)

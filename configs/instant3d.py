@@ -179,6 +179,7 @@ def sds() -> ml_collections.ConfigDict:
         target=0.0,
         up=0.0,
         turned=True,
+        sectors=(),
     )
     config.render.update(size=16, random_background=False)
     config.distill = dict(
@@ -317,7 +318,12 @@ def pod() -> ml_collections.ConfigDict:
 def pod_sds() -> ml_collections.ConfigDict:
     """The paper's own supervision: whole renders of a prompt set, judged by Stable Diffusion 2.1; the text tower is frozen.
 
-    `given.prior` has the sizes of that model alone: enough for `t3d plan`. Name a folder of it to train.
+    `given.prior` has the sizes of that model alone: enough for `t3d plan`. Name a folder of it to train, and a CLIP with
+    `supervision=sds+clip given.clip=FOLDER "evaluate=('prompt_retrieval',)"`.
+
+    Cameras are the paper's (polar angles 25 to 110 degrees, radius 3.0 to 3.6 in a box of side 3.5, here of side 2) in the
+    shares of the released code; so are the weight of the density's differences and the blob. The paper names no weights of
+    orientation and smoothness: these are off.
     """
     config, small = pod(), sds()
     config.variant = 'pod_sds'
@@ -326,11 +332,14 @@ def pod_sds() -> ml_collections.ConfigDict:
     config.text.frozen = True
     config.data.update(name='prompts', kind='prompts', prompts='animals', count=0)
     config.cameras = small.cameras
-    config.cameras.update(elevation=(-0.1745, 0.7854), radius=(3.2, 3.2))
+    config.cameras.update(
+        elevation=(-0.3491, 1.1345), radius=(1.714, 2.057), fov=(1.2217, 1.3963), even=0.5, sectors=(0.4, 0.2, 0.2, 0.2)
+    )
     config.render.update(size=64, random_background=True)
     config.distill = small.distill
     config.distill.update(scale=100.0, high_last=980, anneal=0, words='interpolated', negatives='adaptive')
     config.loss = small.loss
+    config.loss.density = (0, 0.25, 0.25, 1)
     config.optimizer.update(learning_rate=2e-4)  # 1e-5 sqrt(batch), as the released code
     config.steps = 10_000
     config.preview = small.preview

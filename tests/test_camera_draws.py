@@ -30,6 +30,23 @@ def test_each_azimuth_is_in_its_own_stratum():
     np.testing.assert_array_equal(np.floor((azimuth + np.pi) / (2 * np.pi) * 9), np.arange(9))
 
 
+def test_sectors_have_their_shares_and_are_even_within():
+    """Against a count: quarters around front, right (x), back and left; strata keep the counts exact to one view."""
+    shares = (0.4, 0.1, 0.3, 0.2)
+    drawn = camera_draws.draw(prng.key(3), 1000, WIDE._replace(sectors=shares))
+    x, z = np.asarray(drawn.cameras.world_from_cam)[:, 0, 3], np.asarray(drawn.cameras.world_from_cam)[:, 2, 3]
+    quarter = np.where(np.abs(x) > np.abs(z), np.where(x > 0, 1, 3), np.where(z > 0, 0, 2))
+    assert np.abs(np.bincount(quarter) - 1000 * np.array(shares)).max() <= 1
+    azimuth = np.asarray(drawn.azimuth)
+    assert azimuth.min() >= -np.pi and azimuth.max() < np.pi
+    for number, centre in enumerate((0.0, np.pi / 2, np.pi, -np.pi / 2)):
+        off = np.sort((azimuth[quarter == number] - centre + np.pi) % (2 * np.pi) - np.pi)
+        even = np.linspace(-np.pi / 4, np.pi / 4, len(off) + 2)[1:-1]
+        np.testing.assert_allclose(off, even, atol=2 * np.pi / 2 / len(off))
+    plain = camera_draws.draw(prng.key(3), 8, WIDE._replace(sectors=(0.25,) * 4)).azimuth
+    np.testing.assert_allclose(np.sort((plain + np.pi / 4) % (2 * np.pi)) * 4 / np.pi, np.arange(8) + 0.5, atol=0.5)
+
+
 @pytest.mark.parametrize('even', (0.0, 1.0))
 def test_the_law_of_elevations(even):
     """Uniform angles, or uniform sines: moments within four standard errors."""
@@ -84,6 +101,8 @@ def test_a_ring_is_even():
         (Ranges(elevation=(-2.0, 0.2)), 'elevation'),
         (Ranges(radius=(0.0, 1.0)), 'radius'),
         (Ranges(fov=(0.5, 3.2)), 'fov'),
+        (Ranges(sectors=(0.5, 0.5)), 'four shares'),
+        (Ranges(sectors=(0.0, 0.0, 0.0, 0.0)), 'four shares'),
     ),
 )
 def test_ranges_that_no_camera_has_are_refused(ranges, word):

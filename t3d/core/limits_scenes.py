@@ -58,6 +58,7 @@ SCENES = {
     'cameras.target': Real(0.0, 10.0, 'scene units'),
     'cameras.up': Real(0.0, 10.0, 'deviation of the upright'),
     'cameras.turned': Flag('rings that start anywhere'),
+    'cameras.sectors': Several(SHARE, 0, 4, 'of front, right, back and left; none: even all around'),
     'render.chunks': Whole(1, 4096, 'bands of rows that an image is rendered in, one after the other'),
     'render.random_background': Flag('a colour drawn for each view'),
     'distill.method': Choice(('sds', 'reconstruction')),

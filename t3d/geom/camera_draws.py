@@ -28,6 +28,8 @@ class Ranges(NamedTuple):
       shift: largest offset of the position along each axis.
       target, up: standard deviations of the point that is looked at and of the upright.
       turned: whether a ring starts anywhere; else at the front, as a multi-view model wants that has learned no other rings.
+      sectors: shares of the single views that stand in the quarters around front, right, back and left, each with even azimuths
+        (Instant3D's code has .4, .2, .2, .2); () for azimuths that are even all around.
     """
 
     elevation: Range = (-0.1745, 0.7854)
@@ -38,6 +40,7 @@ class Ranges(NamedTuple):
     target: float = 0.0
     up: float = 0.0
     turned: bool = True
+    sectors: tuple[float, ...] = ()
 
 
 class Drawn(NamedTuple):
@@ -64,6 +67,11 @@ def check(ranges: Ranges) -> None:
             raise UsageError(f'cameras.{name}=({low}, {high}): wanted the lower end first.')
     if not -0.5 * math.pi <= ranges.elevation[0] <= ranges.elevation[1] <= 0.5 * math.pi:
         raise UsageError(f'cameras.elevation={tuple(ranges.elevation)}: wanted radians in [-pi/2, pi/2].')
+    if ranges.sectors and (len(ranges.sectors) != 4 or min(ranges.sectors) < 0.0 or sum(ranges.sectors) <= 0.0):
+        raise UsageError(
+            f'cameras.sectors={tuple(ranges.sectors)}: wanted four shares, of front, right, back and left, such as '
+            '(0.4, 0.2, 0.2, 0.2), or () for none.'
+        )
     if ranges.radius[0] <= 0.0 or not 0.0 < ranges.fov[0] <= ranges.fov[1] < math.pi:
         raise UsageError(
             f'cameras.radius={tuple(ranges.radius)} and cameras.fov={tuple(ranges.fov)}: wanted distances above 0 and angles '
@@ -80,7 +88,7 @@ def draw(key: Key, views: int, ranges: Ranges) -> Drawn:
         keys = dict(zip(names, jax.random.split(mine, len(names)), strict=True))
         uniform = lambda name, low=0.0, high=1.0, shape=(): jax.random.uniform(keys[name], shape, jnp.float32, low, high)
         normal = lambda name: jax.random.normal(keys[name], (3,), jnp.float32)
-        azimuth = 2.0 * math.pi * (uniform('azimuth') + index) / views - math.pi
+        azimuth = place((uniform('azimuth') + index) / views, ranges.sectors)
         low, high = ranges.elevation
         u = uniform('elevation')
         on_sphere = jnp.arcsin(jnp.clip(math.sin(low) + u * (math.sin(high) - math.sin(low)), -1.0, 1.0))
@@ -95,6 +103,17 @@ def draw(key: Key, views: int, ranges: Ranges) -> Drawn:
         return Drawn(Cameras(pose, orbit.intrinsics), azimuth, elevation)
 
     return jax.vmap(one)(jnp.arange(views))
+
+
+def place(u, sectors: tuple[float, ...]):
+    """Azimuths in [-pi, pi) of u in [0, 1): even, or with the shares `sectors` in the quarters of `Ranges`."""
+    if not sectors:
+        return 2.0 * math.pi * u - math.pi
+    total, ends = sum(sectors), [0.0]
+    for share in sectors:
+        ends.append(ends[-1] + share / total)
+    turns = jnp.interp(u, jnp.asarray(ends, jnp.float32), jnp.arange(5, dtype=jnp.float32)) * 0.25 - 0.125
+    return 2.0 * math.pi * jnp.where(turns >= 0.5, turns - 1.0, turns)
 
 
 def ring(key: Key, views: int, ranges: Ranges) -> Drawn:
