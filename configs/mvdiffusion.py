@@ -9,7 +9,7 @@
 | `tiny`, `tiny_masked`, `tiny_epipolar` | toy, 4 views at 32 px | grown out of image_diffusion:tiny | two CPU cores, an hour |
 | `furniture` | furniture, 4 views at 32 px | as `tiny`, from a run of image_diffusion:furniture | two CPU cores, hours |
 | `base` | furniture, 4 views at 64 px | 128-512 channels | one large GPU |
-| `pod` | posed images, 4 views at 256 px | MVDream of Stable Diffusion 2.1, 867.6 M | v5e-64 or 32 x H100 class |
+| `pod` | furniture, or `data.name=posed data.path=DIR` | MVDream of Stable Diffusion 2.1, 867.6 M | v5e-64 or 32 x H100 class |
 | `pod_masked`, `pod_epipolar` | the same | Stable Diffusion 1.5 as SPAD, or with epipolar blocks | the same |
 """
 
@@ -78,9 +78,8 @@ def tiny() -> ml_collections.ConfigDict:
         line_width=1.5,  # positions about an epipolar line
         block_levels=(),  # levels with epipolar blocks, 0 the finest
         axis='',  # mesh axis over which the views of an object are spread: 'tensor', 'fsdp'; '' for none, as up to 8 views want
-        samples=16,  # points of a ray, and the z-depths between which they lie
-        near=2.2,
-        far=4.2,
+        samples=16,  # points of a ray, between `reach` before and behind the middle of the box
+        reach=1.0,
     )
     config.diffusion = dict(schedule='cosine', timesteps=1000, prediction='v', min_snr=5.0, least_snr=1.0)  # 3 without a prior
     config.drop_text, config.drop_camera, config.drop_image = 0.1, 0.0, 0.5

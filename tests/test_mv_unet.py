@@ -24,13 +24,29 @@ FORMS = {
     'masked': dict(form='masked', camera=8, camera_zero=True, plucker=True),
     'epipolar': dict(form='epipolar', block_levels=(0,)),
 }
-OPTIONS = ViewOptions('mvdream', 'geometric', 1.5, 4, 2.0, 4.4)
+OPTIONS = ViewOptions('mvdream', 'geometric', 1.5, 4, 1.2)
 B, V, SIDE = 2, 3, 8
 
 
 def rig(count: int = V, objects: int = B) -> cameras.Cameras:
     views = cameras.orbit(np.arange(count) * 2.0 + 0.3, np.linspace(0.1, 0.5, count), 3.2, 0.7)
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (objects, *leaf.shape)), views)
+
+
+def test_points_of_rays_lie_about_the_object_from_any_distance():
+    """The middle ray passes the origin: its points are as far before it as behind, whatever the radius."""
+    net = MultiViewUNet.from_config(
+        {**test_unet.SMALL, **test_unet.STYLES['1.5'], 'attention_head_dim': 4}, **FORMS['epipolar']
+    )
+    for radius in (1.5, 3.2, 7.0):
+        views = cameras.orbit(np.array([0.3, 2.0]), np.array([0.1, 0.4]), radius, 0.7)
+        views = jax.tree.map(lambda leaf: leaf[None], views)
+        (points,) = view_inputs.make(net, views, 5, 5, OPTIONS).rays.values()
+        middle = np.asarray(points.points)[0, :, 2, 2]  # [V, M, 3]
+        np.testing.assert_allclose(np.linalg.norm(middle, axis=-1), np.tile([0.9, 0.3, 0.3, 0.9], (2, 1)), atol=1e-5)
+        np.testing.assert_allclose(
+            np.asarray(points.depths)[0, :, 2, 2], radius + np.tile([-0.9, -0.3, 0.3, 0.9], (2, 1)), rtol=1e-5
+        )
 
 
 def options(form: str) -> ViewOptions:

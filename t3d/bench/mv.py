@@ -76,7 +76,7 @@ def inputs(shape: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def arrays_of_cameras(net: MultiViewUNet, shape: dict):
     """A function of cameras that makes the network's ViewInputs."""
-    options = ViewOptions(vector='spad' if net.form == 'masked' else 'mvdream', samples=shape['samples'], near=2.2, far=4.2)
+    options = ViewOptions(vector='spad' if net.form == 'masked' else 'mvdream', samples=shape['samples'])
     return lambda views: view_inputs.make(net, views, shape['size'], shape['size'], options)
 
 

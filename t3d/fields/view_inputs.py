@@ -14,6 +14,7 @@ from t3d.geom.cameras import ZUP_FROM_YUP, Cameras
 from t3d.nets.mv_unet import MultiViewUNet, ViewInputs, level_name
 
 VECTORS = {'mvdream': 16, 'spad': 8, 'spad_relative': 4}  # numbers of each description of a camera
+LEAST = 1e-2  # z-depth of the nearest point of a ray, scene units
 MASKS = {'geometric': epipolar.masks, 'spad_legacy': epipolar.legacy_masks}
 
 
@@ -24,15 +25,15 @@ class ViewOptions(NamedTuple):
       vector: 'mvdream', 'spad' (absolute with intrinsics) or 'spad_relative' (to the first view); '' for none.
       masks: 'geometric', or 'spad_legacy' for SPAD's released weights.
       line_width: positions about an epipolar line that a geometric mask holds.
-      samples, near, far: points of a ray in epipolar blocks, and the z-depths they lie between.
+      samples: points of a ray in epipolar blocks.
+      reach: scene units before and behind the origin's distance from a camera, between which they lie.
     """
 
     vector: str = 'mvdream'
     masks: str = 'geometric'
     line_width: float = epipolar.LINE_WIDTH
     samples: int = 16
-    near: float = 1.0
-    far: float = 5.0
+    reach: float = 1.0
 
 
 def make(unet: MultiViewUNet, views: Cameras, height: int, width: int, options: ViewOptions, jitter=None) -> ViewInputs:
@@ -49,13 +50,12 @@ def make(unet: MultiViewUNet, views: Cameras, height: int, width: int, options: 
         of = MASKS[options.masks] if options.masks != 'geometric' else lambda *size: epipolar.masks(*size, options.line_width)
         masks = {level_name(*size): of(views, *size) for level, size in enumerate(sizes) if attends(unet, level)}
     if unet.form == 'epipolar':
-        rays = {}
+        rays, distance = {}, jnp.linalg.norm(views.world_from_cam[..., :3, 3], axis=-1)
+        ends = jnp.maximum(distance - options.reach, LEAST), distance + options.reach
         for level in unet.block_levels:
             shape = (*views.world_from_cam.shape[:-2], *sizes[level], options.samples)
             noise = None if jitter is None else jax.random.uniform(jax.random.fold_in(jitter, level), shape, jnp.float32)
-            rays[level_name(*sizes[level])] = epipolar.ray_points(
-                views, *sizes[level], options.samples, options.near, options.far, noise
-            )
+            rays[level_name(*sizes[level])] = epipolar.ray_points(views, *sizes[level], options.samples, *ends, noise)
     return ViewInputs(camera, plucker, masks, rays)
 
 

@@ -157,17 +157,18 @@ def _joined(allowed):
 
 
 def ray_points(
-    views: Cameras, height: int, width: int, samples: int, near: float, far: float, jitter: Float[Array, '*b'] | None = None
+    views: Cameras, height: int, width: int, samples: int, near, far, jitter: Float[Array, '*b'] | None = None
 ) -> RayPoints:
     """`samples` points along the ray of every position of every view, and where every view sees them.
 
     Args:
-      near, far: z-depths between which the points are spread evenly, scene units.
+      near, far: z-depths between which the points are spread evenly, scene units; of all views, or [..., V] of each.
       jitter: [..., V, h, w, M] in [0, 1), a place within each of the M intervals; None: their middles.
     """
     own_rays = camera_tools.rays(views, height, width)  # [..., V, h, w, 3]
     cosine = jnp.einsum('...vhwc,...vc->...vhw', own_rays.directions, camera_tools.forward_axis(views))
     place = jnp.full((*cosine.shape, samples), 0.5, jnp.float32) if jitter is None else jitter
+    near, far = (jnp.asarray(end, jnp.float32)[..., None, None, None] for end in (near, far))
     depths = near + (jnp.arange(samples, dtype=jnp.float32) + place) * ((far - near) / samples)
     along = depths / cosine[..., None]
     points = own_rays.origins[..., None, :] + along[..., None] * own_rays.directions[..., None, :]

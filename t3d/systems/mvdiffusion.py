@@ -158,7 +158,7 @@ class Model:
             view_axis=v.get('axis', ''),
             remat=config.get('remat', False),
         )
-        self.options = ViewOptions(v.camera, v.masks, v.line_width, v.samples, v.near, v.far)
+        self.options = ViewOptions(v.camera, v.masks, v.line_width, v.samples, v.get('reach', 1.0))
         self.empty = jnp.asarray(self.tokenize(['']))
         alike = likeness.of_given(given)
         self.image = alike and image_condition.ImageCondition(alike, config.unet.cross_attention_dim)
