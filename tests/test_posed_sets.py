@@ -242,10 +242,18 @@ def test_a_large_set_is_not_kept_whole(folder, monkeypatch):
     assert list(cached.records) == [0]
 
 
-@pytest.mark.parametrize('spec', ['instant3d:tiny', 'renderdiffusion:tiny', 'ganfusion_gan:tiny'])
-def test_systems_train_on_the_same_folder_through_the_command(folder, spec, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    'words',
+    [
+        ('instant3d:tiny', 'batch=8'),
+        ('renderdiffusion:tiny', 'batch=8'),
+        ('ganfusion_gan:tiny', 'batch=8'),
+        ('mvdiffusion:tiny', 'batch=2', 'given.prior=', 'data.rig=free', 'data.size=12'),
+    ],
+)
+def test_systems_train_on_the_same_folder_through_the_command(folder, words, capsys, monkeypatch):
     monkeypatch.setattr(dry_run, 'compiled', lambda *args: ['train step compiled'])
-    text = said(capsys, 'train', spec, 'data.name=posed', f'data.path={folder}', 'batch=8', '--dry-run')
+    text = said(capsys, 'train', *words, 'data.name=posed', f'data.path={folder}', '--dry-run')
     assert 'parameters' in text and 'posed' in text
 
 
