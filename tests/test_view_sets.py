@@ -37,27 +37,31 @@ def truth(prompt, key=None, phase=0.0):
 
 def test_the_truth_scores_full_marks_with_alpha_and_its_controls_fall():
     scores = table.evaluate(sampler(truth), limit=1)
-    for name, count in (('held_out', 8), ('seen', 24)):
+    for name, count in (('held_out', 16), ('seen', 48)):
         assert all(scores[f'{name}/{label}'] == 1.0 for label in ('shape', 'colour', 'size', 'all', 'agree'))
         assert scores[f'{name}/psnr'] > 45.0 > scores[f'control/{name}/psnr_cameras_shuffled'] + 5.0
         assert scores[f'control/{name}/all_shuffled'] == 0.0 and scores[f'control/{name}/shape_shuffled'] < 0.3
+        assert 0.45 < scores[f'control/{name}/size_shuffled'] < 0.5  # half of the others have the other size
+        assert scores[f'{name}/distance'] < 0.005 < 0.05 < scores[f'control/{name}/distance_shuffled']
+        assert scores[f'{name}/psnr_lowest'] > 45.0
         assert scores[f'control/{name}/true_renders/all'] == scores[f'control/{name}/true_renders/agree'] == 1.0
         assert (scores[f'{name}/n'], scores[f'{name}/views_n']) == (count, 4 * count)
     assert not any(name.startswith('patterns') for name in scores)
 
 
 def test_views_of_different_objects_do_not_agree():
-    names = [scene.captions[0] for scene in view_sets.objects()[0]]
+    names = [scene.captions[0] for scene in view_sets.objects(('large', 'small'))[0]]
 
     def mixed(prompt, key):
         images = truth(prompt).copy()
-        images[2] = truth(names[(names.index(prompt) + 9) % 32])[2]
+        images[2] = truth(names[(names.index(prompt) + 18) % 64])[2]
         return images
 
     scores = view_sets.evaluate(sampler(mixed), limit=1)
     assert scores['seen/agree'] == scores['held_out/agree'] == 0.0 and scores['seen/shape'] == 0.75
+    assert scores['seen/psnr_lowest'] < 25.0 < scores['seen/psnr'] - 10.0  # the one wrong view of each object
     shown = view_sets.pictures(sampler(mixed), limit=1)
-    assert shown.shown.shape == shown.true.shape == (32, 4, SIZE, SIZE, 3) and shown.paired
+    assert shown.shown.shape == shown.true.shape == (64, 4, SIZE, SIZE, 3) and shown.paired
 
 
 def test_patterned_truth_plain_objects_and_scattered_patterns():

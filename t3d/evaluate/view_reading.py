@@ -17,9 +17,9 @@ from t3d.metrics import image
 LIMIT = rules.Whole(1, 2**31 - 1, 'samples of each caption')
 
 
-def objects() -> tuple[list[shapes.Scene], np.ndarray]:
-    """(the 32 large single objects of toy, which of them are held out [32])."""
-    things = [scene for scene in shapes.singles('all') if scene.attributes['size'] == 'large']
+def objects(sizes: tuple[str, ...] = ('large',)) -> tuple[list[shapes.Scene], np.ndarray]:
+    """(the single objects of toy of some sizes, 32 of each, which of them are held out [N])."""
+    things = [scene for scene in shapes.singles('all') if scene.attributes['size'] in sizes]
     return things, np.array([shapes.is_held_out(scene.attributes['shape'], scene.attributes['colour']) for scene in things])
 
 
@@ -87,6 +87,11 @@ def _judge(world_from_cam: bytes, intrinsics: bytes, views, size, background, su
 def psnr(images: np.ndarray, truth: np.ndarray) -> float:
     """Mean over views of the peak signal-to-noise ratio, in dB, of images and truth [N, V, S, S, 3]."""
     return float(np.mean(jax.device_get(image.psnr(images, truth))))
+
+
+def lowest(images: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over objects of the least peak signal-to-noise ratio of their views, in dB, of images and truth [N, V, S, S, 3]."""
+    return float(np.mean(np.min(jax.device_get(image.psnr(images, truth)), axis=-1)))
 
 
 def set_name(loaded: Loaded) -> str:
