@@ -160,7 +160,9 @@ class Shards:
         except Exception as error:
             raise UsageError(f'{path} is no whole ArrayRecord file ({_first(error)}): {COPY}.') from error
         if records != shard.records:
-            raise UsageError(f'{path} has {records} records, {INDEX} says {shard.records}: they are of two packings; {COPY}.')
+            raise UsageError(
+                f'{path} has {records} records, {INDEX} says {shard.records}: it is damaged, or of another packing; {COPY}.'
+            )
         with self._lock:
             self.opened += 1
             self._readers[number] = reader
