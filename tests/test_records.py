@@ -263,7 +263,7 @@ DAMAGE = {
     'swapped': (lambda out: swap(out), 'was written as another record: the file was renamed'),
     'recounted': (
         lambda out: edit(out / 'records.json', lambda tree: tree['splits']['train']['shards'][0].__setitem__(1, 3)),
-        'has 2 records, records.json says 3: it is damaged, or another one',
+        'has 2 records, records.json says 3: it is damaged, or of another packing',
     ),
     'newer': (
         lambda out: edit(out / 'records.json', lambda tree: tree.update(format_version=9)),

@@ -245,7 +245,7 @@ def _finished(task: Task) -> bool:
     """Whether a shard was written whole before."""
     if not task.facts.is_file():
         return False
-    facts = strict_json.loads(task.facts.read_bytes(), str(task.facts))
+    facts = strict_json.loads(task.facts.read_bytes(), str(task.facts))  # written whole or not at all
     return not facts['records'] or (task.shard.is_file() and task.shard.stat().st_size == facts['bytes'])
 
 
@@ -256,7 +256,7 @@ def _begin(out: pathlib.Path, plan: dict) -> bool:
     """Makes or goes on with the folder of a packing; whether it is whole."""
     if (out / shards.INDEX).is_file():
         tree, _ = shards.read_index(shards.root(out))
-        _same(out, tree.get('packed', {}), plan)
+        _same(out, tree.get('packed'), plan)
         return True
     if (out / PARTS / PLAN).is_file():
         _same(out, strict_json.loads((out / PARTS / PLAN).read_bytes(), str(out / PARTS / PLAN)), plan)
@@ -269,7 +269,8 @@ def _begin(out: pathlib.Path, plan: dict) -> bool:
     return False
 
 
-def _same(out: pathlib.Path, there: dict, plan: dict) -> None:
+def _same(out: pathlib.Path, there, plan: dict) -> None:
+    there = there if isinstance(there, dict) else {}
     wrong = [f'{name} {there.get(name)!r} there, {value!r} now' for name, value in plan.items() if there.get(name) != value]
     if wrong:
         raise UsageError(

@@ -65,8 +65,10 @@ def head(data: bytes, where: str) -> dict:
     end = LENGTH + int.from_bytes(data[:LENGTH], 'little')
     try:
         told = json.loads(data[LENGTH:end].decode())
-        size = end + sum(length for *_, lengths in told['arrays'] for length in lengths)
+        size = end + sum(length for _, _, _, _, lengths in told['arrays'] for length in lengths)
         told['captions'] = tuple(told['captions'])
+        if not told['captions'] or not all(isinstance(text, str) for text in (*told['captions'], told['name'])):
+            raise ValueError('captions and name are no texts')
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Damaged(f'{where} is no record of a captioned object ({type(error).__name__}: {str(error)[:80]}).') from error
     if size != len(data):
@@ -99,7 +101,7 @@ def _array(form: str, kind: str, shape: list[int], pieces: list[bytes]) -> np.nd
     if kind not in KINDS:
         raise ValueError(f'numbers of kind {kind!r}')
     if form == 'png':
-        images = [_pixels(piece) for piece in pieces]
+        images = [_pixels(piece, shape) for piece in pieces]
         if [len(images), *images[0].shape] != shape:
             raise ValueError(f'{len(images)} pictures of shape {list(images[0].shape)}, announced {shape}')
         return np.stack(images)
@@ -120,8 +122,10 @@ def _png(view: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _pixels(piece: bytes) -> np.ndarray:
+def _pixels(piece: bytes, shape: list[int]) -> np.ndarray:
     from PIL import Image
 
     with Image.open(io.BytesIO(piece), formats=('PNG',)) as picture:
+        if [picture.height, picture.width] != shape[1:3]:  # before anything is decoded
+            raise ValueError(f'a picture of {picture.width} x {picture.height} pixels, announced {shape}')
         return np.asarray(picture)

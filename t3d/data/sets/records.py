@@ -52,6 +52,7 @@ class RecordsSource:
             )
         self.shards = shards.Shards(root, tuple(shard for part in chosen for shard in part.shards))
         self.spoken = caption_words.together([part.spoken for part in chosen])
+        self._views = [part.views for part in chosen for _ in part.shards]
         self._ends = list(itertools.accumulate(shard.records for shard in self.shards.shards))
 
     def __len__(self) -> int:
@@ -64,6 +65,12 @@ class RecordsSource:
         number, position = self._place(index)
         where = self.shards.where(number, position)
         record = record_bytes.decode(self.shards.read(number, position), where)
+        views = self._views[number]
+        shapes = {'image': (views, self.size, self.size, 4), 'world_from_cam': (views, 4, 4), 'intrinsics': (views, 3, 3)}
+        if wrong := [name for name, shape in shapes.items() if getattr(record.get(name), 'shape', None) != shape]:
+            raise UsageError(
+                f'{where} has no {wrong[0]} of shape {list(shapes[wrong[0]])}: it is of another set; {shards.COPY}.'
+            )
         if record.pop('at', None) != [self.shards.shards[number].number, position]:
             raise UsageError(f'{where} was written as another record: the file was renamed; {shards.COPY}.')
         if self.views_kept:  # every array is one of views

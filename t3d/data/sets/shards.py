@@ -77,9 +77,11 @@ def read_index(folder: epath.Path) -> tuple[dict, dict[str, Split]]:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
+        local = '://' not in str(folder)
+        make = f'--out {files.quoted(folder)}`' if local else '--out DIR` and copy that folder there'
         raise NoRecords(
-            f'no records in {folder} ({INDEX} is missing): make them with `t3d data pack FOLDER --out {files.quoted(folder)}`; '
-            'the same command again ends a packing that was interrupted.'
+            f'no records in {folder} ({INDEX} is missing): make them with `t3d data pack FOLDER {make}; the same command again '
+            'ends a packing that was interrupted.'
         ) from None
     tree = strict_json.loads(data, str(path))
     tree = tree if isinstance(tree, dict) else {}
@@ -91,13 +93,15 @@ def read_index(folder: epath.Path) -> tuple[dict, dict[str, Split]]:
             splits[name] = splits[value] if isinstance(value, str) else _split(value)
         if tree['format_version'] != FORMAT or not isinstance(tree['size'], int) or not splits:
             raise ValueError('size or splits')
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(f'{path} is no index of records ({type(error).__name__}: {error}): {COPY}.') from error
     return tree, splits
 
 
 def _split(tree: dict) -> Split:
     shards = tuple(Shard(*shard) for shard in tree['shards'])
+    if not shards:
+        raise ValueError('a split without shards')
     for shard in shards:
         kinds = [isinstance(shard.file, str), isinstance(shard.records, int), isinstance(shard.bytes, int)]
         if not all(kinds) or min(shard.records, shard.bytes) < 1 or not re.fullmatch(r'\w+-\d+\.array_record', shard.file):
