@@ -80,7 +80,7 @@ def run(
     folder: str,
     out: str,
     *,
-    shard_size: int = 1000,
+    shard_size: int = 2000,
     size: int | None = None,
     views: int = 0,
     encoding: str = 'png',

@@ -70,7 +70,7 @@ def flags(command) -> None:
     pack.add_argument('--out', required=True, help='the folder of records; the same command again goes on with it')
     pack.add_argument('--size', type=int, help='pixels of the square views (default: 64; of furniture as built)')
     pack.add_argument('--views', type=int, default=0, help='of a record (default: as many as the first object has)')
-    pack.add_argument('--shard-size', type=int, default=1000, help='objects of a file (default: 1000)')
+    pack.add_argument('--shard-size', type=int, default=2000, help='objects of a file (default: 2000)')
     pack.add_argument('--encoding', default='png', choices=('png', 'raw'), help='raw: larger, and nothing to decode')
     pack.add_argument('--layout', default='auto', help='its name, where looking does not tell (default: auto)')
     pack.add_argument('--fit', default='auto', help='into [-1, 1]^3: auto (default), cameras, or a factor of positions')

@@ -17,8 +17,9 @@ from t3d.data.sets.caption_words import Spoken
 
 FORMAT = 1
 INDEX = 'records.json'
-OPEN = 256  # shards open at once; 1024 files is what systems allow a process by default
-OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'  # random access
+OPEN = 512  # shards open at once; 1024 files is what systems allow a process by default
+# Random access; of a file that is opened the last 64 KB are read at once, the places of some thousand records, not a megabyte.
+OPTIONS = 'readahead_buffer_size:0,max_parallelism:0,footer_prefetch_bytes:65536'
 BUFFER = 32768  # bytes that are read at once of a shard's file
 READ = ('', 'gs')  # schemes of paths whose shards ArrayRecord reads in place
 COPY = 'copy it again from where it was packed, or pack it anew (`t3d data pack` with the same arguments makes what is missing)'
