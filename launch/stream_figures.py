@@ -34,8 +34,9 @@ def main(argv: list[str] | None = None) -> None:
         parsing.held(args, RANGES)
         if args.measure:
             return print(json.dumps(measured(args.measure, args.batches, args.batch)))
-        print(f'| records | files | on disk | to open | memory after opening | after {args.batches} batches | records/s |')
-        print('|---|---|---|---|---|---|---|')
+        read = f'after {args.batches} batches | records/s | of the processor'
+        print(f'| records | files | on disk | to open | memory after opening | {read} |')
+        print('|---|---|---|---|---|---|---|---|')
         for count in args.records:
             with tempfile.TemporaryDirectory() as folder:
                 files = write(pathlib.Path(folder), count)
@@ -88,7 +89,12 @@ def with_facts(data: bytes, **facts) -> bytes:
 
 
 def measured(folder: str, batches: int, batch: int) -> dict[str, float]:
-    """Seconds of the processor to open a set, megabytes beyond those of the libraries after it and after reading, records a second."""
+    """What a set costs in this process.
+
+    Returns:
+      open: seconds of the processor until the first batch can be asked for; opened, read: megabytes beyond those of the
+      libraries, then and after reading; rate, of_processor: records a second, and a second of the processor.
+    """
     import grain  # noqa: F401
     from array_record.python import array_record_module  # noqa: F401
     from PIL import Image  # noqa: F401
