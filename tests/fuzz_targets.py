@@ -11,6 +11,7 @@ import zipfile
 
 import fuzz_mutations as mutate
 import fuzz_posed
+import fuzz_records
 import numpy as np
 
 from t3d import cli
@@ -337,5 +338,5 @@ def commands(source, folder):
 TARGETS = {
     'obj': obj, 'catalogue': catalogue, 'library': library, 'labels': labels, 'pictures': pictures, 'overrides': overrides,
     'prompt': prompt, 'scheduler': scheduler, 'model': model, 'folder': folder_of_weights, 'header': header, 'parsing': parsing,
-    'commands': commands, 'posed': fuzz_posed.views,
+    'commands': commands, 'posed': fuzz_posed.views, 'records': fuzz_records.read,
 }  # fmt: skip

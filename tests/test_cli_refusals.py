@@ -29,7 +29,7 @@ from t3d.core.errors import UsageError
         ((TINY, "evaluate=('t3d.evaluate.table',)"), "unknown evaluator (evaluate) 't3d.evaluate.table'"),
         (
             (TINY, 'data.name=furnitur'),
-            "unknown data set (data.name) 'furnitur': there are furniture, posed, toy, toy_",
+            "unknown data set (data.name) 'furnitur': there are furniture, posed, records, toy, toy_",
         ),
         ((TINY, 'data.split=tset'), "unknown split of toy (data.split) 'tset'. Did you mean 'test'?"),
         ((TINY, 'data.scenes=single'), "unknown toy scenes (data.scenes) 'single'. Did you mean 'singles'?"),

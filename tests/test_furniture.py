@@ -10,7 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from t3d.data.sets import captions, furniture, furniture_source, furniture_views, objmesh, raycast, sweethome
+from t3d.build import pack_records
+from t3d.core.errors import UsageError
+from t3d.data.sets import captions, furniture, furniture_source, furniture_views, objmesh, raycast, records, sweethome
 from t3d.geom import cameras
 
 SIZE = 16
@@ -87,6 +89,25 @@ def test_a_record_has_the_shapes_and_the_rig_of_the_contract(built):
     assert record['name'].startswith('Mine.o')
     with pytest.raises(IndexError, match='example 999'):
         source[999]
+
+
+def test_packed_records_are_those_of_the_build(built, tmp_path):
+    out = pack_records.run(str(built[0] / 'data'), str(tmp_path / 'r'), shard_size=5, processes=1, log=lambda line: None)
+    theirs = every_record(built[2])
+    for split, examples in theirs.items():
+        source = records.RecordsSource(out, split, size=SIZE)
+        assert len(source) == len(examples)
+        for index, example in enumerate(examples):
+            record = source[index]
+            assert record.keys() == example.keys()
+            for name, value in example.items():
+                np.testing.assert_array_equal(record[name], value)
+                assert getattr(record[name], 'dtype', None) == getattr(value, 'dtype', None)
+    assert len(records.RecordsSource(out, 'all')) == sum(map(len, theirs.values()))
+    with pytest.raises(UsageError, match='has views of 16 px: leave --size 32 out'):
+        pack_records.run(str(built[2]), str(tmp_path / 'other'), size=32)
+    with pytest.raises(UsageError, match='packed as it is, without --views, --layout and --fit'):
+        pack_records.run(str(built[2]), str(tmp_path / 'other'), views=2)
 
 
 def test_view_zero_is_the_front_and_depth_is_planar(built):

@@ -1,4 +1,4 @@
-"""`t3d data build`, `t3d data single-view`, `t3d data check`: data sets."""
+"""`t3d data build`, `t3d data single-view`, `t3d data check`, `t3d data pack`: data sets."""
 
 from t3d.core import parsing
 from t3d.core.rules import Real, Whole
@@ -18,6 +18,12 @@ SINGLE_VIEW = {
     'background': Real(0.0, 1.0, 'a grey from 0, black, to 1, white'),
     'seed': Whole(0, 2**32 - 1, 'of the poses'),
     'limit': Whole(2, COUNT, 'pictures'),
+}
+PACK = {
+    'size': Whole(4, 8192, 'pixels of the square views'),
+    'views': Whole(0, 4096, 'of a record; 0: as many as the first object has'),
+    'shard_size': Whole(1, COUNT, 'objects of a file'),
+    'processes': Whole(1, 256, 'that pack at once'),
 }
 CHECK = {'objects': Whole(1, COUNT, 'whose pictures are looked at')}
 
@@ -58,9 +64,20 @@ def flags(command) -> None:
     check.add_argument('--fit', default='auto', help='into [-1, 1]^3: auto (default), cameras, or a factor of positions')
     check.add_argument('--objects', type=int, default=8, help='whose pictures are looked at, spread over the set')
     check.add_argument('--out', default='out/check', help='folder for sheet.png (default: out/check)')
+    text = 'posed pictures as files of many objects, which stream: `t3d data pack FOLDER --out records --size 64`'
+    pack = actions.add_parser('pack', help=text, description=text)
+    pack.add_argument('folder', help='of posed pictures, or of built furniture')
+    pack.add_argument('--out', required=True, help='the folder of records; the same command again goes on with it')
+    pack.add_argument('--size', type=int, help='pixels of the square views (default: 64; of furniture as built)')
+    pack.add_argument('--views', type=int, default=0, help='of a record (default: as many as the first object has)')
+    pack.add_argument('--shard-size', type=int, default=2000, help='objects of a file (default: 2000)')
+    pack.add_argument('--encoding', default='png', choices=('png', 'raw'), help='raw: larger, and nothing to decode')
+    pack.add_argument('--layout', default='auto', help='its name, where looking does not tell (default: auto)')
+    pack.add_argument('--fit', default='auto', help='into [-1, 1]^3: auto (default), cameras, or a factor of positions')
+    pack.add_argument('--processes', type=int, default=2, help='that pack at once (default: 2)')
 
 
-RANGES = {'build': BUILD, 'single-view': SINGLE_VIEW, 'check': CHECK}
+RANGES = {'build': BUILD, 'single-view': SINGLE_VIEW, 'check': CHECK, 'pack': PACK}
 
 
 def run(args) -> None:
@@ -76,6 +93,12 @@ def run(args) -> None:
 
         options = {name: getattr(args, name) for name in ('layout', 'split', 'fit', 'objects', 'out')}
         return print(check_posed.run(args.folder, **options))
+    if args.action == 'pack':
+        from t3d.build import pack_records
+
+        names = ('shard_size', 'size', 'views', 'encoding', 'layout', 'fit', 'processes')
+        pack_records.run(args.folder, args.out, **{name: getattr(args, name) for name in names})
+        return None
     from t3d.data.sets import furniture
 
     try:

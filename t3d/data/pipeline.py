@@ -155,6 +155,8 @@ class _Checked:
     def __getitem__(self, i):
         try:
             return self._source[int(i)]
+        except UsageError:  # it says itself what to do
+            raise
         except Exception as error:
             raise DataError(
                 f'record {int(i)} of {len(self._source)} cannot be read from {self._source!r}: '

@@ -32,16 +32,15 @@ def make(config, split: str | None = None, batch_spec: dict | None = None) -> tu
         return sets.open_solids(config.data, split), of_solids(config)
     with_depth = 'depth' in spec
     source = sets.open_set(config.data, split)
-    if hasattr(source, 'text'):  # captions that people wrote
-        written = (caption for k in range(len(source)) for caption in source.text(k)['captions'])
-        caption_words.check(written, config.text, str(source.folder))
+    caption_words.check_set(source, config.text)
     names = ('image', *CAMERAS, *(['depth'] if with_depth else []), 'captions', 'near', 'ends')
-    cached = views.Cached(Near(source, config.data.get('train_views', 0)), names)
-    if with_depth and len(cached) and 'depth' not in cached[0]:
+    records = views.kept(Near(source, config.data.get('train_views', 0)), names)
+    first = records[0] if len(records) else None
+    if with_depth and first and 'depth' not in first:
         raise UsageError(f'data.name={config.data.name!r} has no depth, which this config reads: set loss.depth=0.')
-    if len(cached):
-        camera_labels.check_views({'name': 'record 0', **cached[0]}, str(getattr(source, 'folder', config.data.name)))
-    return cached, of_pixels(config, with_depth)
+    if first:
+        camera_labels.check_views({'name': 'record 0', **first}, str(getattr(source, 'folder', config.data.name)))
+    return records, of_pixels(config, with_depth)
 
 
 def of_solids(config) -> Callable[[dict, np.random.Generator], dict[str, np.ndarray]]:
@@ -64,7 +63,7 @@ class Near:
 
     def __init__(self, source, train_views: int):
         self.source, self.train_views = source, train_views
-        self.folder = getattr(source, 'folder', None)
+        self.folder, self.streamed = getattr(source, 'folder', None), getattr(source, 'streamed', False)
 
     def __len__(self) -> int:
         return len(self.source)

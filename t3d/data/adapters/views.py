@@ -15,20 +15,24 @@ CACHE = 2 << 30  # bytes of decoded records kept in memory
 ARRAYS = ('image', 'world_from_cam', 'intrinsics', 'depth')  # of a record, by view: those that the batch asks for are taken
 
 
-def make(config, split: str | None = None, batch_spec: dict | None = None) -> tuple['Cached', Callable]:
+def make(config, split: str | None = None, batch_spec: dict | None = None) -> tuple['Cached | Streamed', Callable]:
     """(source, transform) of a config whose set gives records {'captions', 'image' [V, H, W, 4], 'world_from_cam', ...}."""
     names = [name for name in ARRAYS if name in (batch_spec or ARRAYS[:3])]
     source = sets.open_set(config.data, split or config.data.split)
-    cached = Cached(source, (*names, 'captions'))
-    if hasattr(source, 'text'):  # captions that people wrote
-        written = (caption for k in range(len(source)) for caption in source.text(k)['captions'])
-        caption_words.check(written, config.text, str(source.folder))
-    missing = [name for name in names if len(cached) and name not in cached[0]]
+    records = kept(source, (*names, 'captions'))
+    caption_words.check_set(source, config.text)
+    first = records[0] if len(records) else None
+    missing = [name for name in names if first and name not in first]
     if missing:
         raise UsageError(f'data.name={config.data.name!r} has no {missing[0]}, which this config reads: set its weight to 0.')
-    if len(cached) and {'world_from_cam', 'intrinsics'} <= set(names):  # all records of a set are seen from the same cameras
-        camera_labels.check_views({'name': 'record 0', **cached[0]}, str(getattr(source, 'folder', config.data.name)))
-    return cached, example(config, names)
+    if first and {'world_from_cam', 'intrinsics'} <= set(names):  # all records of a set are seen from the same cameras
+        camera_labels.check_views({'name': 'record 0', **first}, str(getattr(source, 'folder', config.data.name)))
+    return records, example(config, names)
+
+
+def kept(source, names) -> 'Cached | Streamed':
+    """The named parts of the records of a source: in memory as far as `CACHE` goes, or never where the source is `streamed`."""
+    return (Streamed if getattr(source, 'streamed', False) else Cached)(source, names)
 
 
 class Cached:
@@ -49,6 +53,22 @@ class Cached:
         if self.room > 0:
             self.records[index] = record
         return record
+
+
+class Streamed:
+    """The named parts of the records of a source, read anew each time."""
+
+    def __init__(self, source, names):
+        self.source, self.names = source, frozenset(names)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __repr__(self) -> str:
+        return repr(self.source)  # grain puts it into the iterator's state
+
+    def __getitem__(self, index: int) -> dict:
+        return {key: value for key, value in self.source[int(index)].items() if key in self.names}
 
 
 def example(config, names) -> Callable[[dict, np.random.Generator], dict[str, np.ndarray]]:
@@ -96,12 +116,15 @@ def words(config) -> list[str]:
     procedural = sets.procedural(config.data.name)
     if procedural:
         return procedural.WORDS
-    return vocabulary(captions(config))
+    spoken = getattr(sets.open_set(config.data, config.data.split), 'spoken', None)
+    return vocabulary(captions(config)) if spoken is None else list(spoken.words)
 
 
 def captions(config) -> Iterator[str]:
-    """Every caption of a config's set."""
+    """Every caption of a config's set; of one that counted them, the first different ones."""
     source = sets.open_set(config.data, config.data.split)
+    if hasattr(source, 'spoken'):
+        return iter(source.spoken.first)
     text = getattr(source, 'text', source.__getitem__)
     return (caption for k in range(len(source)) for caption in text(k)['captions'])
 

@@ -2,6 +2,9 @@
 
 A record is {'captions': (text, ...), 'image' uint8 [V, H, W, 4] straight alpha, 'world_from_cam' [V, 4, 4], 'intrinsics'
 [V, 3, 3], and what else the set knows: 'depth', 'name', 'attributes'}. A set whose pictures are lit in a known way has `light`.
+
+A source has `text(index)` where people wrote the captions, which are then looked at before training; or `spoken`, their count,
+where it was made with the set. One that is `streamed` has more objects than memory has room for: adapters keep none of them.
 """
 
 from t3d.core import tables
@@ -14,6 +17,7 @@ SETS = {
     'toy_open': 't3d.data.sets.open_captions',
     'furniture': 't3d.data.sets.furniture_source',
     'posed': 't3d.data.sets.posed',
+    'records': 't3d.data.sets.records',
 }
 # These have WORDS, the words of all their captions, and `preview_records(data, count, views)`.
 PROCEDURAL = ('toy', 'toy_patterns', 'toy_marked', 'toy_open')

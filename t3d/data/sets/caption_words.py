@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from t3d.core import tokens
 from t3d.core.errors import UsageError
 
 NAMED = 8  # words that a note names
+FIRST = 16  # captions that a count keeps
 SIDES = frozenset(  # words of left and right, false of a mirrored picture; as tokens.split_words gives them
     'left right leftmost rightmost lefthand righthand leftward rightward leftwards rightwards '
     'links rechts linke linker linkes linken linkem rechte rechter rechtes rechten rechtem '
@@ -50,5 +52,70 @@ def check(captions: Iterable[str], text, where: str) -> None:
         print(
             f'note: {where}: {concerned} of {len(different)} captions have words that text.words lacks, all alike to it: '
             f'{listed}. An empty text.words takes every word of the data.',
+            file=sys.stderr,
+        )
+
+
+class Spoken(NamedTuple):
+    """What a set says, counted once when it was made, so that none of its captions has to be read again."""
+
+    captions: int
+    words: dict[str, int]  # how often each is said; the most frequent first, ties by alphabet, as captions.vocabulary
+    longest: tuple[str, ...]  # the caption of most words, and that of most characters
+    first: tuple[str, ...]  # the first `FIRST` different ones
+
+
+def counted(captions: Iterable[str]) -> Spoken:
+    """The count of some captions."""
+    listed = list(captions)
+    words = {}
+    for caption in listed:
+        for word in tokens.split_words(caption):
+            words[word] = words.get(word, 0) + 1
+    return _spoken(len(listed), words, listed, listed)
+
+
+def together(counts: Iterable[Spoken]) -> Spoken:
+    """The count of several sets after each other: that of all their captions."""
+    counts, words = list(counts), {}
+    for count in counts:
+        for word, often in count.words.items():
+            words[word] = words.get(word, 0) + often
+    longest, first = ([caption for count in counts for caption in getattr(count, name)] for name in ('longest', 'first'))
+    return _spoken(sum(count.captions for count in counts), words, longest, first)
+
+
+def _spoken(count: int, words: dict[str, int], longest: list[str], first: list[str]) -> Spoken:
+    ordered = {word: words[word] for word in sorted(words, key=lambda word: (-words[word], word))}
+    by_words = max(longest, key=lambda caption: (len(tokens.split_words(caption)), len(caption), caption), default='')
+    by_length = max(longest, key=lambda caption: (len(caption), caption), default='')
+    return Spoken(count, ordered, tuple(dict.fromkeys((by_words, by_length))), tuple(dict.fromkeys(first))[:FIRST])
+
+
+def check_set(source, text) -> None:
+    """`check` of the captions that people wrote of a set: those it counted (`spoken`), else those it has (`text`)."""
+    where = str(getattr(source, 'folder', ''))
+    if hasattr(source, 'spoken'):
+        check_spoken(source.spoken, text, where)
+    elif hasattr(source, 'text'):
+        check((caption for k in range(len(source)) for caption in source.text(k)['captions']), text, where)
+
+
+def check_spoken(spoken: Spoken, text, where: str) -> None:
+    """`check` of captions that were counted: the longest ones are read whole, of the others the words."""
+    tokenize = tokens.make(text)
+    known = frozenset(text.get('words', ()))
+    closed = not text.get('folder') and not text.open_vocabulary
+    unknown = {} if text.get('folder') else {word: spoken.words[word] for word in spoken.words if word not in known}
+    try:
+        for caption in (*spoken.longest, *([next(iter(unknown))] if closed and unknown else ())):
+            tokenize([caption])
+    except UsageError as error:
+        raise UsageError(f'{where}: a caption cannot be read: {error}') from error
+    if unknown:
+        listed = ', '.join(list(unknown)[:NAMED]) + (f', ... ({len(unknown)} words)' if len(unknown) > NAMED else '')
+        print(
+            f'note: {where}: its {spoken.captions} captions say {sum(unknown.values())} times words that text.words lacks, all '
+            f'alike to it: {listed}. An empty text.words takes every word of the data.',
             file=sys.stderr,
         )

@@ -7,16 +7,14 @@ builder (data/sets/furniture.py) packs those. Nothing here needs TFDS.
 import dataclasses
 import io
 import json
-import multiprocessing
 import os
 import pathlib
-import signal
 import time
 import zipfile
-from concurrent import futures
 
 import numpy as np
 
+from t3d.core import workers
 from t3d.core.errors import UsageError
 from t3d.data.sets import captions, objmesh, raycast, sweethome
 from t3d.geom import cameras
@@ -190,29 +188,9 @@ def render_all(tasks: list[Task], processes: int, label: str) -> None:
     if not waiting:
         return
     start = last = time.monotonic()
-    for count, _ in enumerate(_rendered(waiting, processes), 1):
+    for count, _ in enumerate(workers.results(render_object, waiting, processes, doing='rendering', done='rendered'), 1):
         now = time.monotonic()
         if now - last > 10.0 or count == len(waiting):
             last, rate = now, count / (now - start)
             left = (len(waiting) - count) / rate
             print(f'{label}: {done + count}/{len(tasks)} objects, {rate:.1f} a second, {left:.0f} s left', flush=True)
-
-
-def _rendered(tasks: list[Task], processes: int):
-    """Ids of objects as they get done, in this process or in several."""
-    if processes <= 1:
-        yield from map(render_object, tasks)
-        return
-    pool = futures.ProcessPoolExecutor(
-        processes, multiprocessing.get_context('spawn'), signal.signal, (signal.SIGINT, signal.SIG_IGN)
-    )  # Ctrl-C is for the parent
-    try:
-        for done in futures.as_completed([pool.submit(render_object, task) for task in tasks]):
-            yield done.result()
-    except futures.process.BrokenProcessPool as error:
-        raise UsageError(
-            'a rendering process died, perhaps for want of memory: run the same command again (what is rendered '
-            'is kept), with fewer processes.'
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -140,7 +140,7 @@ class PosedSource:
             if place in self.bad:
                 continue
             try:
-                return self._record(place)
+                return self.record(place)
             except Damaged as error:
                 self.bad[place], last = str(error), error
                 self._note(f'{self.bad[place]} Left out, {len(self.bad)} of {len(self)}; the next object stands in.')
@@ -160,7 +160,8 @@ class PosedSource:
         """{object: caption} of those asked for so far that have none but the name of their folder."""
         return dict(self._captions.made)
 
-    def _record(self, index: int) -> dict:
+    def record(self, index: int) -> dict:
+        """The record of an object itself; Damaged where it cannot be used."""
         known = self.posed(index)
         cameras = known.cameras()
         check(known, str(self.folder))
