@@ -261,6 +261,7 @@ class PlaneUNet(nn.Module):
     cross_plane: bool = False
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+    attention: str = 'xla'
 
     @nn.compact
     @typechecked
@@ -268,7 +269,9 @@ class PlaneUNet(nn.Module):
         self, x: Float[Array, 'b 3 h w c'], t: unet.Time, text: Float[Array, 'b n d'], mask: Bool[Array, 'b n'] | None = None
     ) -> Float[Array, 'b 3 h w c']:
         """Planes, time, text features and mask as in UNet; [B, 3, H, W, channels], float32."""
-        options = Options(self.norm_num_groups, self.norm_eps, linear=True, remat=self.remat, dtype=self.dtype)
+        options = Options(
+            self.norm_num_groups, self.norm_eps, linear=True, attention=self.attention, remat=self.remat, dtype=self.dtype
+        )
         temb = self.temb(t, x.shape[0])
         text = Masked(text.astype(self.dtype), jnp.ones(text.shape[:2], bool) if mask is None else mask)
         last = len(self.block_out_channels) - 1
