@@ -29,7 +29,7 @@ from jax.sharding import PartitionSpec as P
 
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Bool, Float, PyTree, typechecked
-from t3d.nets import patched_unet, unet
+from t3d.nets import flash_attention, patched_unet, unet
 from t3d.nets.unet_blocks import (
     TRANSFORMER_EPSILON,
     Attention,
@@ -134,6 +134,7 @@ class TriplaneDenoiser:
 
 def check(section: Mapping, layout: str, patch: int, resolution: int, axes, cross_plane: bool) -> None:
     """Raises UsageError for a layout that is not there or does not fit."""
+    flash_attention.check(section.get('attention', 'xla'))
     if layout not in LAYOUTS:
         raise UsageError(f'unknown layout {layout!r}: choose one of {", ".join(LAYOUTS)}.')
     if cross_plane and layout != 'rollout_axis':
