@@ -1,12 +1,12 @@
 """Attention by the flash kernel for TPUs that JAX ships: the logits are never whole in the device's memory.
 
-The kernel is `jax.experimental.pallas.ops.tpu.flash_attention` (after arXiv 2205.14135 and 2307.08691). It wants lengths that are
-multiples of its blocks, widths of a head that are at most 128 or multiples of it, and a program that is not partitioned by the
-compiler; here queries, keys and heads are padded, and each device of a mesh calls it on its own rows and heads.
+The kernel is `jax.experimental.pallas.ops.tpu.flash_attention` (after arXiv 2205.14135 and 2307.08691). It wants lengths that
+are multiples of its blocks, widths of a head that are at most 128 or multiples of it, and a program that is not partitioned by
+the compiler; here queries, keys and heads are padded, and each device of a mesh calls it on its own rows and heads.
 
 XLA's attention (`unet_blocks`) is the default. A UNet is asked for the kernel by its attribute `attention='flash'`, a config by
-`unet.attention=flash`. Off TPU, for fewer than LEAST_KEYS keys (those of a text), float16, and masks of pairs of positions, it is
-XLA's attention all the same. Speed was never measured on a TPU; docs/pods.md has what the compiler says of memory.
+`unet.attention=flash`. Off TPU, for fewer than LEAST_KEYS keys (those of a text), float16, and masks of pairs of positions, it
+is XLA's attention all the same. Speed was never measured on a TPU; docs/pods.md has what the compiler says of memory.
 """
 
 import functools

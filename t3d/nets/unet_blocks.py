@@ -91,8 +91,8 @@ def dot_product_attention(query, key, value, *, upcast: bool = False, mask=None,
     """Softmax attention, scale head_dim ** -0.5, softmax in float32.
 
     The flash kernel on a TPU if `kernel` is 'flash' and it takes dtype and shape; the fused cuDNN kernel where the backend is a
-    GPU and takes them, and no mask is given (masks are for text, whose keys are few); else plain products, with queries in chunks (each computed again in the backward pass) if there would be more
-    than LOGITS logits at once.
+    GPU and takes them, and no mask is given (masks are for text, whose keys are few); else plain products, with queries in
+    chunks (each computed again in the backward pass) if there would be more than LOGITS logits at once.
 
     Args: query [B, N, heads, D], key and value [B, M, heads, D]; upcast makes the logits from float32 copies; mask [B, M],
       True for the keys that may be attended to, None for all; kernel, one of flash_attention.KERNELS.
