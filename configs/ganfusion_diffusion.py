@@ -70,6 +70,7 @@ def tiny() -> ml_collections.ConfigDict:
         norm_num_groups=16,
         use_linear_projection=True,
         attention_levels=(False, True, True),
+        attention='xla',  # 'flash': the kernel for TPUs, where maps are large (nets/flash_attention.py)
     )
     config.diffusion = dict(
         timesteps=1000,
@@ -137,6 +138,7 @@ def base() -> ml_collections.ConfigDict:
         norm_num_groups=32,
         use_linear_projection=True,
         attention_levels=(False, True, True, False),
+        attention='xla',
     )
     config.optimizer.update(learning_rate=1e-4, warmup=10_000, b2=0.999)
     config.ema_decay = 0.9999

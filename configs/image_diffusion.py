@@ -53,6 +53,7 @@ def tiny() -> ml_collections.ConfigDict:
         norm_num_groups=16,
         use_linear_projection=True,
         attention_levels=(True, True),
+        attention='xla',  # 'flash': the kernel for TPUs, where maps are large (nets/flash_attention.py)
     )
     config.patch = 4  # pixels per side that the network sees as one
     config.diffusion = dict(schedule='cosine', timesteps=1000, prediction='v', min_snr=5.0, least_snr=0.0)
@@ -152,6 +153,7 @@ def pod() -> ml_collections.ConfigDict:
         norm_num_groups=32,
         use_linear_projection=True,
         attention_levels=(True, True, True, False),
+        attention='xla',
     )
     config.optimizer.update(learning_rate=1e-4)
     config.mesh.update(data=-1, fsdp=8)

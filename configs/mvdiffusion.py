@@ -66,6 +66,7 @@ def tiny() -> ml_collections.ConfigDict:
         norm_num_groups=16,
         use_linear_projection=True,
         attention_levels=(True, True),
+        attention='xla',  # 'flash': the kernel for TPUs, where maps are large (nets/flash_attention.py)
     )
     config.patch = 4
     config.remat = False  # True: ResNets and transformers are computed again in the backward pass
@@ -189,6 +190,7 @@ def pod() -> ml_collections.ConfigDict:
         norm_num_groups=32,
         use_linear_projection=True,
         attention_levels=(True, True, True, False),
+        attention='xla',
     )
     config.flat_share = 0.3
     config.optimizer.update(learning_rate=1e-4, warmup=1000)

@@ -59,6 +59,7 @@ def tiny() -> ml_collections.ConfigDict:
         norm_num_groups=4,
         use_linear_projection=True,
         attention_levels=(False, True, True),
+        attention='xla',  # 'flash': the kernel for TPUs, where maps are large (nets/flash_attention.py)
     )
     config.camera_embedding = True
     config.planes = dict(resolution=32, channels=8, hidden=64)
@@ -137,6 +138,7 @@ def base() -> ml_collections.ConfigDict:
         norm_num_groups=32,
         use_linear_projection=True,
         attention_levels=(False, True, True, False),
+        attention='xla',
     )
     config.planes.update(resolution=128, channels=32)
     config.render.update(samples=48, importance=48)

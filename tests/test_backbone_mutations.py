@@ -115,7 +115,7 @@ def gated(activation, swapped=False):
     return apply
 
 
-def unscaled(query, key, value, *, upcast=False, mask=None):
+def unscaled(query, key, value, *, upcast=False, mask=None, kernel='xla'):
     return jax.nn.dot_product_attention(query, key, value, scale=1.0)
 
 

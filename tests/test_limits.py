@@ -15,7 +15,7 @@ from t3d.export import meshes
 from t3d.fields import text_field
 from t3d.geom import triplanes
 from t3d.inference import loading
-from t3d.nets import clip
+from t3d.nets import clip, flash_attention
 
 ODD = ('-1', '0', '1e9', '2**32', '4294967296', 'nan', 'inf', '-inf', '', 'many', 'none', 'true', '(1,2,3,4,5)', "'x'", '1e400')
 
@@ -62,6 +62,7 @@ def test_every_key_of_every_config_has_a_rule_and_every_rule_a_key():
 def test_choices_are_those_of_the_code():
     assert limits.LIMITS['export.formats'].each.choices == meshes.FORMATS
     assert set(limits.LIMITS['render.plane_axes'].choices) == set(triplanes.PLANE_AXES)
+    assert limits.LIMITS['unet.attention'].choices == flash_attention.KERNELS
     assert set(limits.LIMITS['text.activation'].choices) == set(clip.ACTIVATIONS)
     assert set(limits.LIMITS['field.albedo'].choices) == set(text_field.ALBEDOS)
 

@@ -64,12 +64,13 @@ def keep(x: jax.Array) -> jax.Array:
     return checkpoint_name(x, KEPT)
 
 
-def over(function: Callable, axis: str, own: PyTree, others: PyTree) -> jax.Array:
+def over(function: Callable, axis: str, own: PyTree, others: PyTree, *, check_vma: bool = True) -> jax.Array:
     """function(own, others) with axis 1 of every array [B, N, ...] spread over a mesh axis, and that of `others` gathered.
 
     Each device calls it with its part of `own` and all of `others`; of the result [B, N, ...] it makes its part. Rows stay on
     the mesh axes of the batch. The backward pass gathers and computes again all but what `function` marks with `keep`, so that
-    no device keeps what others have. Where the mesh has no such axis, it is the function itself.
+    no device keeps what others have. Where the mesh has no such axis, it is the function itself. check_vma: as of
+    `jax.shard_map`, False for a function with a Pallas kernel that does not say over which axes its results vary.
     """
     rows, sizes = jax.tree.leaves(own)[0].shape[0], axes()
     if axis not in sizes:
@@ -81,4 +82,4 @@ def over(function: Callable, axis: str, own: PyTree, others: PyTree) -> jax.Arra
         gather = lambda x: jax.lax.all_gather(x, axis, axis=1, tiled=True)
         return function(own, jax.tree.map(gather, others))
 
-    return jax.shard_map(local, in_specs=spec, out_specs=spec, axis_names=set(sizes))(own, others)
+    return jax.shard_map(local, in_specs=spec, out_specs=spec, axis_names=set(sizes), check_vma=check_vma)(own, others)

@@ -2,8 +2,9 @@
 
 Only matrix products and convolutions count, 2 per multiply-add, at their size in the program as traced (before the compiler):
 the convention behind published MFU figures. Loops count as often as they run, what is spread over devices (`jax.shard_map`) on
-all of them; conditionals count their dearest branch. What a backward pass computes again (`jax.checkpoint`, and our own rules
-under the same name) is work, but no model FLOP (PaLM, arXiv 2204.02311, App. B).
+all of them, Pallas kernels on each block of their grid; conditionals count their dearest branch. What a backward pass computes
+again (`jax.checkpoint`, our own rules under the same name, and the flash kernel) is work, but no model FLOP (PaLM, arXiv
+2204.02311, App. B).
 """
 
 import math
@@ -25,6 +26,10 @@ PEAK = {  # dense bf16 FLOP/s of one device, from the vendors' data sheets; matc
 
 
 AGAIN = 'rematted_computation'  # the name jax.checkpoint gives to what it computes again
+FLASH = {  # model FLOPs among the products of the flash kernel's passes, by the names that JAX gives them
+    'flash_mha_bwd_dkv': 2 / 4,  # gradients of keys and values; again: logits and the gradient of weights
+    'flash_mha_bwd_dq': 2 / 3,  # gradients of weights and queries; again: logits
+}
 
 
 def count(function, *args) -> int:
@@ -55,6 +60,9 @@ def _equation(equation) -> int:
     inner = [_jaxpr(getattr(value, 'jaxpr', value)) for value in _subjaxprs(parameters)]
     if name == 'scan':
         return parameters['length'] * sum(inner)
+    if name == 'pallas_call':
+        blocks = math.prod(parameters['grid_mapping'].grid)
+        return round(blocks * sum(inner) * next((share for part, share in FLASH.items() if part in stack), 1))
     if name == 'cond':
         return max(inner, default=0)
     if name == 'shard_map':  # each part of the arguments is work of its own; along other axes devices do the same

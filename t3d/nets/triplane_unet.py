@@ -29,7 +29,7 @@ from jax.sharding import PartitionSpec as P
 
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Bool, Float, PyTree, typechecked
-from t3d.nets import patched_unet, unet
+from t3d.nets import flash_attention, patched_unet, unet
 from t3d.nets.unet_blocks import (
     TRANSFORMER_EPSILON,
     Attention,
@@ -134,6 +134,7 @@ class TriplaneDenoiser:
 
 def check(section: Mapping, layout: str, patch: int, resolution: int, axes, cross_plane: bool) -> None:
     """Raises UsageError for a layout that is not there or does not fit."""
+    flash_attention.check(section.get('attention', 'xla'))
     if layout not in LAYOUTS:
         raise UsageError(f'unknown layout {layout!r}: choose one of {", ".join(LAYOUTS)}.')
     if cross_plane and layout != 'rollout_axis':
@@ -261,6 +262,7 @@ class PlaneUNet(nn.Module):
     cross_plane: bool = False
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+    attention: str = 'xla'
 
     @nn.compact
     @typechecked
@@ -268,7 +270,9 @@ class PlaneUNet(nn.Module):
         self, x: Float[Array, 'b 3 h w c'], t: unet.Time, text: Float[Array, 'b n d'], mask: Bool[Array, 'b n'] | None = None
     ) -> Float[Array, 'b 3 h w c']:
         """Planes, time, text features and mask as in UNet; [B, 3, H, W, channels], float32."""
-        options = Options(self.norm_num_groups, self.norm_eps, linear=True, remat=self.remat, dtype=self.dtype)
+        options = Options(
+            self.norm_num_groups, self.norm_eps, linear=True, attention=self.attention, remat=self.remat, dtype=self.dtype
+        )
         temb = self.temb(t, x.shape[0])
         text = Masked(text.astype(self.dtype), jnp.ones(text.shape[:2], bool) if mask is None else mask)
         last = len(self.block_out_channels) - 1

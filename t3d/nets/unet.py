@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Bool, Float, PyTree, Shaped, typechecked
-from t3d.nets import configs
+from t3d.nets import configs, flash_attention
 from t3d.nets.unet_blocks import DownBlock, Masked, Options, UpBlock, conv3, group_norm, residual, transformer
 
 ATTENTION = {'CrossAttnDownBlock2D': True, 'DownBlock2D': False, 'CrossAttnUpBlock2D': True, 'UpBlock2D': False}
@@ -111,6 +111,7 @@ class UNet(nn.Module):
     Attributes of ours:
       dtype: of products and convolutions; float32 are parameters, norm statistics, softmax and the time embedding.
       remat: recompute ResNets and transformers in the backward pass, for all levels or each (the middle goes with the last).
+      attention: 'xla', or 'flash' for the kernel on TPUs (nets.flash_attention).
     """
 
     in_channels: int = 4
@@ -130,6 +131,7 @@ class UNet(nn.Module):
     freq_shift: float = 0
     dtype: jnp.dtype = jnp.float32
     remat: bool | tuple[bool, ...] = False
+    attention: str = 'xla'
 
     @classmethod
     def from_config(cls, config: Mapping, **ours) -> 'UNet':
@@ -151,6 +153,7 @@ class UNet(nn.Module):
             for kind in kinds:
                 if kind not in known:
                     raise UsageError(f'{name} has {kind!r}: t3d implements {" and ".join(known)}.')
+        flash_attention.check(self.attention)
         configs.refuse_zero(self, 'in_channels', 'out_channels', 'layers_per_block', 'attention_head_dim', 'norm_num_groups')
         configs.refuse_lists(self, 'in_channels', 'out_channels', 'cross_attention_dim', 'norm_num_groups', 'norm_eps')
         for name in ('layers_per_block', 'attention_head_dim', 'remat'):
@@ -179,6 +182,7 @@ class UNet(nn.Module):
             epsilon=self.norm_eps,
             linear=self.use_linear_projection,
             upcast=self.upcast_attention,
+            attention=self.attention,
             padding=self.downsample_padding,
             remat=remat,
             dtype=self.dtype,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from t3d.core import platforms, spread
 from t3d.core.typing import Array, Float, PyTree, typechecked
+from t3d.nets import flash_attention
 
 LAYER_EPSILON = 1e-5  # of a transformer's layer norms
 TRANSFORMER_EPSILON = 1e-6  # of the group norm before a transformer, in every released model
@@ -24,15 +25,17 @@ class Options(NamedTuple):
     """What all blocks of a network share.
 
     groups, epsilon: of the group norms. linear: the transformer's projections are matrices (2.1), not 1x1 convolutions (1.5).
-    upcast: attention logits from float32 queries and keys. padding: of the stride-2 convolution, 1 is one texel on each side,
-    0 one texel at the far sides only. remat: compute again in the backward pass instead of storing. transformer: the class of
-    the modules between ResNets, None for `Transformer`, and `settings` of that class.
+    upcast: attention logits from float32 queries and keys. attention: one of flash_attention.KERNELS. padding: of the stride-2
+    convolution, 1 is one texel on each side, 0 one texel at the far sides only. remat: compute again in the backward pass
+    instead of storing. transformer: the class of the modules between ResNets, None for `Transformer`, and `settings` of that
+    class.
     """
 
     groups: int
     epsilon: float
     linear: bool = False
     upcast: bool = False
+    attention: str = 'xla'
     padding: int = 1
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -84,21 +87,23 @@ def join(x, skip):
     return jnp.concatenate([x, skip], axis=-1)
 
 
-def dot_product_attention(query, key, value, *, upcast: bool = False, mask=None):
+def dot_product_attention(query, key, value, *, upcast: bool = False, mask=None, kernel: str = 'xla'):
     """Softmax attention, scale head_dim ** -0.5, softmax in float32.
 
-    The fused cuDNN kernel where the backend is a GPU and takes dtype and shape, and no mask is given (masks are for text, whose
-    keys are few); else plain products, with queries in chunks (each computed again in the backward pass) if there would be more
-    than LOGITS logits at once.
+    The flash kernel on a TPU if `kernel` is 'flash' and it takes dtype and shape; the fused cuDNN kernel where the backend is a
+    GPU and takes them, and no mask is given (masks are for text, whose keys are few); else plain products, with queries in
+    chunks (each computed again in the backward pass) if there would be more than LOGITS logits at once.
 
     Args: query [B, N, heads, D], key and value [B, M, heads, D]; upcast makes the logits from float32 copies; mask [B, M],
-      True for the keys that may be attended to, None for all.
+      True for the keys that may be attended to, None for all; kernel, one of flash_attention.KERNELS.
     Returns: [B, N, heads, D] in the dtype of `value`.
     """
     dtype = value.dtype
     allowed = None if mask is None else mask[:, None, None, :]
     if upcast:
         query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
+    if kernel == 'flash' and flash_attention.takes(query, key):
+        return flash_attention.attend(query, key, value, mask).astype(dtype)
     if mask is None and platforms.name() == 'gpu' and query.dtype in (jnp.bfloat16, jnp.float16):
         try:
             return jax.nn.dot_product_attention(query, key, value, implementation='cudnn').astype(dtype)
@@ -147,7 +152,7 @@ def attention(x, context, heads: int, options: Options, *, bias: bool = False):
         return out.reshape(*out.shape[:2], heads, channels // heads)
 
     query, key, value = project('to_q', x), project('to_k', context), project('to_v', context)
-    out = dot_product_attention(query, key, value, upcast=options.upcast, mask=mask)
+    out = dot_product_attention(query, key, value, upcast=options.upcast, mask=mask, kernel=options.attention)
     return nn.Dense(channels, dtype=options.dtype, name='to_out_0')(out.reshape(x.shape))
 
 

@@ -60,26 +60,26 @@ class JointAttention(nn.Module):
 
         def attend(own, others):
             query, mask = own
-            return joint_attention(query, *others, mask, upcast=options.upcast)
+            return joint_attention(query, *others, mask, upcast=options.upcast, kernel=options.attention)
 
         query, key, value = project('to_q'), project('to_k'), project('to_v')
-        out = spread.over(attend, self.axis, (query, mask), (key, value))
+        out = spread.over(attend, self.axis, (query, mask), (key, value), check_vma=options.attention == 'xla')
         return nn.Dense(channels, dtype=options.dtype, name='to_out_0')(out.reshape(x.shape))
 
 
-def joint_attention(query, key, value, mask=None, *, upcast: bool = False):
+def joint_attention(query, key, value, mask=None, *, upcast: bool = False, kernel: str = 'xla'):
     """Softmax attention, scale head_dim ** -0.5, softmax in float32.
 
     Without a mask, on anything but a CPU, it is `unet_blocks.dot_product_attention`. Else it is `blocked`, if a device would
     have more logits at once than `unet_blocks.LOGITS`, on a CPU than `CACHED`.
 
     Args: query [B, N, heads, D], key and value [B, M, heads, D]; mask [B, N, M], True for pairs that may attend, None for all;
-      upcast makes the logits from float32 copies.
+      upcast makes the logits from float32 copies; kernel, one of flash_attention.KERNELS, which take no mask of pairs.
     Returns: [B, N, heads, D] in the dtype of `value`.
     """
     on_cpu = platforms.name() == 'cpu'
     if mask is None and not on_cpu:
-        return dot_product_attention(query, key, value, upcast=upcast)
+        return dot_product_attention(query, key, value, upcast=upcast, kernel=kernel)
     if upcast:
         query, key = query.astype(jnp.float32), key.astype(jnp.float32)
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))  # [B, heads, N, D]
