@@ -216,8 +216,9 @@ def _tokenizer(folder: pathlib.Path) -> Part:
     text = torch_files.read_config(folder / 'text_encoder')
     text = convert_clip.text_module(text, where=folder / 'text_encoder')
     tokenize = tokens.load_clip(str(folder / 'tokenizer'), text.length, text.vocabulary_size)
-    ids = tokenize(['a red cube'])[0]
-    lines = [f'"a red cube" is {ids[:6].tolist()}..., {len(ids)} ids, padded with {ids[-1]}']
+    shown = (*tokens.readable(tokenize, list(tokens.PROBES)), '')[0]
+    ids = tokenize([shown])[0]
+    lines = [f'"{shown}" is {ids[:6].tolist()}..., {len(ids)} ids, padded with {ids[-1]}']
     return Part('tokenizer', True, [*lines, f'{tokenize.vocabulary_size} ids, the end mark is {tokenize.end}'])
 
 
