@@ -205,6 +205,8 @@ def _schedule(folder: pathlib.Path) -> Part:
         f'{config.get("beta_schedule", "default")} table of {schedule.length} times, abar {table[0]:.5f} to {table[-1]:.3e}',
         f'few steps are spaced {schedule.spacing!r}, offset {schedule.steps_offset}',
     ]
+    if doubtful := convert.doubt(folder):
+        lines.append(f'note: {doubtful}')
     if chosen := scheduler_files.left_to_the_user(config):
         lines.append(f'its choice of a sampler is not read ({", ".join(chosen)}): --sampler of `t3d sample2d` chooses')
     return Part('scheduler', True, lines)
