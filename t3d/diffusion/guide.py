@@ -27,7 +27,11 @@ from t3d.diffusion.prior import MultiViewPrior, Prior
 METHODS = ('sds', 'reconstruction')
 WORDS = ('none', 'nearest', 'interpolated')
 NEGATIVES = ('none', 'fixed', 'adaptive')
-WANTED = 'a text-to-image or multi-view model: image_diffusion-toy, toy, a run, or a Stable Diffusion folder'
+KINDS = (Prior, MultiViewPrior)  # of models that can guide
+WANTED = (
+    'a text-to-image or multi-view model: image_diffusion-toy, toy, toy:SIZE, toy_marked, toy_patterns, mvdiffusion-toy, a run '
+    'of one, or a Stable Diffusion folder'
+)
 
 
 class Options(NamedTuple):
@@ -75,7 +79,7 @@ class Guided(NamedTuple):
 
 def prior_of(given: Mapping[str, Given]) -> Prior | MultiViewPrior:
     """The model that is given as 'prior'; UsageError where there is none that can guide."""
-    return require(given, 'prior', (Prior, MultiViewPrior), WANTED).functions
+    return require(given, 'prior', KINDS, WANTED).functions
 
 
 def make(prior: Prior | MultiViewPrior, options: Options) -> 'PictureGuide | ViewsGuide':

@@ -36,6 +36,9 @@ from t3d.nets import image_condition, mv_unet, patched_unet, text_condition, une
 from t3d.nets.text_condition import TextCondition
 from t3d.nets.unet_blocks import Masked
 
+TAKES = {'prior': (Prior,), 'clip': (likeness.Likeness,)}
+LEARNED = ('prior',)  # whose UNet is the start of this one
+GIVES = MultiViewPrior
 SHARDING = (*mv_unet.SHARDING, *unet.SHARDING)
 
 
@@ -131,6 +134,10 @@ class Model:
         if 'prior' in given:
             wanted = 'a text-to-image model: image_diffusion-toy, a run of image_diffusion, or a Stable Diffusion folder'
             self.prior = require(given, 'prior', Prior, wanted).functions
+            if config.start and 'unet' not in given['prior'].params:
+                raise UsageError(
+                    f'given.prior={given["prior"].name!r} is in closed form and has no UNet to start from: wanted {wanted}.'
+                )
         if self.prior is None:
             text_condition.check(config.text, config.unet)
             self.text, self.size = TextCondition(config.text, dtype), config.data.size
