@@ -12,6 +12,7 @@ import pytest
 from t3d import cli
 from t3d.bench import figures, measure, render_workload, table
 from t3d.bench import render as render_bench
+from t3d.core import words
 from t3d.core.errors import UsageError
 
 
@@ -95,6 +96,17 @@ def test_a_system_that_only_samples_has_no_step_to_time(capsys, spec):
     assert cli.main(['bench', 'train', '--config', spec, '--repeats', '1']) == 2
     error = capsys.readouterr().err
     assert error.startswith('error: ') and 'has nothing to train: `t3d generate' in error and error.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    ('word', 'meant'),
+    (('instant3d', 'decoder'), ('multi-view', 'mv'), ('distillation', 'sds'), ('mvdiffusion', 'mv'), ('decodr', 'decoder')),
+)
+def test_an_unknown_benchmark_names_the_nearest_by_meaning(capsys, word, meant):
+    assert cli.main(['bench', word]) == 2
+    error = capsys.readouterr().err
+    assert f'unknown benchmark {word!r}: there are decoder, gan, ' in error and f"Did you mean '{meant}'?" in error
+    assert set(words.BENCHMARKS) == set(table.BENCHMARKS)
 
 
 def test_an_unknown_size_is_named(capsys):

@@ -98,6 +98,36 @@ def test_half_precision_and_old_scheduler_files(copy, capsys):
     assert 'arrays, float16' in text and 'predicts eps, as DDIMScheduler files without the field mean' in text
 
 
+@pytest.mark.parametrize('said', (None, 'epsilon', 'v_prediction'))
+@pytest.mark.parametrize(('width', 'size'), ((1024, 96), (1024, 64), (768, 96)))
+def test_noise_of_a_unet_with_the_sizes_of_a_model_of_velocity_is_doubted(tmp_path, said, width, size):
+    """Stable Diffusion 2 at 768 px, its 512 px base, and 1.5, whose scheduler file has no prediction_type."""
+    scheduler, unet = tmp_path / 'scheduler' / 'scheduler_config.json', tmp_path / 'unet' / 'config.json'
+    for path, config in (
+        (scheduler, {'_class_name': 'PNDMScheduler'} | ({'prediction_type': said} if said else {})),
+        (unet, {'_class_name': 'UNet2DConditionModel', 'cross_attention_dim': width, 'sample_size': size}),
+    ):
+        path.parent.mkdir()
+        path.write_text(json.dumps(config))
+    doubt = convert.doubt(tmp_path)
+    if said == 'v_prediction' or (width, size) != (1024, 96):
+        assert doubt == ''
+        return
+    assert str(scheduler) in doubt and str(unet) in doubt and '"prediction_type": "v_prediction"' in doubt
+    assert ('says epsilon' if said else 'has no prediction_type, which means epsilon') in doubt
+    assert any(line == f'note: {doubt}' for line in weights_check._schedule(tmp_path).lines)
+    unet.unlink()
+    assert convert.doubt(tmp_path) == ''
+
+
+def test_the_doubt_is_said_when_a_pipeline_is_loaded(whole, monkeypatch, capsys):
+    convert.load_pipeline(whole[0])
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr(convert, 'VELOCITY', {'cross_attention_dim': 24, 'sample_size': 8})  # of the small UNet
+    convert.load_pipeline(whole[0])
+    assert capsys.readouterr().err.startswith(f'note: {whole[0] / "scheduler"}')
+
+
 def test_what_does_not_fit_is_listed(copy, capsys):
     def change(tensors):
         del tensors['conv_in.bias']

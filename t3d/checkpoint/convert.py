@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ from t3d.nets.vae import VAE
 
 __all__ = [
     'Pipeline',
+    'doubt',
     'fit',
     'load_clip_text',
     'load_clip_vision',
@@ -47,6 +49,7 @@ __all__ = [
     'to_params',
     'to_tensors',
 ]
+VELOCITY = {'cross_attention_dim': 1024, 'sample_size': 96}  # of released UNets that predict velocity, and of no others
 CLASSES = {'unet': 'UNet2DConditionModel', 'vae': 'AutoencoderKL'}  # diffusers' names, in config.json
 
 
@@ -106,7 +109,11 @@ def load_vae(
 
 
 def load_schedule(folder) -> schedules.Schedule:
-    """The noise schedule and prediction type of a pipeline folder or its `scheduler/`; from the file, never guessed."""
+    """The noise schedule and prediction type of a pipeline folder or its `scheduler/`, as its file says or means.
+
+    A file without `prediction_type` means epsilon, as its class in diffusers does: that of Stable Diffusion 1.5 has none. Where
+    the UNet makes that doubtful, `doubt` says so.
+    """
     folder = pathlib.Path(folder)
     name = 'scheduler_config.json'
     within = folder if (folder / name).is_file() else folder / 'scheduler'
@@ -122,6 +129,26 @@ def load_schedule(folder) -> schedules.Schedule:
         raise
     except UsageError as error:
         raise BadWeights(f'{within / name}: {error}') from error
+
+
+def doubt(folder) -> str:
+    """The sentence on a folder whose scheduler says or means noise and whose UNet has the sizes of one of velocity; else ''.
+
+    Of released models with text of 1024 features, those of latents of 96 positions (Stable Diffusion 2.0 and 2.1 at 768 px)
+    predict velocity and those of 64 noise.
+    """
+    scheduler, unet = pathlib.Path(folder) / 'scheduler/scheduler_config.json', pathlib.Path(folder) / 'unet/config.json'
+    if not (scheduler.is_file() and unet.is_file()):
+        return ''
+    said, sizes = torch_files.read_config(scheduler.parent, scheduler.name), torch_files.read_config(unet.parent)
+    if said.get('prediction_type', 'epsilon') != 'epsilon' or any(sizes.get(key) != size for key, size in VELOCITY.items()):
+        return ''
+    how = 'says epsilon' if 'prediction_type' in said else 'has no prediction_type, which means epsilon'
+    return (
+        f'{scheduler} {how}, and {unet} has the sizes of Stable Diffusion 2 at 768 px, which predicts velocity '
+        f'({", ".join(f"{key} {size}" for key, size in VELOCITY.items())}): if pictures are noise, set "prediction_type": '
+        '"v_prediction" in the first.'
+    )
 
 
 def load_pipeline(
@@ -143,6 +170,8 @@ def load_pipeline(
         )
     _refuse_incomplete(folder, weights)
     schedule = load_schedule(folder)
+    if doubtful := doubt(folder):
+        print(f'note: {doubtful}', file=sys.stderr)
     options = dict(variant=variant, dtype=dtype, param_dtype=param_dtype)
     if weights is None:
         text, text_params = load_clip_text(folder / 'text_encoder', variant=variant, dtype=dtype)

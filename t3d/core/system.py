@@ -16,7 +16,10 @@ from t3d.core.errors import UsageError
 from t3d.core.outputs import Output, Request
 from t3d.core.typing import PyTree
 
-Metrics = dict[str, jax.Array]  # scalars by name; 'loss' is the total, 'loss/<part>' its parts
+# Scalars by name; 'loss' is the total, 'loss/<part>' its parts, '<part>/not_finite' the share of a step's numbers that were not
+# finite and count as 0.
+Metrics = dict[str, jax.Array]
+NOT_FINITE, STEPS_NOT_FINITE = 0.01, 100  # a run stops at a larger share, and at any in so many steps in a row
 
 
 @flax.struct.dataclass

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from types import ModuleType
 
+from t3d.core import words as field
 from t3d.core.errors import UsageError
 
 NEVER = 'code beside weights is never run. If you trust it, put it elsewhere on the Python path.'
@@ -31,7 +32,7 @@ def find(name: str, table: Mapping[str, str], what: str, *functions: str) -> Mod
     words = str(name).split('.')
     ours = words[0] == __package__.partition('.')[0] and name not in table.values()  # a table of t3d would call itself
     if ours or not all(word.isidentifier() for word in words) or (len(words) == 1 and not _there(name)):
-        near = difflib.get_close_matches(str(name), table, 1)
+        near = [meant] if (meant := field.entry(what, str(name))) else difflib.get_close_matches(str(name), table, 1)
         hint = f' Did you mean {near[0]!r}?' if near else ''
         key = what.partition('(')[2].rstrip(')') or what
         own = f"your own is named by its module, for example {key}='my_package.my_module'"

@@ -5,6 +5,7 @@ enough to read a prompt. `load_clip` wraps a folder in transformers' layout. Bot
 marks included, padded with the end mark as CLIP does.
 """
 
+import contextlib
 import difflib
 import json
 import pathlib
@@ -49,7 +50,8 @@ class WordTokenizer(NamedTuple):
         rows = np.full((len(prompts), self.length), END, np.int32)
         for row, prompt in zip(rows, prompts):
             words = split_words(prompt)
-            refuse_long(prompt, words, self.length - 2)
+            limit = self.length - 2
+            refuse_long(prompt, len(words), limit, ' '.join(words[limit:]))
             if not self.open_vocabulary:
                 refuse_unknown(prompt, words, self.words)
             row[0] = START
@@ -57,12 +59,12 @@ class WordTokenizer(NamedTuple):
         return rows
 
 
-def refuse_long(prompt: str, words: list[str], limit: int) -> None:
-    """Raises ValueError naming the words that would be dropped."""
-    if len(words) > limit:
+def refuse_long(prompt: str, count: int, limit: int, beyond: str) -> None:
+    """Raises ValueError for a prompt of `count` words or pieces, naming the text `beyond` the limit."""
+    if count > limit:
         raise UsageError(
-            f'the prompt has {len(words)} words or word pieces, the model reads {limit}: "{quoted(" ".join(words[limit:]))}" '
-            f'would be dropped. Shorten it. The prompt was: "{quoted(prompt)}"'
+            f'the prompt has {count} words or word pieces, the model reads {limit}: "{quoted(beyond)}" would be dropped. '
+            f'Shorten it. The prompt was: "{quoted(prompt)}"'
         )
 
 
@@ -120,8 +122,14 @@ class ClipTokenizer(NamedTuple):
                     f'the tokenizer in {self.folder} reads {len(marks)} pieces of "{quoted(prompt)}" as the mark {marks[0]}: '
                     'its vocabulary lacks the characters, or the prompt holds the mark itself. Write it otherwise.'
                 )
-            refuse_long(prompt, pieces, self.length - 2)
+            limit = self.length - 2
+            refuse_long(prompt, len(pieces), limit, self._from_piece(prompt, limit) if len(pieces) > limit else '')
         return np.asarray(self.read(prompts, padding='max_length', max_length=self.length)['input_ids'], np.int32)
+
+    def _from_piece(self, prompt: str, piece: int) -> str:
+        """The rest of a prompt, as it was written, from one of its pieces on."""
+        places = self.read(prompt, add_special_tokens=False, return_offsets_mapping=True)['offset_mapping']
+        return prompt[places[piece][0] :]
 
 
 def load_clip(folder: str, length: int = 77, rows: int | None = None) -> ClipTokenizer:
@@ -204,16 +212,30 @@ def check_prompts(text: dict, prompts: list[str]) -> None:
             print(f'note: words that this model never read, all alike to it: {", ".join(sorted(new))}', file=sys.stderr)
 
 
+PROBES = ('a red cube', 'Ein Würfel, 3D', '红色')  # no two vocabularies read all alike; one of letters reads the first alone
+
+
+def readable(tokenize: Callable, texts: list[str]) -> list[str]:
+    """Those of the texts that a tokenizer does not refuse."""
+    read = []
+    for text in texts:
+        with contextlib.suppress(UsageError):
+            tokenize([text])
+            read.append(text)
+    return read
+
+
 def probe(text: dict) -> list[str]:
-    """Texts that hold every word of a `text` section; for a tokenizer of a folder some that no two vocabularies read alike."""
-    return [' '.join(text.words[k : k + 5]) for k in range(0, len(text.words), 5)] or ['a red cube', 'Ein Würfel, 3D']
+    """Texts that tell the tokenizer of a `text` section from others: its words, and for a folder what it reads of PROBES."""
+    words = [' '.join(text.words[k : k + 5]) for k in range(0, len(text.words), 5)]
+    return ['', *(readable(make(text), [*words, *PROBES]) if text.get('folder') else words)]
 
 
 def refuse_other(text: dict, tokenize: Callable, texts: list[str]) -> None:
     """Raises UsageError for a prior that does not read texts as the `text` section does, with which batches are made.
 
     Args:
-      texts: `probe`, or for a prior that knows whole texts only some of these.
+      texts: that the section can read: `probe`, or for a prior that knows whole texts only some of these.
     """
     ours = np.asarray(make(text)(texts))
     try:

@@ -77,6 +77,19 @@ COMMANDS = {  # a command: other names for it
     'info': 'describe inspect summary cat',
     'doctor': 'check diagnose env environment version devices status',
 }
+BENCHMARKS = {  # a benchmark: what it is of
+    'render': 'renderer renders volume nerf rays raymarching raymarch',
+    'train': 'training trainer step steps fit',
+    'start': 'compile compilation startup jit cache',
+    'unet': 'stable_diffusion sd sd15 sd21 image_diffusion denoiser diffusion',
+    'gan': 'gans eg3d stylegan stylegan2 ganfusion ganfusion_gan discriminator',
+    'mv': 'multiview multi_view mvdiffusion mvdream spad epipolar views',
+    'sds': 'distillation distill dreamfusion vsd score',
+    'decoder': 'instant3d text_to_triplane triplane triplanes triplane_decoder text_decoder',
+    'hash': 'hashgrid hash_grid instant_ngp ngp ingp grid',
+    'gpu': 'all accelerator cuda tpu device everything',
+}
+TABLES = {'benchmark': BENCHMARKS}  # what a table of t3d holds: the words that mean something in it
 
 
 def key(word: str) -> str | None:
@@ -92,6 +105,11 @@ def advice(word: str) -> str | None:
 def command(word: str) -> str | None:
     """The command that a word means."""
     return next((name for name, others in COMMANDS.items() if word.lower() in others.split()), None)
+
+
+def entry(what: str, word: str) -> str | None:
+    """The entry of a table of such things that a word means."""
+    return _find(TABLES.get(what, {}), word.lower())
 
 
 def _find(table: dict[str, str], word: str) -> str | None:

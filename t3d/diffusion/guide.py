@@ -20,15 +20,18 @@ import numpy as np
 
 from t3d.core import optim
 from t3d.core.errors import UsageError
-from t3d.core.system import Given, require
+from t3d.core.system import NOT_FINITE, Given, require
 from t3d.diffusion import distill, guidance, perp_neg, timesteps, view_prompts
 from t3d.diffusion.prior import MultiViewPrior, Prior
 
 METHODS = ('sds', 'reconstruction')
 WORDS = ('none', 'nearest', 'interpolated')
 NEGATIVES = ('none', 'fixed', 'adaptive')
-WANTED = 'a text-to-image or multi-view model: image_diffusion-toy, toy, a run, or a Stable Diffusion folder'
-FAILED = 0.01  # share of the prior's numbers that may be not finite before a run is stopped
+KINDS = (Prior, MultiViewPrior)  # of models that can guide
+WANTED = (
+    'a text-to-image or multi-view model: image_diffusion-toy, toy, toy:SIZE, toy_marked, toy_patterns, mvdiffusion-toy, a run '
+    'of one, or a Stable Diffusion folder'
+)
 
 
 class Options(NamedTuple):
@@ -76,7 +79,7 @@ class Guided(NamedTuple):
 
 def prior_of(given: Mapping[str, Given]) -> Prior | MultiViewPrior:
     """The model that is given as 'prior'; UsageError where there is none that can guide."""
-    return require(given, 'prior', (Prior, MultiViewPrior), WANTED).functions
+    return require(given, 'prior', KINDS, WANTED).functions
 
 
 def make(prior: Prior | MultiViewPrior, options: Options) -> 'PictureGuide | ViewsGuide':
@@ -185,7 +188,7 @@ class ViewsGuide:
 
 def surprise(metrics: dict[str, jax.Array]):
     """What is shown as the loss of distillation, whose value says nothing: |eps_hat - eps|, NaN where the prior fails."""
-    return jnp.where(metrics['distill/not_finite'] > FAILED, jnp.nan, metrics['distill/residual'])
+    return jnp.where(metrics['distill/not_finite'] > NOT_FINITE, jnp.nan, metrics['distill/residual'])
 
 
 def resized(images, size: int):

@@ -140,7 +140,7 @@ def open_one(name: str, value: str, *, random: bool = False, config=None) -> Giv
     Raises:
       UsageError, FileNotFoundError: nothing there, or not a model; the message has the name of the given and the next step.
     """
-    from t3d.inference import likenesses, priors, shapes, toy_pictures
+    from t3d.inference import likenesses, offers, priors, shapes, toy_pictures
 
     if givens.is_config(value):
         return of_config(configs.load(value), value, random=random)
@@ -154,6 +154,8 @@ def open_one(name: str, value: str, *, random: bool = False, config=None) -> Giv
             return likenesses.open_likeness(value, config)
         if priors.is_pipeline(value):
             return priors.open_pipeline(value)._replace(digest=priors.digest_of_files(value))
+        if _holds_no_model(value) and (meant := offers.meant(name, value, config, _systems_of_shipped())):
+            raise FileNotFoundError(meant)
         loaded = load(value)
     except FileNotFoundError as error:
         raise FileNotFoundError(f'given.{name}={value!r}: {error}') from error
@@ -166,6 +168,14 @@ def open_one(name: str, value: str, *, random: bool = False, config=None) -> Giv
     sharding = loaded.system.sharding
     params = {'weights': loaded.weights, 'given': params_of(loaded.given)} if loaded.given else loaded.weights
     return Given(functions, params, loaded.config, loaded.name, givens.digest(params), sharding, loaded.given)
+
+
+def _holds_no_model(value: str) -> bool:
+    """Whether a value is neither a name of shipped weights nor a folder with something of a run or of weights."""
+    from t3d.checkpoint import weights
+
+    folder = files.path(shipped().get(value, value))
+    return not any((folder / part).exists() for part in (weights.CONFIG, weights.FILE, 'checkpoints'))
 
 
 def of_config(config, name: str, *, random: bool = False) -> Given:
@@ -239,7 +249,7 @@ def _nothing_there(folder) -> str:
 
 def _choose_shipped(system: str | None) -> str:
     """The name of the shipped weights that are called so, or of a system called so; None takes `DEFAULT` or the first."""
-    systems_of = {name: _system_of(path) for name, path in shipped().items()}
+    systems_of = _systems_of_shipped()
     names = sorted(systems_of, key=lambda name: name != DEFAULT)
     matching = names if system is None else [name for name in names if name == system]
     matching = matching or [name for name in names if systems_of[name] == systems.SHORT.get(system, system)]
@@ -256,9 +266,9 @@ def _choose_shipped(system: str | None) -> str:
     )
 
 
-def _system_of(folder: pathlib.Path) -> str:
-    """The system that shipped weights are of, without loading them."""
-    return json.loads((folder / 'config.json').read_text())['system']
+def _systems_of_shipped() -> dict[str, str]:
+    """{name: system} of the shipped weights, without loading them."""
+    return {name: json.loads((folder / 'config.json').read_text())['system'] for name, folder in shipped().items()}
 
 
 def generate(loaded: Loaded, requests: list[Request | str], seeds: list[int]) -> list[tuple[int, Output]]:

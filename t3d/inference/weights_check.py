@@ -205,6 +205,8 @@ def _schedule(folder: pathlib.Path) -> Part:
         f'{config.get("beta_schedule", "default")} table of {schedule.length} times, abar {table[0]:.5f} to {table[-1]:.3e}',
         f'few steps are spaced {schedule.spacing!r}, offset {schedule.steps_offset}',
     ]
+    if doubtful := convert.doubt(folder):
+        lines.append(f'note: {doubtful}')
     if chosen := scheduler_files.left_to_the_user(config):
         lines.append(f'its choice of a sampler is not read ({", ".join(chosen)}): --sampler of `t3d sample2d` chooses')
     return Part('scheduler', True, lines)
@@ -216,8 +218,9 @@ def _tokenizer(folder: pathlib.Path) -> Part:
     text = torch_files.read_config(folder / 'text_encoder')
     text = convert_clip.text_module(text, where=folder / 'text_encoder')
     tokenize = tokens.load_clip(str(folder / 'tokenizer'), text.length, text.vocabulary_size)
-    ids = tokenize(['a red cube'])[0]
-    lines = [f'"a red cube" is {ids[:6].tolist()}..., {len(ids)} ids, padded with {ids[-1]}']
+    shown = (*tokens.readable(tokenize, list(tokens.PROBES)), '')[0]
+    ids = tokenize([shown])[0]
+    lines = [f'"{shown}" is {ids[:6].tolist()}..., {len(ids)} ids, padded with {ids[-1]}']
     return Part('tokenizer', True, [*lines, f'{tokenize.vocabulary_size} ids, the end mark is {tokenize.end}'])
 
 

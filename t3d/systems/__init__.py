@@ -1,4 +1,8 @@
-"""The table of systems: name -> module. Each module's only entry is `make(config, given) -> System`."""
+"""The table of systems: name -> module. Each module's only entry is `make(config, given) -> System`.
+
+For messages it may say GIVES, the kind of its `functions`; TAKES, the kinds of model that it can be given, by name; LEARNED,
+the names of those that must have networks, which models in closed form have not.
+"""
 
 from collections.abc import Mapping
 from types import ModuleType

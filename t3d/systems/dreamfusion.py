@@ -34,6 +34,7 @@ from t3d.geom import camera_draws, cameras, occupancy, shading, volume
 from t3d.geom.rays import Rays, ray_box
 
 SHARDING = ((r'(^|/)(params|mu|nu)/', P(('data', 'fsdp'))),)  # the axis of prompts, like a batch
+TAKES = {'prior': guide.KINDS}
 CHUNK = 2**14  # rays rendered at once for people to see
 
 

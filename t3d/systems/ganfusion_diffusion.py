@@ -36,6 +36,7 @@ from t3d.geom import cameras, triplanes
 from t3d.nets import text_condition, triplane_unet
 from t3d.nets.text_condition import TextCondition
 
+TAKES = {'generator': (Generator,)}
 SHARDING = triplane_unet.SHARDING
 SR_STYLES = ('unit', 'ones_w', 'w_avg')
 

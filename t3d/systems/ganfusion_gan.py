@@ -40,8 +40,8 @@ from t3d.nets import stylegan2_discriminator as discriminators
 
 SHARDING = ()  # the networks are small: every device holds them whole (fsdp_floor divides what is larger)
 DENSITY_WEIGHT, DENSITY_POINTS, DENSITY_REACH = 0.25, 1000, 0.004  # EG3D's, in scene units
-AVERAGED = ('generator', 'buffers')
-W_DECAY = 0.998  # of the average of w, which truncation pulls to
+GIVES = Generator
+AVERAGED, W_DECAY = ('generator', 'buffers'), 0.998  # the second: of the average of w, which truncation pulls to
 
 
 class Schedules(NamedTuple):

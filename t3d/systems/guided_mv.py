@@ -24,6 +24,7 @@ from t3d.diffusion.prior import MultiViewPrior, Prior
 from t3d.geom import cameras as camera_tools
 from t3d.nets.mv_unet import NO_VIEWS
 
+TAKES = {'views': (MultiViewPrior,), 'pictures': (Prior,)}
 BRANCHES = ('self2d', 'sd', 'sd_hires')
 FORMS = ('mix', 'consistency')
 EDGE = 1e-4  # radians: cameras of a rig at 45 degrees, where sectors meet, see the front, and at 135 the back
@@ -61,11 +62,14 @@ class Sampler:
             raise UsageError(f'mixing.branch={mixing.branch!r}: wanted one of {", ".join(BRANCHES)}.')
         if mixing.form not in FORMS:
             raise UsageError(f'mixing.form={mixing.form!r}: wanted one of {", ".join(FORMS)}.')
-        wanted = 'a multi-view model: a run or weights folder of mvdiffusion'
+        wanted = 'a multi-view model: mvdiffusion-toy, or a run or weights folder of mvdiffusion'
         self.config, self.views = config, require(given, 'views', MultiViewPrior, wanted).functions
         self.schedule, self.pictures = self.views.schedule, None
         if mixing.branch != 'self2d':
-            wanted = "a text-to-image model, or mixing.branch='self2d', which takes the multi-view model's own"
+            wanted = (
+                'a text-to-image model (image_diffusion-toy, toy, toy_patterns, a run of image_diffusion, a Stable Diffusion '
+                "folder), or mixing.branch='self2d', which takes the multi-view model's own"
+            )
             self.pictures = require(given, 'pictures', Prior, wanted).functions
             names = (given['views'].name, given['pictures'].name)
             joint.refuse_other_levels(self.schedule, self.pictures.schedule, names)

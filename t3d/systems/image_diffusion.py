@@ -26,6 +26,7 @@ from t3d.diffusion.prior import Prior
 from t3d.nets import patched_unet, text_condition, unet
 from t3d.nets.text_condition import TextCondition
 
+GIVES = Prior
 SHARDING = unet.SHARDING
 
 

@@ -38,11 +38,13 @@ from t3d.core.config import unknown
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
 from t3d.core.system import System, TrainState
+from t3d.diffusion import guide, likeness
 from t3d.fields.text_field import TextField
 from t3d.nets import text_condition, text_decoder
 from t3d.systems.instant3d_supervision import SUPERVISIONS
 
 INWARD, OUTWARD = r'(query|key|value|query_key|proj_in|mlp_in|in)/kernel$', r'(out|proj_out|mlp_out)/kernel$'
+TAKES = {'prior': guide.KINDS, 'clip': (likeness.Likeness,)}
 SHARDING = (
     (r'(^|/)extras/|(^|/)codes$', P()),  # the visits of prompts, what is kept for objects: every device reads any of them
     # Scanned stacks have a layer axis in front; convolutions go by the fallback rule

@@ -36,6 +36,8 @@ from t3d.nets import image_condition, mv_unet, patched_unet, text_condition, une
 from t3d.nets.text_condition import TextCondition
 from t3d.nets.unet_blocks import Masked
 
+TAKES, GIVES = {'prior': (Prior,), 'clip': (likeness.Likeness,)}, MultiViewPrior
+LEARNED = ('prior',)  # whose UNet is the start of this one
 SHARDING = (*mv_unet.SHARDING, *unet.SHARDING)
 
 
@@ -97,8 +99,7 @@ def make(config, given=None) -> System:
     return System(init, step, preview, generate, check, ('ema',), SHARDING, spec, functions, flat_step, chooses)
 
 
-FLAT = 2  # of the draws that choose between views and single pictures
-IMAGE = 4  # of the draws that make and drop the token of a picture
+FLAT, IMAGE = 2, 4  # of the draws that choose between views and single pictures, and that make and drop a picture's token
 
 
 def is_new(name: str) -> bool:
@@ -126,22 +127,21 @@ class Model:
     """
 
     def __init__(self, config, given):
-        self.config, self.prior, self.alone = config, None, not given
-        dtype = jnp.dtype(config.dtype)
-        if 'prior' in given:
-            wanted = 'a text-to-image model: image_diffusion-toy, a run of image_diffusion, or a Stable Diffusion folder'
-            self.prior = require(given, 'prior', Prior, wanted).functions
-        if self.prior is None:
+        self.config, self.alone, self.size, self.patch = config, not given, config.data.size, config.patch
+        self.prior, self.text, dtype = None, None, jnp.dtype(config.dtype)
+        if 'prior' not in given:
             text_condition.check(config.text, config.unet)
-            self.text, self.size = TextCondition(config.text, dtype), config.data.size
+            self.text = TextCondition(config.text, dtype)
             self.tokenize, self.schedule = self.text.tokenize, schedules.from_section(config.diffusion)
             self.shape = (self.size, self.size, 3)
         else:
-            self.text, self.size = None, config.data.size
+            wanted = 'a text-to-image model: image_diffusion-toy, a run of image_diffusion, or a Stable Diffusion folder'
+            self.prior = require(given, 'prior', Prior, wanted).functions
+            if config.start and 'unet' not in given['prior'].params:
+                raise UsageError(f'given.prior={given["prior"].name!r} has no UNet to start from: wanted {wanted}.')
             self.tokenize, self.schedule = self.prior.tokenize, self.prior.schedule
             self.shape = self.prior.shape(self.size)
             tokens.refuse_other(config.text, self.tokenize, tokens.probe(config.text))
-        self.patch = config.patch
         check(config, self.shape)
         channels, v = self.shape[2] * self.patch**2, config.views
         self.unet = patched_unet.from_section(

@@ -1,8 +1,8 @@
 """What a run says: the console, log.txt, metrics.jsonl, TensorBoard.
 
 On a terminal one bar (rich), else one line per interval; only process 0 writes. Names in the metrics of a system: 'loss'
-and 'loss/<part>' are shown as such, 'lr' or 'learning_rate' as the learning rate, 'count/<unit>' (per step and over all
-devices, say 'count/rays') becomes 'perf/<unit>_per_sec', everything else goes to the files alone.
+and 'loss/<part>' are shown as such, 'lr' or 'learning_rate' as the learning rate, '<part>/not_finite' where it is not 0,
+'count/<unit>' (per step and over all devices, say 'count/rays') becomes 'perf/<unit>_per_sec', everything else goes to files.
 """
 
 import contextlib
@@ -212,6 +212,7 @@ def progress_line(step: int, total: int, values: dict[str, float], memory: tuple
     losses = [f'{name[5:]} {value:.3g}' for name, value in values.items() if name.startswith('loss/')]
     if 'loss' in values:
         parts.append(f'loss {values["loss"]:.4g}' + (f' ({" ".join(losses)})' if losses else ''))
+    parts += [f'{name} {100 * value:.2g} %' for name, value in values.items() if name.endswith('/not_finite') and value > 0]
     for name in ('lr', 'learning_rate'):
         if name in values:
             parts.append(f'lr {values[name]:.1e}')

@@ -1,4 +1,4 @@
-"""What the loop knows of the steps behind it: metrics read late, intervals of the log, the first loss that is not finite."""
+"""What the loop knows of the steps behind it: metrics read late, intervals of the log, numbers that are not finite."""
 
 import collections
 import math
@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from t3d.checkpoint import store as stores
-from t3d.core.errors import diverged
+from t3d.core import system
+from t3d.core.errors import NonFinite, diverged
 from t3d.parallel import devices
 from t3d.train import log as logs
 
@@ -24,6 +25,7 @@ class Window:
         self._running = collections.deque()
         self._cuts = collections.deque()
         self._last = {}
+        self._zeroed = Zeroed()
         self.begin(0)
 
     def begin(self, step: int) -> None:
@@ -62,12 +64,58 @@ class Window:
             return
         rows = jax.device_get([metrics for _, metrics in chosen])
         for (number, _), row in zip(chosen, rows, strict=True):
+            self._zeroed.take(number, row, self._log, self._store)
             check_finite(number, row, self._store)
-        self._last = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        self._last = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | self._zeroed.counts()
         now = time.perf_counter()
         timing = {'seconds': now - self._began, 'steps': step - self._from, 'wait': self._wait}
         self._log.progress(step, self._last, **timing, memory=devices.memory())
         self.begin(step)
+
+
+class Zeroed:
+    """Steps with numbers that were not finite and count as 0, by the metrics '<part>/not_finite' (t3d.core.system)."""
+
+    def __init__(self):
+        self._all, self._row = {}, {}  # name -> such steps since the start, and without a good one between them
+
+    def take(self, step: int, metrics: dict[str, np.ndarray], log: logs.Log, store: stores.Store) -> None:
+        """Counts a step. Raises NonFinite for too large a share of it, or where too many steps in a row have some."""
+        for name in [name for name in metrics if name.endswith('/not_finite')]:
+            share = float(metrics[name])
+            self._row[name] = self._row.get(name, 0) + 1 if share else 0
+            if not share:
+                continue
+            self._all[name] = self._all.get(name, 0) + 1
+            if share > system.NOT_FINITE or self._row[name] >= system.STEPS_NOT_FINITE:
+                store.wait()
+                raise NonFinite(_too_many(name, share, step, self._all[name], self._row[name], store))
+            if self._all[name] == 1:
+                log.line(
+                    f'note: {_percent(share)} of the numbers of {name.rpartition("/")[0]} at step {step} are not finite and '
+                    f'count as 0: a run stops at more than {system.NOT_FINITE:.0%} of one step, or at any in '
+                    f'{system.STEPS_NOT_FINITE} steps in a row; {name}_steps counts the steps.'
+                )
+
+    def counts(self) -> dict[str, float]:
+        """{'<part>/not_finite_steps': steps since the start that had some}, where there were any."""
+        return {f'{name}_steps': float(count) for name, count in self._all.items()}
+
+
+def _too_many(name: str, share: float, step: int, count: int, row: int, store: stores.Store) -> str:
+    part, good = name.rpartition('/')[0], store.latest()
+    limit = f'more than {system.NOT_FINITE:.0%} of a step'
+    limit = limit if share > system.NOT_FINITE else f'some in {row} steps in a row'
+    where = f'step {good} in {store.folder}' if good is not None else 'none was saved'
+    return (
+        f'{_percent(share)} of the numbers of {part} at step {step} are NaN or infinite ({limit}; {count} steps had some); '
+        f'last checkpoint: {where}. A model that is given answers them (`t3d weights check` looks at its weights), or what it '
+        'is shown has diverged: train in another --workdir with that model mended, or with a lower optimizer.learning_rate.'
+    )
+
+
+def _percent(share: float) -> str:
+    return f'{100 * share:.2g} %'
 
 
 def check_finite(step: int, metrics: dict[str, np.ndarray], store: stores.Store) -> None:
