@@ -33,6 +33,7 @@ PLAN = (  # most telling first; a step of each system at `base` size in bfloat16
     'train --config configs/ganfusion_gan.py:base',
     'train --config configs/renderdiffusion.py:base',
     'render --sizes tiny,64,128',
+    'hash',
     'unet --sizes sd21 --check --precision default',
     'unet --sizes sd21',
     'mv --sizes mvdream',
