@@ -125,7 +125,7 @@ def test_a_bad_prompt_is_refused_before_the_good_ones_are_made():
 
 
 README_PROMPTS = {  # megabytes at most, and prompts the README types
-    'instant3d-scenes': (5, ['a red cone on top of a blue cube', 'a green cube', 'a small white sphere']),
+    'instant3d-scenes': (7, ['a red cone on top of a blue cube', 'a green cube', 'a small white sphere']),
     'instant3d-furniture': (9, ['a blue child chair', 'a sofa']),
     'image_diffusion-toy': (6, ['a red cube']),
     'mvdiffusion-toy': (6, ['a green cylinder']),
