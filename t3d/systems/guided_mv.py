@@ -173,7 +173,7 @@ class Sampler:
         """`predict(x, t)` of both models together.
 
         A mixture whose lambda is 1 (or 0) at all times asks one model only: the same program as that model's own sampler, hence
-        the same bits. With the other model in it, XLA would fuse and round the first one's operations differently.
+        the same bits, however XLA would fuse and round a program of both.
         """
         mixing, params = self.config.mixing, given['views']
         together = self.of_views(params, ids, views)
