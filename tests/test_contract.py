@@ -20,6 +20,7 @@ import test_ganfusion_gan
 import test_image_diffusion
 import test_instant3d
 import test_instant3d_rays
+import test_instant3d_sds
 import test_instant3d_seeds
 import test_mvdiffusion
 import test_renderdiffusion
@@ -50,17 +51,21 @@ SMALL = {
     'image_diffusion': test_image_diffusion.SMALL,
     'instant3d': test_instant3d.SMALL,
     'instant3d:scenes_rays': test_instant3d_rays.SMALL,
+    'instant3d:sds': (*test_instant3d_sds.SMALL, 'render.size=16', 'text.length=8'),
     'instant3d:toy_codes': test_instant3d_seeds.SMALL,
     'instant3d:toy_imle': test_instant3d_seeds.SMALL,
     'mvdiffusion': test_mvdiffusion.SMALL,
+    'mvdiffusion:tiny_epipolar': (*test_mvdiffusion.SMALL, 'views.block_levels=(0,)'),
+    'mvdiffusion:tiny_masked': test_mvdiffusion.SMALL,
     'reconstruct': small_reconstruct.SMALL,
     'renderdiffusion': test_renderdiffusion.SMALL,
 }
-WORDS = 'text.words=("a","red","blue","cube","cone")'
+WORDS = 'text.words=("a","red","blue","cube","cone","front","side","back","overhead","view")'
 WORDLESS = ('dreamfusion', 'ganfusion_gan')  # they have no text of their own
 GIVEN = {
     'dreamfusion': {'prior': ('image_diffusion', (*test_image_diffusion.SMALL, WORDS))},
     'ganfusion_diffusion': {'generator': ('ganfusion_gan', test_ganfusion_diffusion.GENERATOR)},
+    'instant3d:sds': {'prior': ('image_diffusion', (*test_image_diffusion.SMALL, WORDS))},
     'guided_mv': {
         'views': ('mvdiffusion', (*test_mvdiffusion.SMALL, WORDS)),
         'pictures': ('image_diffusion', (*test_image_diffusion.SMALL, *test_mvdiffusion.LEVELS, WORDS)),
@@ -169,7 +174,7 @@ def picked(params, like):
 
 @functools.cache
 def trained(name, count=1):
-    """(state before, after 2 steps, after 4, metrics of the last step), on the host."""
+    """(state before, after 2 steps, after 4, metrics of the last step, state and metrics of the first), on the host."""
     mesh, target, program, state, _ = runner(name, count)
     kept = [state]
     with jax.set_mesh(mesh):
@@ -177,7 +182,8 @@ def trained(name, count=1):
         for k in range(STEPS):
             state, metrics = program(state, batch(name), k)
             kept += [jax.device_get(state)] if k in (1, STEPS - 1) else []
-    return (*kept, jax.device_get(metrics))
+            first = jax.device_get((state, metrics)) if k == 0 else first
+    return (*kept, jax.device_get(metrics), *first)
 
 
 @pytest.fixture(params=NAMES)

@@ -115,7 +115,7 @@ def test_bands_change_the_memory_of_a_step_and_not_its_gradient(more):
     for ours, theirs in zip(jax.tree.leaves(deferred), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
     assert all(np.isclose(one[name], other[name], rtol=1e-4) for name in one)
-    assert bytes_each[1] < bytes_each[0] / 3
+    assert bytes_each[0] > 5.0 * bytes_each[1]  # seen: 7.2 for 8 bands, and 7.4 where the renders are of 32 px
     with pytest.raises(UsageError, match='render.chunks=3 does not divide'):
         systems.make(config('render.chunks=3'), given())
 

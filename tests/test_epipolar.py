@@ -1,11 +1,16 @@
 """Two-view geometry: closed forms in float64 and float32, masks against a brute force over depths, released masks by index."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t3d.core import grids
+from t3d.fields import view_inputs
 from t3d.geom import cameras, epipolar
+from t3d.nets import epipolar_block
 
 
 def rig(count: int, seed: int = 0) -> cameras.Cameras:
@@ -17,50 +22,141 @@ def rig(count: int, seed: int = 0) -> cameras.Cameras:
     )
 
 
-def test_a_point_and_its_two_images_satisfy_the_fundamental_matrix():
-    a, b = rig(5), rig(5, seed=1)
-    points = np.random.default_rng(2).uniform(-0.8, 0.8, (5, 40, 3)).astype(np.float32)
-    (p, _), (q, _) = cameras.project(a, points), cameras.project(b, points)
-    f = np.asarray(epipolar.fundamental(a, b), np.float64)
-    f /= np.linalg.norm(f, axis=(-2, -1), keepdims=True)
-    one = lambda uv: np.concatenate([np.asarray(uv), np.ones((*uv.shape[:-1], 1))], -1)
-    lines = np.einsum('bij,bnj->bni', f, one(p))
-    distance = np.abs(np.einsum('bni,bni->bn', one(q), lines)) / np.linalg.norm(lines[..., :2], axis=-1)
-    assert 32 * distance.max() < 1e-3  # positions of a map of 32
-    assert np.abs(np.linalg.det(f)).max() < 1e-6
-    centre, _ = cameras.project(b, a.world_from_cam[:, None, :3, 3])  # the epipole: F^T e = 0
-    assert (
-        np.abs(np.einsum('bij,bi->bj', f, one(centre)[:, 0]) / np.linalg.norm(one(centre)[:, 0], axis=-1)[:, None]).max() < 1e-4
-    )
+SIDE = 32  # positions of a map
+TOLERANCES = {'float32': 1e-3 / SIDE, 'float64': 1e-10 / SIDE}  # of image coordinates: these of a position
 
 
-def test_points_of_rays_return_to_their_own_view_and_lie_on_lines_in_others():
-    views = rig(4, seed=3)
-    made = epipolar.ray_points(views, 6, 9, 5, 1.5, 4.5)
-    assert made.uv.shape == (4, 4, 6, 9, 5, 2) and made.points.shape == (4, 6, 9, 5, 3)
-    flat = np.asarray(made.points).reshape(4, -1, 3)
-    uv, depth = cameras.project(views, flat)
-    centre = np.broadcast_to(epipolar.centres(6, 9)[:, :, None], (6, 9, 5, 2)).reshape(-1, 2)
-    np.testing.assert_allclose(uv, np.broadcast_to(centre, uv.shape), atol=2e-5)
-    np.testing.assert_allclose(depth.reshape(4, 6, 9, 5), made.depths, rtol=1e-5)
+@contextlib.contextmanager
+def precision(name: str):
+    """Arrays of 64 bits where they are asked for."""
+    with jax.enable_x64(name == 'float64'):
+        yield np.dtype(name)
+
+
+def exact_rig(count: int, dtype, seed: int = 0, radius=(2.5, 4.0)) -> cameras.Cameras:
+    """Cameras at free places, turned freely, with two focal lengths, a skew and a centre of their own; float64 in NumPy."""
+    random = np.random.default_rng(seed)
+    back = random.standard_normal((count, 3))
+    back /= np.linalg.norm(back, axis=-1, keepdims=True)
+    right = np.cross([0.1, 1.0, -0.2], back)
+    right /= np.linalg.norm(right, axis=-1, keepdims=True)
+    pose, lens = np.zeros((count, 4, 4)), np.zeros((count, 3, 3))
+    pose[:, :3, 0], pose[:, :3, 1], pose[:, :3, 2], pose[:, 3, 3] = right, np.cross(-back, right), -back, 1.0
+    pose[:, :3, 3] = random.uniform(*radius, (count, 1)) * back + random.uniform(-0.2, 0.2, (count, 3))
+    lens[:, 0, 0], lens[:, 1, 1] = random.uniform(1.0, 1.6, (2, count))
+    lens[:, 0, 1], lens[:, 2, 2] = random.uniform(-0.05, 0.05, count), 1.0
+    lens[:, 0, 2], lens[:, 1, 2] = random.uniform(0.45, 0.55, (2, count))
+    return cameras.Cameras(jnp.asarray(pose, dtype), jnp.asarray(lens, dtype))
+
+
+def wide(tree):
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+
+
+def seen(views: cameras.Cameras, v: int, points):
+    """(uv, depth) of points [N, 3] in view v, written out in float64."""
+    pose, lens = (np.asarray(leaf[v], np.float64) for leaf in (views.world_from_cam, views.intrinsics))
+    local = (np.asarray(points, np.float64) - pose[:3, 3]) @ pose[:3, :3]
+    pixel = local @ lens.T
+    return pixel[:, :2] / pixel[:, 2:], local[:, 2]
+
+
+def one(uv):
+    return np.concatenate([uv, np.ones((*uv.shape[:-1], 1))], -1)
+
+
+@pytest.mark.parametrize('name', TOLERANCES)
+def test_a_point_and_its_two_images_satisfy_the_fundamental_matrix(name):
+    with precision(name) as dtype:
+        a, b = exact_rig(5, dtype), exact_rig(5, dtype, seed=1)
+        made = epipolar.fundamental(a, b)
+        assert made.dtype == dtype
+        f = np.asarray(made, np.float64)
+    f = f / np.linalg.norm(f, axis=(-2, -1), keepdims=True)
+    points = np.random.default_rng(2).uniform(-0.8, 0.8, (40, 3))
+    for k in range(5):
+        (p, _), (q, _) = seen(a, k, points), seen(b, k, points)
+        lines = one(p) @ f[k].T
+        distance = np.abs(np.sum(one(q) * lines, -1)) / np.linalg.norm(lines[:, :2], axis=-1)
+        assert distance.max() < TOLERANCES[name]
+        for other, centre, turned in ((b, a, f[k]), (a, b, f[k].T)):  # both epipoles: e^T F = 0 and F e = 0
+            epipole = one(seen(other, k, np.asarray(centre.world_from_cam)[k, None, :3, 3])[0])[0]
+            assert np.abs(epipole @ turned).max() / np.linalg.norm(epipole) < TOLERANCES[name]
+    assert np.abs(np.linalg.det(f)).max() < (1e-6 if name == 'float32' else 1e-15)
+
+
+@pytest.mark.parametrize('name', TOLERANCES)
+def test_points_of_rays_return_to_their_own_view_and_lie_on_lines_in_others(name):
+    with precision(name) as dtype:
+        views = exact_rig(4, dtype, seed=3)
+        made = epipolar.ray_points(views, 4, 8, 5, 1.5, 4.5)
+        assert {leaf.dtype for leaf in (made.uv, made.points, made.plucker)} == {dtype}
+        made, valid = wide(made), np.asarray(made.valid)
+        matrices = wide(epipolar.fundamental(*epipolar.pairs(views)))
+    assert made.uv.shape == (4, 4, 4, 8, 5, 2) and made.points.shape == (4, 4, 8, 5, 3)
+    centre = np.broadcast_to(epipolar.centres(4, 8)[:, :, None], (4, 8, 5, 2)).reshape(-1, 2).astype(np.float64)
     np.testing.assert_allclose(made.depths[0, 0, 0], 1.5 + 3.0 * (np.arange(5) + 0.5) / 5, rtol=1e-6)
+    compared = 0
     for v in range(4):
+        flat = made.points[v].reshape(-1, 3)
+        uv, depth = seen(views, v, flat)
+        np.testing.assert_allclose(uv, centre, atol=TOLERANCES[name])
+        np.testing.assert_allclose(depth, made.depths[v].reshape(-1), rtol=TOLERANCES[name])
+        np.testing.assert_array_equal(made.uv[v, v].reshape(-1, 2), centre)
         for s in range(4):
-            target, ahead = cameras.project(jax.tree.map(lambda leaf, s=s: leaf[s], views), flat[v])
-            inside = np.asarray((ahead > 0) & (target >= 0).all(-1) & (target <= 1).all(-1)) | (v == s)
-            np.testing.assert_array_equal(np.asarray(made.valid[v, s]).reshape(-1), inside)
-            got = np.asarray(made.uv[v, s]).reshape(-1, 2)
-            np.testing.assert_allclose(got[inside], target[inside] if v != s else centre, atol=2e-5)
+            target, ahead = seen(views, s, flat)
+            inside = (ahead > 0) & (target >= 0).all(-1) & (target <= 1).all(-1) | (v == s)
+            np.testing.assert_array_equal(valid[v, s].reshape(-1), inside)
+            got = made.uv[v, s].reshape(-1, 2)
+            np.testing.assert_allclose(got[inside], target[inside] if v != s else centre, atol=TOLERANCES[name])
+            np.testing.assert_array_equal(got[~inside], 0.5)
+            if v != s:
+                lines = one(centre) @ matrices[v, s].T
+                distance = np.abs(np.sum(one(got) * lines, -1)) / np.linalg.norm(lines[:, :2], axis=-1)
+                assert distance[inside].max(initial=0.0) < TOLERANCES[name]
+                compared += inside.sum()
+    assert 200 < compared < 12 * 4 * 8 * 5  # points within other pictures, and points that are not
 
 
-def test_plucker_coordinates_meet_where_rays_meet():
-    views = rig(2, seed=4)
-    point = jnp.array([0.2, -0.1, 0.3])
-    uv, _ = cameras.project(views, jnp.broadcast_to(point, (2, 1, 3)))
-    rays = jax.vmap(cameras.rays_at)(views, uv)
-    first, second = np.asarray(cameras.plucker(rays), np.float64).reshape(2, 6)
-    assert abs(first[3:] @ second[:3] + second[3:] @ first[:3]) < 1e-5  # reciprocal product
-    assert abs(first[:3] @ first[3:]) < 1e-6
+@pytest.mark.parametrize('name', TOLERANCES)
+def test_plucker_coordinates_meet_where_rays_meet(name):
+    """Rays of two views through one point; the moment by NumPy, and from anywhere along the ray."""
+    small = {'float32': 1e-5, 'float64': 1e-13}[name]
+    with precision(name) as dtype:
+        views = exact_rig(2, dtype, seed=4)
+        point = np.array([0.2, -0.1, 0.3])
+        uv = jnp.stack([jnp.asarray(seen(views, v, point[None])[0], dtype) for v in range(2)])
+        rays = jax.vmap(cameras.rays_at)(views, uv)
+        slid = rays.replace(origins=rays.origins + 1.7 * rays.directions)
+        lines, moved = (np.asarray(cameras.plucker(one), np.float64).reshape(2, 6) for one in (rays, slid))
+        turned = np.asarray(view_inputs.plucker_zup(views, 4, 4), np.float64)
+    position = np.asarray(views.world_from_cam, np.float64)[:, :3, 3]
+    direction = (point - position) / np.linalg.norm(point - position, axis=-1, keepdims=True)
+    np.testing.assert_allclose(lines, np.concatenate([np.cross(position, direction), direction], -1), atol=small)
+    np.testing.assert_allclose(moved, lines, atol=small)
+    first, second = lines
+    assert abs(first[:3] @ second[3:] + second[:3] @ first[3:]) < small  # reciprocal product
+    assert np.abs(np.sum(lines[:, :3] * lines[:, 3:], -1)).max() < small
+    assert np.abs(np.sum(turned[..., :3] * turned[..., 3:], -1)).max() < small
+    np.testing.assert_allclose(np.linalg.norm(turned[..., :3], axis=-1), 1.0, atol=small)
+
+
+@pytest.mark.parametrize('name', TOLERANCES)
+def test_a_lookup_of_a_linear_field_is_the_field(name):
+    small = {'float32': 1e-5, 'float64': 1e-13}[name]
+    random = np.random.default_rng(5)
+    slope, level = random.standard_normal((2, 3, 2, 6)), random.standard_normal((2, 3, 6))
+    centre, uv = epipolar.centres(8, 16).astype(np.float64), random.uniform(1 / 16, 15 / 16, (2, 3, 50, 2))
+    field = lambda uv: np.einsum('...k,bskc->bs...c', uv, slope) if uv.ndim == 3 else np.einsum('bsnk,bskc->bsnc', uv, slope)
+    with precision(name) as dtype:
+        maps = jnp.asarray(field(centre) + level[:, :, None, None], dtype)
+        got = epipolar_block.lookup(maps, jnp.asarray(uv, dtype))
+        plain = grids.bilinear(maps[1, 2], jnp.asarray(uv[1, 2], dtype) * np.array([16, 8], dtype) - np.array(0.5, dtype))
+        outside = epipolar_block.lookup(maps, jnp.asarray([[[[-1.0, -1.0]] * 1] * 3] * 2, dtype))
+        assert got.dtype == plain.dtype == dtype
+        np.testing.assert_array_equal(outside[:, :, 0], maps[:, :, 0, 0])  # the border is repeated
+    np.testing.assert_allclose(got, field(uv) + level[:, :, None], atol=small)
+    np.testing.assert_allclose(plain, (field(uv) + level[:, :, None])[1, 2], atol=small)
 
 
 @pytest.mark.parametrize('seed', [0, 1])

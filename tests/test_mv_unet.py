@@ -14,7 +14,7 @@ from t3d.core import tree
 from t3d.core.errors import UsageError
 from t3d.fields import view_inputs
 from t3d.fields.view_inputs import ViewOptions
-from t3d.geom import cameras
+from t3d.geom import cameras, epipolar
 from t3d.nets import epipolar_block, mv_unet, view_attention
 from t3d.nets.mv_unet import NO_VIEWS, MultiViewUNet, ViewInputs
 from t3d.nets.unet import UNet
@@ -179,11 +179,9 @@ def test_a_masked_network_that_is_new_and_sees_all_is_the_dense_one():
 
 
 class TestEpipolarBlock:
-    """The block alone: an identity when new, its own features for one view, points that no camera sees."""
+    """The block alone: an identity when new, its own features for one view, points that no camera sees or behind one."""
 
     def made(self, count: int = V, seed: int = 0):
-        from t3d.geom import epipolar
-
         views = rig(count)
         rays = epipolar.ray_points(views, 4, 5, 3, 2.0, 4.4)
         block = epipolar_block.EpipolarBlock(2)
@@ -195,11 +193,11 @@ class TestEpipolarBlock:
         block, params, x, rays, _ = self.made()
         np.testing.assert_array_equal(block.apply({'params': params}, x, rays), x)
 
-    @pytest.mark.parametrize('block', [100, 10_000])
-    def test_it_is_the_naive_loop(self, block, monkeypatch):
-        """Every position, point, view and head by itself, in NumPy; ours in many blocks and in one."""
+    @pytest.mark.parametrize(('block', 'count'), [(100, V), (10_000, V), (10_000, 1)])
+    def test_it_is_the_naive_loop(self, block, count, monkeypatch):
+        """Every position, point, view and head by itself, in NumPy; ours in many blocks and in one, and of one view."""
         monkeypatch.setattr(epipolar_block, 'BLOCK', block)
-        block, params, x, rays, _ = self.made()
+        block, params, x, rays, _ = self.made(count)
         p = jax.tree.map(np.float64, random_weights.shaken(params, 0.3))
         got = np.asarray(block.apply({'params': jax.tree.map(np.float32, p)}, x, rays))
         rays = jax.tree.map(np.float64, rays)
@@ -229,14 +227,14 @@ class TestEpipolarBlock:
 
         gelu = lambda value: 0.5 * value * (1.0 + erf(value / np.sqrt(2.0)))
         code = np.asarray(epipolar_block.encoding(rays))
-        h = norm('norm', x.astype(np.float64)).reshape(B, V, 4, 5, 8)
-        expected = x.astype(np.float64).reshape(B, V, 4, 5, 8).copy()
-        for b, v, i, j in np.ndindex(B, V, 4, 5):
+        h = norm('norm', x.astype(np.float64)).reshape(B, count, 4, 5, 8)
+        expected = x.astype(np.float64).reshape(B, count, 4, 5, 8).copy()
+        for b, v, i, j in np.ndindex(B, count, 4, 5):
             tokens = []
             for m in range(3):
                 place = linear('place', code[b, v, i, j, m])
-                seen = [s for s in range(V) if rays.valid[b, v, s, i, j, m] > 0]
-                looked = [bilinear(h[b, s], rays.uv[b, v, s, i, j, m]) for s in seen]
+                seen = [s for s in range(count) if rays.valid[b, v, s, i, j, m] > 0]
+                looked = [bilinear(h[b, s], rays.uv[b, v, s, i, j, m]) if s != v else h[b, v, i, j] for s in seen]
                 keys, values = linear('to_k', np.stack(looked)), linear('to_v', np.stack(looked))
                 mixed = attend(linear('to_q', h[b, v, i, j]) + place, keys, values)
                 token = linear('to_v', h[b, v, i, j]) + place + linear('to_out_views', mixed)
@@ -247,18 +245,74 @@ class TestEpipolarBlock:
             expected[b, v, i, j] += linear('to_out', out)
         np.testing.assert_allclose(got, expected.reshape(got.shape), atol=3e-5)
 
-    def test_views_that_do_not_see_a_point_say_nothing_and_gradients_stay_finite(self):
+    def test_views_that_do_not_see_a_point_say_nothing(self):
         block, params, x, rays, views = self.made()
         params = random_weights.shaken(params, 0.3)
         blind = rays.replace(valid=rays.valid & jnp.eye(V, dtype=bool)[:, :, None, None, None])
         apply = jax.jit(lambda x, rays: block.apply({'params': params}, x, rays))
         changed = x.reshape(B, V, 4, 5, 8).copy()
-        changed[:, 1:] += 1.0
+        changed[:, 1:] += np.arange(8.0)  # not 1, which the norm takes away
         kept = np.asarray(apply(x, blind)).reshape(changed.shape)[:, 0]
         np.testing.assert_array_equal(np.asarray(apply(changed.reshape(x.shape), blind)).reshape(changed.shape)[:, 0], kept)
-        behind = rays.replace(valid=blind.valid, uv=jnp.where(blind.valid[..., None], rays.uv, 0.5))
-        grads = jax.grad(lambda x: jnp.sum(block.apply({'params': params}, x, behind) ** 2))(x)
-        assert np.isfinite(np.asarray(grads)).all()
+
+    def test_one_view_takes_its_own_features_place_by_place(self):
+        """A place hears itself alone; views that see only themselves are each such a view."""
+        block, params, x, rays, _ = self.made(1)
+        params = random_weights.shaken(params, 0.3)
+        apply = jax.jit(lambda x, rays: block.apply({'params': params}, x, rays))
+        changed = x.copy()
+        changed[:, 2, 3] += np.arange(8.0)  # another direction: the norm takes away what is the same in all channels
+        moved = np.abs(np.asarray(apply(changed, rays)) - np.asarray(apply(x, rays))).max((0, -1))
+        assert moved[2, 3] > 1e-2 and np.count_nonzero(moved) == 1
+        _, _, many, all_rays, _ = self.made()
+        blind = all_rays.replace(valid=all_rays.valid & jnp.eye(V, dtype=bool)[:, :, None, None, None])
+        together = np.asarray(apply(many, blind)).reshape(B, V, 4, 5, 8)
+        for v in range(V):
+            own = jax.tree.map(lambda leaf, v=v: leaf[:, v : v + 1], all_rays)
+            own = own.replace(uv=own.uv[:, :, v : v + 1], valid=own.valid[:, :, v : v + 1])
+            alone = np.asarray(apply(many.reshape(B, V, 4, 5, 8)[:, v], own))
+            np.testing.assert_allclose(together[:, v], alone, atol=1e-5)
+
+    def in_line(self, near: float, far: float):
+        """(block, its parameters, x, cameras) of one object: 0 far out, 1 nearer on the same axis, 2 at the side."""
+        azimuth, radius, fov = np.array([[0.0, 0.0, 1.2]]), np.array([[3.2, 1.0, 3.0]]), np.array([[0.7, 0.7, 1.4]])
+        views = cameras.orbit(azimuth, 0.0, radius, fov)
+        block, x = epipolar_block.EpipolarBlock(2), np.random.default_rng(3).standard_normal((3, 5, 5, 8)).astype(np.float32)
+        points = lambda views: epipolar.ray_points(views, 5, 5, 5, near, far)
+        params = random_weights.fan_in(jax.eval_shape(block.init, jax.random.key(0), x, points(views))['params'])
+        return jax.jit(lambda x, views: block.apply({'params': params}, x, points(views))), x, views, points(views)
+
+    def test_points_behind_a_camera_say_nothing(self):
+        """All points of view 0 lie behind camera 1, where a projection without its sign falls into the picture."""
+        apply, x, views, rays = self.in_line(0.4, 2.0)
+        flat = np.asarray(rays.points[0, 0], np.float64).reshape(-1, 3)
+        pose, lens = np.asarray(views.world_from_cam[0, 1], np.float64), np.asarray(views.intrinsics[0, 1], np.float64)
+        local = (flat - pose[:3, 3]) @ pose[:3, :3]
+        mirrored = (local @ lens.T)[:, :2] / local[:, 2:]
+        assert (local[:, 2] < -0.1).all() and ((mirrored > 0) & (mirrored < 1)).all(-1).mean() > 0.3
+        assert not np.asarray(rays.valid[0, 0, 1]).any() and np.asarray(rays.valid[0, 0, 2]).any()
+        changed = x.copy()
+        changed[1] += np.random.default_rng(4).standard_normal(x[1].shape)
+        out = np.asarray(apply(x, views))
+        np.testing.assert_array_equal(np.asarray(apply(changed, views))[0], out[0])
+        pair = jax.tree.map(lambda leaf: leaf[:, ::2], views)  # as if camera 1 were not there
+        np.testing.assert_allclose(apply(x[::2], pair)[0], out[0], atol=1e-5)
+        slopes = jax.jit(jax.grad(lambda x: jnp.sum(apply(x, views)[0] ** 2)))(x)
+        assert [np.abs(np.asarray(slope)).max() > 1e-2 for slope in slopes] == [True, False, True] and not slopes[1].any()
+        changed = x.copy()
+        changed[2] += np.random.default_rng(4).standard_normal(x[2].shape)
+        assert np.abs(np.asarray(apply(changed, views))[0] - out[0]).max() > 1e-2  # what stands before a camera is heard
+
+    def test_gradients_are_finite_with_points_behind_beside_and_at_the_centre_of_a_camera(self):
+        apply, x, views, rays = self.in_line(0.2, 4.2)
+        centre = np.asarray(rays.points[0, 0, 2, 2, 2] - views.world_from_cam[0, 1, :3, 3])
+        assert np.abs(centre).max() < 1e-5  # 2.2 from camera 0, where camera 1 stands
+        depth = np.asarray((rays.points[0, 0] - views.world_from_cam[0, 1, :3, 3]) @ views.world_from_cam[0, 1, :3, 2])
+        assert (depth < -1e-3).any() and (depth > 1e-3).any() and (np.abs(depth) < 1e-5).any()
+        total = lambda x, pose, lens: jnp.sum(apply(x, cameras.Cameras(pose, lens)) ** 2)
+        slopes = jax.jit(jax.grad(total, (0, 1, 2)))(x, views.world_from_cam, views.intrinsics)
+        for slope in slopes:
+            assert np.isfinite(np.asarray(slope)).all() and np.asarray(slope).any()
 
 
 @pytest.mark.parametrize('masked', [False, True])

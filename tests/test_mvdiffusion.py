@@ -1,4 +1,4 @@
-"""Multi-view diffusion as a system: two programs over one tree, what moves when, given text, samples of each object alone."""
+"""Multi-view diffusion as a system: two programs over one tree, what moves when, dropped cameras, objects apart."""
 
 import functools
 import re
@@ -21,6 +21,7 @@ from t3d.data import sources
 from t3d.geom import cameras
 from t3d.inference import given as givens
 from t3d.inference import loading
+from t3d.nets import mv_unet
 from t3d.parallel import devices
 from t3d.systems import mvdiffusion
 
@@ -170,15 +171,59 @@ def test_a_prior_of_another_vocabulary_or_size_is_refused():
         jax.eval_shape(wider.init, jax.random.key(0), batch(), params_of(prior()))
 
 
-@pytest.mark.parametrize('variant', ['tiny_masked', 'tiny_epipolar'])
-def test_other_forms_make_their_state_and_step_by_shapes(variant):
-    levels = 'views.block_levels=(0,)' if variant == 'tiny_epipolar' else 'views.block_levels=()'
-    system = systems.make(config(variant, levels), {})
-    state = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec, {})
-    after, _ = jax.eval_shape(system.train_step, state, system.batch_spec, jax.random.key(0), {})
-    assert jax.tree.structure(after) == jax.tree.structure(state)
-    names = ' '.join(tree.flatten(state.params))
+LEVELS_OF = {'tiny_masked': 'views.block_levels=()', 'tiny_epipolar': 'views.block_levels=(0,)'}
+
+
+@pytest.mark.parametrize('variant', LEVELS_OF)
+def test_other_forms_step_and_every_parameter_moves(variant):
+    system = systems.make(config(variant, LEVELS_OF[variant], 'flat_share=0.0'), {})
+    shapes = jax.eval_shape(system.init, jax.random.key(0), system.batch_spec, {})
+    params = jax.tree.map(jnp.asarray, random_weights.fan_in(shapes.params))  # no layer at its zero start
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes).replace(params=params, ema=params)
+    after, metrics = jax.jit(system.train_step)(state, batch(), jax.random.key(1), {})
+    assert jax.tree.structure(after) == jax.tree.structure(state) and int(after.step) == 1
+    assert 0.05 < metrics['loss'] < 20.0 and 0.0 < metrics['grad_norm'] < np.inf
+    moved = {name: np.abs(new - tree.flatten(params)[name]).max() for name, new in tree.flatten(after.params).items()}
+    still = [name for name, by in moved.items() if not 1e-5 < by < 3e-3]  # Adam's first step: by the rate, 1e-3
+    assert all(re.fullmatch(r'.*(layers/key|epipolar/to_k|epipolar/to_k_ray)/bias', name) for name in still), still
+    names = ' '.join(moved)
     assert ('epipolar/to_q' in names) == (variant == 'tiny_epipolar')
+    kernel = next(leaf.shape for name, leaf in tree.flatten(params).items() if name.endswith('attentions_0/proj_in/kernel'))
+    assert kernel[-2] - kernel[-1] == (6 if variant == 'tiny_masked' else 0)  # Plücker coordinates
+
+
+@pytest.mark.parametrize('share', [0.5, 1.0])
+def test_an_object_whose_camera_is_dropped_is_seen_by_a_network_without_cameras(share):
+    """Beside the network stands one of the same weights that has no camera embedding, at the same noise."""
+    model = mvdiffusion.Model(config('tiny', f'drop_camera={share}', 'drop_text=0.0'), {})
+    blind = mvdiffusion.Model(config('tiny', 'views.camera='), {})
+    params = started()[1].params
+    assert 'camera_embedding' in params['unet'] and blind.unet.camera == 0
+    without = {'unet': {name: leaf for name, leaf in params['unet'].items() if name != 'camera_embedding'}}
+
+    def outputs(key):
+        called = []
+
+        def predict(params, x, t, features, views):
+            called.append((x, t, features, views, mvdiffusion.Model.predict(model, params, x, t, features, views)))
+            return called[-1][-1]
+
+        model.predict = predict
+        model.loss(params, {}, batch(), key)
+        ((x, t, features, views, out),) = called
+        told = mvdiffusion.Model.predict(model, params, x, t, features, views._replace(keep=None))
+        return out, told, blind.predict(without, x, t, features, mv_unet.NO_VIEWS)
+
+    outputs, dropped = jax.jit(outputs), set()
+    for seed in range(5):
+        out, told, untold = (np.asarray(value) for value in outputs(jax.random.key(seed)))
+        drop = np.asarray(jax.random.bernoulli(jax.random.split(jax.random.key(seed), 4)[1], share, (2,)))
+        for k in range(2):
+            same, other = (untold[k], told[k]) if drop[k] else (told[k], untold[k])
+            np.testing.assert_allclose(out[k], same, atol=1e-5)
+            assert np.abs(out[k] - other).max() > 1e-3
+        dropped |= set(drop.tolist())
+    assert dropped == ({True} if share == 1.0 else {False, True})
 
 
 def test_given_to_another_it_is_its_functions_and_both_trees():

@@ -46,7 +46,7 @@ def weights(kind: str, first: float, last: float, length: int, *, power: float =
 
 
 def mix(views, pictures, weight):
-    """weight views + (1 - weight) pictures; bit for bit one of them at 1 and 0 (Eq. 2)."""
+    """weight views + (1 - weight) pictures (Eq. 2): one of them at 1 and 0, exactly where the other is finite."""
     return weight * views + (1.0 - weight) * pictures
 
 

@@ -84,6 +84,8 @@ class Sampler:
         self.weight = joint.weights(
             mixing.schedule, mixing.first, mixing.last, self.schedule.length, power=mixing.power, at=mixing.at
         )
+        curve = np.unique(self.weight(np.arange(self.schedule.length)))
+        self.only = curve[0] if len(curve) == 1 and curve[0] in (0.0, 1.0) else None
         self.draw = jax.jit(self._draw)
 
     def _flat_shape(self):
@@ -172,10 +174,16 @@ class Sampler:
     # ------------------------------------------------------------------------------------------------------------- sampling
 
     def prediction(self, given, ids, views):
-        """`predict(x, t)` of both models together."""
+        """`predict(x, t)` of both models together.
+
+        A mixture whose lambda is 1 (or 0) at all times asks one model only: the same program as that model's own sampler, hence
+        the same bits, however XLA would fuse and round a program of both.
+        """
         mixing, params = self.config.mixing, given['views']
         together = self.of_views(params, ids, views)
         flat = self.alone(params, ids) if self.pictures is None else self.of_pictures(given['pictures'], ids)
+        if mixing.form == 'mix' and self.only is not None:
+            return together if self.only == 1.0 else flat
         if mixing.form == 'mix':
             return lambda x, t: joint.mix(together(x, t), flat(x, t), self.weight(t))
         plain = {**ids, 'pictures': self._each(ids['views'], ids), 'no_pictures': self._each(ids['no_views'], ids)}
