@@ -15,9 +15,9 @@ from t3d.parallel import devices
 
 SHOWN = (
     ('instant3d-scenes', 'a red cone on top of a blue cube'),
-    ('instant3d-scenes', 'a yellow cylinder to the left of a purple sphere'),
+    ('instant3d-scenes', 'a yellow cylinder'),
+    ('instant3d-scenes', 'a green cube on top of an orange cylinder'),
     ('instant3d-furniture', 'a blue child chair'),
-    ('instant3d-furniture', 'a bookcase'),
 )
 AZIMUTH, ELEVATION = np.radians(30.0), np.radians(20.0)
 CLOSER = 0.75  # of the field of view that the models were trained with: an object fills more of its picture

@@ -176,13 +176,13 @@ def picked(params, like):
 def trained(name, count=1):
     """(state before, after 2 steps, after 4, metrics of the last step, state and metrics of the first), on the host."""
     mesh, target, program, state, _ = runner(name, count)
-    kept = [state]
+    kept, first = [state], ()
     with jax.set_mesh(mesh):
         state = put(state, target)
         for k in range(STEPS):
             state, metrics = program(state, batch(name), k)
             kept += [jax.device_get(state)] if k in (1, STEPS - 1) else []
-            first = jax.device_get((state, metrics)) if k == 0 else first
+            first = first or jax.device_get((state, metrics))
     return (*kept, jax.device_get(metrics), *first)
 
 
