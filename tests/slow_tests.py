@@ -135,7 +135,21 @@ SLOW = {
         'test_steps_learn_move_every_parameter_and_compile_once',
         'test_text_and_camera_are_read_and_dropped_text_is_not',
     ),
-    'test_mvdiffusion.py': ('test_each_step_is_of_one_kind_by_seed_and_step_and_both_learn',),
+    'test_mvdiffusion.py': (  # the other form, the other counts of copies
+        'test_each_step_is_of_one_kind_by_seed_and_step_and_both_learn',
+        'test_other_forms_step_and_every_parameter_moves[tiny_masked]',
+        'test_each_text_or_no_text_by_the_coin_as_if_every_row_were_read_apart[1-True]',
+        'test_each_text_or_no_text_by_the_coin_as_if_every_row_were_read_apart[1-False]',
+        'test_an_object_whose_camera_is_dropped_is_seen_by_a_network_without_cameras[1.0]',
+    ),
+    'test_records.py': ('test_a_training_reads_them',),  # the examples are those of the packed set
+    'test_systems_on_sd.py': (  # the other system, and the slow steps
+        'test_a_step_with_the_folder_has_the_shapes_of_its_state[feed_forward]',
+    ),
+    'test_flash_attention.py': (  # the other networks
+        'test_every_self_attention_of_a_network_is_the_kernel_and_none_of_a_text[planes]',
+        'test_every_self_attention_of_a_network_is_the_kernel_and_none_of_a_text[flat]',
+    ),
     'test_multiview_metric.py': (
         'test_the_floor_is_below_inconsistent_views_and_these_below_shuffled_ones',
         'test_an_object_has_the_same_number_in_any_company_and_whatever_its_place',
