@@ -8,6 +8,7 @@ has several steps, they are taken in turn.
 import functools
 import re
 
+import alike
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +77,8 @@ OF_VIEWS = ('reconstruct',)  # they read posed views, not prompts
 STEPS = 4
 # Leaves that no gradient reaches: softmax cancels a key's bias; fixed noise is a constant, and EG3D's upsampler adds none.
 STILL = re.compile(r'text/layers/key/bias|buffers/.*/noise_const|generator/superres/.*/noise_strength')
+# Mean difference of what two steps move on one and on eight devices, as a share of the largest move (alike.py says why).
+FAR = {'ganfusion_gan': 4e-3, 'ganfusion_diffusion': 2e-4}  # seen: 7e-4 and 3e-5; of others 8e-6
 NAMES = sorted(SMALL)
 LEARNERS = [name for name in NAMES if name not in ONLY_SAMPLE]
 
@@ -210,7 +213,7 @@ def test_what_only_samples_has_no_step_no_weights_and_no_data(name):
 
 @pytest.mark.slow
 def test_a_step_is_traced_once_and_moves_every_parameter(learner):
-    before, _, after, metrics = trained(learner)
+    before, _, after, metrics, *_ = trained(learner)
     assert runner(learner, 1)[-1] == list(range(1 + len(made(learner).other_steps)))
     old = tree.flatten(before.params)
     still = {leaf for leaf, value in tree.flatten(after.params).items() if np.array_equal(value, old[leaf])}
@@ -238,15 +241,10 @@ def test_a_run_that_stops_and_resumes_ends_with_the_same_bits(learner, tmp_path)
 @pytest.mark.slow
 def test_eight_devices_are_one(learner):
     one, many = trained(learner), trained(learner, 8)
-    np.testing.assert_allclose(one[3]['loss'], many[3]['loss'], rtol=1e-4, atol=1e-6)
-    moved_alike(one[0], one[1], many[1])
-
-
-def moved_alike(before, one, many):
-    before, one, many = (tree.flatten(state.params) for state in (before, one, many))
-    for leaf, value in one.items():  # Adam moves by its rate whatever the gradient's size, so noise of zero gradients shows
-        moved = np.abs(np.asarray(value, np.float64) - before[leaf]).max()
-        assert np.abs(np.asarray(value, np.float64) - many[leaf]).mean() <= 0.02 * moved + 1e-7, leaf
+    for k in (3, 5):  # the fourth step and the first
+        np.testing.assert_allclose(one[k]['loss'], many[k]['loss'], rtol=2e-6, atol=1e-7)  # seen: 4e-7
+    alike.gradients(one[4], many[4])
+    alike.moves(one[0], one[1], many[1], FAR.get(learner, 4e-5))
 
 
 @pytest.mark.slow
