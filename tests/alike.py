@@ -1,7 +1,7 @@
 """How alike states of one run on one device and on several are: sums in another order, and what Adam makes of them.
 
-Moves are less alike than gradients: Adam divides each by its own size, so where a gradient is small beside those of its leaf its
-noise moves too, and where it is nothing but rounding (ROUNDING) noise is moved by the whole rate.
+Moves are less alike than gradients: Adam divides each by its own size, so where a gradient is small beside those of its leaf
+its noise moves too, and where it is nothing but rounding (ROUNDING) noise is moved by the whole rate.
 """
 
 import re
