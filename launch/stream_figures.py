@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 
+from t3d.build import pack_records
 from t3d.core import config as configs
 from t3d.core import parsing
 from t3d.core.rules import Whole
@@ -67,8 +68,8 @@ def write(folder: pathlib.Path, count: int) -> dict[str, int]:
     listed, counts = [], []
     for start in range(0, count, SHARD):
         number, captions = start // SHARD, []
-        path = folder / f'train-{number:05d}.array_record'
-        writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1,uncompressed')
+        path = folder / f'train-{number:05d}{pack_records.SUFFIX}'
+        writer = array_record_module.ArrayRecordWriter(str(path), pack_records.WRITER)
         for index in range(start, min(start + SHARD, count)):
             writer.write(with_facts(encoded[index % len(models)], name=f'{index}', at=[number, index - start]))
             captions += models[index % len(models)]['captions']

@@ -75,7 +75,7 @@ def test_a_batch_spread_over_the_devices_renders_the_same(monkeypatch):
 def test_the_peer_answers():
     pytest.importorskip('torch')
     peer = measure.Peer(render_bench.PEER)
-    assert 'torch' in peer.load(render_workload.SHAPES['tiny'])
+    assert 'torch' in render_bench.load(peer, render_workload.SHAPES['tiny'])
     assert peer.once('forward', 1) > 0 and peer.once('both', 1) > 0
     assert peer.memory('forward') > -8.0  # MiB that the process grew; nothing new may have been needed
     peer.close()

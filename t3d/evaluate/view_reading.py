@@ -84,14 +84,14 @@ def _judge(world_from_cam: bytes, intrinsics: bytes, views, size, background, su
     return pattern_oracle.ViewsOracle(*poses, size, background=background, supersample=supersample, names=names)
 
 
+def psnr_of_views(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio [N, V], in dB, of images and truth [N, V, S, S, 3]."""
+    return jax.device_get(image.psnr(images, truth))
+
+
 def psnr(images: np.ndarray, truth: np.ndarray) -> float:
     """Mean over views of the peak signal-to-noise ratio, in dB, of images and truth [N, V, S, S, 3]."""
-    return float(np.mean(jax.device_get(image.psnr(images, truth))))
-
-
-def lowest(images: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over objects of the least peak signal-to-noise ratio of their views, in dB, of images and truth [N, V, S, S, 3]."""
-    return float(np.mean(np.min(jax.device_get(image.psnr(images, truth)), axis=-1)))
+    return float(np.mean(psnr_of_views(images, truth)))
 
 
 def set_name(loaded: Loaded) -> str:

@@ -10,7 +10,7 @@ from t3d.core import rules
 from t3d.data.sets import pattern_oracle
 from t3d.data.sets.pattern_oracle import LABELS, Reading
 from t3d.evaluate import drawing, pattern_views, toy_objects
-from t3d.evaluate.view_reading import LIMIT, appearance, draw, lowest, objects, psnr, read, set_name, true_views
+from t3d.evaluate.view_reading import LIMIT, appearance, draw, objects, psnr, psnr_of_views, read, set_name, true_views
 from t3d.inference.loading import Loaded
 from t3d.metrics.scores import attribute_shares
 
@@ -52,8 +52,9 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
         scores[f'{name}/distance'] = float(np.mean([view.distance for k in rows for view in readings[k]]))
         other = np.roll(truth[rows], samples, axis=0)  # of the next caption of the group
         scores[f'control/{name}/distance_shuffled'] = float(np.mean(np.sqrt(np.mean((images[rows] - other) ** 2, (2, 3, 4)))))
-        scores[f'{name}/psnr'] = psnr(images[rows], truth[rows])
-        scores[f'{name}/psnr_lowest'] = lowest(images[rows], truth[rows])
+        quality = psnr_of_views(images[rows], truth[rows])
+        scores[f'{name}/psnr'] = float(np.mean(quality))
+        scores[f'{name}/psnr_lowest'] = float(np.mean(np.min(quality, axis=1)))
         scores[f'{name}/n'] = len(rows)
         scores[f'{name}/views_n'] = len(rows) * images.shape[1]
         scores.update({f'control/{name}/{label}_shuffled': value for label, value in control.items()})

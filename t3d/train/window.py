@@ -9,7 +9,7 @@ import numpy as np
 
 from t3d.checkpoint import store as stores
 from t3d.core import system
-from t3d.core.errors import NonFinite, diverged
+from t3d.core.errors import diverged
 from t3d.parallel import devices
 from t3d.train import log as logs
 
@@ -89,7 +89,7 @@ class Zeroed:
             self._all[name] = self._all.get(name, 0) + 1
             if share > system.NOT_FINITE or self._row[name] >= system.STEPS_NOT_FINITE:
                 store.wait()
-                raise NonFinite(_too_many(name, share, step, self._all[name], self._row[name], store))
+                raise diverged(_too_many(name, share, step, self._all[name], self._row[name]), store.latest(), store.folder)
             if self._all[name] == 1:
                 log.line(
                     f'note: {_percent(share)} of the numbers of {name.rpartition("/")[0]} at step {step} are not finite and '
@@ -102,15 +102,11 @@ class Zeroed:
         return {f'{name}_steps': float(count) for name, count in self._all.items()}
 
 
-def _too_many(name: str, share: float, step: int, count: int, row: int, store: stores.Store) -> str:
-    part, good = name.rpartition('/')[0], store.latest()
-    limit = f'more than {system.NOT_FINITE:.0%} of a step'
-    limit = limit if share > system.NOT_FINITE else f'some in {row} steps in a row'
-    where = f'step {good} in {store.folder}' if good is not None else 'none was saved'
+def _too_many(name: str, share: float, step: int, count: int, row: int) -> str:
+    limit = f'more than {system.NOT_FINITE:.0%} of a step' if share > system.NOT_FINITE else f'some in {row} steps in a row'
     return (
-        f'{_percent(share)} of the numbers of {part} at step {step} are NaN or infinite ({limit}; {count} steps had some); '
-        f'last checkpoint: {where}. A model that is given answers them (`t3d weights check` looks at its weights), or what it '
-        'is shown has diverged: train in another --workdir with that model mended, or with a lower optimizer.learning_rate.'
+        f'{_percent(share)} of the numbers of {name.rpartition("/")[0]} at step {step} are NaN or infinite ({limit}; {count} steps '
+        'had some): a model that is given answers them (`t3d weights check` looks at its weights), or what it is shown has diverged'
     )
 
 

@@ -4,15 +4,8 @@ Ordinary eager PyTorch in the manner of instant-ngp's ports: at each level the e
 integers, `torch.nn.functional.embedding`, and the weighted sum. As a program it is the other half of `t3d bench hash`.
 """
 
-import json
-import os
-import sys
-import time
-
 import torch
 import torch.nn.functional as F
-
-from t3d.bench import memory
 
 PRIMES = (1, 2654435761, 805459861)
 
@@ -55,27 +48,7 @@ def workload(shape: dict):
     return {'forward': forward, 'both': both}
 
 
-def main():
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.manual_seed(0)
-    runs = {}
-    for line in sys.stdin:
-        request = json.loads(line)
-        if 'shape' in request:
-            runs = workload(request['shape'])
-            where = f'{torch.get_default_device()}, best of 1 and {torch.get_num_threads()} threads'
-            answer = {'is': f'torch {torch.__version__}, {where}'}
-        elif 'memory' in request:
-            answer = {'mib': memory.peak_growth(runs[request['memory']])}
-        else:
-            torch.set_num_threads(request['threads'])
-            start = time.perf_counter()
-            runs[request['run']]()
-            if torch.get_default_device().type == 'cuda':
-                torch.cuda.synchronize()
-            answer = {'ms': 1e3 * (time.perf_counter() - start)}
-        print(json.dumps(answer), flush=True)
-
-
 if __name__ == '__main__':
-    main()
+    import serving
+
+    serving.serve(workload)

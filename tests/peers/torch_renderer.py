@@ -1,19 +1,12 @@
 """A plain PyTorch triplane renderer: the peer that t3d's renderer is measured against and compared with.
 
 Ordinary eager PyTorch: grid_sample on the three planes, mean, a two-layer MLP, two passes, sort and gather, cumprod. The same
-maths as t3d.geom.volume with EG3D's activations; of t3d it imports the meter of memory alone. As a program it is the other
-half of `t3d bench render`: it reads one JSON request a line (`shape`, then `run`) and answers with milliseconds.
+maths as t3d.geom.volume with EG3D's activations; of t3d it imports nothing. As a program it is the other half of `t3d bench
+render` (serving.py).
 """
-
-import json
-import os
-import sys
-import time
 
 import torch
 import torch.nn.functional as F
-
-from t3d.bench import memory
 
 AXES = {'orthogonal': ((0, 1), (0, 2), (2, 1)), 'legacy': ((0, 1), (0, 2), (2, 0))}
 
@@ -144,27 +137,7 @@ def workload(shape: dict):
     return {'forward': forward_only, 'both': both}
 
 
-def main():
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.manual_seed(0)
-    runs = {}
-    for line in sys.stdin:
-        request = json.loads(line)
-        if 'shape' in request:
-            runs = workload(request['shape'])
-            where = f'{torch.get_default_device()}, best of 1 and {torch.get_num_threads()} threads'
-            answer = {'is': f'torch {torch.__version__}, {where}'}
-        elif 'memory' in request:
-            answer = {'mib': memory.peak_growth(runs[request['memory']])}
-        else:
-            torch.set_num_threads(request['threads'])
-            start = time.perf_counter()
-            runs[request['run']]()
-            if torch.get_default_device().type == 'cuda':
-                torch.cuda.synchronize()
-            answer = {'ms': 1e3 * (time.perf_counter() - start)}
-        print(json.dumps(answer), flush=True)
-
-
 if __name__ == '__main__':
-    main()
+    import serving
+
+    serving.serve(workload)

@@ -47,13 +47,23 @@ def check(captions: Iterable[str], text, where: str) -> None:
             concerned += bool(new)
             unknown.update((word, unknown.get(word, 0) + 1) for word in new)
     if unknown:
-        often = sorted(unknown, key=lambda word: (-unknown[word], word))
-        listed = ', '.join(often[:NAMED]) + (f', ... ({len(often)} words)' if len(often) > NAMED else '')
-        print(
-            f'note: {where}: {concerned} of {len(different)} captions have words that text.words lacks, all alike to it: '
-            f'{listed}. An empty text.words takes every word of the data.',
-            file=sys.stderr,
-        )
+        _note(where, f'{concerned} of {len(different)} captions have words', _by_frequency(unknown))
+
+
+def _by_frequency(words: dict[str, int]) -> dict[str, int]:
+    """The same, the most frequent first, ties by alphabet."""
+    return {word: words[word] for word in sorted(words, key=lambda word: (-words[word], word))}
+
+
+def _note(where: str, what: str, unknown: Iterable[str]) -> None:
+    """Names on stderr the words, most frequent first, that an open vocabulary lacks."""
+    often = list(unknown)
+    listed = ', '.join(often[:NAMED]) + (f', ... ({len(often)} words)' if len(often) > NAMED else '')
+    print(
+        f'note: {where}: {what} that text.words lacks, all alike to it: {listed}. An empty text.words takes every word of the '
+        'data.',
+        file=sys.stderr,
+    )
 
 
 class Spoken(NamedTuple):
@@ -86,10 +96,9 @@ def together(counts: Iterable[Spoken]) -> Spoken:
 
 
 def _spoken(count: int, words: dict[str, int], longest: list[str], first: list[str]) -> Spoken:
-    ordered = {word: words[word] for word in sorted(words, key=lambda word: (-words[word], word))}
     by_words = max(longest, key=lambda caption: (len(tokens.split_words(caption)), len(caption), caption), default='')
     by_length = max(longest, key=lambda caption: (len(caption), caption), default='')
-    return Spoken(count, ordered, tuple(dict.fromkeys((by_words, by_length))), tuple(dict.fromkeys(first))[:FIRST])
+    return Spoken(count, _by_frequency(words), tuple(dict.fromkeys((by_words, by_length))), tuple(dict.fromkeys(first))[:FIRST])
 
 
 def check_set(source, text) -> None:
@@ -113,9 +122,4 @@ def check_spoken(spoken: Spoken, text, where: str) -> None:
     except UsageError as error:
         raise UsageError(f'{where}: a caption cannot be read: {error}') from error
     if unknown:
-        listed = ', '.join(list(unknown)[:NAMED]) + (f', ... ({len(unknown)} words)' if len(unknown) > NAMED else '')
-        print(
-            f'note: {where}: its {spoken.captions} captions say {sum(unknown.values())} times words that text.words lacks, all '
-            f'alike to it: {listed}. An empty text.words takes every word of the data.',
-            file=sys.stderr,
-        )
+        _note(where, f'its {spoken.captions} captions say {sum(unknown.values())} times words', unknown)
