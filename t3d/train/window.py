@@ -105,8 +105,9 @@ class Zeroed:
 def _too_many(name: str, share: float, step: int, count: int, row: int) -> str:
     limit = f'more than {system.NOT_FINITE:.0%} of a step' if share > system.NOT_FINITE else f'some in {row} steps in a row'
     return (
-        f'{_percent(share)} of the numbers of {name.rpartition("/")[0]} at step {step} are NaN or infinite ({limit}; {count} steps '
-        'had some): a model that is given answers them (`t3d weights check` looks at its weights), or what it is shown has diverged'
+        f'{_percent(share)} of the numbers of {name.rpartition("/")[0]} at step {step} are NaN or infinite ({limit}; '
+        f'{count} steps had some): a model that is given answers them (`t3d weights check` looks at its weights), '
+        'or what it is shown has diverged'
     )
 
 
