@@ -6,7 +6,7 @@ import pathlib
 import pytest
 from small_cli import TINY, alone, refusal, said  # noqa: F401
 
-from launch import align_head, curves, guidance_sweep, make_triplanes, sds_table
+from launch import align_head, curves, guidance_sweep, make_triplanes, mixing_table, sds_table
 from launch import train as launch_train
 from t3d import cli
 from t3d.bench import table as bench
@@ -75,6 +75,8 @@ def test_no_number_of_a_command_is_left_out():
         (guidance_sweep, ('x', '--samples', '0'), '--samples 0: wanted a whole number from 1'),
         (sds_table, ('--out', 'file'), '--out file: file is a file, not a folder'),
         (sds_table, ('--out', 'y', 'bach=2'), "unknown config key 'bach'. Did you mean 'batch'?"),
+        (mixing_table, ('--out', 'y', '--captions', '1'), '--captions 1: wanted a whole number from 2'),
+        (mixing_table, ('--out', 'y', '--settings', '12'), "--settings '12': wanted numbers of"),
         (curves, ('x', '--smooth', '0'), '--smooth 0: wanted a whole number from 1'),
         (curves, ('x', '--out', 'c.pdx'), '--out c.pdx: wanted a name that ends in .png'),
         (bench, ('render', '--repeats', '0'), '0: wanted a whole number from 1'),

@@ -62,3 +62,15 @@ def test_curves_of_a_run_folder(tmp_path, capsys):
         with pytest.raises(SystemExit):
             curves.main(argv)
         assert message in capsys.readouterr().err
+
+
+def test_points_lie_where_their_numbers_are_and_names_do_not_lie_on_each_other():
+    image = plots.points({'a': (0.1, 0.5), 'b': (0.2, 0.5), 'c': (0.0, 1.0)}, 'title', 'x')
+    left, top, right, bottom = plots.BOX
+    assert image.shape == (400, 640, 3) and image.dtype == np.uint8
+    names = []
+    for colour, (x, y) in zip(plots.COLOURS, ((0.0, 1.0), (0.1, 0.5), (0.2, 0.5)), strict=False):  # from the highest on
+        assert tuple(image[round(bottom - (bottom - top) * y), round(left + (right - left) * x / 0.2)]) == colour
+        rows = np.flatnonzero((image[:, right + 12 :] == colour).all(-1).any(1))
+        names.append((rows[0], rows[-1]))
+    assert all(last - first < 14 for first, last in names) and names[2][0] > names[1][1]

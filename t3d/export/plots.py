@@ -72,6 +72,38 @@ def lines(
     return np.asarray(image)
 
 
+def points(named: dict[str, tuple[float, float]], title: str, x_label: str) -> np.ndarray:
+    """Single points with their names beside them, both axes from 0.
+
+    Args:
+      named: name -> (x, y), none negative.
+    Returns:
+      uint8 [400, 640, 3].
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new('RGB', SIZE, 'white')
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    left, top, right, bottom = BOX
+    across, up = (_above(max(pair[axis] for pair in named.values())) for axis in (0, 1))
+    for k in range(6):
+        x, y = left + (right - left) * k / 5, bottom - (bottom - top) * k / 5
+        pen.line([(left, y), (right, y)], fill=SOFT)
+        pen.text((left - 6, y), f'{up * k / 5:.3g}', fill=INK, font=font, anchor='rm')
+        pen.text((x, bottom + 6), f'{across * k / 5:.3g}', fill=INK, font=font, anchor='mt')
+    pen.line([(left, top), (left, bottom), (right, bottom)], fill=INK)
+    pen.text(((left + right) / 2, bottom + 26), x_label, fill=INK, font=font, anchor='mt')
+    pen.text((left, 18), title, fill=INK, font=font, anchor='lm')
+    heights = []  # of names: each 14 pixels under the one before it, where they would lie on each other
+    for k, (name, (x, y)) in enumerate(sorted(named.items(), key=lambda item: -item[1][1])):
+        x, y = left + (right - left) * x / across, bottom - (bottom - top) * y / up
+        heights.append(max([y, *(height + 14 for height in heights[-1:])]))
+        pen.line([(x, y), (right + 10, heights[-1])], fill=SOFT)
+        pen.ellipse([x - 4, y - 4, x + 4, y + 4], fill=COLOURS[k % len(COLOURS)])
+        pen.text((right + 12, heights[-1]), name, fill=COLOURS[k % len(COLOURS)], font=font, anchor='lm')
+    return np.asarray(image)
+
+
 PANEL, COLUMNS, MARGIN = (300, 150), 3, (52, 26, 12, 24)  # a panel's size; margins: left, top, right, bottom
 
 

@@ -1,0 +1,152 @@
+"""`python -m launch.mixing_table --out DIR --given pictures=RUN`: what each schedule of lambda makes of patterns.
+
+Every setting of configs/guided_mv.py:tiny samples patterned toy objects; their views are read (t3d.evaluate.pattern_views) and
+reconstructed (t3d.evaluate.pattern_consistency). Written to DIR: `scores.jsonl` (one line a setting; a command that was stopped
+goes on behind those that are there), `table.md`, and `realism.png`: Fréchet distance to true patterned views against MVC.
+
+`--given` as in `t3d eval`: the 2D model is `toy_patterns`, in closed form, or a run of configs/image_diffusion.py:patterns.
+"""
+
+import json
+import pathlib
+
+from t3d.core import config as configs
+from t3d.core import parsing
+from t3d.core.errors import UsageError
+from t3d.core.rules import Whole
+from t3d.data.sets import patterns
+from t3d.parallel import devices
+
+BASE = 'configs/guided_mv.py:tiny'
+SETTINGS = {  # name: overrides; lambda from the noisiest time to the last
+    '1, the multi-view model alone': ('mixing.schedule=constant', 'mixing.last=1.0'),
+    '0 to 1, rising': ('mixing.first=0.0', 'mixing.last=1.0'),
+    '0.5 to 1, rising': ('mixing.first=0.5', 'mixing.last=1.0'),
+    '0.5': ('mixing.schedule=constant', 'mixing.last=0.5'),
+    '1 to 0, falling': ('mixing.first=1.0', 'mixing.last=0.0'),
+    '1 until t = 0.75 T, then 0': ('mixing.schedule=step', 'mixing.at=0.75', 'mixing.first=1.0', 'mixing.last=0.0'),
+    '1 until t = 0.9 T, then 0': ('mixing.schedule=step', 'mixing.at=0.9', 'mixing.first=1.0', 'mixing.last=0.0'),
+    'consistency, gain 1': ('mixing.form=consistency', 'mixing.schedule=constant', 'mixing.last=1.0'),
+    '0, pictures of their own': ('mixing.schedule=constant', 'mixing.last=0.0'),
+}
+TRUE, PLAIN = 'true views', 'true views without the pattern'
+CONTROLS = {TRUE: ('control/patterns/true_renders/', 'patterns/floor/'), PLAIN: ('control/patterns/plain/',) * 2}
+SHARES = {
+    'with_pattern': 'views with a pattern',
+    'right_pattern': 'with the right one',
+    'same': 'objects with one pattern in all views',
+    'in_place': "all in the set's places",
+    'shape': 'right shape',
+    'agree': 'views agree in shape, colour and size',
+}
+EVALUATORS = ('pattern_views', 'pattern_consistency')
+RANGES = {name: Whole(least, 32, name) for name, least in (('samples', 1), ('captions', 2))}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = parsing.Parser(prog='python -m launch.mixing_table', description=__doc__.partition('\n')[0])
+    parser.add_argument('--out', required=True, help='folder for scores, table and plot')
+    parser.add_argument('--given', nargs='+', default=['pictures=toy_patterns'], metavar='NAME=MODEL', help='models to mix')
+    parser.add_argument('--samples', type=int, default=2, help='of each of 32 objects, that are read (default: 2)')
+    parser.add_argument('--captions', type=int, default=8, help='of 4 samples each, that are reconstructed (default: 8)')
+    parser.add_argument('--settings', help='some of the table, by number from 1, split by commas (default: all)')
+    args = parser.parse_args(argv)
+    devices.compilation_cache()
+    with parsing.refusing(parser):
+        parsing.held(args, RANGES)
+        names = chosen(args.settings)
+        parsing.writable(args.out)
+        rows = run(pathlib.Path(args.out), names, args.given, args.samples, args.captions)
+    text = table(rows)
+    (pathlib.Path(args.out) / 'table.md').write_text(text)
+    draw(rows, pathlib.Path(args.out))
+    print(text)
+
+
+def chosen(numbers: str | None) -> list[str]:
+    """The settings of '1,3'; UsageError for a number that is none of the table's."""
+    every = list(SETTINGS)
+    if numbers is None:
+        return every
+    words = [word.strip() for word in numbers.split(',')]
+    if wrong := [word for word in words if not (word.isascii() and word.isdigit() and 1 <= int(word) <= len(every))]:
+        listed = '; '.join(f'{k} {name}' for k, name in enumerate(every, 1))
+        raise UsageError(f'--settings {wrong[0]!r}: wanted numbers of {listed}.')
+    return [every[int(word) - 1] for word in words]
+
+
+def run(out: pathlib.Path, names: list[str], given: list[str], samples: int, captions: int) -> list[dict]:
+    """All scores, {'setting', score: value}, those on disk included."""
+    settings = {'given': list(given), 'samples': samples, 'captions': captions}
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / 'scores.jsonl'
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if rows and rows[0] != settings:
+        raise UsageError(f'{path} was made with {rows[0]}, not {settings}: name another --out.')
+    if not rows:
+        rows = [settings]
+        path.write_text(json.dumps(settings) + '\n')
+    for name in names:
+        if any(row.get('setting') == name for row in rows[1:]):
+            continue
+        row = {'setting': name, **scores(SETTINGS[name], given, samples, captions)}
+        rows.append(row)
+        with path.open('a') as file:
+            file.write(json.dumps(row) + '\n')
+        print(f'{name}: right pattern {row["patterns/right_pattern"]:.0%}, MVC {row["patterns/mvc_rmse"]:.3f}', flush=True)
+    return rows[1:]
+
+
+def scores(overrides: tuple[str, ...], given: list[str], samples: int, captions: int) -> dict[str, float]:
+    """What both evaluators say of a setting."""
+    from t3d.evaluate import table as evaluators
+    from t3d.inference import given as givens
+    from t3d.inference import loading
+
+    words = tuple(patterns.NAMES.values())
+    loaded = loading.untrained(configs.load(BASE, [*overrides, f'unknown_words={words}']), givens.parse(given))
+    found = {}
+    for name, limit in zip(EVALUATORS, (samples, captions), strict=True):
+        found |= evaluators.evaluate(evaluators.with_evaluators(loaded, (name,)), limit=limit)
+    return found
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown: a line a setting, then the true views, and these without their pattern."""
+    lines = [
+        f'| lambda, from the noisiest time to the last | {" | ".join(SHARES.values())} | Fréchet distance of pixels to true '
+        'views | PSNR, dB | MVC, rmse | halves: PSNR, dB |',
+        f'|---|{"---|" * (len(SHARES) + 4)}',
+    ]
+    lines += [_line(row['setting'], row, 'patterns/', 'patterns/') for row in rows]
+    return '\n'.join([*lines, *(_line(name, rows[-1], *prefixes) for name, prefixes in CONTROLS.items())]) + '\n'
+
+
+def _line(name: str, row: dict, read: str, fitted: str) -> str:
+    """A line of the table; `read` and `fitted` are what the names of scores begin with. A dash for what was not measured."""
+    cells = [f'{100.0 * row[read + score]:.0f} %' for score in SHARES]
+    others = ((f'{read}frechet_pixels', '.1f'), (f'{read}psnr', '.1f'), (f'{fitted}mvc_rmse', '.3f'))
+    for score, form in (*others, (f'{fitted}agreement_psnr', '.1f')):
+        value = row.get(score)
+        cells.append('-' if value is None or value > 90.0 else f'{value:{form}}')
+    return f'| {" | ".join((name, *cells))} |'
+
+
+def draw(rows: list[dict], out: pathlib.Path) -> None:
+    """`realism.png`: a point a setting, and the two of true views."""
+    from PIL import Image
+
+    from t3d.export import plots
+
+    points = {row['setting'].partition(',')[0]: (row['patterns/mvc_rmse'], row['patterns/frechet_pixels']) for row in rows}
+    for name, (read, fitted) in CONTROLS.items():
+        points[name.replace(' without the pattern', ', plain')] = (
+            rows[-1][f'{fitted}mvc_rmse'],
+            rows[-1][f'{read}frechet_pixels'],
+        )
+    image = plots.points(points, 'Fréchet distance of pixels to true patterned views', 'MVC, rmse')
+    Image.fromarray(image).save(out / 'realism.png', optimize=True)
+
+
+if __name__ == '__main__':
+    main()
