@@ -115,6 +115,9 @@ def test_what_no_caption_tells_is_one_object_only_where_views_were_drawn_togethe
     assert found['open/agree'] == 1.0 and found['control/open/agree'] == 0.0
     assert found['control/open/mvc_rmse'] > 1.5 * found['open/mvc_rmse'] > 0.0
     config.unlock()
+    config.drop_text = 1.0
+    alone = view_consistency.evaluate(loaded, limit=2)
+    assert alone == {name: value for name, value in found.items() if 'open/' in name} and len(asked) == 3
     config.drop_text = 0.0
     assert 'open/agree' not in view_consistency.evaluate(loaded, limit=2)
 

@@ -10,7 +10,8 @@ agreement of reconstructions from two halves of the views. Each stands between t
 
 On toy a caption leaves nothing of an object open, so that samples of one caption are alike and `independent` is hardly worse.
 Where a network has learned without text too (`drop_text`), the empty text leaves everything open: `open/...` are views of such
-objects, with the share of them whose views show one shape and colour; `control/open/...` has each view of another sample.
+objects, with the share of them whose views show one shape and colour; `control/open/...` has each view of another sample. They
+are all there is of a network that learned without any text (`drop_text=1`).
 """
 
 import jax
@@ -39,8 +40,9 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     """
     toy_objects.refuse_split(split)
     chosen = captions(CAPTIONS if limit is None else rules.held('--limit', limit, LIMIT))
-    found = scores(*samples(loaded, chosen, log)[:3], log)
-    if not loaded.config.get('drop_text', 0.0):
+    dropped = loaded.config.get('drop_text', 0.0)
+    found = scores(*samples(loaded, chosen, log)[:3], log) if dropped < 1.0 else {}
+    if not dropped:
         return found
     log(f'drawing {SAMPLES * len(chosen)} objects without a text')
     drawn = view_reading.draw(loaded, [''] * (SAMPLES * len(chosen)), log, evaluator=NAME)
