@@ -110,7 +110,6 @@ class Trainer:
         from t3d.data import sources
         from t3d.data.sets import oracle, shapes, toy
         from t3d.evaluate.toy_objects import AZIMUTH, ELEVATION
-        from t3d.fields.text_field import TextField
         from t3d.geom import cameras
         from t3d.inference import loading
 
@@ -124,9 +123,17 @@ class Trainer:
         records = [toy.record(scene, AZIMUTH, ELEVATION, size, 3) for scene in things]
         self.truth = np.stack([oracle.composite(record['image'], config.render.background) for record in records])
         held = [shapes.is_held_out(scene.attributes['shape'], scene.attributes['colour']) for scene in things]
-        self.held_out, model = np.array(held), TextField(config)
-        ids = jnp.asarray(model.text.tokenize([scene.captions[0] for scene in things]))
+        self.held_out = np.array(held)
         views = cameras.Cameras(*toy.camera_arrays(AZIMUTH, ELEVATION, shapes.RADIUS, shapes.FOV))
+        self.render = self.renderer([scene.captions[0] for scene in things], views)
+
+    def renderer(self, prompts: list[str], views):
+        """`(params) -> images [N, V, S, S, 3]` of N prompts from cameras [V], with no style noise."""
+        from t3d.fields.text_field import TextField
+        from t3d.geom import cameras
+
+        model, size = TextField(self.config), self.config.render.size
+        ids = jnp.asarray(model.text.tokenize(prompts))
         rays = jax.tree.map(lambda leaf: leaf[None], cameras.rays(views, size, size))
 
         def render(params):
@@ -136,10 +143,15 @@ class Trainer:
 
             return jax.lax.map(one, ids)
 
-        self.render = jax.jit(render)
+        return jax.jit(render)
 
     def curve(self, seed: int, every: int):
-        """A measurement each `every` steps of a run with this seed; batches and draws follow the seed alone."""
+        """A measurement each `every` steps of a run with this seed."""
+        for step, state in self.states(seed, every):
+            yield {'step': step, 'views': self._views(step), **self.measure(state.ema)}
+
+    def states(self, seed: int, every: int):
+        """(step, state) each `every` steps of a run with this seed; batches and draws follow the seed alone."""
         from t3d.core import prng
 
         config, random = self.config, np.random.default_rng(seed)
@@ -151,7 +163,7 @@ class Trainer:
         for step, places in enumerate(rows):
             state, _ = self.step(state, self._batch(places), jax.random.fold_in(key_steps, step), self.given)
             if (step + 1) % every == 0:
-                yield {'step': step + 1, 'views': self._views(step + 1), **self.measure(state.ema)}
+                yield step + 1, state
 
     def measure(self, params) -> dict[str, float]:
         """Mean squared errors of seen and held-out prompts, and the share of held-out views nearest to their own object."""

@@ -107,15 +107,20 @@ def test_no_gradient_reaches_the_prior():
     assert loss(prior.params) != loss({'scale': jnp.float32(1.5)})
 
 
+@pytest.mark.parametrize('negatives', ('none', 'fixed'))
 @pytest.mark.parametrize('words', ('nearest', 'interpolated'))
-def test_a_view_is_told_its_side(words):
-    """The features that the prior gets, by the angle of each view; closed_priors knows the words front, side and back."""
+def test_a_view_is_told_its_side(words, negatives):
+    """The features that the prior gets, by the angle of each view; closed_priors knows the words front, side and back.
+
+    With negatives they are the first of four rows.
+    """
     seen = []
-    gradient(Options(scale=1.0, words=words), images_of(3, 6), prior=pictures(seen=seen))
+    gradient(Options(scale=1.0, words=words, negatives=negatives), images_of(3, 6), prior=pictures(seen=seen))
+    assert len(seen[0][2]) == 18 * (4 if negatives == 'fixed' else 1)
     azimuth = np.abs(np.asarray(drawn_of(3, 6).azimuth, np.float64))
     texts = [f'{prompt}, {side} view' for prompt in PROMPTS for side in ('front', 'side', 'back')]
     table = np.asarray(mean_of(tokenize(texts))).reshape(3, 3, 3)
-    given = np.asarray(seen[0][2])[:, 0].reshape(3, 6, 3)
+    given = np.asarray(seen[0][2])[:18, 0].reshape(3, 6, 3)
     for row in range(3):
         if words == 'nearest':
             which = np.where(azimuth[row] < np.pi / 4, 0, np.where(azimuth[row] > 3 * np.pi / 4, 2, 1))

@@ -44,7 +44,7 @@ class Options(NamedTuple):
       rescale: share of x_0 with guidance that has the contrast of that without, for 'reconstruction'.
       low, high, high_last: ends of the times in thousandths of the schedule; the upper one moves to `high_last` ...
       anneal: ... in so many steps, linearly; 0: it stays.
-      words: 'none', 'nearest' or 'interpolated': how a view's side is added to the prompt.
+      words: 'none', 'nearest' or 'interpolated': how a view's side is added to the prompt, also where there are negatives.
       negatives: 'none'; 'fixed': Perp-Neg with threestudio's weights; 'adaptive': these times least + C more, C the severity
         of Instant3D, which the caller tells.
       least, more: of 'adaptive'.
@@ -144,7 +144,8 @@ class PictureGuide:
             denoise = _guided(predict, self.words(sides, *angles), none, options.scale)
         else:
             chosen = perp_neg.by_view(*angles)
-            rows, weights = perp_neg.rows(sides, none, chosen.shares), chosen.weights
+            rows = perp_neg.rows(sides, none, chosen.shares).at[0].set(self.words(sides, *angles))
+            weights = chosen.weights
             if options.negatives == 'adaptive':
                 weights = perp_neg.adapted(weights, severity.reshape(-1), options.least, options.more)
             guided = perp_neg.guided(predict, rows, weights, options.scale)

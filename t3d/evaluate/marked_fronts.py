@@ -34,15 +34,12 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     `one_front` is the share of objects of which both hold in every view. Control: true renders.
     """
     toy_objects.refuse_split(split)
-    scenes = asked(loaded, limit)
-    images, truth = renders(loaded, scenes), true_views(scenes, loaded)
+    scenes, render = asked(loaded, limit), loaded.config.render
+    images, truth = renders(loaded, scenes), true_views(scenes, render)
     log(f'reading {images.shape[0]} objects of {images.shape[1]} views')
     scores = {}
     for prefix, pictures in (('', images), ('control/true_renders/', truth)):
-        like = np.stack([looks_like_front(scene, views, loaded) for scene, views in zip(scenes, pictures, strict=True)])
-        scores[f'{prefix}janus'] = float(like[:, ~FRONT].mean())
-        scores[f'{prefix}front'] = float(like[:, FRONT].mean())
-        scores[f'{prefix}one_front'] = float(np.all(like == FRONT, -1).mean())
+        scores |= {f'{prefix}{name}': value for name, value in fronts(scenes, pictures, render).items()}
     return {**scores, 'n': len(scenes), 'views_n': int(images.shape[0] * images.shape[1])}
 
 
@@ -50,7 +47,8 @@ def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     """12 views of each of the first `limit` (all) prompts, with the true ones of marked objects."""
     toy_objects.refuse_split(split)
     scenes = asked(loaded, limit)
-    return drawing.Pictures([scene.captions[0] for scene in scenes], renders(loaded, scenes), true_views(scenes, loaded), True)
+    truth = true_views(scenes, loaded.config.render)
+    return drawing.Pictures([scene.captions[0] for scene in scenes], renders(loaded, scenes), truth, True)
 
 
 def asked(loaded: Loaded, limit: int | None) -> list[shapes.Scene]:
@@ -59,31 +57,45 @@ def asked(loaded: Loaded, limit: int | None) -> list[shapes.Scene]:
         return asked_objects.asked(loaded, limit)
     if loaded.config.get('data', {}).get('prompts') != 'toy':
         raise UsageError(f'evaluate={NAME!r} is for runs with prompts of their own, or with data.prompts=toy.')
+    return some_objects(OBJECTS if limit is None else rules.held('--limit', limit, asked_objects.LIMIT))
+
+
+def some_objects(count: int) -> list[shapes.Scene]:
+    """At most `count` of the 32 large objects, evenly spread over shapes and colours."""
     things = [scene for scene in shapes.singles('all') if scene.attributes['size'] == 'large']
-    count = OBJECTS if limit is None else min(rules.held('--limit', limit, asked_objects.LIMIT), len(things))
-    return [things[int(k)] for k in np.linspace(0, len(things) - 1, count)]
+    return [things[int(k)] for k in np.linspace(0, len(things) - 1, min(count, len(things)))]
+
+
+def views_of() -> cameras.Cameras:
+    """The 12 cameras."""
+    return cameras.Cameras(*toy.camera_arrays(AZIMUTH, ELEVATION, shapes.RADIUS, shapes.FOV))
 
 
 def renders(loaded: Loaded, scenes: list[shapes.Scene]) -> np.ndarray:
     """[N, 12, S, S, 3] in [0, 1]."""
-    views = cameras.Cameras(*toy.camera_arrays(AZIMUTH, ELEVATION, shapes.RADIUS, shapes.FOV))
+    views = views_of()
     prompts = [scene.captions[0] for scene in scenes]
     return drawing.render_views(loaded, prompts, views, loaded.config.render.size, evaluator=NAME)
 
 
-def true_views(scenes: list[shapes.Scene], loaded: Loaded) -> np.ndarray:
+def fronts(scenes: list[shapes.Scene], pictures: np.ndarray, render) -> dict[str, float]:
+    """'janus', 'front' and 'one_front' of pictures [N, 12, S, S, 3] of N scenes; render: a config's section."""
+    like = np.stack([looks_like_front(scene, views, render) for scene, views in zip(scenes, pictures, strict=True)])
+    values = {'janus': like[:, ~FRONT], 'front': like[:, FRONT], 'one_front': np.all(like == FRONT, -1)}
+    return {name: float(value.mean()) for name, value in values.items()}
+
+
+def true_views(scenes: list[shapes.Scene], render) -> np.ndarray:
     """[N, 12, S, S, 3] of the marked objects from the same cameras."""
-    render = loaded.config.render
     records = [marked.record(scene, AZIMUTH, ELEVATION, render.size, SUPERSAMPLE) for scene in scenes]
     return np.stack([oracle.composite(record['image'], render.background) for record in records])
 
 
-def looks_like_front(scene: shapes.Scene, views: np.ndarray, loaded: Loaded) -> np.ndarray:
+def looks_like_front(scene: shapes.Scene, views: np.ndarray, render) -> np.ndarray:
     """bool [V] of views [V, S, S, 3] of one object: whether the nearest true render is one of the front.
 
     Both sizes of the object are candidates: a small one is as far from all sides of a large one, and light fronts would win.
     """
-    render = loaded.config.render
     around, heights = np.meshgrid(np.arange(AROUND) * (2.0 * np.pi / AROUND), np.linspace(-0.2, 0.9, HEIGHTS))
     azimuth, targets = np.tile(around.ravel(), len(shapes.SIZES)), []
     for size in shapes.SIZES:

@@ -39,10 +39,17 @@ def open_toy(value: str) -> Given:
       UsageError: the size is no whole number that this prior is drawn at.
     """
     name, size = str(value).partition(':')[0], size_of(value, SIZE)
-    scenes = things(name)
+    return _open(name, size, BIAS if name == MARKED else 0.0)
+
+
+def open_marked(size: int, bias: float) -> Given:
+    """`toy_marked` with another share of fronts among the pictures of other sides, in [0, 1]."""
+    return _open(MARKED, size, bias)
+
+
+def _open(name: str, size: int, bias: float) -> Given:
     params = {'means': means(size, name)}
-    captions = [scene.captions for scene in scenes]
-    prior = toy_prior.make(captions, size, bias=BIAS if name == MARKED else 0.0)
+    prior = toy_prior.make([scene.captions for scene in things(name)], size, bias=bias)
     return Given(prior, params, None, f'{name}:{size}', given.digest(params))
 
 

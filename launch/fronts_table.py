@@ -1,0 +1,149 @@
+"""`python -m launch.fronts_table --out DIR`: one front or several, of Instant3D taught by a prior that prefers fronts.
+
+Eight prompts of the marked toy objects, whose front is painted (t3d.data.sets.marked); a prior in closed form that says "front"
+of a share of the pictures of other sides; and Perp-Neg against it. Each variant of configs/instant3d.py:sds is trained with
+each seed and read by t3d.evaluate.marked_fronts. Written to DIR: `fronts.jsonl` (one line a run; a stopped command goes on
+behind those that are there), `table.md`, and a sheet of 12 views of each object for each variant.
+
+| variant | share of fronts in the prior | negatives |
+|---|---|---|
+| no preference | 0 | none |
+| none, fixed | 0.7 | none; threestudio's weights |
+| half, quarter | 0.7 | a half and a quarter of these |
+| adaptive | 0.7 | these times 0.25 to 0.5, by Instant3D's severity |
+"""
+
+import json
+import pathlib
+
+import numpy as np
+
+from launch import sds_table
+from t3d.core import config as configs
+from t3d.core import parsing
+from t3d.core.errors import UsageError
+from t3d.core.rules import Whole
+from t3d.parallel import devices
+
+PRIOR, SIZE = 'toy_marked', 16
+VARIANTS = {  # name: (share of fronts among the pictures of other sides, overrides)
+    'no preference': (0.0, ()),
+    'none': (None, ()),
+    'fixed': (None, ('distill.negatives=fixed',)),
+    'half': (None, ('distill.negatives=adaptive', 'distill.least=0.5', 'distill.more=0.0')),
+    'quarter': (None, ('distill.negatives=adaptive', 'distill.least=0.25', 'distill.more=0.0')),
+    'adaptive': (None, ('distill.negatives=adaptive', 'distill.least=0.25', 'distill.more=0.25')),
+}
+SCORES = {
+    'janus': 'sides and backs that look like the front',
+    'front': 'fronts that do',
+    'one_front': 'objects with one front in all 12 views',
+}
+RANGES = {name: Whole(1, 10**6, name) for name in ('steps', 'seeds')}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = parsing.Parser(prog='python -m launch.fronts_table', description=__doc__.partition('\n')[0])
+    parser.add_argument('--out', required=True, help='folder for scores, table and sheets')
+    parser.add_argument('--steps', type=int, default=600)
+    parser.add_argument('--seeds', type=int, default=3, help='how many (default: 3)')
+    parser.add_argument('--variants', help=f'some of {", ".join(VARIANTS)}; split by commas (default: all)')
+    parser.add_argument('overrides', nargs='*', help='key=value of the config, for all variants')
+    args = parser.parse_args(argv)
+    names = [name.strip() for name in args.variants.split(',')] if args.variants else list(VARIANTS)
+    devices.compilation_cache()
+    with parsing.refusing(parser):
+        parsing.held(args, RANGES)
+        if wrong := [name for name in names if name not in VARIANTS]:
+            raise UsageError(f'unknown variant {wrong[0]!r}: choose from {", ".join(VARIANTS)}.')
+        parsing.writable(args.out)
+        for name in names:  # before a folder is made
+            configs.load(sds_table.BASE, [*args.overrides, *VARIANTS[name][1]])
+        rows = run(pathlib.Path(args.out), names, args.steps, args.seeds, args.overrides)
+    text = table(rows, names)
+    (pathlib.Path(args.out) / 'table.md').write_text(text)
+    print(text)
+
+
+def run(out: pathlib.Path, names: list[str], steps: int, seeds: int, overrides=()) -> list[dict]:
+    """All scores, {'variant', 'seed', 'janus', 'front', 'one_front', 'error'}, those on disk included."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / 'fronts.jsonl'
+    settings = {'steps': steps, 'overrides': list(overrides)}
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if rows and rows[0] != settings:
+        raise UsageError(f'{path} was made with {rows[0]}, not {settings}: name another --out.')
+    if not rows:
+        rows = [settings]
+        path.write_text(json.dumps(settings) + '\n')
+    for name in names:
+        missing = [k for k in range(seeds) if not any((row.get('variant'), row.get('seed')) == (name, k) for row in rows)]
+        trainer = Fronts(name, [*overrides, f'steps={steps}'], out) if missing else None
+        for seed in missing:
+            row = {'variant': name, 'seed': seed, **trainer.scores(seed)}
+            rows.append(row)
+            with path.open('a') as file:
+                file.write(json.dumps(row) + '\n')
+            print(f'{name}, seed {seed}: {", ".join(f"{score} {row[score]:.2f}" for score in SCORES)}', flush=True)
+    return rows[1:]
+
+
+class Fronts:
+    """One variant: its trainer, and the renders that are read."""
+
+    def __init__(self, name: str, overrides: list[str], out: pathlib.Path):
+        from t3d.data import sources
+        from t3d.evaluate import marked_fronts
+
+        bias, own = VARIANTS[name]
+        self.name, self.out, self.scenes = name, out, marked_fronts.some_objects(marked_fronts.OBJECTS)
+        self.prompts = [scene.captions[0] for scene in self.scenes]
+        file = out / 'prompts.txt'
+        file.write_text('\n'.join(self.prompts) + '\n')
+        words = tuple(sources.resolve(configs.load(sds_table.BASE)).text.words)  # the grammar's, which the prior has
+        data = (f'data.path={file}', 'data.split=all', f'text.words={words}')
+        given = (f'given.prior={PRIOR}:{SIZE}', f'render.size={SIZE}')
+        self.trainer = sds_table.Trainer([*given, *data, *overrides, *own], lambda config: prior(bias))
+        self.render = self.trainer.renderer(self.prompts, marked_fronts.views_of())
+
+    def scores(self, seed: int) -> dict[str, float]:
+        """The scores of a whole run with this seed; the sheet of the first seed is written."""
+        from t3d.evaluate import marked_fronts
+        from t3d.export import sheets
+
+        *_, (_, state) = self.trainer.states(seed, self.trainer.config.steps)
+        section = self.trainer.config.render
+        images, truth = np.asarray(self.render(state.ema)), marked_fronts.true_views(self.scenes, section)
+        if seed == 0:
+            rows = np.stack([images, truth], 1).reshape(-1, *images.shape[1:])  # ours over the true one
+            tiles = np.concatenate([np.concatenate(list(row), 1) for row in rows])
+            large = np.round(255.0 * np.kron(tiles, np.ones((4, 4, 1)))).astype(np.uint8)
+            sheets.write(self.out / f'{self.name.replace(" ", "_")}.png', large)
+        error = float(np.square(images - truth).mean())
+        return {**marked_fronts.fronts(self.scenes, images, section), 'error': error}
+
+
+def prior(bias: float | None):
+    """{'prior'}: that of the marked objects with another share of fronts; None: its own."""
+    from t3d.inference import toy_pictures
+
+    return {'prior': toy_pictures.open_marked(SIZE, toy_pictures.BIAS if bias is None else bias)}
+
+
+def table(rows: list[dict], names: list[str]) -> str:
+    """Markdown: how variants end; mean and range of the seeds."""
+    lines = [
+        f'| variant | seeds | {" | ".join(SCORES.values())} | squared error to the true views |',
+        f'|---|---|{"---|" * (len(SCORES) + 1)}',
+    ]
+    for name in names:
+        ends = [row for row in rows if row['variant'] == name]
+        if ends:
+            cells = [sds_table.spread([100.0 * end[score] for end in ends], '{:.0f} %') for score in SCORES]
+            error = sds_table.spread([end['error'] for end in ends], '{:.4f}')
+            lines.append(f'| {name} | {len(ends)} | {" | ".join(cells)} | {error} |')
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    main()
