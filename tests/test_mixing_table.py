@@ -20,9 +20,7 @@ def row(setting, share=0.5, **others):
         'patterns/frechet_pixels': 4.5,
         'patterns/psnr': 24.31,
         'patterns/mvc_rmse': 0.0541,
-        'patterns/agreement_psnr': 12.0,
-        'patterns/floor/mvc_rmse': 0.022,
-        'patterns/floor/agreement_psnr': 15.0,
+        'control/patterns/true_renders/mvc_rmse': 0.022,
         'control/patterns/true_renders/psnr': 160.0,
         'control/patterns/true_renders/frechet_pixels': 0.0,
         'control/patterns/plain/psnr': 19.8,
@@ -34,10 +32,10 @@ def row(setting, share=0.5, **others):
 
 def test_the_table_has_a_line_for_each_setting_and_for_true_views():
     lines = mixing_table.table([row('0.5'), row('0', 0.25, **{'patterns/mvc_rmse': 0.1})]).splitlines()
-    assert lines[2] == f'| 0.5 | {"50 % | " * 6}4.5 | 24.3 | 0.054 | 12.0 |'
-    assert lines[3] == f'| 0 | {"25 % | " * 6}4.5 | 24.3 | 0.100 | 12.0 |'
-    assert lines[4] == f'| true views | {"100 % | " * 6}0.0 | - | 0.022 | 15.0 |'
-    assert lines[5] == f'| true views without the pattern | {"0 % | " * 6}15.8 | 19.8 | 0.012 | - |'
+    assert lines[2] == f'| 0.5 | {"50 % | " * 6}4.5 | 24.3 | 0.054 |'
+    assert lines[3] == f'| 0 | {"25 % | " * 6}4.5 | 24.3 | 0.100 |'
+    assert lines[4] == f'| true views | {"100 % | " * 6}0.0 | - | 0.022 |'
+    assert lines[5] == f'| true views without the pattern | {"0 % | " * 6}15.8 | 19.8 | 0.012 |'
     assert len({line.count('|') for line in lines}) == 1
 
 
@@ -68,8 +66,8 @@ def test_settings_are_the_schedules_that_they_are_called(name, ends):
 def test_scores_are_kept_and_other_settings_refused(tmp_path, monkeypatch):
     asked = []
 
-    def scores(overrides, given, samples, captions):
-        asked.append((overrides, given, samples, captions))
+    def scores(overrides, given, samples, captions, known):
+        asked.append((overrides, given, samples, captions, known.get('setting')))
         return {name: value for name, value in row('').items() if name != 'setting'}
 
     monkeypatch.setattr(mixing_table, 'scores', scores)
@@ -78,7 +76,7 @@ def test_scores_are_kept_and_other_settings_refused(tmp_path, monkeypatch):
     both = mixing_table.run(tmp_path, names, ['pictures=toy_patterns'], 2, 8)
     assert both[0] == first[0] and [one['setting'] for one in both] == names
     assert [one[0] for one in asked] == [mixing_table.SETTINGS[name] for name in names]
-    assert asked[0][1:] == (['pictures=toy_patterns'], 2, 8)
+    assert asked[0][1:] == (['pictures=toy_patterns'], 2, 8, None) and asked[1][-1] == names[0]
     assert mixing_table.run(tmp_path, names, ['pictures=toy_patterns'], 2, 8) == both and len(asked) == 2
     assert json.loads((tmp_path / 'scores.jsonl').read_text().splitlines()[0])['samples'] == 2
     with pytest.raises(UsageError, match='name another --out'):
@@ -101,4 +99,6 @@ def test_one_setting_end_to_end(tmp_path, capsys):
     rows = [json.loads(line) for line in (tmp_path / 'scores.jsonl').read_text().splitlines()][1:]
     assert rows[0]['patterns/with_pattern'] == 0.0 and rows[0]['patterns/shape'] > 0.9  # plain objects alone
     assert rows[1]['patterns/with_pattern'] > 0.2
+    floors = [[row[f'{prefix}mvc_rmse'] for prefix in mixing_table.CONTROLS.values()] for row in rows]
+    assert floors[0] == floors[1] and floors[0][1] < floors[0][0] < rows[1]['patterns/mvc_rmse']
     assert (tmp_path / 'table.md').read_text() in capsys.readouterr().out
