@@ -11,6 +11,7 @@ behind those that are there), `table.md`, and a sheet of 12 views of each object
 | none, fixed | 0.7 | none; threestudio's weights |
 | half, quarter | 0.7 | a half and a quarter of these |
 | adaptive | 0.7 | these times 0.25 to 0.5, by Instant3D's severity |
+| milder, milder with a quarter | 0.4 | none; a quarter |
 """
 
 import json
@@ -33,6 +34,8 @@ VARIANTS = {  # name: (share of fronts among the pictures of other sides, overri
     'half': (None, ('distill.negatives=adaptive', 'distill.least=0.5', 'distill.more=0.0')),
     'quarter': (None, ('distill.negatives=adaptive', 'distill.least=0.25', 'distill.more=0.0')),
     'adaptive': (None, ('distill.negatives=adaptive', 'distill.least=0.25', 'distill.more=0.25')),
+    'milder': (0.4, ()),
+    'milder with a quarter': (0.4, ('distill.negatives=adaptive', 'distill.least=0.25', 'distill.more=0.0')),
 }
 SCORES = {
     'janus': 'sides and backs that look like the front',

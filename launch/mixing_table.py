@@ -142,7 +142,7 @@ def _line(name: str, row: dict, prefix: str) -> str:
     """A line of the table, of the scores whose names begin with `prefix`; a dash for the PSNR of the truth with itself."""
     cells = [f'{100.0 * row[prefix + score]:.0f} %' for score in SHARES]
     frechet, psnr, mvc = (row[prefix + score] for score in ('frechet_pixels', 'psnr', 'mvc_rmse'))
-    return f'| {" | ".join((name, *cells))} | {frechet:.1f} | {"-" if psnr > 90.0 else f"{psnr:.1f}"} | {mvc:.3f} |'
+    return f'| {" | ".join((name, *cells))} | {abs(frechet):.1f} | {"-" if psnr > 90.0 else f"{psnr:.1f}"} | {mvc:.3f} |'
 
 
 def draw(rows: list[dict], out: pathlib.Path) -> None:
@@ -154,7 +154,7 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
     place = lambda row, prefix: (row[f'{prefix}mvc_rmse'], row[f'{prefix}frechet_pixels'])
     points = {row['setting'].partition(',')[0]: place(row, 'patterns/') for row in rows}
     points |= {name.replace(' without the pattern', ', plain'): place(rows[-1], prefix) for name, prefix in CONTROLS.items()}
-    image = plots.points(points, 'Fréchet distance of pixels to true patterned views', 'MVC, rmse')
+    image = plots.points(points, 'Frechet distance of pixels to true patterned views', 'MVC, rmse')  # the font has no accents
     Image.fromarray(image).save(out / 'realism.png', optimize=True)
 
 
