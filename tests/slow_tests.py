@@ -22,14 +22,17 @@ LONG = tuple(  # files that take longer than their size says: started first (con
 
 SLOW = {
     'test_bench.py': (
+        'test_a_system_that_only_samples_has_no_step_to_time',
         'test_a_train_step_of_any_system_is_measured',
         'test_a_batch_spread_over_the_devices_renders_the_same',
     ),  # test_throwaways, test_contract
     'test_bench_gan.py': (  # a phase of ours is measured
+        'test_a_phase_of_ours_is_an_adam_step_of_its_network',
         'test_the_table_without_a_peer',
         'test_flops_are_counted_for_every_rung_and_near_the_closed_form',
     ),
     'test_evaluate_triplanes.py': (
+        'test_the_command_writes_figures_and_plots',
         'test_the_ceiling_is_the_generator_alone',
         'test_the_ceiling_of_captions_is_what_two_views_agree_on[True]',
         'test_the_sweep_sets_the_guidance',
@@ -39,6 +42,7 @@ SLOW = {
         'test_a_picture_is_that_of_its_own_planes_prompt_and_label[ganfusion]',
     ),
     'test_ganfusion_diffusion.py': (  # test_contract
+        'test_generated_assets_do_not_depend_on_their_neighbours_and_render_as_the_generator_does',
         'test_the_other_layouts_train[overrides1]',
         'test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional',
         'test_dropped_text_is_not_read',
@@ -47,17 +51,22 @@ SLOW = {
         'test_every_parameter_moves_and_so_does_its_average',
     ),
     'test_ganfusion_gan.py': (  # test_contract
+        'test_ladder_renders_at_the_resolution_of_its_rung',
         'test_assets_and_sheets',
         'test_a_restored_state_goes_on_with_the_same_bits',
         'test_losses_and_gradients_do_not_depend_on_the_mesh',
         'test_the_renderer_learns_one_image',
     ),
     'test_guided_mv.py': (
+        'test_at_the_size_of_the_2d_model_both_are_run_there_and_sides_are_told',
+        'test_an_object_does_not_depend_on_its_neighbours',
         'test_a_model_of_noise_is_converted_before_it_is_mixed',
         'test_other_samplers_and_starts_are_finite_and_others',
         'test_consistency_is_the_mixture_where_the_2d_model_is_the_multi_view_model_without_cameras',
     ),
     'test_image_diffusion.py': (
+        'test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional',
+        'test_scores_of_samples_have_their_controls',
         'test_pictures_are_written_as_pictures',
         'test_the_loss_is_that_of_v_with_min_snr_weights',
         'test_frozen_text_does_not_move',
@@ -65,6 +74,7 @@ SLOW = {
         'test_a_step_learns_and_previews',
     ),  # as ganfusion_diffusion's
     'test_instant3d.py': (  # test_contract
+        'test_an_asset_renders_its_own_field',
         'test_steps_from_views_are_those_from_before_there_was_another_supervision',
         'test_preview_shows_renders_beside_targets',
         'test_a_frozen_text_tower_gets_no_gradient',
@@ -121,6 +131,7 @@ SLOW = {
         'test_values_are_those_of_32_bits[ddpm]',
     ),
     'test_reconstruct.py': (  # 1 and 5
+        'test_a_batch_of_objects_is_each_by_itself',
         'test_views_of_a_model_are_lifted_by_the_system_that_its_config_names',
         'test_any_number_of_views_and_pictures_that_are_not_square[1]',
         'test_the_same_seed_gives_the_same_object_and_another_seed_another',
@@ -136,14 +147,16 @@ SLOW = {
         'test_text_and_camera_are_read_and_dropped_text_is_not',
     ),
     'test_mvdiffusion.py': (  # the other form, the other counts of copies
+        'test_other_forms_step_and_every_parameter_moves[tiny_epipolar]',
+        'test_each_text_or_no_text_by_the_coin_as_if_every_row_were_read_apart[3-False]',
         'test_each_step_is_of_one_kind_by_seed_and_step_and_both_learn',
-        'test_other_forms_step_and_every_parameter_moves[tiny_masked]',
         'test_each_text_or_no_text_by_the_coin_as_if_every_row_were_read_apart[1-True]',
         'test_each_text_or_no_text_by_the_coin_as_if_every_row_were_read_apart[1-False]',
         'test_an_object_whose_camera_is_dropped_is_seen_by_a_network_without_cameras[1.0]',
     ),
     'test_records.py': ('test_a_training_reads_them',),  # the examples are those of the packed set
     'test_systems_on_sd.py': (  # the other system, and the slow steps
+        'test_dreamfusion_is_guided_by_the_folder',
         'test_a_step_with_the_folder_has_the_shapes_of_its_state[feed_forward]',
     ),
     'test_flash_attention.py': (  # the other networks
@@ -160,6 +173,7 @@ SLOW = {
     ),
     'test_behind_camera.py': ('test_views_that_look_apart_share_no_points',),
     'test_sample2d.py': (
+        'test_weights_of_our_own_system',
         'test_velocity_and_the_fast_solver_are_those_of_diffusers',
         'test_seeds_decide_and_every_sampler_runs',
         'test_a_single_file_beside_settings',
@@ -179,6 +193,7 @@ SLOW = {
         'test_masks_are_as_dense_as_known_and_the_released_ones_read_every_fourth_index',
     ),
     'test_evaluate_gan.py': (  # a whole evaluation
+        'test_pictures_are_those_of_the_generator_whatever_the_batch',
         'test_a_whole_evaluation',
         'test_variety_counts_what_appears',
         'test_the_gate_of_upsamplers_that_read_w',
@@ -238,6 +253,7 @@ SLOW = {
         'test_the_light_of_a_lit_solid_is_divided_out[128-sphere]',
     ),
     'test_dreamfusion.py': (  # hash
+        'test_light_and_its_losses_come_at_their_steps',
         'test_every_field_learns_its_colour[triplane]',
         'test_every_field_learns_its_colour[mlp]',
     ),
@@ -247,5 +263,23 @@ SLOW = {
     ),
     'test_accumulate.py': (  # the mean of parts of a function
         'test_a_system_moves_by_the_mean_of_its_parts',
+    ),
+    'test_multiprocess.py': (  # test_survival, and the soak of launch
+        'test_killed_in_mid_save_restarts_exactly',
+    ),
+    'test_cli.py': (  # test_plan
+        'test_a_dry_run_counts_parameters_and_bytes',
+    ),
+    'test_toy_sharpness.py': (  # the other scores
+        'test_exact_rays_score_what_one_ray_a_pixel_can_and_others_what_their_controls_say',
+    ),
+    'test_placing.py': (  # 0
+        'test_every_file_stands_there_and_the_sheet_and_cameras_stay_in_scene_units[64]',
+    ),
+    'test_likeness.py': (  # the vectors and their gradient
+        'test_the_loss_of_clip_is_added_with_its_weight',
+    ),
+    'test_python.py': (  # the page
+        'test_lists_seeds_and_what_the_command_makes',
     ),
 }
