@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from test_bench_gan import uncompiled  # noqa: F401
@@ -81,3 +82,16 @@ def test_wrong_requests_are_named(capsys):
         with pytest.raises(SystemExit):
             table.main(['mv', *request])
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_objects_that_divide_are_shared_by_the_devices_and_give_the_same(small, monkeypatch):
+    shape = {**SHAPE, 'objects': jax.device_count()}
+    shared = mv.form_work(shape, 'dense')
+    assert len(shared.arguments[1].sharding.device_set) == jax.device_count() > 1
+    assert shared.arguments[1].addressable_shards[0].data.shape[0] == 1
+    odd = mv.form_work({**shape, 'objects': 3}, 'dense')
+    assert isinstance(odd.arguments[1], np.ndarray)
+    monkeypatch.setattr(mv, 'placed', lambda *arguments: arguments)
+    for ours, alone in zip(shared.results('both'), mv.form_work(shape, 'dense').results('both'), strict=True):
+        np.testing.assert_allclose(ours, alone, atol=2e-5 * np.abs(alone).max())

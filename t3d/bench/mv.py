@@ -9,8 +9,9 @@ Two tables. The first: a step of each form and of the plain UNet whose weights i
 with the gradients of all weights; the arrays that are made of the cameras apart. The second: the `dense` form against
 diffusers' UNet with an attention processor over all views, the epipolar block (that of the finest level that has one) against
 one by torch.nn.functional.grid_sample, in a second process on the same weights, each a function of its name. The rules of
-measurement are those of t3d.bench.measure. The full sizes need some 4 GiB for the weights in each process, twice that with
-gradients, and the activations.
+measurement are those of t3d.bench.measure. Several devices share the objects, where these divide over them
+(`JAX_NUM_CPU_DEVICES=2`: both cores of a processor, convolutions included). The full sizes need some 4 GiB for the weights in
+each process, twice that with gradients, and the activations.
 """
 
 import functools
@@ -94,12 +95,22 @@ def both(function):
     return run
 
 
+def placed(params, *rest) -> tuple:
+    """The arguments over all devices: the weights whole, the others divided along their first axis where that goes."""
+    count = jax.device_count()
+    if count == 1 or any(leaf.shape[0] % count for leaf in jax.tree.leaves(rest)):
+        return params, *rest
+    mesh = jax.make_mesh((count,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    whole, divided = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in ((), ('data',)))
+    return jax.device_put(params, whole), *jax.device_put(rest, divided)
+
+
 class Work:
     """A function of (params, x, *rest), its arguments, and its compiled passes."""
 
     def __init__(self, function, *arguments):
         self.functions = {'forward': function, 'both': both(function)}
-        self.arguments, self.programs = arguments, {}
+        self.arguments, self.programs = placed(*arguments), {}
 
     def program(self, name: str) -> measure.Compiled:
         """Of 'forward' or 'both'; compiled once."""
