@@ -14,15 +14,13 @@ behind those that are there), `table.md`, and a sheet of 12 views of each object
 | milder, milder with a quarter | 0.4 | none; a quarter |
 """
 
-import json
 import pathlib
 
 import numpy as np
 
-from launch import sds_table
+from launch import kept, sds_table
 from t3d.core import config as configs
 from t3d.core import parsing
-from t3d.core.errors import UsageError
 from t3d.core.rules import Whole
 from t3d.parallel import devices
 
@@ -48,20 +46,14 @@ RANGES = {name: Whole(1, 10**6, name) for name in ('steps', 'seeds')}
 def main(argv: list[str] | None = None) -> None:
     parser = parsing.Parser(prog='python -m launch.fronts_table', description=__doc__.partition('\n')[0])
     parser.add_argument('--out', required=True, help='folder for scores, table and sheets')
-    parser.add_argument('--steps', type=int, default=600)
-    parser.add_argument('--seeds', type=int, default=3, help='how many (default: 3)')
-    parser.add_argument('--variants', help=f'some of {", ".join(VARIANTS)}; split by commas (default: all)')
-    parser.add_argument('overrides', nargs='*', help='key=value of the config, for all variants')
+    kept.variant_flags(parser, VARIANTS, steps=600)
     args = parser.parse_args(argv)
-    names = [name.strip() for name in args.variants.split(',')] if args.variants else list(VARIANTS)
     devices.compilation_cache()
     with parsing.refusing(parser):
         parsing.held(args, RANGES)
-        if wrong := [name for name in names if name not in VARIANTS]:
-            raise UsageError(f'unknown variant {wrong[0]!r}: choose from {", ".join(VARIANTS)}.')
+        of_each = {name: overrides for name, (_, overrides) in VARIANTS.items()}
+        names = kept.chosen(args, sds_table.BASE, of_each)  # before a folder is made
         parsing.writable(args.out)
-        for name in names:  # before a folder is made
-            configs.load(sds_table.BASE, [*args.overrides, *VARIANTS[name][1]])
         rows = run(pathlib.Path(args.out), names, args.steps, args.seeds, args.overrides)
     text = table(rows, names)
     (pathlib.Path(args.out) / 'table.md').write_text(text)
@@ -70,25 +62,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(out: pathlib.Path, names: list[str], steps: int, seeds: int, overrides=()) -> list[dict]:
     """All scores, {'variant', 'seed', 'janus', 'front', 'one_front', 'error'}, those on disk included."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / 'fronts.jsonl'
-    settings = {'steps': steps, 'overrides': list(overrides)}
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    if rows and rows[0] != settings:
-        raise UsageError(f'{path} was made with {rows[0]}, not {settings}: name another --out.')
-    if not rows:
-        rows = [settings]
-        path.write_text(json.dumps(settings) + '\n')
+    read = kept.Kept(out / 'fronts.jsonl', {'steps': steps, 'overrides': list(overrides)})
     for name in names:
-        missing = [k for k in range(seeds) if not any((row.get('variant'), row.get('seed')) == (name, k) for row in rows)]
+        missing = set(range(seeds)) - {row['seed'] for row in read.rows if row['variant'] == name}
         trainer = Fronts(name, [*overrides, f'steps={steps}'], out) if missing else None
-        for seed in missing:
+        for seed in sorted(missing):
             row = {'variant': name, 'seed': seed, **trainer.scores(seed)}
-            rows.append(row)
-            with path.open('a') as file:
-                file.write(json.dumps(row) + '\n')
+            read.add(row)
             print(f'{name}, seed {seed}: {", ".join(f"{score} {row[score]:.2f}" for score in SCORES)}', flush=True)
-    return rows[1:]
+    return read.rows
 
 
 class Fronts:
@@ -96,10 +78,10 @@ class Fronts:
 
     def __init__(self, name: str, overrides: list[str], out: pathlib.Path):
         from t3d.data import sources
-        from t3d.evaluate import marked_fronts
+        from t3d.evaluate import marked_fronts, view_reading
 
         bias, own = VARIANTS[name]
-        self.name, self.out, self.scenes = name, out, marked_fronts.some_objects(marked_fronts.OBJECTS)
+        self.name, self.out, self.scenes = name, out, view_reading.some_objects(marked_fronts.OBJECTS)
         self.prompts = [scene.captions[0] for scene in self.scenes]
         file = out / 'prompts.txt'
         file.write_text('\n'.join(self.prompts) + '\n')

@@ -8,9 +8,9 @@ those of some captions reconstructed, as t3d.evaluate.pattern_consistency does, 
 `--given` as in `t3d eval`: the 2D model is `toy_patterns`, in closed form, or a run of configs/image_diffusion.py:patterns.
 """
 
-import json
 import pathlib
 
+from launch import kept
 from t3d.core import config as configs
 from t3d.core import parsing
 from t3d.core.errors import UsageError
@@ -78,25 +78,14 @@ def chosen(numbers: str | None) -> list[str]:
 
 def run(out: pathlib.Path, names: list[str], given: list[str], samples: int, captions: int) -> list[dict]:
     """All scores, {'setting', score: value}, those on disk included."""
-    settings = {'given': list(given), 'samples': samples, 'captions': captions}
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / 'scores.jsonl'
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    if rows and rows[0] != settings:
-        raise UsageError(f'{path} was made with {rows[0]}, not {settings}: name another --out.')
-    if not rows:
-        rows = [settings]
-        path.write_text(json.dumps(settings) + '\n')
+    read = kept.Kept(out / 'scores.jsonl', {'given': list(given), 'samples': samples, 'captions': captions})
     for name in names:
-        if any(row.get('setting') == name for row in rows[1:]):
+        if any(row['setting'] == name for row in read.rows):
             continue
-        known = next((row for row in rows[1:] if MVC in row), {})
-        row = {'setting': name, **scores(SETTINGS[name], given, samples, captions, known)}
-        rows.append(row)
-        with path.open('a') as file:
-            file.write(json.dumps(row) + '\n')
+        row = {'setting': name, **scores(SETTINGS[name], given, samples, captions, next(iter(read.rows), {}))}
+        read.add(row)
         print(f'{name}: right pattern {row["patterns/right_pattern"]:.0%}, MVC {row[MVC]:.3f}', flush=True)
-    return rows[1:]
+    return read.rows
 
 
 def scores(overrides: tuple[str, ...], given: list[str], samples: int, captions: int, known: dict) -> dict[str, float]:
@@ -114,8 +103,7 @@ def scores(overrides: tuple[str, ...], given: list[str], samples: int, captions:
     names = [f'{prefix}mvc_rmse' for prefix in CONTROLS.values()]
     if all(name in known for name in names):
         return found | {name: known[name] for name in names}
-    plain = [patterns.patterned(pattern_views.bare(scene), 'plain') for scene in scenes]
-    bare = view_reading.true_views(plain, cameras, images.shape[2], **view_reading.appearance(loaded))
+    bare = view_reading.true_views(pattern_views.plain(scenes), cameras, images.shape[2], **view_reading.appearance(loaded))
     return found | {name: consistency(views, cameras) for name, views in zip(names, (truth, bare), strict=True)}
 
 

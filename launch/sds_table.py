@@ -10,13 +10,13 @@ command that was stopped goes on behind the runs that are whole), `table.md`, `m
 | output for the albedo | scaled sigmoid from 0.5 or 0.7, plain sigmoid, linear, ReLU, leaky ReLU, swish |
 """
 
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from launch import kept
 from t3d.core import config as configs
 from t3d.core import parsing
 from t3d.core.errors import UsageError
@@ -47,23 +47,16 @@ ERROR = 0.01  # mean squared error of seen prompts, at which views per prompt ar
 def main(argv: list[str] | None = None) -> None:
     parser = parsing.Parser(prog='python -m launch.sds_table', description=__doc__.partition('\n')[0])
     parser.add_argument('--out', required=True, help='folder for curves and table')
-    parser.add_argument('--steps', type=int, default=800)
     parser.add_argument('--every', type=int, default=50, help='steps between measurements (default: 50)')
-    parser.add_argument('--seeds', type=int, default=3, help='how many (default: 3)')
-    parser.add_argument('--variants', help=f'some of {", ".join(VARIANTS)}; split by commas (default: all)')
-    parser.add_argument('overrides', nargs='*', help='key=value of the config, for all variants')
+    kept.variant_flags(parser, VARIANTS, steps=800)
     args = parser.parse_args(argv)
-    names = [name.strip() for name in args.variants.split(',')] if args.variants else list(VARIANTS)
     devices.compilation_cache()
     with parsing.refusing(parser):
         parsing.held(args, RANGES)
-        if wrong := [name for name in names if name not in VARIANTS]:
-            raise UsageError(f'unknown variant {wrong[0]!r}: choose from {", ".join(VARIANTS)}.')
         if args.steps % args.every:
             raise UsageError(f'--steps {args.steps} is no multiple of --every {args.every}.')
+        names = kept.chosen(args, BASE, VARIANTS)  # before a folder is made
         parsing.writable(args.out)
-        for name in names:  # before a folder is made
-            configs.load(BASE, [*args.overrides, *VARIANTS[name]])
         rows = run(pathlib.Path(args.out), names, args.steps, args.every, args.seeds, args.overrides)
     text = table(rows, names)
     (pathlib.Path(args.out) / 'table.md').write_text(text)
@@ -73,28 +66,18 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(out: pathlib.Path, names: list[str], steps: int, every: int, seeds: int, overrides=()) -> list[dict]:
     """All measurements, {'variant', 'seed', 'step', 'views', 'seen', 'held_out', 'nearest'}, those on disk included."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / 'curves.jsonl'
-    settings = {'steps': steps, 'every': every, 'overrides': list(overrides)}
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    if rows and rows[0] != settings:
-        raise UsageError(f'{path} was made with {rows[0]}, not {settings}: name another --out.')
-    if not rows:
-        rows = [settings]
-        path.write_text(json.dumps(settings) + '\n')
+    measured = kept.Kept(out / 'curves.jsonl', {'steps': steps, 'every': every, 'overrides': list(overrides)})
     for name in names:
         trainer = None
         for seed in range(seeds):
-            if sum(row.get('variant') == name and row['seed'] == seed for row in rows[1:]) == steps // every:
+            if sum((row['variant'], row['seed']) == (name, seed) for row in measured.rows) == steps // every:
                 continue
             trainer = trainer or Trainer([*overrides, *VARIANTS[name], f'steps={steps}'])
             made = [{'variant': name, 'seed': seed, **row} for row in trainer.curve(seed, every)]
-            rows += made
-            with path.open('a') as file:
-                file.writelines(json.dumps(row) + '\n' for row in made)
+            measured.add(*made)
             last = made[-1]
             print(f'{name}, seed {seed}: seen {last["seen"]:.4f}, held out {last["held_out"]:.4f}', flush=True)
-    return rows[1:]
+    return measured.rows
 
 
 class Trainer:

@@ -9,7 +9,7 @@ from launch import fronts_table, sds_table
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
 from t3d.data.sets import shapes
-from t3d.evaluate import marked_fronts
+from t3d.evaluate import marked_fronts, view_reading
 from t3d.inference import toy_pictures
 
 
@@ -70,7 +70,7 @@ def test_whole_runs_are_kept_and_other_settings_refused(tmp_path, monkeypatch):
 
 
 def test_true_views_have_one_front():
-    scenes = marked_fronts.some_objects(3)
+    scenes = view_reading.some_objects(3)
     render = configs.load(sds_table.BASE).render
     truth = marked_fronts.true_views(scenes, render)
     assert marked_fronts.fronts(scenes, truth, render) == {'janus': 0.0, 'front': 1.0, 'one_front': 1.0}

@@ -45,7 +45,7 @@ def test_each_number_has_its_own_pictures(monkeypatch):
 
     monkeypatch.setattr(multiview, 'consistency', differ)
     monkeypatch.setattr(multiview, 'agreement', differ)
-    things = view_consistency.captions(3)
+    things = view_reading.some_objects(3)
     colour = (
         np.repeat(np.arange(3) / 3, 4)[:, None, None, None, None] + np.tile(np.arange(4) / 100, 3)[:, None, None, None, None]
     )

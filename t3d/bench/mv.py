@@ -32,6 +32,7 @@ from t3d.metrics import flops
 from t3d.nets import epipolar_block
 from t3d.nets.mv_unet import MultiViewUNet, level_name
 from t3d.nets.unet import UNet
+from t3d.parallel import devices, sharding
 
 FORMS = {
     'dense': {'form': 'dense', 'camera': 16},
@@ -100,9 +101,8 @@ def placed(params, *rest) -> tuple:
     count = jax.device_count()
     if count == 1 or any(leaf.shape[0] % count for leaf in jax.tree.leaves(rest)):
         return params, *rest
-    mesh = jax.make_mesh((count,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
-    whole, divided = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in ((), ('data',)))
-    return jax.device_put(params, whole), *jax.device_put(rest, divided)
+    mesh = devices.make({'data': count})
+    return jax.device_put(params, sharding.replicated(mesh)), *jax.device_put(rest, sharding.batch_sharding(mesh))
 
 
 class Work:

@@ -11,7 +11,7 @@ import numpy as np
 from t3d.core import rules
 from t3d.core.errors import UsageError
 from t3d.data.sets import marked, oracle, shapes, toy
-from t3d.evaluate import asked_objects, drawing, toy_objects
+from t3d.evaluate import asked_objects, drawing, toy_objects, view_reading
 from t3d.evaluate.asked_objects import SUPERSAMPLE
 from t3d.geom import cameras
 from t3d.inference.loading import Loaded
@@ -57,13 +57,7 @@ def asked(loaded: Loaded, limit: int | None) -> list[shapes.Scene]:
         return asked_objects.asked(loaded, limit)
     if loaded.config.get('data', {}).get('prompts') != 'toy':
         raise UsageError(f'evaluate={NAME!r} is for runs with prompts of their own, or with data.prompts=toy.')
-    return some_objects(OBJECTS if limit is None else rules.held('--limit', limit, asked_objects.LIMIT))
-
-
-def some_objects(count: int) -> list[shapes.Scene]:
-    """At most `count` of the 32 large objects, evenly spread over shapes and colours."""
-    things = [scene for scene in shapes.singles('all') if scene.attributes['size'] == 'large']
-    return [things[int(k)] for k in np.linspace(0, len(things) - 1, min(count, len(things)))]
+    return view_reading.some_objects(OBJECTS if limit is None else rules.held('--limit', limit, asked_objects.LIMIT))
 
 
 def views_of() -> cameras.Cameras:

@@ -24,8 +24,7 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     toy_objects.refuse_split(split)
     scenes = prompted(CAPTIONS if limit is None else rules.held('--limit', limit, LIMIT))
     images, cameras, truth = drawn(loaded, scenes, log)
-    bare = [patterns.patterned(pattern_views.bare(scene), 'plain') for scene in scenes]
-    plain = view_reading.true_views(bare, cameras, images.shape[2], **view_reading.appearance(loaded))
+    plain = view_reading.true_views(pattern_views.plain(scenes), cameras, images.shape[2], **view_reading.appearance(loaded))
     found = view_consistency.scores(images, cameras, truth, log)
     for name, values in multiview.consistency(plain, cameras, prng.key(0))._asdict().items():
         found[f'control/plain/mvc_{name}'] = float(np.mean(values))
@@ -43,7 +42,7 @@ def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
 def prompted(count: int) -> list[shapes.Scene]:
     """SAMPLES of each of `count` objects, side by side; object i wears pattern i mod 3."""
     worn = pattern_views.WORN
-    things = [patterns.patterned(thing, worn[i % len(worn)]) for i, thing in enumerate(view_consistency.captions(count))]
+    things = [patterns.patterned(thing, worn[i % len(worn)]) for i, thing in enumerate(view_reading.some_objects(count))]
     return [thing for thing in things for _ in range(SAMPLES)]
 
 

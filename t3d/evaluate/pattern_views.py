@@ -46,14 +46,14 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
         return view_reading.true_views(these, cameras, images.shape[2], albedo=albedo, **look)
 
     phases = np.stack([true(scenes, phase) for phase in pattern_oracle.PHASES])
-    truth, plain = phases[0], true([patterns.patterned(bare(scene), 'plain') for scene in scenes])
+    truth, unpatterned = phases[0], true(plain(scenes))
     drawn = np.random.default_rng(5).integers(len(phases), size=images.shape[:2])
     scattered = np.take_along_axis(phases, drawn[None, :, :, None, None, None], 0)[0]
     scores = {}
     for name, views in (
         ('patterns', images),
         ('control/patterns/true_renders', truth),
-        ('control/patterns/plain', plain),
+        ('control/patterns/plain', unpatterned),
         ('control/patterns/scattered', scattered),
     ):
         readings = view_reading.read(views, cameras, patterns.PATTERNS, **look)
@@ -94,6 +94,11 @@ def shares(readings: list[list[Reading]], scenes: list[shapes.Scene]) -> dict[st
         'in_place': [pattern_oracle.in_place(views) for views in readings],
     }
     return {name: float(np.mean(hits)) for name, hits in values.items()}
+
+
+def plain(scenes: list[shapes.Scene]) -> list[shapes.Scene]:
+    """The same objects without their pattern."""
+    return [patterns.patterned(bare(scene), 'plain') for scene in scenes]
 
 
 def bare(scene: shapes.Scene) -> shapes.Scene:

@@ -39,7 +39,7 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
       limit: captions; None for 8.
     """
     toy_objects.refuse_split(split)
-    chosen = captions(CAPTIONS if limit is None else rules.held('--limit', limit, LIMIT))
+    chosen = view_reading.some_objects(CAPTIONS if limit is None else rules.held('--limit', limit, LIMIT))
     dropped = loaded.config.get('drop_text', 0.0)
     found = scores(*samples(loaded, chosen, log)[:3], log) if dropped < 1.0 else {}
     if not dropped:
@@ -52,15 +52,9 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
 def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> drawing.Pictures:
     """The samples that are scored, with the true renders from the same cameras."""
     toy_objects.refuse_split(split)
-    chosen = captions(CAPTIONS if limit is None else rules.held('--limit', limit, LIMIT))
+    chosen = view_reading.some_objects(CAPTIONS if limit is None else rules.held('--limit', limit, LIMIT))
     images, _, truth, prompts = samples(loaded, chosen, log)
     return drawing.Pictures(prompts, images, truth, True)
-
-
-def captions(count: int) -> list[shapes.Scene]:
-    """`count` of the 32 large objects, evenly spread over shapes and colours."""
-    things, _ = view_reading.objects()
-    return [things[int(k)] for k in np.linspace(0, len(things) - 1, count)]
 
 
 def samples(loaded: Loaded, things: list[shapes.Scene], log) -> tuple[np.ndarray, Cameras, np.ndarray, list[str]]:

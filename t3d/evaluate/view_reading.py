@@ -23,6 +23,12 @@ def objects(sizes: tuple[str, ...] = ('large',)) -> tuple[list[shapes.Scene], np
     return things, np.array([shapes.is_held_out(scene.attributes['shape'], scene.attributes['colour']) for scene in things])
 
 
+def some_objects(count: int) -> list[shapes.Scene]:
+    """At most `count` of the 32 large objects, evenly spread over shapes and colours."""
+    things, _ = objects()
+    return [things[int(k)] for k in np.linspace(0, len(things) - 1, min(count, len(things)))]
+
+
 def appearance(loaded: Loaded) -> dict[str, float]:
     """{'background', 'supersample'} of a model's views; of a config that has no data of its own, white and 3 x 3 rays."""
     render, data = loaded.config.get('render', {}), loaded.config.get('data', {})
