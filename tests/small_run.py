@@ -18,6 +18,9 @@ from t3d.train import loop
 CONFIG = 'configs/instant3d.py:tiny'
 OVERRIDES = (
     *SMALL,
+    'decoder.channels=(8,8)',
+    'decoder.heads=(2,0)',
+    'decoder.groups=(4,4)',
     'steps=2',
     'mesh.data=1',
     'text.length=12',

@@ -9,29 +9,33 @@ import numpy as np
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
+from t3d.parallel import quickly
+
+LARGE = 1 << 20  # numbers of an array; compiling its program well pays
 
 
 def inspect(tree: PyTree) -> tuple[dict[str, dict], list[str]]:
     """({name: {shape, dtype, digest}} of all leaves, names of floating leaves that hold NaN or infinity)."""
     leaves = trees.flatten(tree)
     mesh = next((leaf.sharding.mesh for leaf in leaves.values() if isinstance(leaf.sharding, jax.sharding.NamedSharding)), None)
-    digests, finite = jax.device_get(_digests(mesh)(list(leaves.values())))
+    # Compiled once for each shape: of hundreds of arrays some dozens.
+    found = jax.device_get([_one(mesh, leaf.size >= LARGE)(leaf) for leaf in leaves.values()])
     table = {
         name: {'shape': list(leaf.shape), 'dtype': str(leaf.dtype), 'digest': int(digest)}
-        for (name, leaf), digest in zip(leaves.items(), digests, strict=True)
+        for (name, leaf), (digest, _) in zip(leaves.items(), found, strict=True)
     }
-    return table, [name for name, good in zip(leaves, finite, strict=True) if not good]
+    return table, [name for name, (_, finite) in zip(leaves, found, strict=True) if not finite]
 
 
 @functools.lru_cache(maxsize=8)
-def _digests(mesh):
-    out = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()) if mesh else None
+def _one(mesh, large: bool):
+    """A program of one array on `mesh`: its digest, and whether all its numbers are finite."""
 
-    def run(leaves):
-        finite = [jnp.all(jnp.isfinite(x)) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.array(True) for x in leaves]
-        return jnp.stack([digest(x) for x in leaves]), jnp.stack(finite)
+    def run(x):
+        return digest(x), jnp.all(jnp.isfinite(x)) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.array(True)
 
-    return jax.jit(run, out_shardings=out) if out else jax.jit(run)
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()) if mesh else None
+    return (jax.jit if large else quickly.jit)(run, **({'out_shardings': everywhere} if mesh else {}))
 
 
 def digest(x: jax.Array) -> jax.Array:

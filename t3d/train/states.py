@@ -17,13 +17,11 @@ from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.system import Given, System, TrainState, weights_of, with_weights
 from t3d.core.typing import PyTree
-from t3d.parallel import sharding
+from t3d.parallel import quickly, sharding
 from t3d.train import log as logs
 from t3d.train import traced
 
 KEY_INIT = 2**32 - 1  # folded into the seed's key, as KEY_PREVIEW of program.py; steps stay below
-# XLA options for hundreds of small random draws that run once: compiling them well would take three times as long on a CPU.
-INIT_COMPILER_OPTIONS = {'xla_backend_optimization_level': 0, 'xla_cpu_opt_preset': 'CPU_OPT_PRESET_FAST_COMPILE'}
 
 
 def start(
@@ -94,15 +92,7 @@ def fresh(config, system: System, target: TrainState, keep: traced.Keep = traced
         return jax.tree.unflatten(structure, function(seed, jax.tree.leaves(given)))
 
     given_arrays = given
-    compile_with = lambda options: jax.jit(init, out_shardings=where, compiler_options=options)(np.uint32(config.seed), given)
-    if jax.default_backend() != 'cpu':
-        return compile_with({})
-    try:
-        return compile_with(INIT_COMPILER_OPTIONS)
-    except jax.errors.JaxRuntimeError as error:
-        if 'option' not in str(error):
-            raise
-        return compile_with({})  # a jaxlib without them
+    return quickly.jit(init, out_shardings=where)(np.uint32(config.seed), given)
 
 
 def _init(config, system: System):
