@@ -168,8 +168,8 @@ def test_pixels_are_drawn_near_the_object_in_the_asked_share():
 
 
 def test_unknown_systems_and_words_are_refused_with_the_choices():
-    _, system, _, state = started()
+    _, system = small()
     with pytest.raises(ValueError, match="there are .*instant3d.* Did you mean 'instant3d'?"):
         systems.make({'system': 'instant3e'})
     with pytest.raises(ValueError, match='"corgi"'):
-        asked.generate(system, state.params, ['a corgi'], jax.random.key(0))
+        asked.generate(system, {}, ['a corgi'], jax.random.key(0))
