@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import pathlib
@@ -62,14 +63,20 @@ def refuse_inside(names, folder) -> None:
         ):
             raise UsageError(f'{folder} names a config of its own, {name}: {NEVER}')
     starts = {pathlib.Path(start or '.').resolve() for start in [os.getcwd(), *sys.path]}
-    starts = [start for start in starts if start.is_relative_to(folder) or folder.is_relative_to(start)]
-    for name in names if starts else ():
+    for name in names:
         if not all(part.isidentifier() for part in name.split('.')):
             continue
+        parts = name.split('.')
         for start in starts:
-            place = start.joinpath(*name.split('.')).resolve()
-            if place.is_relative_to(folder) and (place.is_dir() or place.with_suffix('.py').exists()):
+            places = [start.joinpath(*parts[:count]).resolve() for count in range(1, len(parts) + 1)]
+            if any(place.is_relative_to(folder) and _is_code(place) for place in places):
                 raise UsageError(f'{folder} names a module of its own, {name}, in its config: {NEVER}')
+
+
+def _is_code(place: pathlib.Path) -> bool:
+    """Whether importing a module of this place runs something: a folder without an `__init__` is a name alone."""
+    suffixes = importlib.machinery.all_suffixes()
+    return any(one.with_name(one.name + suffix).is_file() for one in (place, place / '__init__') for suffix in suffixes)
 
 
 def _there(name: str) -> bool:
