@@ -57,7 +57,7 @@ def test_every_file_stands_there_and_the_sheet_and_cameras_stay_in_scene_units(t
     known = json.loads(stands['facts'].read_text())
     np.testing.assert_allclose(known['place']['scale'], scale, rtol=0.01)
     assert known['frame'] == 'y up, front +z, base at y = 0, metres, 0.3 high'
-    assert known['size x y z'] == json.loads(there['facts'].read_text())['size x y z']  # of the scene
+    assert known['size x y z, scene units'] == json.loads(there['facts'].read_text())['size x y z, scene units']  # of the scene
 
 
 def test_a_mesh_of_a_system_is_placed_and_named_too(tmp_path):

@@ -326,15 +326,14 @@ def _refuse_incomplete(folder: pathlib.Path, weights=None) -> None:
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         hint = 'It is one part of such a folder: give the folder above it.' if (folder / 'config.json').is_file() else ''
-        hint = hint or ('' if folder.exists() else 'It does not exist.')
         if weights is not None:
             hint = (
                 f'{weights} holds numbers only: give --config DIR, a folder of the same family with these parts (its own '
                 'weights may be left out).'
             )
+        why = f'is no text-to-image folder: {", ".join(missing)} not in it' if folder.exists() else 'does not exist'
         raise BadWeights(
-            f'{folder} is no text-to-image folder: {", ".join(missing)} not in it. Wanted unet/, vae/, text_encoder/, '
-            f'tokenizer/ and scheduler/, as diffusers saves them. {hint}'
+            f'{folder} {why}. Wanted unet/, vae/, text_encoder/, tokenizer/ and scheduler/, as diffusers saves them. {hint}'
         )
 
 

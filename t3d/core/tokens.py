@@ -7,6 +7,7 @@ marks included, padded with the end mark as CLIP does.
 
 import contextlib
 import difflib
+import functools
 import json
 import pathlib
 import sys
@@ -209,7 +210,12 @@ def check_prompts(text: dict, prompts: list[str]) -> None:
     if text.get('open_vocabulary', False):
         new = {word for prompt in prompts for word in split_words(prompt)} - set(text['words'])
         if new:
-            print(f'note: words that this model never read, all alike to it: {", ".join(sorted(new))}', file=sys.stderr)
+            _say_once(f'note: words that this model never read, all alike to it: {", ".join(sorted(new))}')
+
+
+@functools.cache  # what asks and what draws both check
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 PROBES = ('a red cube', 'Ein Würfel, 3D', '红色')  # no two vocabularies read all alike; one of letters reads the first alone

@@ -91,5 +91,5 @@ def _facts(level_set: Surface, mesh: meshes.Mesh, distance: float, most: int, lo
         'faces before simplification': len(level_set.faces),
         'moved by simplification': f'{distance:.2g}, {distance / level_set.cell:.2g} cells of the grid',
         'volume': meshes.volume(mesh.vertices, mesh.faces),
-        'size x y z': ' x '.join(f'{side:.3f}' for side in np.ptp(mesh.vertices, axis=0)),
+        'size x y z, scene units': ' x '.join(f'{side:.3f}' for side in np.ptp(mesh.vertices, axis=0)),
     }

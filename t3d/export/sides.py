@@ -24,6 +24,7 @@ SIZE = 96  # pixels
 SHOWN = 0.25  # opacity
 MARGIN = 1  # pixels around the mesh, and around what the field shows, that count as outline
 WORTH = 0.01  # share below which nothing is said to be missing
+BEYOND = 0.05  # share from which the mesh is said to cover what the field does not show
 MOSTLY = 0.9  # share of what is missing that the threshold of the report would have
 MIDDLE = 0.9  # share of what is missing that lies in the box of the report along each axis
 STEPS = 2  # samples of a cell's width along rays through the grid
@@ -90,13 +91,15 @@ def compare(asset: Field, mesh: Mesh, densities: np.ndarray) -> Comparison:
 def sentence(result: Comparison) -> str:
     """The comparison in one sentence."""
     count = len(result.sides)
+    beyond = f', and covers {result.added:.0%} beyond it' if result.added >= BEYOND else ''
     if result.low is None:
-        return f'the mesh has {1.0 - result.missing:.1%} of what the field shows from {count} sides'
+        less = ' (the field is thin there: a higher --threshold has less of that)' if beyond else ''
+        return f'the mesh has {1.0 - result.missing:.1%} of what the field shows from {count} sides{beyond}{less}'
     side = max(result.sides, key=result.sides.get)
     ranges = zip('xyz', result.low, result.high, strict=True)
     box = ', '.join(f'{axis} {low:.2f} to {high:.2f}' for axis, low, high in ranges)
     return (
-        f'the mesh lacks {result.missing:.0%} of what the field shows from {count} sides, most from the {side} '
+        f'the mesh lacks {result.missing:.0%} of what the field shows from {count} sides{beyond}; most from the {side} '
         f'({result.sides[side]:.0%}), {result.place} it ({box}): --threshold {result.threshold:.2g} would have most of that'
     )
 

@@ -46,7 +46,7 @@ def recognise(root: pathlib.Path) -> str:
       FileNotFoundError: no such folder.
     """
     if not root.exists():
-        raise FileNotFoundError(f'no folder of posed pictures {root}: set data.path to one.')
+        raise FileNotFoundError(f'no folder of posed pictures {root}: give one, in a config as data.path.')
     if not root.is_dir():
         raise UsageError(f'{root} is a file: give the folder of posed pictures; a zip has to be unpacked first.')
     for name, module in LAYOUTS.items():
