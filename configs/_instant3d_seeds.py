@@ -2,10 +2,13 @@
 
 
 def toy_imle(config):
-    """Of `scenes_rays`: single objects, captions that leave the shape or the colour open."""
+    """Of `scenes_rays`: single objects, captions that leave the shape or the colour open.
+
+    An object has a caption of each kind, and the noise that is nearest under one is any under the other: chosen at every step.
+    """
     config.variant = 'toy_imle'
     config.supervision = 'imle'
-    config.steps = 1600
+    config.steps = 4800
     config.batch = 16
     config.text.length = 6
     config.decoder.update(channels=(32, 24, 16), heads=(4, 4, 0), groups=(8, 8, 8), mid_heads=4, base_channels=16)
@@ -16,10 +19,10 @@ def toy_imle(config):
     config.loss.update(rays=48)
     config.optimizer.update(learning_rate=2e-3, warmup=100, final=0.02)
     config.ema_decay = 0.99
-    config.seeds = dict(draws=8, every=4, rays=16)
+    config.seeds = dict(draws=8, every=1, rays=16)
     config.data.update(name='toy_open', kind='object_rays', split='all', scenes='singles', views=2, poses=64, count=32)
     config.preview.update(rows=8, views=3, size=64)
-    config.preview_every = 400
+    config.preview_every = 800
     config.evaluate = ('toy_seeds',)
     config.export.prompts = ('a red object', 'a cube')
     return config
