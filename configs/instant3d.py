@@ -137,10 +137,7 @@ def scenes() -> ml_collections.ConfigDict:
 
 
 def scenes_rays() -> ml_collections.ConfigDict:
-    """The scenes of `scenes` from rays in closed form: no picture is made, so none is too small.
-
-    On a processor a quarter faster with the flag of XLA that docs/benchmarks.md names for large maps.
-    """
+    """The scenes of `scenes` from rays in closed form. docs/benchmarks.md has the flag that makes it faster on a processor."""
     config = scenes()
     config.variant = 'scenes_rays'
     config.supervision = 'rays'
