@@ -170,7 +170,7 @@ def test_two_tiers_of_two_processes(tmp_path):
     settings = {'tier': tier, 'every': 4}
     processes = launch(broken, total=16, delay=0.02, **settings)
     try:
-        reached = lambda: len(local_steps(tier)) == 2 and all(steps[-1:] > [4] for steps in local_steps(tier))
+        reached = lambda: steps(broken) and len(local_steps(tier)) == 2 and all(each[-1:] > [4] for each in local_steps(tier))
         wait_for(reached, processes, 600)
     finally:
         kill(processes)
