@@ -149,14 +149,10 @@ SLOW = {
         'test_text_and_camera_are_read_and_dropped_text_is_not',
     ),
     'test_mvdiffusion.py': (  # test_mv_unet has the forms; new layers learn first
-        'test_other_forms_step_and_every_parameter_moves[tiny_epipolar]',
-        'test_each_text_or_no_text_by_the_coin_as_if_every_row_were_read_apart[3-False]',
+        'test_other_forms_step_and_every_parameter_moves',
+        'test_each_text_or_no_text_by_the_coin_as_if_every_row_were_read_apart',
         'test_each_step_is_of_one_kind_by_seed_and_step_and_both_learn',
-        'test_each_text_or_no_text_by_the_coin_as_if_every_row_were_read_apart[1-True]',
-        'test_each_text_or_no_text_by_the_coin_as_if_every_row_were_read_apart[1-False]',
         'test_an_object_whose_camera_is_dropped_is_seen_by_a_network_without_cameras[1.0]',
-        'test_other_forms_step_and_every_parameter_moves[tiny_masked]',
-        'test_each_text_or_no_text_by_the_coin_as_if_every_row_were_read_apart[3-True]',
     ),
     'test_records.py': ('test_a_training_reads_them',),  # the examples are those of the packed set
     'test_systems_on_sd.py': (  # the other system, and the slow steps
@@ -172,9 +168,7 @@ SLOW = {
         'test_an_object_has_the_same_number_in_any_company_and_whatever_its_place',
     ),
     'test_convert_mv.py': (  # the keys both ways; test_mv_unet: new, it is the plain network
-        'test_a_new_network_grows_out_of_any_folder[form1]',
-        'test_a_new_network_grows_out_of_any_folder[form2]',
-        'test_a_new_network_grows_out_of_any_folder[form0]',
+        'test_a_new_network_grows_out_of_any_folder',
     ),
     'test_behind_camera.py': ('test_views_that_look_apart_share_no_points',),
     'test_sample2d.py': (
@@ -187,14 +181,13 @@ SLOW = {
     'test_image_condition.py': (  # pictures squared and refused; test_throwaways reads one
         'test_a_row_that_is_shown_nothing_is_that_of_the_text_alone',
         'test_a_step_moves_the_token_and_a_prior_lends_its_weights',
-        'test_a_picture_changes_its_own_object_alone[1.0]',
-        'test_a_picture_changes_its_own_object_alone[2.0]',
+        'test_a_picture_changes_its_own_object_alone',
     ),
     'test_instant3d_sds.py': (  # pictures; test_guide has the formula
         'test_negatives_adapt_to_the_last_visit_of_each_prompt',
         'test_variants_fit_the_priors_that_they_name[sds_trained]',
         'test_each_prompt_of_a_batch_is_guided_by_itself[views]',
-        'test_the_decoder_gets_the_explicit_gradient_through_the_renderer[4.0]',
+        'test_the_decoder_gets_the_explicit_gradient_through_the_renderer',
     ),
     'test_epipolar.py': (  # masks against a brute force
         'test_masks_are_as_dense_as_known_and_the_released_ones_read_every_fourth_index',
@@ -221,8 +214,7 @@ SLOW = {
         'test_gradients_point_to_the_picture_and_guesses_to_what_the_noise_leaves_open',
     ),
     'test_guide_pipeline.py': (  # test_bench_sds, against the same peer
-        'test_the_gradient_is_that_of_diffusers_and_torch[False-epsilon]',
-        'test_the_gradient_is_that_of_diffusers_and_torch[True-v_prediction]',
+        'test_the_gradient_is_that_of_diffusers_and_torch',
     ),
     'test_bench_decoder.py': (  # the check prints one
         'test_the_table_without_a_peer',
@@ -266,7 +258,7 @@ SLOW = {
         'test_light_and_its_losses_come_at_their_steps',
         'test_every_field_learns_its_colour[triplane]',
         'test_every_field_learns_its_colour[mlp]',
-        'test_bands_change_the_memory_of_a_step_and_not_its_gradient[more0]',
+        'test_bands_change_the_memory_of_a_step_and_not_its_gradient',
     ),
     'test_loop.py': (  # (2, 4)
         'test_resumes_on_another_mesh[(1, 8)]',

@@ -37,7 +37,9 @@ def test_every_form_of_a_module_is_refused(tmp_path, monkeypatch, file, name):
     with pytest.raises(UsageError, match=f'names a module of its own, {name}, in its config: code beside weights is never run'):
         tables.refuse_inside(['instant3d', name], tmp_path / 'weights')
     tables.refuse_inside([name], tmp_path / 'other')
-    (tmp_path / 'linked').symlink_to('weights')
+    (tmp_path / 'here').mkdir()
+    (tmp_path / 'here' / 'linked').symlink_to(tmp_path / 'weights')
+    monkeypatch.chdir(tmp_path / 'here')  # beside the folder, not above it
     with pytest.raises(UsageError, match='names a module of its own, linked'):
         tables.refuse_inside([f'linked.{name}'.replace('.weights', '')], tmp_path / 'weights')
     assert not (tmp_path / 'ran').exists()

@@ -100,7 +100,7 @@ def test_light_and_its_losses_come_at_their_steps():
 LIT = ('shading.start=0', 'shading.shaded=1.0', 'loss.orientation=(0,1.0,1.0,1)', 'render.importance=4')
 
 
-@pytest.mark.parametrize('more', ((), pytest.param(LIT, marks=pytest.mark.slow)))
+@pytest.mark.parametrize('more', ((), LIT))
 def test_bands_change_the_memory_of_a_step_and_not_its_gradient(more):
     """With an opacity loss; then with light, an orientation loss and two passes of samples."""
     told = ('loss.opacity=(0,0.5,0.5,1)', 'render.size=16', 'render.samples=24', 'occupancy.cells=0', *more)

@@ -66,7 +66,7 @@ def batch_of(prompts):
     return {'tokens': tokenize(list(prompts)), 'index': np.arange(len(prompts), dtype=np.int32), 'sides': np.stack(sides)}
 
 
-@pytest.mark.parametrize('scale', (pytest.param(1.0, marks=pytest.mark.slow), 4.0))
+@pytest.mark.parametrize('scale', (1.0, 4.0))
 def test_the_decoder_gets_the_explicit_gradient_through_the_renderer(scale):
     """w(t) (eps_hat - eps) of a Gaussian written out, pulled back through params -> pictures: 3 prompts, 2 views."""
     chosen, seen, drawn = config(f'distill.scale={scale}', 'cameras.views=2', 'distill.words=none'), [], []

@@ -89,7 +89,7 @@ def test_what_the_mesh_covers_beyond_the_field_is_told_apart():
     discs = 1.3**2 - (1.0 + sides.MARGIN * pixel) ** 2
     assert result.missing == 0.0 and result.added == pytest.approx(discs, rel=0.2)
     assert result.iou == pytest.approx(1.0 / 1.3**2, rel=0.1)
-    assert f'from 9 sides, and covers {result.added:.0%} beyond it (the field is thin there' in sides.sentence(result)
+    assert f'from 9 sides; it covers {result.added:.0%} beyond that, where the field is thin: ' in sides.sentence(result)
 
 
 @pytest.mark.parametrize(

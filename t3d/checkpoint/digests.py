@@ -35,7 +35,7 @@ def _one(mesh, large: bool):
         return digest(x), jnp.all(jnp.isfinite(x)) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.array(True)
 
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()) if mesh else None
-    return (jax.jit if large else quickly.jit)(run, **({'out_shardings': everywhere} if mesh else {}))
+    return (jax.jit if large else quickly.jit)(run, out_shardings=everywhere)
 
 
 def digest(x: jax.Array) -> jax.Array:

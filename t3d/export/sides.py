@@ -91,16 +91,17 @@ def compare(asset: Field, mesh: Mesh, densities: np.ndarray) -> Comparison:
 def sentence(result: Comparison) -> str:
     """The comparison in one sentence."""
     count = len(result.sides)
-    beyond = f', and covers {result.added:.0%} beyond it' if result.added >= BEYOND else ''
+    more = f'; it covers {result.added:.0%} beyond that, where the field is thin: a higher --threshold has less of it'
+    more = more if result.added >= BEYOND else ''
     if result.low is None:
-        less = ' (the field is thin there: a higher --threshold has less of that)' if beyond else ''
-        return f'the mesh has {1.0 - result.missing:.1%} of what the field shows from {count} sides{beyond}{less}'
+        return f'the mesh has {1.0 - result.missing:.1%} of what the field shows from {count} sides{more}'
     side = max(result.sides, key=result.sides.get)
     ranges = zip('xyz', result.low, result.high, strict=True)
     box = ', '.join(f'{axis} {low:.2f} to {high:.2f}' for axis, low, high in ranges)
     return (
-        f'the mesh lacks {result.missing:.0%} of what the field shows from {count} sides{beyond}; most from the {side} '
-        f'({result.sides[side]:.0%}), {result.place} it ({box}): --threshold {result.threshold:.2g} would have most of that'
+        f'the mesh lacks {result.missing:.0%} of what the field shows from {count} sides, most from the {side} '
+        f'({result.sides[side]:.0%}), {result.place} it ({box}): --threshold {result.threshold:.2g} '
+        f'would have most of that{more}'
     )
 
 
