@@ -29,12 +29,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--records', type=int, nargs='+', default=[1_000, 100_000], help='of each set (default: 1000 100000)')
     parser.add_argument('--batches', type=int, default=2000, help='that are read (default: 2000)')
     parser.add_argument('--batch', type=int, default=16, help='records of a batch (default: 16)')
+    parser.add_argument('--config', default='instant3d:tiny', help='that reads the sets (default: instant3d:tiny)')
     parser.add_argument('--measure', help='of a set that is there, in this process')
     args = parser.parse_args(argv)
     with parsing.refusing(parser):
         parsing.held(args, RANGES)
         if args.measure:
-            return print(json.dumps(measured(args.measure, args.batches, args.batch)))
+            return print(json.dumps(measured(args.measure, args.config, args.batches, args.batch)))
         read = f'after {args.batches} batches | records/s | of the processor'
         print(f'| records | files | on disk | to open | memory after opening | {read} |')
         print('|---|---|---|---|---|---|---|---|')
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 files = write(pathlib.Path(folder), count)
                 told = subprocess.run(
-                    [sys.executable, '-m', 'launch.stream_figures', '--measure', folder]
+                    [sys.executable, '-m', 'launch.stream_figures', '--measure', folder, '--config', args.config]
                     + ['--batches', str(args.batches), '--batch', str(args.batch)],
                     check=True,
                     capture_output=True,
@@ -89,7 +90,7 @@ def with_facts(data: bytes, **facts) -> bytes:
     return len(head).to_bytes(record_bytes.LENGTH, 'little') + head + data[end:]
 
 
-def measured(folder: str, batches: int, batch: int) -> dict[str, float]:
+def measured(folder: str, spec: str, batches: int, batch: int) -> dict[str, float]:
     """What a set costs in this process.
 
     Returns:
@@ -100,8 +101,9 @@ def measured(folder: str, batches: int, batch: int) -> dict[str, float]:
     from array_record.python import array_record_module  # noqa: F401
     from PIL import Image  # noqa: F401
 
-    names = ('data.name=records', f'data.path={folder}', f'data.size={SIZE}', f'data.views={VIEWS}', f'batch={batch}')
-    config = configs.load('instant3d:tiny', names)
+    names = ['data.name=records', 'data.split=train', f'data.path={folder}', f'data.size={SIZE}', f'batch={batch}']
+    single = configs.load(spec).data.get('kind') == 'single_view'
+    config = configs.load(spec, names if single else [*names, f'data.views={VIEWS}'])
     before, began = resident(), time.process_time()
     config = sources.resolve(config)
     source, transform = sources.make(config)

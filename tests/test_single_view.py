@@ -10,7 +10,7 @@ from t3d.core import config as configs
 from t3d.core.errors import UsageError
 from t3d.data import pipeline, sources
 from t3d.data.adapters import single_view
-from t3d.data.sets import furniture_source, shapes, toy
+from t3d.data.sets import furniture_source, one_view, shapes, toy
 from t3d.geom import cameras
 
 
@@ -229,7 +229,7 @@ class Catalogue:
 
 def test_furniture_shows_one_view_of_each_object_and_variant(monkeypatch):
     monkeypatch.setattr(furniture_source, 'FurnitureSource', Catalogue)
-    single_view._furniture.cache_clear()
+    one_view.furniture.cache_clear()
     config = make_config(name='furniture', size=4, variants=7, background=1.0)
     source, _ = sources.make(config)
     pose, lens = toy.camera_arrays(np.arange(16) * 0.3, np.full(16, 0.2), 3.5, 0.7)
@@ -252,11 +252,11 @@ def test_furniture_shows_one_view_of_each_object_and_variant(monkeypatch):
     assert {int(few[k]['image'][0, 0, 1]) for k in range(40)} == {0, 1, 2, 3, 4}
     words = sources.resolve(make_config(TEXT, name='furniture', size=4, variants=7)).text.words
     assert words == ('a', 'chair')
-    single_view._furniture.cache_clear()
+    one_view.furniture.cache_clear()
 
 
 def test_the_hash_picks_every_view_about_as_often():
-    counts = np.bincount([single_view.chosen_view(index, 0, 16) for index in range(4213)], minlength=16)
+    counts = np.bincount([one_view.chosen_view(index, 0, 16) for index in range(4213)], minlength=16)
     expected = 4213 / 16
     assert np.sum((counts - expected) ** 2 / expected) < 37.7  # chi-squared, 15 degrees of freedom, 0.1 %
 

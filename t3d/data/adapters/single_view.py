@@ -7,6 +7,7 @@
 | `toy` | a scene from one random side; scenes x `poses` records | nothing: rendered here |
 | `furniture` | an object in one of its colour variants, from the view that a hash of the index picks | a built set |
 | `posed` | a view of an object in a folder of posed pictures, every one | `data.path` |
+| `records` | a view of an object of a set that streams, every one; read when it is asked for | `data.path` |
 | `eg3d` | an image of an EG3D folder or zip, with the label of its `dataset.json` | `data.path` |
 
 and `config.data.mode` what is known of the cameras (GANFusion's data sets, after EG3D, arXiv 2112.07945):
@@ -32,11 +33,12 @@ import numpy as np
 from t3d.core import files, tokens
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
-from t3d.data.sets import archives, camera_labels, caption_words, furniture_source, images, shapes, sweethome, toy
+from t3d.data.sets import archives, camera_labels, caption_words, furniture_source, images, one_view, shapes, toy
 from t3d.data.sets.captions import vocabulary
 from t3d.data.sets.posed_pictures import open_posed
+from t3d.data.sets.record_pictures import open_records
 
-NAMES, NEEDS = ('toy', 'furniture', 'posed', 'eg3d'), ('data.mode', 'data.mirror')
+NAMES, NEEDS = ('toy', 'furniture', 'posed', 'records', 'eg3d'), ('data.mode', 'data.mirror')
 MODES = ('posed-known', 'posed-estimated', 'pose-distribution')
 FAKES = 3  # labels for the generator's phase, its regularisation, and the discriminator's phase
 CACHE = 2 << 30  # bytes of decoded pictures kept in memory
@@ -60,7 +62,9 @@ def make(config, split: str | None = None, batch_spec: dict | None = None) -> tu
 
 
 def labels(config, split: str | None = None) -> np.ndarray:
-    """float32 [N, 25]: the labels of the set, for samplers at evaluation; of `pose-distribution` 10,000 fixed draws."""
+    """float32 [N, 25]: the labels of the set, for samplers at evaluation; of `pose-distribution` 10,000 fixed draws, of a large
+    set of records those that stand for it (sets.record_pictures).
+    """
     if check_mode(config.data) == 'pose-distribution':
         return sample_labels(config.data, np.random.default_rng(0), DRAWN)
     return open_set(config, split).labels
@@ -91,77 +95,7 @@ def sample_labels(data, random: np.random.Generator, count: int) -> np.ndarray:
     return to_labels(pose, lens)
 
 
-to_labels, mirror_labels = camera_labels.concatenate, camera_labels.mirrored
-
-
-class Toy:
-    """One view of every scene of toy.ToySource; its cameras are known before anything is rendered."""
-
-    def __init__(self, data, split: str):
-        options = {key: data[key] for key in ('scenes', 'size', 'poses', 'seed', 'supersample')}
-        self.source = toy.ToySource(split, views=1, **options)
-        angles = [self.source.angles(index) for index in range(len(self.source))]
-        yaw, pitch = (np.concatenate(values) for values in zip(*angles))
-        self.labels = to_labels(*toy.camera_arrays(yaw, pitch, shapes.RADIUS, shapes.FOV))
-        self.size = data['size']
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def image(self, index: int) -> np.ndarray:
-        return self.source[index]['image'][0]
-
-    def text(self, index: int) -> dict:
-        scene = self.source.scene(index)
-        return {'captions': scene.captions, 'attributes': scene.attributes, 'name': scene.captions[0]}
-
-
-class Furniture:
-    """One view of every record of furniture_source.FurnitureSource, all read at the start: a record is stored whole.
-
-    Args:
-      views: how many of a record's views to choose from, the first ones; 0 means all.
-    """
-
-    def __init__(self, path: str, split: str, size: int, variants: int, seed: int, views: int, background: float):
-        source = furniture_source.FurnitureSource(path or None, split, size=size, variants=variants)
-        self.folder, self.images, self.texts, self.size, poses, lenses = source.folder, [], [], size, [], []
-        for index in range(len(source)):
-            record = source[index]
-            view = chosen_view(index, seed, views or len(record['image']))
-            self.images.append(composite(record['image'][view], background))
-            self.texts.append({key: record[key] for key in ('captions', 'attributes', 'name')})
-            poses.append(record['world_from_cam'][view])
-            lenses.append(record['intrinsics'][view])
-        self.labels = to_labels(np.stack(poses), np.stack(lenses))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def image(self, index: int) -> np.ndarray:
-        return self.images[index]
-
-    def text(self, index: int) -> dict:
-        return self.texts[index]
-
-
-@functools.lru_cache(2)
-def _furniture(root, *key) -> Furniture:
-    """Cached: a start reads the set three times (vocabulary, training, preview), and each reading takes seconds."""
-    return Furniture(*key)
-
-
-def chosen_view(index: int, seed: int, views: int) -> int:
-    """Which of its views a record shows."""
-    return sweethome.bucket(f'{seed}/{index}', views)
-
-
-def composite(image: np.ndarray, background: float) -> np.ndarray:
-    """uint8 [S, S, 3] of straight-alpha RGBA over a grey of `background` in [0, 1]; RGB passes."""
-    if image.shape[-1] == 3:
-        return image
-    alpha = image[..., 3:].astype(np.float32) / 255.0
-    return np.round(image[..., :3] * alpha + 255.0 * background * (1.0 - alpha)).astype(np.uint8)
+to_labels, mirror_labels, composite = camera_labels.concatenate, camera_labels.mirrored, one_view.composite
 
 
 class SingleView:
@@ -231,6 +165,45 @@ class SingleView:
             yield from self.text(index)['captions']
 
 
+class Streamed(SingleView):
+    """The same of a set with more pictures than memory has room for (sets.record_pictures): none is kept.
+
+    Attributes:
+      labels: float32 [M, 25] of the records that stand for the set, mirrored ones after those; None in `pose-distribution`.
+      spoken: what the set says, counted (caption_words.Spoken).
+    """
+
+    def __init__(self, pictures, **options):
+        super().__init__(pictures, **options)
+        self.spoken = pictures.spoken
+        sided = sorted(word for word in self.spoken.words if caption_words.names_a_side(word)) if self.mirror else ()
+        if sided:
+            raise UsageError(
+                f'data.mirror with captions that say {", ".join(sided[:5])} ({pictures.folder}): they would be false of '
+                'mirrored pictures, and a set that streams is not read through for those without. Set data.mirror=false.'
+            )
+
+    def __repr__(self) -> str:
+        return repr(self.pictures.source)  # grain puts it into the iterator's state
+
+    def __getitem__(self, index: int) -> dict:
+        index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f'record {index} of a single-view set with {len(self)}')
+        mirrored, place = divmod(index, self.count)
+        record = self.pictures.record(place)
+        image, label = composite(record['image'], self.background), record['label']
+        if self.labels is None:
+            label = np.zeros(images.LABEL, np.float32)
+        elif mirrored:
+            [label] = mirror_labels(label[None])
+        return {**record, 'image': np.ascontiguousarray(image[:, ::-1]) if mirrored else image, 'label': label}
+
+    def captions(self) -> Iterator[str]:
+        """The first different captions of the set."""
+        return iter(self.spoken.first)
+
+
 def open_set(config, split: str | None = None) -> SingleView:
     """The source of a config with `data.kind='single_view'`."""
     data, split = config.data, split or config.data.split
@@ -242,21 +215,25 @@ def open_set(config, split: str | None = None) -> SingleView:
     if data.name == 'toy':
         if mirror and data.scenes != 'singles':
             raise UsageError(f'data.mirror with data.scenes={data.scenes}: captions of left and right would be false.')
-        pictures = Toy(data, split)
+        pictures = one_view.Toy(data, split)
     elif data.name == 'furniture':
         views, root = data.get('train_views', 0), furniture_source.data_root()
-        pictures = _furniture(root, data.path, split, data.size, data.variants, data.seed, views, background)
+        pictures = one_view.furniture(root, data.path, split, data.size, data.variants, data.seed, views, background)
     elif data.name == 'posed':
         pictures = open_posed(data, split)
+    elif data.name == 'records':
+        pictures = open_records(data, split)
     elif data.name == 'eg3d':
         pictures = _eg3d(data, split, posed)
     else:
         raise UsageError(unknown(data.name, NAMES, 'single-view data set (data.name)'))
     table = pictures.labels if posed else sample_labels(data, np.random.default_rng(0), 100)
-    where = str(getattr(pictures, 'path', f'data.name={data.name}')) if posed else 'data.yaw and data.pitch'
+    place = getattr(pictures, 'path', getattr(pictures, 'folder', f'data.name={data.name}'))
+    where = str(place) if posed else 'data.yaw and data.pitch'
     images.check_varied(table, where)
     camera_labels.check_meant(table, where if posed else 'data.yaw, data.pitch, data.radius and data.fov', config.render)
-    return SingleView(pictures, background=background, posed=posed, mirror=mirror)
+    chosen = Streamed if getattr(pictures, 'streamed', False) else SingleView
+    return chosen(pictures, background=background, posed=posed, mirror=mirror)
 
 
 @functools.lru_cache(2)
@@ -298,6 +275,8 @@ def example(config, source: SingleView) -> Callable[[dict, np.random.Generator],
 def _check_captioned(config, source: SingleView) -> None:
     if source.labels is None:
         raise UsageError(f"{config.system} needs the camera of every image: data.mode='pose-distribution' has none.")
+    if isinstance(source, Streamed):  # every record has a caption, and what they say was counted
+        return caption_words.check_spoken(source.spoken, config.text, source.pictures.folder)
     bare, where = [k for k in range(len(source)) if not source.text(k)['captions']], config.data.path or config.data.name
     if bare:
         raise UsageError(
@@ -320,7 +299,10 @@ def _adversarial(data, table: np.ndarray | None, record: dict, random: np.random
 
 def words(config) -> list[str]:
     """The vocabulary of a config's set."""
-    return shapes.WORDS if config.data.name == 'toy' else vocabulary(captions(config))
+    if config.data.name == 'toy':
+        return shapes.WORDS
+    source = open_set(config)
+    return list(source.spoken.words) if isinstance(source, Streamed) else vocabulary(source.captions())
 
 
 def captions(config) -> Iterator[str]:
@@ -341,7 +323,9 @@ def preview(config, batch_spec: dict | None = None) -> tuple[dict[str, np.ndarra
 
 def _distinct(source: SingleView, count: int) -> list[int]:
     """Indices of records with different names, in a fixed random order; of one name several only if there are too few."""
-    order, named = np.random.default_rng(0).permutation(len(source)).tolist(), {}
+    random, named = np.random.default_rng(0), {}
+    large = len(source) > 2**22  # no order of all for a few rows
+    order = random.choice(len(source), 4096, replace=False).tolist() if large else random.permutation(len(source)).tolist()
     for index in order if count else ():
         named.setdefault(source.text(index)['name'], index)
         if len(named) == count:

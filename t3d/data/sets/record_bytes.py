@@ -76,11 +76,13 @@ def head(data: bytes, where: str) -> dict:
     return told
 
 
-def decode(data: bytes, where: str) -> dict:
+def decode(data: bytes, where: str, *, names=None, views=None) -> dict:
     """The record of some bytes, and the facts that `encode` was given.
 
     Args:
       where: what it is called in messages.
+      names: arrays to decode, by name; None: all. The others are left out.
+      views: places along the first axis of every array, in this order; None: all. Pictures of no other view are decoded.
     Raises:
       Damaged: bytes that `encode` did not write.
     """
@@ -90,20 +92,22 @@ def decode(data: bytes, where: str) -> dict:
     for name, form, kind, shape, lengths in told.pop('arrays'):
         pieces = [data[at + sum(lengths[:k]) : at + sum(lengths[: k + 1])] for k in range(len(lengths))]
         at += sum(lengths)
+        if names is not None and name not in names:
+            continue
         try:
-            arrays[name] = _array(form, kind, shape, pieces)
+            arrays[name] = _array(form, kind, shape, pieces, views)
         except Exception as error:  # of zlib, of Pillow, of shapes that do not agree
             raise Damaged(f'{where}: its {name} cannot be read ({type(error).__name__}: {str(error)[:80]}).') from error
     return {**told, **arrays}
 
 
-def _array(form: str, kind: str, shape: list[int], pieces: list[bytes]) -> np.ndarray:
+def _array(form: str, kind: str, shape: list[int], pieces: list[bytes], views) -> np.ndarray:
     if kind not in KINDS:
         raise ValueError(f'numbers of kind {kind!r}')
     if form == 'png':
-        images = [_pixels(piece, shape) for piece in pieces]
-        if [len(images), *images[0].shape] != shape:
-            raise ValueError(f'{len(images)} pictures of shape {list(images[0].shape)}, announced {shape}')
+        images = [_pixels(piece, shape) for piece in (pieces if views is None else [pieces[view] for view in views])]
+        if [len(pieces), *images[0].shape] != shape:
+            raise ValueError(f'{len(pieces)} pictures of shape {list(images[0].shape)}, announced {shape}')
         return np.stack(images)
     [piece] = pieces
     wanted = int(np.prod(shape)) * np.dtype(kind).itemsize
@@ -111,7 +115,8 @@ def _array(form: str, kind: str, shape: list[int], pieces: list[bytes]) -> np.nd
         piece = zlib.decompressobj().decompress(piece, wanted + 1)
     if len(piece) != wanted:
         raise ValueError(f'{len(piece)} bytes, announced {wanted}')
-    return np.frombuffer(piece, kind).reshape(shape)
+    array = np.frombuffer(piece, kind).reshape(shape)
+    return array if views is None else array[np.asarray(views)]
 
 
 def _png(view: np.ndarray) -> bytes:

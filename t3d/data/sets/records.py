@@ -31,6 +31,7 @@ class RecordsSource:
     Attributes:
       spoken: what the split says, counted (caption_words.Spoken).
       size: pixels of the views.
+      views: how many a record has.
       shards: its files.
     """
 
@@ -53,6 +54,7 @@ class RecordsSource:
         self.shards = shards.Shards(root, tuple(shard for part in chosen for shard in part.shards))
         self.spoken = caption_words.together([part.spoken for part in chosen])
         self._views = [part.views for part in chosen for _ in part.shards]
+        self.views = self.views_kept or views[0]
         self._ends = list(itertools.accumulate(shard.records for shard in self.shards.shards))
 
     def __len__(self) -> int:
@@ -62,27 +64,37 @@ class RecordsSource:
         return f'RecordsSource({self.folder!r}, {len(self)})'
 
     def __getitem__(self, index: int) -> dict:
+        return self.read(index)
+
+    def read(self, index: int, *, names=None, views=None) -> dict:
+        """A record, or parts of it: nothing else of it is decoded.
+
+        Args:
+          names: of its arrays; None: all.
+          views: places among its views, in this order; None: all.
+        """
         number, position = self._place(index)
-        where = self.shards.where(number, position)
-        record = record_bytes.decode(self.shards.read(number, position), where)
-        views = self._views[number]
-        shapes = {'image': (views, self.size, self.size, 4), 'world_from_cam': (views, 4, 4), 'intrinsics': (views, 3, 3)}
+        where, there = self.shards.where(number, position), self._views[number]
+        chosen = kept(there, self.views_kept) if self.views_kept else None  # every array is one of views
+        if views is not None:
+            chosen = np.arange(there)[np.asarray(views)] if chosen is None else chosen[np.asarray(views)]
+        record = record_bytes.decode(self.shards.read(number, position), where, names=names, views=chosen)
+        count = there if chosen is None else len(chosen)
+        shapes = {'image': (count, self.size, self.size, 4), 'world_from_cam': (count, 4, 4), 'intrinsics': (count, 3, 3)}
+        shapes = {name: shape for name, shape in shapes.items() if names is None or name in names}
         if wrong := [name for name, shape in shapes.items() if getattr(record.get(name), 'shape', None) != shape]:
             raise UsageError(
                 f'{where} has no {wrong[0]} of shape {list(shapes[wrong[0]])}: it is of another set; {shards.COPY}.'
             )
         if record.pop('at', None) != [self.shards.shards[number].number, position]:
             raise UsageError(f'{where} was written as another record: the file was renamed; {shards.COPY}.')
-        if self.views_kept:  # every array is one of views
-            arrays = {name: value for name, value in record.items() if isinstance(value, np.ndarray)}
-            record |= {name: value[kept(len(value), self.views_kept)] for name, value in arrays.items()}
         return record
 
     def text(self, index: int) -> dict:
-        """Captions and name of an object, without its pictures."""
+        """Captions and name of an object, and attributes where it has some, without its pictures."""
         number, position = self._place(index)
         head = record_bytes.head(self.shards.read(number, position), self.shards.where(number, position))
-        return {'captions': head['captions'], 'name': head['name']}
+        return {name: head[name] for name in ('captions', 'name', 'attributes') if name in head}
 
     def _place(self, index: int) -> tuple[int, int]:
         """(number of the shard, place in it) of a record."""
