@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from t3d.core import config as configs
-from t3d.core import prng
+from t3d.core import prng, waiting
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Output, Request, Views
 from t3d.data import sets
@@ -112,7 +112,8 @@ def lifted(loaded: loading.Loaded, request: Request, output: Output, seed: int, 
     lifting.system.check(asked)
     log(f'lift: {len(output.images)} views to an object, by {spec} ...')
     started = time.perf_counter()
-    (made,) = jax.block_until_ready(lifting.generate(asked, prng.each(prng.key(seed), 1)))
+    with waiting.telling(log, 'lift'):
+        (made,) = jax.block_until_ready(lifting.generate(asked, prng.each(prng.key(seed), 1)))
     log(f'lift: {time.perf_counter() - started:.1f} s')
     return made, output
 
@@ -159,7 +160,8 @@ def _part(writer, loaded, requests, out, seeds, log, settings) -> list[dict[str,
 def _each(loaded, requests, out, seeds, log):
     """(request, output, seed, its folder) of every seed and request."""
     out, requests, names = pathlib.Path(out), _once(requests), []
-    made = loading.generate(loaded, requests, list(seeds))
+    with waiting.telling(log, f'generating with {loaded.config.system}'):
+        made = loading.generate(loaded, requests, list(seeds))
     for (seed, output), request in zip(made, requests * len(seeds), strict=True):
         name = name_of(output.prompt, seed if len(seeds) > 1 else None)
         places = (name, *(f'{name}_{k}' for k in range(2, len(made) + 2)))  # prompts may differ only in signs
