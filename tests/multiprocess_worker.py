@@ -1,7 +1,8 @@
 """One process of runs of the dummy on loopback: PORT INDEX COUNT DEVICES STEPS DELAY WORKDIR..., one folder after the other.
 
 T3D_TEST_TIER: a folder for the local tier, where a save comes at every step; T3D_TEST_EVERY: steps between saves in the run
-folder; T3D_TEST_HEARTBEAT, T3D_TEST_PATIENCE: seconds; T3D_TEST_HANGS 'INDEX FILE': its data end when FILE is there.
+folder; T3D_TEST_HEARTBEAT, T3D_TEST_PATIENCE, T3D_TEST_SHARED: seconds; T3D_TEST_HANGS 'INDEX FILE': its data end when FILE is
+there. {index} in a WORKDIR is the number of the process.
 """
 
 import os
@@ -10,7 +11,7 @@ import time
 
 import jax
 
-port, index, count, local, steps, delay, *workdirs = sys.argv[1:]
+port, index, count, local, steps, delay, *folders = sys.argv[1:]
 jax.config.update('jax_num_cpu_devices', int(local))
 jax.config.update('jax_default_matmul_precision', 'highest')
 
@@ -19,7 +20,7 @@ from dummy_system import Source, config, make, transform  # noqa: E402
 from t3d.core import errors  # noqa: E402
 from t3d.core.errors import UsageError  # noqa: E402
 from t3d.parallel import devices  # noqa: E402
-from t3d.train import loop, watch  # noqa: E402
+from t3d.train import loop, watch, workdirs  # noqa: E402
 
 LOCAL = os.environ.get('T3D_TEST_TIER', '')
 hangs, when = os.environ.get('T3D_TEST_HANGS', '-1 none').split()
@@ -41,8 +42,10 @@ if __name__ == '__main__':
         every = int(os.environ.get('T3D_TEST_EVERY', 10**6))
         changes['checkpoint'] = {'every': every, 'keep': 3, 'best': '', 'local': LOCAL, 'local_every': 1}
     patience = float(os.environ.get('T3D_TEST_PATIENCE', watch.PATIENCE))
+    workdirs.SHARED = float(os.environ.get('T3D_TEST_SHARED', workdirs.SHARED))
     try:
-        for workdir in workdirs:
+        for workdir in folders:
+            workdir = workdir.replace('{index}', index)
             loop.run(config(**changes), workdir, system=make(ballast=2**21), data=(Source(), slow), patience=patience)
     except UsageError as error:  # as launch.train
         print(f'error: {errors.line(error)}', file=sys.stderr, flush=True)

@@ -43,6 +43,11 @@ class Lock:
         self._keeper = threading.Thread(target=self._keep, daemon=True)
         self._lost = None
 
+    @property
+    def token(self) -> str:
+        """32 hexadecimal digits, of this lock alone."""
+        return self._mine['token']
+
     def take(self) -> None:
         """Makes the file, or recovers the one of a training that has ended."""
         if not self._create():
@@ -132,6 +137,11 @@ class Lock:
             f'workdir {self._path.parent} is in use: {_who(other)} trains there since {since}. '
             f'Choose another --workdir, or stop that process; if it is known to have ended, delete {files.quoted(self._path)}.'
         )
+
+
+def token_in(folder) -> str:
+    """The token of the lock that is in a run folder; '' where there is none that can be read."""
+    return str((_record(folder / NAME) or {}).get('token', ''))
 
 
 def _lives(other: dict, mine: dict, read, line) -> bool:

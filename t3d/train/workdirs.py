@@ -5,6 +5,7 @@ import pathlib
 import re
 import shlex
 import sys
+import time
 
 import jax
 import numpy as np
@@ -13,22 +14,73 @@ from jax.experimental import multihost_utils
 
 from t3d.checkpoint import around_orbax, run_configs, tiers
 from t3d.core import config as configs
-from t3d.core import environment, files
+from t3d.core import environment, errors, files
 from t3d.core.errors import UsageError
+from t3d.parallel import agreement
 from t3d.train import locks
 from t3d.train import log as logs
+
+SHARED = 75.0  # seconds in which all processes have to see what process 0 wrote; file systems may hold 60 back
 
 
 def prepare(workdir, config, line=print):
     """(the run folder, made or accepted, with config.json, command.txt and environment.json in it; its `locks.Lock`, held)."""
     path = _numbered(config) if workdir is None else files.path(workdir)
     around_orbax.literal(path)  # refuses names that cannot hold checkpoints
-    check(path, config)
-    if jax.process_count() > 1:  # process 0 writes only after all have read
-        multihost_utils.sync_global_devices('workdir')
+    _on_every_process(lambda: check(path, config))  # process 0 writes only after all have read
     lock = locks.Lock(path, line)
     _on_process_0(lambda: _fill(path, config, lock))
+    try:
+        refuse_unshared(path, lock.token)
+    except BaseException:
+        if jax.process_index() == 0:
+            lock.release()
+        raise
     return path, lock
+
+
+def refuse_unshared(path, token: str, seconds: float | None = None) -> None:
+    """Raises, in every process alike, unless each sees the lock that process 0 has written into the run folder.
+
+    Args:
+      token: 32 hexadecimal digits, of the lock of this process; that of process 0 counts.
+      seconds: that a file system may take to show a new file to another host; None: SHARED.
+    """
+    if jax.process_count() == 1:
+        return
+    seconds = SHARED if seconds is None else seconds
+    words = [int(token[k : k + 8], 16) - 2**31 for k in range(0, 32, 8)]  # as int32
+    first = agreement.gathered(words)[0]
+    wanted = ''.join(f'{int(word) + 2**31:08x}' for word in first)
+    end = time.monotonic() + seconds
+    while not (seen := locks.token_in(path) == wanted) and time.monotonic() < end:
+        time.sleep(0.2)
+    blind = np.flatnonzero(agreement.gathered([seen])[:, 0] == 0).tolist()
+    if blind:
+        who = f'{agreement.named(blind)} of {jax.process_count()}'
+        raise UsageError(
+            f'workdir {path} is not one folder for all processes: {who} did not see in {seconds:.0f} s the {locks.NAME} that '
+            'process 0 wrote there. Give the same folder of a file system that all hosts share, or gs://BUCKET/FOLDER.'
+        )
+
+
+def _on_every_process(action) -> None:
+    """Runs the action on each process; if it fails on one, all raise. What process 0 did not meet, the others say."""
+    error = None
+    try:
+        action()
+    except (UsageError, OSError) as caught:
+        error = caught
+    if jax.process_count() > 1:
+        failed = np.flatnonzero(agreement.gathered([error is not None])[:, 0]).tolist()
+        if failed and error is None:
+            raise UsageError(
+                f'{agreement.named(failed)} cannot use the run folder: its output says why. Do all hosts share the folder?'
+            )
+        if error is not None and 0 not in failed:
+            print(f'error: process {jax.process_index()}: {errors.line(error)}', file=sys.stderr, flush=True)
+    if error is not None:
+        raise error
 
 
 def _fill(path, config, lock: locks.Lock) -> None:

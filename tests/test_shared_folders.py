@@ -1,0 +1,86 @@
+"""A run folder that the processes do not share is refused on all of them, in a stated time."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import test_multiprocess as multiprocess
+
+from t3d.core.errors import UsageError
+from t3d.parallel import agreement
+from t3d.train import locks, workdirs
+
+TOKEN, OTHER = '0123456789abcdef' * 2, 'f' * 32
+
+
+@pytest.fixture
+def second(monkeypatch):
+    """This process as the second of two: `first` is what process 0 says when all are asked."""
+
+    def become(first):
+        said = iter(first)
+        monkeypatch.setattr(jax, 'process_count', lambda: 2)
+        monkeypatch.setattr(jax, 'process_index', lambda: 1)
+        monkeypatch.setattr(agreement, 'gathered', lambda mine: np.int32([next(said), list(mine)]))
+
+    return become
+
+
+def words(token):
+    return [int(token[k : k + 8], 16) - 2**31 for k in range(0, 32, 8)]
+
+
+def test_who_sees_the_lock_of_process_0_goes_on(tmp_path, second):
+    (tmp_path / locks.NAME).write_text(json.dumps({'token': TOKEN}))
+    second([words(TOKEN), [1]])
+    workdirs.refuse_unshared(tmp_path, OTHER, 0.0)
+
+
+@pytest.mark.parametrize('there', [None, OTHER, '{', 5])
+def test_who_does_not_see_it_is_named(tmp_path, second, there):
+    if there is not None:
+        (tmp_path / locks.NAME).write_text(there if there == '{' else json.dumps({'token': there}))
+    second([words(TOKEN), [1]])
+    with pytest.raises(UsageError, match=r'process 1 of 2 did not see in 0 s the run.lock .* gs://BUCKET'):
+        workdirs.refuse_unshared(tmp_path, OTHER, 0.0)
+
+
+def test_a_process_that_sees_it_ends_with_the_one_that_does_not(tmp_path, second):
+    (tmp_path / locks.NAME).write_text(json.dumps({'token': TOKEN}))
+    second([words(TOKEN), [0]])
+    with pytest.raises(UsageError, match='process 0 of 2 did not see'):
+        workdirs.refuse_unshared(tmp_path, OTHER, 0.0)
+
+
+def fails():
+    raise UsageError('a folder of another config')
+
+
+def test_what_one_process_alone_meets_ends_all_and_is_said_once(second, capsys):
+    second([[0]])
+    with pytest.raises(UsageError, match='a folder of another config'):
+        workdirs._on_every_process(fails)
+    assert capsys.readouterr().err == 'error: process 1: a folder of another config\n'
+    second([[1]])
+    with pytest.raises(UsageError, match='process 0 cannot use the run folder: its output says why'):
+        workdirs._on_every_process(lambda: None)
+    second([[1]])
+    with pytest.raises(UsageError, match='a folder of another config'):
+        workdirs._on_every_process(fails)
+    assert not capsys.readouterr().err  # process 0 says it
+    second([[0]])
+    workdirs._on_every_process(lambda: None)
+
+
+@pytest.mark.slow
+def test_two_processes_with_folders_of_their_own_end(tmp_path):
+    processes = multiprocess.launch(tmp_path / 'own-{index}', total=4, shared=2.0)
+    try:
+        codes = [process.wait(300) for process in processes]
+    finally:
+        multiprocess.kill(processes)
+    said = [(tmp_path / f'own-{{index}}.{k}.txt').read_text() for k in (0, 1)]
+    assert codes == [2, 2], said
+    assert 'error: workdir' in said[0] and 'process 1 of 2 did not see in 2 s the run.lock that process 0 wrote' in said[0]
+    assert not (tmp_path / 'own-0' / 'run.lock').exists()
