@@ -17,6 +17,7 @@ RANGES = {
     'num_processes': Whole(1, 2**20, 'processes in all'),
     'process_id': Whole(0, 2**20, 'of this process, from 0'),
     'heartbeat': Whole(10, 86_400, 'seconds'),
+    'meet': Whole(10, 86_400, 'seconds'),
     'patience': Whole(10, 864_000, 'seconds'),
 }
 
@@ -33,6 +34,7 @@ def main(argv=None) -> int:
     parser.add_argument('--num-processes', type=int)
     parser.add_argument('--process-id', type=int)
     parser.add_argument('--heartbeat', type=int, default=100, help='seconds after which a silent process counts as dead (100)')
+    parser.add_argument('--meet', type=int, default=300, help='seconds in which all processes have to come (300)')
     text = 'seconds without progress after which processes that are alive count as stuck (1800)'
     parser.add_argument('--patience', type=int, default=1800, help=text)
     overrides, argv = split(sys.argv[1:] if argv is None else argv)
@@ -59,7 +61,7 @@ def main(argv=None) -> int:
         by_hand = (args.coordinator, args.num_processes, args.process_id)
         if args.distributed or any(value is not None for value in by_hand):
             joining = True
-            cluster = devices.start(*by_hand, heartbeat=args.heartbeat)
+            cluster = devices.start(*by_hand, heartbeat=args.heartbeat, meet=args.meet)
             joining = False
             if jax.process_index() == 0:
                 print(*clusters.lines(cluster), sep='\n', flush=True)

@@ -1,7 +1,10 @@
 """The device mesh."""
 
 import collections
+import pathlib
 import socket
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -11,6 +14,8 @@ from launch import train
 from t3d.core.errors import UsageError
 from t3d.parallel import devices
 from t3d.parallel.clusters import Cluster
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -103,3 +108,23 @@ def test_a_port_in_use_is_said_before_jax_crashes_on_it(monkeypatch):
     monkeypatch.setattr(jax.distributed, 'initialize', lambda *_: pytest.fail('JAX was started'))
     with socket.create_server(('127.0.0.1', 0)) as other, pytest.raises(UsageError, match='in use.*JAX_COORDINATOR_PORT'):
         devices.start(f'127.0.0.1:{other.getsockname()[1]}', 2, 0)
+
+
+ALONE = """
+import sys
+from t3d.parallel import devices
+devices.start(sys.argv[1], 2, int(sys.argv[2]), meet=1.0)
+"""
+
+
+@pytest.mark.parametrize('index', [0, 1])
+def test_a_process_that_nobody_joins_ends_with_one_sentence(index):
+    """Process 0 whose others do not come, and process 1 without process 0."""
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        address = f'127.0.0.1:{free.getsockname()[1]}'
+    command = [sys.executable, '-c', ALONE, address, str(index)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100)
+    why = 'not all have come in 1 s' if index == 0 else 'nobody answers there after 1 s: Connection refused'
+    assert ended.returncode == 2 and 'Check failure' not in ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith('error: ')]
+    assert f'process {index} of 2 did not meet the others at {address} ({why}): do all run' in line

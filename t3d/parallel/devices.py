@@ -12,6 +12,8 @@ import importlib.util
 import math
 import os
 import socket
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -24,6 +26,7 @@ from t3d.parallel.clusters import Cluster
 
 AXES = ('data', 'fsdp', 'tensor')
 HEARTBEAT = 100  # seconds; JAX's own choice
+MEET = 300  # seconds in which all processes of a run have to come; JAX's own choice
 
 
 def make(shape: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -86,12 +89,14 @@ def start(
     process_id: int | None = None,
     *,
     heartbeat: int = HEARTBEAT,
+    meet: float = MEET,
 ) -> Cluster:
     """Joins the other processes of a run, before any other use of JAX.
 
     Without arguments the launcher's variables say how (t3d.parallel.clusters).
     Args: address 'host:port' of process 0; num_processes in all; process_id from 0; heartbeat: seconds without a sign of life
-    after which a process counts as dead and the others end.
+    after which a process counts as dead and the others end; meet: seconds after which a process that waits for others to come
+    ends, with one sentence and status 2.
 
     Raises UsageError where there is no cluster, the processes do not meet, or GPUs of the job would stay idle.
     """
@@ -109,7 +114,9 @@ def start(
         _check_port(cluster)
     method = None if None in process else 'deactivate'  # JAX's own reading of SLURM would choose one GPU
     try:
-        jax.distributed.initialize(*process, cluster.local_device_ids, method, heartbeat_timeout_seconds=heartbeat)
+        settings = {'heartbeat_timeout_seconds': heartbeat, 'initialization_timeout': int(meet) + 60}
+        with _meeting(cluster, meet):
+            jax.distributed.initialize(*process, cluster.local_device_ids, method, **settings)
     except (RuntimeError, ValueError, OSError) as error:
         if 'must be called before' in str(error) or 'only be called once' in str(error):
             raise
@@ -118,6 +125,34 @@ def start(
         last_words.guard(jax.process_index(), jax.process_count())
     check_local(cluster)
     return cluster
+
+
+@contextlib.contextmanager
+def _meeting(cluster: Cluster, seconds: float):
+    """Ends the process where the block takes longer: JAX would abort it from C++, with a dump of the stack."""
+    met = threading.Event()
+
+    def watch() -> None:
+        if not met.wait(seconds):
+            print(f'error: {_did_not_meet(cluster, _absent(cluster, seconds))}', file=sys.stderr, flush=True)
+            os._exit(2)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        met.set()
+
+
+def _absent(cluster: Cluster, seconds: float) -> Exception:
+    """What is lacking after so many seconds: process 0, or others."""
+    if cluster.process_id and cluster.address:
+        host, _, port = cluster.address.rpartition(':')
+        try:
+            socket.create_connection((host.strip('[]'), int(port)), 5.0).close()
+        except OSError as error:
+            return OSError(f'nobody answers there after {seconds:.0f} s: {error.strerror or error}')
+    return TimeoutError(f'not all have come in {seconds:.0f} s')
 
 
 def _check_port(cluster: Cluster) -> None:
