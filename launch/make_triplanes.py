@@ -1,9 +1,10 @@
 """`python -m launch.make_triplanes --run RUN --out DIR --pairs 1000 --captioner toy`: captioned triplanes for stage 2.
 
-The same command again goes on where it stopped; a larger --pairs adds to the folder.
+The same command again goes on where it stopped; a larger --pairs adds to the folder. Many processes: the same command with
+`--share 0/4` to `--share 3/4` on each, then once without, which puts together what they made, and makes what is missing.
 """
 
-from t3d.build import captioners, make_triplanes
+from t3d.build import captioners, make_triplanes, triplane_shares
 from t3d.core import parsing
 from t3d.core.rules import Real, Whole
 from t3d.parallel import devices
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--views', type=int, default=1, help='pictures of each object that the captioner sees (default: 1)')
     parser.add_argument('--batch', type=int, default=16, help='objects at a time (default: 16)')
     parser.add_argument('--seed0', type=int, default=0, help='the first seed (default: 0)')
+    parser.add_argument('--share', metavar='I/N', help='make the part of process I of N, from 0')
     args = parser.parse_args(argv)
     devices.compilation_cache()
     names = ('pairs', 'captioner', 'template', 'psi', 'views', 'batch', 'seed0')
@@ -36,8 +38,10 @@ def main(argv: list[str] | None = None) -> None:
         parsing.held(args, RANGES)
         parsing.writable(args.out)
         options = {name: getattr(args, name) for name in names}
-        out = make_triplanes.run(args.run, args.out, weights=args.captioner_weights, **options)
-    print(f'wrote {out}: set data.path={out} of configs/ganfusion_diffusion.py')
+        share = triplane_shares.parse(args.share) if args.share else None
+        out = make_triplanes.run(args.run, args.out, weights=args.captioner_weights, share=share, **options)
+    if share is None:
+        print(f'wrote {out}: set data.path={out} of configs/ganfusion_diffusion.py')
 
 
 if __name__ == '__main__':

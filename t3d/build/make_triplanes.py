@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.build import captioners
+from t3d.build import captioners, triplane_shares
 from t3d.core import config as configs
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
@@ -55,6 +55,7 @@ def run(
     views: int = 1,
     weights=None,
     template: str = 'objects',
+    share: triplane_shares.Share | None = None,
     log=print,
 ) -> pathlib.Path:
     """Makes pairs with seeds seed0, seed0 + 1, ..., or goes on with a folder that holds fewer; returns the folder.
@@ -64,6 +65,7 @@ def run(
       psi: truncation of w towards its mean; 1 is none.
       views: pictures of each object, from cameras of the data set, that the captioner sees.
       weights, template: of BLIP captioners.
+      share: makes only the blocks of this one of several processes (triplane_shares); a call without puts them together.
     Raises:
       UsageError: `source` is no triplane GAN, or the folder holds pairs of another generator or other settings.
     """
@@ -88,21 +90,47 @@ def run(
         'captioner': reader.name,
         'triplanes': triplanes.meaning(loaded.config),
     }
+    draw = SampleRenderer(loaded, psi, views)
+    seeds_of = lambda start, stop: np.arange(seed0 + start, seed0 + min(start + batch, stop), dtype=np.uint32)
+    if share is not None:
+        have = triplanes.read_manifest(out)['pairs'] if (out / triplanes.MANIFEST).exists() else 0
+        _make_share(triplane_shares.waiting(out, share, have, pairs, batch), head, batch, draw, reader, seeds_of, log)
+        return out
     folder = Folder(out, head)
-    first = folder.pairs
+    first, examples, began = folder.pairs, [], time.monotonic()
     if first >= pairs:
         log(f'nothing to do: {out} has {first} pairs')
-    draw, examples, began = SampleRenderer(loaded, psi, views), [], time.monotonic()
-    for start in range(first, pairs, batch):
-        seeds = np.arange(seed0 + start, seed0 + min(start + batch, pairs), dtype=np.uint32)
-        made = draw(seeds, batch)
-        lines = _captioned(reader, seeds, made)
-        folder.append(lines, made.channels)
-        examples += list(zip(made.images, lines))[: SHOWN - len(examples)]
+    while folder.pairs < pairs:
+        start, seeds = folder.pairs, seeds_of(folder.pairs, pairs)
+        made, shared = None, triplane_shares.after(out, start, head, batch)
+        for lines, moments in shared:
+            folder.append(lines, moments)
+        if not shared or len(examples) < SHOWN:  # what shares have drawn is not kept
+            made = draw(seeds, batch)
+        if not shared:
+            lines = _captioned(reader, seeds, made)
+            folder.append(lines, channel_moments(made.channels))
+        if made is not None:
+            examples += list(zip(made.images, shared[0][0] if shared else lines))[: SHOWN - len(examples)]
+        triplane_shares.remove(out, folder.pairs)
         rate = (folder.pairs - first) / (time.monotonic() - began)
         log(f'{folder.pairs}/{pairs} pairs, {rate:.1f}/s: {lines[-1]["caption"]}')
     _finish(out, loaded, examples)
     return out
+
+
+def _make_share(waiting, head: dict, batch: int, draw, reader: captioners.Captioner, seeds_of, log) -> None:
+    """Makes the blocks that a share has to make."""
+
+    def batches(block):
+        for start in range(block.start, block.stop, batch):
+            seeds = seeds_of(start, block.stop)
+            made = draw(seeds, batch)
+            yield _captioned(reader, seeds, made), channel_moments(made.channels)
+
+    for block in waiting:
+        triplane_shares.write(block, head, batch, batches(block), log)
+    log(f'{len(waiting)} blocks made: the same command without --share puts all together')
 
 
 class Made(NamedTuple):
@@ -182,7 +210,7 @@ class Folder:
             self._go_on(triplanes.read_manifest(out))
             return
         others = sorted(path.name for path in out.iterdir()) if out.exists() else []
-        if set(others) - {triplanes.LINES, triplanes.MANIFEST + '.part'}:
+        if set(others) - {triplanes.LINES, triplanes.MANIFEST + '.part', triplane_shares.PARTS}:
             raise UsageError(f'{out} holds {", ".join(others[:5])} but no {triplanes.MANIFEST}: choose an empty folder.')
         out.mkdir(parents=True, exist_ok=True)
         (out / triplanes.LINES).write_bytes(b'')
@@ -210,14 +238,13 @@ class Folder:
             raise UsageError(f'{out / triplanes.LINES} is not what was written: copy it again, or make the pairs anew.')
         (out / triplanes.LINES).write_bytes(kept)
 
-    def append(self, lines: list[dict], channels: np.ndarray) -> None:
+    def append(self, lines: list[dict], moments: fid.Moments) -> None:
         """Adds lines and, in one piece, the manifest that counts them and the statistics of their planes' channels."""
         text = ''.join(json.dumps(line) + '\n' for line in lines).encode()
         with (self.out / triplanes.LINES).open('ab') as file:
             file.write(text)
         self.digest.update(text)
         self.pairs += len(lines)
-        moments = channel_moments(channels)
         self.stats = moments if self.stats is None else fid.merge(self.stats, moments)
         sums = {'count': self.stats.n, 'mean': self.stats.mean.tolist(), 'squares': self.stats.scatter.tolist()}
         manifest = {**self.head, 'pairs': self.pairs, 'sha256': self.digest.hexdigest(), 'stats': sums}
