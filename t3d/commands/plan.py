@@ -10,6 +10,7 @@ RANGES = {
     'limit': Real(1.0, 1e6, 'seconds for each plan'),
     'mfu': Real(0.001, 1.0, 'model FLOPs over the bf16 peak'),
 }
+BATCH = Whole(1, 2**31 - 1, 'rows of a global batch')
 EXAMPLES = """examples:
   t3d plan --config configs/instant3d.py:pod --topology v5e:16x16 --mesh data=64,fsdp=4
   t3d plan --config configs/mvdiffusion.py:pod batch=512 --topology v5p:4x4x4 --mesh data=8,fsdp=8 --json plan.json
@@ -32,9 +33,14 @@ def flags(command) -> None:
     command.add_argument('--topology', nargs='+', default=[], help='v5e:16x16, v5p:4x4x8, v6e:8x8, v4:4x4x4, or cpu:8')
     command.add_argument('--mesh', nargs='+', default=[], metavar='MESH', help='data=16,fsdp=16; one axis may be -1')
     command.add_argument(
-        '--batch', nargs='+', type=int, default=[0], help="with --table: global batches (default: the config's)"
+        '--batch', nargs='+', type=int, default=[], help="with --table: global batches (default: the config's)"
     )
-    command.add_argument('--table', metavar='FILE.md', help='write a table of all combinations; rows that are there are kept')
+    command.add_argument(
+        '--table',
+        metavar='FILE.md',
+        type=parsing.table_file,
+        help='write a table of all combinations; rows that are there are kept',
+    )
     command.add_argument(
         '--tries', type=int, help='programs compiled for the smallest mesh (default 3, with --table 0: estimated)'
     )
@@ -53,10 +59,12 @@ def run(args) -> int:
     import pathlib
 
     from t3d.core import config as configs
+    from t3d.core import rules
     from t3d.core.errors import UsageError
     from t3d.plan import chips, costs, meshes
 
     parsing.held(args, RANGES)
+    batches = [rules.held('--batch', batch, BATCH) for batch in args.batch] or [0]
     prices = costs.prices(args.price)
     if args.mfu and not prices:
         raise UsageError(f'--mfu {args.mfu:g} is for costs: give --price DOLLARS of a chip-hour too.')
@@ -74,8 +82,8 @@ def run(args) -> int:
     if args.table:
         if prices:
             raise UsageError('--price is of one plan: make the table, then `t3d plan --costs FILE.jsonl --price ...` of it.')
-        return _table(args, specs, loaded, overrides, topologies, wishes)
-    if len(specs) * len(topologies) * len(wishes) > 1 or args.batch != [0]:
+        return _table(args, specs, loaded, overrides, topologies, wishes, batches)
+    if len(specs) * len(topologies) * len(wishes) > 1 or args.batch:
         raise UsageError('several configs, topologies, meshes or batches make a table: say where, --table FILE.md.')
     meshes.resolve(wishes[0], topologies[0], 0)
     price = costs.price_of({'topology': topologies[0].name}, prices)
@@ -124,7 +132,7 @@ def _divided(args) -> tuple[list[str], list[str]]:
     return specs, overrides
 
 
-def _table(args, specs, loaded, overrides, topologies, wishes) -> int:
+def _table(args, specs, loaded, overrides, topologies, wishes, batches: list[int]) -> int:
     from t3d.core.errors import UsageError
     from t3d.plan import meshes, sweep
 
@@ -132,11 +140,11 @@ def _table(args, specs, loaded, overrides, topologies, wishes) -> int:
         raise UsageError('--json is of one plan, --table of many: leave one out.')
     cells = []
     for spec, config in zip(specs, loaded, strict=True):
-        batches = [batch or config.get('batch', 0) for batch in args.batch]
+        of_config = [batch or config.get('batch', 0) for batch in batches]
         for topology in topologies:
             for wish in wishes:
                 mesh = meshes.show(meshes.resolve(wish, topology, 0)) if len(topologies) == 1 else _on(wish, topology)
-                cells += [sweep.Cell(spec, tuple(overrides), topology.name, mesh, batch) for batch in batches if mesh]
+                cells += [sweep.Cell(spec, tuple(overrides), topology.name, mesh, batch) for batch in of_config if mesh]
     made = sweep.run(cells, args.table, tries=args.tries or 0, quick=args.quick, limit=args.limit)
     print(f'{args.table}: {made} rows made, {len(cells) - made} were there')
     return 0

@@ -125,10 +125,19 @@ def run_folder(path: str, flag: str = '--workdir') -> None:
 
 def json_file(path: str) -> str:
     """The `type` of an argument --json: a file that can be written, which is known before the work."""
+    return _file(path, '--json')
+
+
+def table_file(path: str) -> str:
+    """The same of --table."""
+    return _file(path, '--table')
+
+
+def _file(path: str, flag: str) -> str:
     from t3d.core.errors import UsageError
 
     try:
-        writable(path, '--json', file=True)
+        writable(path, flag, file=True)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return path

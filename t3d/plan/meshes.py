@@ -24,9 +24,9 @@ def parse(text: str) -> Sizes:
     """{'data': 16, 'fsdp': 16, 'tensor': 1} of 'data=16,fsdp=16'.
 
     Raises:
-      UsageError: an unknown axis, or no whole number.
+      UsageError: an unknown axis, one given twice, no whole number, more than one -1.
     """
-    sizes = dict.fromkeys(AXES, 1)
+    sizes, named = dict.fromkeys(AXES, 1), []
     for part in text.replace(' ', '').split(','):
         name, _, size = part.partition('=')
         if name not in AXES:
@@ -34,6 +34,11 @@ def parse(text: str) -> Sizes:
         if size != '-1' and not (size.isdigit() and int(size) > 0):
             raise UsageError(f'--mesh {text}: {part}: wanted a whole number from 1, or -1 for the rest.')
         sizes[name] = int(size)
+        named.append(name)
+    if twice := [name for name in AXES if named.count(name) > 1]:
+        raise UsageError(f'--mesh {text}: {twice[0]} has two sizes: give each axis once.')
+    if (free := [name for name in named if sizes[name] == -1])[1:]:
+        raise UsageError(f'--mesh {text}: {" and ".join(free)} are -1, and the rest is one number: give one of them a size.')
     return sizes
 
 
