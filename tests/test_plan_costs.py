@@ -88,6 +88,7 @@ def test_a_table_of_plans_that_were_made(capsys):
         (['--costs', 'none.jsonl', '--price', '1'], 'none.jsonl cannot be read (FileNotFoundError): give what'),
         (['--costs', 'other.json', '--price', '1'], 'holds something that is no plan'),
         (['--costs', 'empty.jsonl', '--price', '1'], 'holds no plan'),
+        (['--costs', 'nobody.json', '--price', '1'], 'holds something that is no plan'),
         (['--costs', 'other.json'], 'give --price DOLLARS'),
         (['--costs', 'other.json', '--price', '1', '--mesh', 'data=4'], 'leave config, --topology'),
         (['--mfu', '0.4', '--config', 'instant3d:tiny'], 'is for costs: give --price'),
@@ -97,6 +98,7 @@ def test_a_table_of_plans_that_were_made(capsys):
 def test_what_has_no_cost_is_refused(capsys, words, says):
     pathlib.Path('other.json').write_text('{"programs": {}}')
     pathlib.Path('empty.jsonl').write_text('')
+    pathlib.Path('nobody.json').write_text(json.dumps(planned(STEP, devices=0)))
     assert says in refusal(capsys, 'plan', *words)
 
 

@@ -166,7 +166,7 @@ def read(path: str) -> list[dict]:
     plans = [strict_json.loads(part.encode(), path) for part in parts]
     try:
         table(plans, {'': 1.0}, 0.5)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UsageError(f'--costs {path} holds something that is no plan: {WANTED}.') from error
     if not plans:
         raise UsageError(f'--costs {path} holds no plan: {WANTED}.')
