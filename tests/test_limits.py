@@ -92,7 +92,8 @@ def test_choices_are_those_of_the_code():
         ('decoder.heads=(6,-4,0)', 'Nearest: decoder.heads=(6, 0, 0).'),
         ('export.formats=glb,fbx', "export.formats=('glb', 'fbx'): wanted a list of 0 to 4 values, each one of 'glb', 'obj'"),
         ('export.prompts=a chair,a table', "in brackets and quotes, for example export.prompts=\"('a chair', 'a table')\""),
-        ('decoder.remat=1', 'decoder.remat=1: wanted true or false. Nearest: decoder.remat=True.'),
+        ('decoder.remat=1', "decoder.remat=1: wanted true or false, or one of 'products' (what is computed again"),
+        ('decoder.remat=dots', "decoder.remat='dots': wanted true or false, or one of 'products'"),
     ],
 )
 def test_refusals_say_value_range_and_nearest_and_leave_no_folder(capsys, tmp_path, override, text):
@@ -112,6 +113,7 @@ def test_refusals_say_value_range_and_nearest_and_leave_no_folder(capsys, tmp_pa
         ('optimizer.learning_rate=5e-4', 5e-4),
         ('decoder.remat=True', True),
         ('decoder.remat=TRUE', True),
+        ('decoder.remat=products', 'products'),
         ('data.path=/a=b/c d', '/a=b/c d'),
         ('data.path=', ''),
         ('data.path=none', 'none'),

@@ -20,6 +20,7 @@ RATE = Real(0.0, 1e3, 'learning rate')
 IMAGES = Whole(0, COUNT, 'images shown')
 ANGLES = Several(Real(-6.3, 6.3), 2, 2, 'radians, low and high', rising=True)
 PATH = Text('a path')
+REMAT = Either((Flag(), Choice(('products',))), 'what is computed again in the backward pass: t3d.nets.remat')
 DTYPES = ('float32', 'bfloat16', 'float16')
 MEANT = (('fp32', 'float32'), ('f32', 'float32'), ('single', 'float32'), ('32', 'float32'), ('fp64', 'float32'))
 MEANT += (('float64', 'float32'), ('double', 'float32'), ('fp16', 'float16'), ('f16', 'float16'), ('half', 'float16'))
@@ -107,7 +108,7 @@ LIMITS = {
     'layout': Text('of the planes'),
     'cross_plane': Flag(),
     'camera_embedding': Flag(),
-    'remat': Flag(),
+    'remat': REMAT,
     'diffusion.schedule': Choice(('cosine', 'linear', 'scaled_linear')),
     'diffusion.timesteps': Whole(2, 10**5, 'times of the schedule'),
     'diffusion.prediction': Choice(('eps', 'x0', 'v'), '', (('epsilon', 'eps'), ('sample', 'x0'), ('v_prediction', 'v'))),
@@ -233,7 +234,7 @@ LIMITS = {
     'decoder.cross_attention': Flag(),
     'decoder.style_injection': Flag(),
     'decoder.token_to_plane': Flag(),
-    'decoder.remat': Flag(),
+    'decoder.remat': REMAT,
     'field.hidden': WIDTH,
     'field.alpha': Real(0.0, 1e3, 'coefficient of the scaled sigmoid', above=True),
     'field.albedo': Choice(('scaled_sigmoid', 'linear', 'relu', 'leaky_relu', 'swish')),

@@ -14,6 +14,7 @@ from t3d.core.rules import divides
 from t3d.core.typing import Array, Float, typechecked
 from t3d.nets.attention import ImageTransformer, TextMixer
 from t3d.nets.layers import ResidualBlock, Upsample
+from t3d.nets.remat import again
 
 
 class DecoderLayer(nn.Module):
@@ -44,7 +45,7 @@ class DecoderStage(nn.Module):
     groups: int
     heads: int
     cross: bool
-    remat: bool
+    remat: bool | str
     dtype: jnp.dtype
 
     @nn.compact
@@ -52,7 +53,7 @@ class DecoderStage(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w c'], style: Float[Array, 'b s'] | None, tokens: Float[Array, 'b n d']
     ) -> Float[Array, 'b h2 w2 o']:
-        layer = nn.remat(DecoderLayer) if self.remat else DecoderLayer
+        layer = again(DecoderLayer, self.remat)
         arguments = (self.channels, self.groups, self.heads, self.cross, self.dtype)
         x, _ = layer(*arguments, name='first')(x, style, tokens)
         if self.layers > 1:
@@ -78,7 +79,7 @@ class TextDecoder(nn.Module):
       out_channels: plane channels in all, planes-major.
       out_groups: groups of the norm before the last convolution.
       cross_attention, style_injection, token_to_plane: the three mechanisms.
-      remat: recompute the layers in the backward pass.
+      remat: what of the layers is computed again in the backward pass (nets.remat).
     """
 
     channels: tuple[int, ...]
@@ -97,7 +98,7 @@ class TextDecoder(nn.Module):
     cross_attention: bool = True
     style_injection: bool = True
     token_to_plane: bool = True
-    remat: bool = False
+    remat: bool | str = False
     dtype: jnp.dtype = jnp.float32
 
     @property

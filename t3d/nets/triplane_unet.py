@@ -30,6 +30,7 @@ from jax.sharding import PartitionSpec as P
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Bool, Float, PyTree, typechecked
 from t3d.nets import flash_attention, patched_unet, unet
+from t3d.nets.remat import again
 from t3d.nets.unet_blocks import (
     TRANSFORMER_EPSILON,
     Attention,
@@ -75,7 +76,7 @@ class TriplaneDenoiser:
         axes: tuple[tuple[int, int], ...],
         cross_plane: bool = False,
         dtype: jnp.dtype = jnp.float32,
-        remat: bool = False,
+        remat: bool | str = False,
     ):
         check(section, layout, patch, resolution, axes, cross_plane)
         self.layout, self.patch, self.shape = layout, patch, (3, resolution, resolution, channels)
@@ -261,7 +262,7 @@ class PlaneUNet(nn.Module):
     norm_eps: float = 1e-5
     cross_plane: bool = False
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     attention: str = 'xla'
 
     @nn.compact
@@ -278,8 +279,7 @@ class PlaneUNet(nn.Module):
         last = len(self.block_out_channels) - 1
         heads = self.attention_head_dim
         heads = heads if isinstance(heads, tuple) else (heads,) * (last + 1)
-        resnet = nn.remat(AxisResnetBlock) if self.remat else AxisResnetBlock
-        attend = nn.remat(PlaneTransformer) if self.remat else PlaneTransformer
+        resnet, attend = again(AxisResnetBlock, self.remat), again(PlaneTransformer, self.remat)
 
         def layer(x, where: str, level: int, k: int, attends: bool):
             x = resnet(self.block_out_channels[level], self.axes, options, name=f'{where}_resnets_{k}')(x, temb)

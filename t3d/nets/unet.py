@@ -110,7 +110,8 @@ class UNet(nn.Module):
       use_linear_projection: True in 2.1; upcast_attention: True in the 768-pixel v model of 2.1.
     Attributes of ours:
       dtype: of products and convolutions; float32 are parameters, norm statistics, softmax and the time embedding.
-      remat: recompute ResNets and transformers in the backward pass, for all levels or each (the middle goes with the last).
+      remat: what of ResNets and transformers is computed again in the backward pass (nets.remat), for all levels or each (the
+        middle goes with the last).
       attention: 'xla', or 'flash' for the kernel on TPUs (nets.flash_attention).
     """
 
@@ -130,7 +131,7 @@ class UNet(nn.Module):
     flip_sin_to_cos: bool = True
     freq_shift: float = 0
     dtype: jnp.dtype = jnp.float32
-    remat: bool | tuple[bool, ...] = False
+    remat: bool | str | tuple[bool | str, ...] = False
     attention: str = 'xla'
 
     @classmethod
@@ -175,7 +176,7 @@ class UNet(nn.Module):
         """What the blocks of a level share; the middle is of the last one."""
         return self.options(self.per_level('remat')[level])
 
-    def options(self, remat: bool) -> Options:
+    def options(self, remat: bool | str) -> Options:
         """`options_of` a level that is computed again in the backward pass, or not."""
         return Options(
             groups=self.norm_num_groups,

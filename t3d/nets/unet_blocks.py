@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from t3d.core import platforms, spread
 from t3d.core.typing import Array, Float, PyTree, typechecked
 from t3d.nets import flash_attention
+from t3d.nets.remat import again
 
 LAYER_EPSILON = 1e-5  # of a transformer's layer norms
 TRANSFORMER_EPSILON = 1e-6  # of the group norm before a transformer, in every released model
@@ -37,7 +38,7 @@ class Options(NamedTuple):
     upcast: bool = False
     attention: str = 'xla'
     padding: int = 1
-    remat: bool = False
+    remat: bool | str = False
     dtype: jnp.dtype = jnp.float32
     transformer: type | None = None
     settings: Any = None
@@ -277,14 +278,13 @@ class Upsample(nn.Module):
 
 
 def residual(options: Options):
-    """ResnetBlock, recomputed in the backward pass if asked for."""
-    return nn.remat(ResnetBlock) if options.remat else ResnetBlock
+    """ResnetBlock, recomputed in the backward pass as asked for."""
+    return again(ResnetBlock, options.remat)
 
 
 def transformer(options: Options):
-    """The class of the modules between ResNets, recomputed in the backward pass if asked for."""
-    chosen = options.transformer or Transformer
-    return nn.remat(chosen) if options.remat else chosen
+    """The class of the modules between ResNets, recomputed in the backward pass as asked for."""
+    return again(options.transformer or Transformer, options.remat)
 
 
 class DownBlock(nn.Module):

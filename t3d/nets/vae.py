@@ -114,7 +114,7 @@ class VAE(nn.Module):
     Attributes of ours:
       dtype: of products and convolutions; parameters, norm statistics, softmax and results are float32. float16 overflows in
         released weights; bfloat16 does not.
-      remat: recompute ResNets in the backward pass.
+      remat: what of ResNets is computed again in the backward pass (nets.remat).
     """
 
     in_channels: int = 3
@@ -127,7 +127,7 @@ class VAE(nn.Module):
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
 
     @classmethod
     def from_config(cls, config: Mapping, **ours) -> 'VAE':
