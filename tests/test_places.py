@@ -29,6 +29,7 @@ def text():
 def test_places_add_up_to_the_program(text):
     found, whole = places.of(text, 1), hlo_cost.of(text, 1)
     assert sum(one.memory_bytes for one in found) == whole.bytes > 0
+    assert sum(one.flops for one in found) == whole.flops > 0
     assert sum(one.links_bytes for one in found) == 0.0
 
 
@@ -62,8 +63,9 @@ def test_an_instruction_without_metadata_has_no_name():
 
 
 def test_the_heaviest_of_each_kind():
-    some = [places.Place('a', 1, 5.0, 0.0), places.Place('b', 2, 3.0, 7.0), places.Place('c', 3, 0.0, 9.0)]
+    some = [places.Place('a', 1, 2.0, 5.0, 0.0), places.Place('b', 2, 0.0, 3.0, 7.0), places.Place('c', 3, 1.0, 0.0, 9.0)]
     assert places.heaviest(some, 2) == {
+        'compute': [{'place': 'a', 'count': 1, 'flops': 2.0}, {'place': 'c', 'count': 3, 'flops': 1.0}],
         'memory': [{'place': 'a', 'count': 1, 'bytes': 5.0}, {'place': 'b', 'count': 2, 'bytes': 3.0}],
         'links': [{'place': 'c', 'count': 3, 'bytes': 9.0}, {'place': 'b', 'count': 2, 'bytes': 7.0}],
     }

@@ -1,4 +1,4 @@
-"""Which parts of the model's code a compiled step spends its memory traffic and its collectives on.
+"""Which parts of the model's code a compiled step spends its products, its memory traffic and its collectives on.
 
 XLA keeps the path of names by which an instruction came to be (`op_name`): functions, flax modules, the operation. Instructions
 of one path, numbers of layers left out, are added up; loops are counted in full. A fusion has the name of one of the operations
@@ -19,10 +19,11 @@ CONTROL |= {'core_call', 'custom_jvp_call', 'custom_vjp_call', 'custom_vjp_call_
 
 
 class Place(NamedTuple):
-    """What the instructions of one place do in a step on one device: their `count`, bytes in memory and over links."""
+    """What the instructions of one place do in a step on one device: their `count`, FLOPs, bytes in memory and over links."""
 
     name: str
     count: int
+    flops: float
     memory_bytes: float
     links_bytes: float
 
@@ -30,18 +31,20 @@ class Place(NamedTuple):
 def of(text: str, devices: int) -> list[Place]:
     """The places of the text of a compiled program on one of so many devices, those of most bytes in memory first."""
     program = hlo.parse(text)
-    reader, found = hlo_cost.Reader(program, devices), collections.defaultdict(lambda: [0, 0.0, 0.0])
+    reader, found = hlo_cost.Reader(program, devices), collections.defaultdict(lambda: [0, 0.0, 0.0, 0.0])
     _walk(reader, program, program.entry, 1, found)
     places = [Place(name, *values) for name, values in found.items()]
     return sorted(places, key=lambda one: (-one.memory_bytes, one.name))
 
 
 def heaviest(places: list[Place], top: int = TOP) -> dict[str, list[dict]]:
-    """{'memory': ..., 'links': ...}: the places of most bytes of either kind, as plain data."""
-    memory = [{'place': one.name, 'count': one.count, 'bytes': one.memory_bytes} for one in places if one.memory_bytes]
-    ordered = sorted(places, key=lambda one: (-one.links_bytes, one.name))
-    links = [{'place': one.name, 'count': one.count, 'bytes': one.links_bytes} for one in ordered if one.links_bytes]
-    return {'memory': memory[:top], 'links': links[:top]}
+    """{'compute': [{'place', 'count', 'flops'}, ...], 'memory': [{..., 'bytes'}, ...], 'links': ...}: those that do most."""
+    kinds = {'compute': ('flops', 'flops'), 'memory': ('memory_bytes', 'bytes'), 'links': ('links_bytes', 'bytes')}
+    found = {}
+    for kind, (field, unit) in kinds.items():
+        some = sorted((one for one in places if getattr(one, field)), key=lambda one: (-getattr(one, field), one.name))
+        found[kind] = [{'place': one.name, 'count': one.count, unit: getattr(one, field)} for one in some[:top]]
+    return found
 
 
 def name_of(rest: str) -> str:
@@ -82,6 +85,7 @@ def _walk(reader: 'hlo_cost.Reader', program: hlo.Program, name: str, times: int
         else:
             cost = reader.instruction(one, body)
             sent = sum(each.bytes * number for each, number in cost.collectives.items())
-            if cost.bytes or sent:
+            if cost.flops or cost.bytes or sent:
                 row = found[name_of(one.rest)]
-                row[0], row[1], row[2] = row[0] + times, row[1] + times * cost.bytes, row[2] + times * sent
+                for number, value in enumerate((1, cost.flops, cost.bytes, sent)):
+                    row[number] += times * value

@@ -83,9 +83,9 @@ def _program(name: str, one: dict, plan: dict) -> list[str]:
         lines += [f'  {one["unknown_loops"]} loops whose length the program does not tell are counted once']
     for row in one['collectives']:
         lines += [f'  {row["kind"]} over {row["group"]} devices: {row["count"]} of {_bytes(row["bytes"])} in all']
-    for kind, words in (('memory', 'most through memory'), ('links', 'most over links')):
+    for kind, words in (('compute', 'most products'), ('memory', 'most through memory'), ('links', 'most over links')):
         heavy = one.get('heaviest', {}).get(kind, ())[:SHOWN]  # not in plans of before it was counted
-        told = [f'{each["place"]} {_bytes(each["bytes"])} ({each["count"]})' for each in heavy]
+        told = [f'{each["place"]} {_amount(each)} ({each["count"]})' for each in heavy]
         lines += [f'  {words}: {", ".join(told)}'] if told else []
     line = one['roofline']
     if line:
@@ -181,6 +181,10 @@ def _counts(parts: dict) -> str:
 
 def _ratio(one: float, other: float) -> str:
     return f'{one / other:.2f}' if other else '-'
+
+
+def _amount(place: dict) -> str:
+    return _bytes(place['bytes']) if 'bytes' in place else f'{place["flops"]:.3g} FLOPs'
 
 
 def _bytes(size: float) -> str:
