@@ -70,10 +70,10 @@ NOTHING = Cost(0.0, 0.0, {}, 0)
 
 def of(text: str, devices: int) -> Cost:
     """The cost of the text of a compiled program on one of so many devices."""
-    return _Reader(hlo.parse(text), devices).computation(None)
+    return Reader(hlo.parse(text), devices).computation(None)
 
 
-class _Reader:
+class Reader:
     """The costs of a program's computations, each counted once."""
 
     def __init__(self, program: Program, devices: int):
@@ -93,8 +93,7 @@ class _Reader:
             inner = self.sum(one.called('body') + one.called('condition')).times(1 if count is None else count)
             return inner._replace(unknown=inner.unknown + (count is None))
         if one.opcode == 'conditional':
-            names = one.called('branch_computations') or one.called('true_computation') + one.called('false_computation')
-            return max(map(self.computation, names), key=lambda cost: (cost.flops, cost.bytes), default=NOTHING)
+            return self.computation(self.dearest(one))
         if one.opcode == 'call':
             return self.sum(one.called('to_apply'))
         kind = _kind(one)
@@ -113,6 +112,12 @@ class _Reader:
         if one.opcode in FREE or one.opcode.endswith(('-done', '-update')):
             return NOTHING
         return Cost(flops, self.border(one, body), {}, 0)
+
+    def dearest(self, one: Instruction) -> str:
+        """The branch of a conditional that does the most."""
+        names = one.called('branch_computations') or one.called('true_computation') + one.called('false_computation')
+        costs = {name: self.computation(name) for name in names}
+        return max(names, key=lambda name: (costs[name].flops, costs[name].bytes), default='')
 
     def fusion(self, one: Instruction, body) -> Cost:
         (name,) = one.called('calls') or [None]

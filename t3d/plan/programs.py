@@ -20,7 +20,7 @@ from t3d.core.system import Given, System, params_of
 from t3d.core.typing import PyTree
 from t3d.metrics import flops
 from t3d.parallel import devices, sharding
-from t3d.plan import hlo_cost, meshes, roofline
+from t3d.plan import hlo_cost, meshes, places, roofline
 from t3d.plan.chips import GIB, Topology
 from t3d.plan.meshes import Sizes
 
@@ -128,6 +128,7 @@ def compiled(one: Model, name: str, mesh, quick: bool = False) -> dict:
         'device_flops': cost.flops,
         'memory_traffic_bytes': cost.bytes,
         'unknown_loops': cost.unknown,
+        'heaviest': places.heaviest(places.of(text, mesh.size)),
         'cost': cost,
     }
 

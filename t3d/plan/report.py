@@ -26,6 +26,7 @@ COLUMNS += (
     'smallest',
 )
 KEYS = 4  # of the columns: those that name a row
+SHOWN = 4  # places of the code that move most
 
 
 def text(plan: dict) -> str:
@@ -82,6 +83,10 @@ def _program(name: str, one: dict, plan: dict) -> list[str]:
         lines += [f'  {one["unknown_loops"]} loops whose length the program does not tell are counted once']
     for row in one['collectives']:
         lines += [f'  {row["kind"]} over {row["group"]} devices: {row["count"]} of {_bytes(row["bytes"])} in all']
+    for kind, words in (('compute', 'most products'), ('memory', 'most through memory'), ('links', 'most over links')):
+        heavy = one.get('heaviest', {}).get(kind, ())[:SHOWN]  # not in plans of before it was counted
+        told = [f'{each["place"]} {_amount(each)} ({each["count"]})' for each in heavy]
+        lines += [f'  {words}: {", ".join(told)}'] if told else []
     line = one['roofline']
     if line:
         links = ', '.join(f'{kind} {1e3 * seconds:.2f}' for kind, seconds in sorted(line['links_seconds'].items()))
@@ -176,6 +181,10 @@ def _counts(parts: dict) -> str:
 
 def _ratio(one: float, other: float) -> str:
     return f'{one / other:.2f}' if other else '-'
+
+
+def _amount(place: dict) -> str:
+    return _bytes(place['bytes']) if 'bytes' in place else f'{place["flops"]:.3g} FLOPs'
 
 
 def _bytes(size: float) -> str:

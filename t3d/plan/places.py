@@ -1,0 +1,91 @@
+"""Which parts of the model's code a compiled step spends its products, its memory traffic and its collectives on.
+
+XLA keeps the path of names by which an instruction came to be (`op_name`): functions, flax modules, the operation. Instructions
+of one path, numbers of layers left out, are added up; loops are counted in full. A fusion has the name of one of the operations
+in it, so a place stands for its neighbours too. What the compiler put in by itself has no path, and is called so.
+"""
+
+import collections
+import re
+from typing import NamedTuple
+
+from t3d.plan import hlo, hlo_cost
+
+TOP = 6  # places of each kind that are told
+UNNAMED = 'without a name'
+TRANSFORMS = {'jit', 'pjit', 'jvp', 'transpose', 'vmap', 'checkpoint', 'rematted_computation', 'shard_map'}
+CONTROL = {'while', 'body', 'cond', 'closed_call', 'branch_0_fun', 'branch_1_fun', 'checkpoint', 'rematted_computation', ''}
+CONTROL |= {'core_call', 'custom_jvp_call', 'custom_vjp_call', 'custom_vjp_call_jaxpr', 'shard_map', 'pjit'}
+
+
+class Place(NamedTuple):
+    """What the instructions of one place do in a step on one device: their `count`, FLOPs, bytes in memory and over links."""
+
+    name: str
+    count: int
+    flops: float
+    memory_bytes: float
+    links_bytes: float
+
+
+def of(text: str, devices: int) -> list[Place]:
+    """The places of the text of a compiled program on one of so many devices, those of most bytes in memory first."""
+    program = hlo.parse(text)
+    reader, found = hlo_cost.Reader(program, devices), collections.defaultdict(lambda: [0, 0.0, 0.0, 0.0])
+    _walk(reader, program, program.entry, 1, found)
+    places = [Place(name, *values) for name, values in found.items()]
+    return sorted(places, key=lambda one: (-one.memory_bytes, one.name))
+
+
+def heaviest(places: list[Place], top: int = TOP) -> dict[str, list[dict]]:
+    """{'compute': [{'place', 'count', 'flops'}, ...], 'memory': [{..., 'bytes'}, ...], 'links': ...}: those that do most."""
+    kinds = {'compute': ('flops', 'flops'), 'memory': ('memory_bytes', 'bytes'), 'links': ('links_bytes', 'bytes')}
+    found = {}
+    for kind, (field, unit) in kinds.items():
+        some = sorted((one for one in places if getattr(one, field)), key=lambda one: (-getattr(one, field), one.name))
+        found[kind] = [{'place': one.name, 'count': one.count, unit: getattr(one, field)} for one in some[:top]]
+    return found
+
+
+def name_of(rest: str) -> str:
+    """The place of an instruction by its attributes: 'UNet.denoise/up_blocks/attn1/to_v/dot_general backward'.
+
+    Transformations and control flow are left out of the path, numbers of layers too; a gradient is marked.
+    """
+    match = re.search(r'op_name="([^"]*)"', rest)
+    path = match[1].partition(';')[0] if match else ''
+    if '/' not in path:  # an argument of the step, or the compiler's own
+        return UNNAMED
+    kept = []
+    for part in path.split('/')[1:]:
+        inner = part
+        while (wrapped := re.fullmatch(r'(\w+)\((.*)\)', inner)) and wrapped[1] in TRANSFORMS:
+            inner = wrapped[2]
+        inner = re.sub(r'_\d+', '', inner)
+        if inner not in CONTROL and not (kept and kept[-1].partition('.')[0] == inner):
+            if kept and inner.startswith(f'{kept[-1]}.'):  # a module, then its method
+                kept.pop()
+            kept.append(inner)
+    return '/'.join(kept) + (' backward' if 'transpose(' in path else '') if kept else UNNAMED
+
+
+def _walk(reader: 'hlo_cost.Reader', program: hlo.Program, name: str, times: int, found) -> None:
+    """Adds up the instructions of a computation that runs so many times."""
+    body = program.computations.get(name, {})
+    for one in body.values():
+        if one.opcode == 'while':
+            inner = times * (hlo.trips(program, one) or 1)
+            for each in one.called('body') + one.called('condition'):
+                _walk(reader, program, each, inner, found)
+        elif one.opcode == 'call':
+            for each in one.called('to_apply'):
+                _walk(reader, program, each, times, found)
+        elif one.opcode == 'conditional':
+            _walk(reader, program, reader.dearest(one), times, found)
+        else:
+            cost = reader.instruction(one, body)
+            sent = sum(each.bytes * number for each, number in cost.collectives.items())
+            if cost.flops or cost.bytes or sent:
+                row = found[name_of(one.rest)]
+                for number, value in enumerate((1, cost.flops, cost.bytes, sent)):
+                    row[number] += times * value
