@@ -23,7 +23,8 @@ def defaults():
             'batch': 8,  # global batch size, over all devices
             'dtype': 'float32',  # of computation; parameters and optimizer are always float32
             'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1},  # devices along each axis; one may be -1 = the rest
-            'fsdp_floor': 2**20,  # bytes; smaller arrays are not sharded over 'fsdp' unless a rule of the system says so
+            'fsdp_floor': 2**20,  # bytes; smaller arrays are not offloaded, nor sharded over 'fsdp' unless a rule says so
+            'offload': '',  # 'optimizer': its state lies in the host's memory between steps; '': on the devices
             'log_every': 50,
             'preview_every': 500,  # 0: only at the end
             # keep: the latest ones; keep_every: multiples kept for good, 0 for none; local: a fast folder of each machine, such

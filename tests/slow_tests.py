@@ -264,6 +264,9 @@ SLOW = {
         'test_resumes_on_another_mesh[(1, 8)]',
         'test_resumes_on_another_mesh[(2, 1)]',
     ),
+    'test_offload.py': (  # 8
+        'test_a_run_ends_with_the_same_bits_and_goes_on_with_and_without[1]',
+    ),
     'test_accumulate.py': (  # the mean of parts of a function
         'test_a_system_moves_by_the_mean_of_its_parts',
     ),

@@ -9,7 +9,7 @@ import numpy as np
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.typing import PyTree
-from t3d.parallel import quickly
+from t3d.parallel import offload, quickly
 
 LARGE = 1 << 20  # numbers of an array; compiling its program well pays
 
@@ -32,6 +32,7 @@ def _one(mesh, large: bool):
     """A program of one array on `mesh`: its digest, and whether all its numbers are finite."""
 
     def run(x):
+        x = offload.fetched(x)
         return digest(x), jnp.all(jnp.isfinite(x)) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.array(True)
 
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()) if mesh else None

@@ -7,7 +7,7 @@ from t3d.core.errors import UsageError
 
 # Sections that may change when a run is resumed; `given` is compared by content.
 FREE = ('steps', 'log_every', 'preview_every', 'checkpoint', 'mesh', 'fsdp_floor', 'loader', 'export', 'sample', 'given')
-FREE += ('evaluate', 'must_match', 'saves_memory')
+FREE += ('evaluate', 'must_match', 'saves_memory', 'offload')
 
 
 def read(path):

@@ -17,6 +17,7 @@ FREE = {'name', 'variant'}  # keys that any config may have: they name the run
 OPTIONAL = {  # read where they are there
     'accumulate',
     'fsdp_floor',
+    'offload',
     'loader.threads',
     'loader.prefetch',
     'checkpoint.keep_every',

@@ -40,6 +40,7 @@ LIMITS = {
     'mesh.fsdp': Whole(1, SIZE, 'devices along an axis, -1 for the rest', also=(-1,)),
     'mesh.tensor': Whole(1, SIZE, 'devices along an axis, -1 for the rest', also=(-1,)),
     'fsdp_floor': Whole(0, 2**50, 'bytes'),
+    'offload': Choice(('', 'optimizer'), 'of the state, into the memory of the host'),
     'log_every': Whole(1, COUNT, 'steps between lines of the log'),
     'preview_every': Whole(0, COUNT, 'steps between previews; 0: only at the end'),
     'checkpoint.every': Whole(1, COUNT, 'steps between checkpoints; as many as `steps` for one at the end'),

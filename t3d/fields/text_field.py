@@ -9,7 +9,7 @@ below 1, colours may lie above 1.
 import jax
 import jax.numpy as jnp
 
-from t3d.core import numerics, optim
+from t3d.core import numerics, optim, precision
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
 from t3d.fields import triplane_field
@@ -35,11 +35,11 @@ class TextField:
     """The networks of a config and the functions that join them; holds no arrays."""
 
     def __init__(self, config):
-        dtype = jnp.dtype(config.dtype)
-        self.text = TextCondition(config.text, dtype)
+        self.precision = precision.policy(config)
+        self.text = TextCondition(config.text, self.precision.compute)
         self.decoder = TextDecoder(
             **{name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in config.decoder.items()},
-            dtype=dtype,
+            dtype=self.precision.compute,
         )
         self.plane_channels = config.decoder.out_channels // 3
         self.field, self.render = config.field, config.render
@@ -79,8 +79,8 @@ class TextField:
         return self.text.features(params['text'], ids)[0]
 
     def scene_from_features(self, params, features, noise):
-        flat = self.decoder.apply({'params': params['decoder']}, features, noise).astype(jnp.float32)
-        return {'planes': triplanes.unpack(flat), 'field': params['field']}
+        flat = self.decoder.apply({'params': params['decoder']}, features, noise)
+        return {'planes': triplanes.unpack(precision.result(self.precision, flat)), 'field': params['field']}
 
     def raw_field(self, scene):
         """The renderer's field: raw density with the central blob, albedo by `field.albedo`, the scaled sigmoid of Sec. 3.3."""

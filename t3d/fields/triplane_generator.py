@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t3d.core import prng
+from t3d.core import precision, prng
 from t3d.core.errors import UsageError
 from t3d.core.typing import Key, PyTree
 from t3d.fields import triplane_field
@@ -42,7 +42,7 @@ class Generator:
     def __init__(self, config):
         check(config)
         net, self.shape = config.generator, config.render
-        dtype = jnp.dtype(config.dtype)
+        dtype = precision.policy(config).compute
         clamp = net.clamp or None
         self.z_dim, self.style, self.render_size = net.z, net.sr_style, config.render.size
         self.bound = 0.5 * float(config.render.box_warp)

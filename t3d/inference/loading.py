@@ -14,7 +14,7 @@ from etils import epath
 
 from t3d import systems
 from t3d.core import config as configs
-from t3d.core import files, prng, tables
+from t3d.core import files, precision, prng, tables
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Output, Request
 from t3d.core.system import Given, System, params_of, weights_of
@@ -146,8 +146,8 @@ def open_one(name: str, value: str, *, random: bool = False, config=None) -> Giv
         return of_config(configs.load(value), value, random=random)
     try:
         if shapes.is_shapes(value):
-            text, dtype = (config or {}).get('text'), (config or {}).get('dtype', 'float32')
-            return shapes.open_shapes(value, text, random=random, dtype=np.dtype(dtype))
+            own = config or {}
+            return shapes.open_shapes(value, own.get('text'), random=random, dtype=precision.policy(own).compute)
         if toy_pictures.is_toy(value):
             return toy_pictures.open_toy(value)
         if likenesses.is_likeness(value):

@@ -22,6 +22,7 @@ from t3d.core.typing import PyTree
 
 FLOOR = 2**20  # bytes
 BATCH = P(('data', 'fsdp'))
+HOST = 'pinned_host'  # memory kind of arrays in the host's memory, which the devices reach (t3d.parallel.offload)
 
 log = logging.getLogger('t3d')
 
@@ -40,7 +41,7 @@ def place(name: str, leaf, rules: tuple, mesh: Mesh, floor: int = FLOOR) -> Plac
         if re.search(pattern, name):
             return _by_rule(name, leaf.shape, spec, mesh)
     ways = mesh.shape['fsdp']
-    size = math.prod(leaf.shape) * _itemsize(leaf)
+    size = size_bytes(leaf)
     axes = [axis for axis, length in enumerate(leaf.shape) if length % ways == 0 and length > 0]
     if ways == 1 or not axes:
         return Placement(P(), 'replicated', ())
@@ -112,19 +113,21 @@ def whole_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
 
 def report(abstract: PyTree, rules: tuple, mesh: Mesh, floor: int = FLOOR) -> str:
     """A table of the sharded leaves, largest first, and the bytes per device."""
-    rows, total, each = [], 0, 0
+    rows, total, each, host = [], 0, 0, 0
     for name, leaf in trees.flatten(abstract).items():
         placement = place(name, leaf, rules, mesh, floor)
-        size = math.prod(leaf.shape) * _itemsize(leaf)
+        size = size_bytes(leaf)
         local = size // ways(placement.spec, mesh)
         total, each = total + size, each + local
+        host += local if getattr(getattr(leaf, 'sharding', None), 'memory_kind', None) == HOST else 0
         if local < size or placement.dropped:
             note = placement.reason + (f', dropped {" ".join(placement.dropped)}' if placement.dropped else '')
             rows.append((size, f'{name}  {tuple(leaf.shape)}  {placement.spec}  {note}'))
     lines = [line for _, line in sorted(rows, key=lambda row: -row[0])]
     lines.append(
         f'state: {total / 2**20:.1f} MiB in all, {each / 2**20:.1f} MiB per device, '
-        f'{len(rows)} of {len(trees.flatten(abstract))} leaves sharded'
+        + (f'{host / 2**20:.1f} MiB of these in the memory of its host, ' if host else '')
+        + f'{len(rows)} of {len(trees.flatten(abstract))} leaves sharded'
     )
     return '\n'.join(lines)
 
@@ -133,6 +136,12 @@ def ways(spec: P, mesh: Mesh) -> int:
     """Into how many parts a spec cuts an array."""
     axes = [axis for entry in spec if entry for axis in (entry if isinstance(entry, tuple) else (entry,))]
     return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def size_bytes(leaf) -> int:
+    """Bytes of a whole array, or of what only has its shape and dtype; typed keys too."""
+    typed = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return math.prod(leaf.shape) * (leaf.dtype if typed else np.dtype(leaf.dtype)).itemsize
 
 
 def _by_rule(name: str, shape: tuple[int, ...], spec, mesh: Mesh) -> Placement:
@@ -156,9 +165,3 @@ def _by_rule(name: str, shape: tuple[int, ...], spec, mesh: Mesh) -> Placement:
     while kept and kept[-1] is None:
         kept.pop()
     return Placement(P(*kept), 'rule', tuple(dropped))
-
-
-def _itemsize(leaf) -> int:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return leaf.dtype.itemsize
-    return np.dtype(leaf.dtype).itemsize

@@ -101,14 +101,17 @@ def compiled(config, system, abstract, mesh, given) -> list[str]:
         works = programs.model_flops(one)  # by the dearest branches
     for number, (name, work) in enumerate(works.items(), 1):
         began = time.perf_counter()
-        memory = programs.lower(one, name, mesh).compile().memory_analysis()
+        memory = programs.memory_of(one, programs.lower(one, name, mesh).compile(), mesh)
         seconds = time.perf_counter() - began
         lines += [
             f'train step{f" {number}" if system.other_steps else ""} compiled in {seconds:.1f} s',
             f'model FLOPs of a step with all its branches: {work:.3g}, {work / mesh.size:.3g} for each device',
-            f'for each device: arguments {memory.argument_size_in_bytes / giga:.3f} GiB (state of all devices together '
-            f'{tree.size_bytes(abstract) / giga:.3f} GiB), temporaries {memory.temp_size_in_bytes / giga:.3f} GiB',
+            f'for each device: arguments {memory["argument_bytes"] / giga:.3f} GiB (state of all devices together '
+            f'{tree.size_bytes(abstract) / giga:.3f} GiB), temporaries {memory["temporary_bytes"] / giga:.3f} GiB',
         ]
+    if host := programs.host_bytes_of(one, dict(mesh.shape)):
+        parts = ', '.join(f'{name} {size / giga:.3f} GiB' for name, size in host.items())
+        lines.append(f"in the host's memory for each device: {parts}")
     return lines
 
 

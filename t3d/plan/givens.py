@@ -6,6 +6,7 @@ A folder's settings say what its arrays are, so that a plan of Stable Diffusion'
 import jax
 from etils import epath
 
+from t3d.core import precision
 from t3d.core.errors import UsageError
 from t3d.core.system import Given
 from t3d.inference import given as givens
@@ -27,8 +28,7 @@ def _one(name: str, value: str, config) -> Given:
     if priors.is_pipeline(value):
         from t3d.checkpoint import convert
 
-        dtype = config.get('dtype', 'float32')
-        return priors.of_pipeline(convert.pipeline_shapes(value, dtype=jax.numpy.dtype(dtype)), str(value))
+        return priors.of_pipeline(convert.pipeline_shapes(value, dtype=precision.policy(config).compute), str(value))
     if not givens.is_config(value) and (folder / 'config.json').is_file():
         from t3d.core import config as configs
 

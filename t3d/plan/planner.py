@@ -68,6 +68,7 @@ def _head(one, topology: Topology, sizes: Sizes, rows: int, real: bool) -> dict:
         'given_parameters': {name: trees.count(each.params) for name, each in one.given.items()},
         'state_bytes': trees.size_bytes(one.state),
         'bytes': parts,
+        'host_bytes': programs.host_bytes_of(one, sizes),
         'undivided': {
             'arrays': len(whole),
             'bytes': sum(size for size, _ in whole),

@@ -6,8 +6,8 @@ Nothing of the model's size is made: states, batches and given models are ShapeD
 import contextlib
 import re
 import time
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,12 +19,13 @@ from t3d.core.errors import UsageError
 from t3d.core.system import Given, System, params_of
 from t3d.core.typing import PyTree
 from t3d.metrics import flops
-from t3d.parallel import devices, sharding
+from t3d.parallel import devices, offload, sharding
 from t3d.plan import hlo_cost, meshes, places, roofline
 from t3d.plan.chips import GIB, Topology
 from t3d.plan.meshes import Sizes
 
 QUICK = {'exec_time_optimization_effort': -1.0}  # XLA's option: half the time to compile, about the same memory
+PARTS = ('params', 'opt_state', 'ema', 'extras')  # of the state
 UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40, '': 1}
 
 
@@ -39,6 +40,10 @@ class Model(NamedTuple):
     @property
     def floor(self) -> int:
         return self.config.get('fsdp_floor', sharding.FLOOR)
+
+    @property
+    def offload(self) -> str:
+        return self.config.get('offload', '')
 
 
 class Overflow(UsageError):
@@ -63,14 +68,24 @@ def model(config, given: Mapping[str, Given]) -> Model:
 
 
 def bytes_of(one: Model, sizes: Sizes) -> dict[str, int]:
-    """Bytes that each device has of the parts of a step's arguments, by the rules alone."""
-    rules, floor = one.system.sharding, one.floor
-    parts = {name: getattr(one.state, name) for name in ('params', 'opt_state', 'ema', 'extras')}
-    named = {name: {name: part} for name, part in parts.items()}  # rules see the path from the state's root
-    found = {name: meshes.bytes_each(tree, rules, sizes, floor) for name, tree in named.items()}
-    found['given'] = sum(meshes.bytes_each(each.params, each.sharding, sizes, floor) for each in one.given.values())
+    """Bytes that each device has of the parts of a step's arguments, by the rules alone; without what lies on the host."""
+    found = _bytes_of_state(one, sizes, lambda name, leaf: not offload.on_host(name, leaf, one.offload, one.floor))
+    found['given'] = sum(meshes.bytes_each(each.params, each.sharding, sizes, one.floor) for each in one.given.values())
     found['batch'] = trees.size_bytes(one.system.batch_spec) // (sizes['data'] * sizes['fsdp'])
     return found
+
+
+def host_bytes_of(one: Model, sizes: Sizes) -> dict[str, int]:
+    """Bytes that lie in the host's memory for each device, of the parts of the state that are there; {} without `offload`."""
+    found = _bytes_of_state(one, sizes, lambda name, leaf: offload.on_host(name, leaf, one.offload, one.floor))
+    return {name: size for name, size in found.items() if size}
+
+
+def _bytes_of_state(one: Model, sizes: Sizes, counts: Callable[[str, Any], bool]) -> dict[str, int]:
+    """Bytes for each device of the leaves that count, by part of the state."""
+    leaves = {name: leaf for name, leaf in trees.flatten(one.state).items() if counts(name, leaf)}
+    parts = {part: {name: leaf for name, leaf in leaves.items() if name.startswith(f'{part}/')} for part in PARTS}
+    return {part: meshes.bytes_each(tree, one.system.sharding, sizes, one.floor) for part, tree in parts.items()}
 
 
 def steps_of(one: Model) -> dict:
@@ -88,14 +103,21 @@ def model_flops(one: Model) -> dict[str, int]:
 def lower(one: Model, name: str, mesh):
     """A step lowered for a mesh: sharded, its state donated, as the loop runs it."""
     placed = sharding.shardings(one.state, one.system.sharding, mesh, one.floor)
+    placed = offload.place(one.state, placed, one.offload, one.floor)
     given = {
         each: sharding.abstract_with(model.params, sharding.shardings(model.params, model.sharding, mesh, one.floor))
         for each, model in one.given.items()
     }
     state, batch = sharding.abstract_with(one.state, placed), sharding.abstract_batch(one.system.batch_spec, mesh)
     key = jax.eval_shape(lambda: prng.key(0))
+    plain = steps_of(one)[name]
+
+    def train_step(state, batch, key, given):
+        state, metrics = plain(offload.fetched(state), batch, key, given)
+        return offload.returned(state, placed), metrics
+
     with jax.set_mesh(mesh):
-        step = jax.jit(steps_of(one)[name], donate_argnums=0, out_shardings=(placed, sharding.replicated(mesh)))
+        step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, sharding.replicated(mesh)))
         return step.lower(state, batch, key, given)
 
 
@@ -111,19 +133,11 @@ def compiled(one: Model, name: str, mesh, quick: bool = False) -> dict:
     with jax.set_mesh(mesh), _overflows(sum(bytes_of(one, dict(mesh.shape)).values())):
         program = lowered.compile(compiler_options=QUICK if quick and _platform(mesh) == 'tpu' else None)
     end = time.perf_counter()
-    memory, text = program.memory_analysis(), program.as_text()
-    need = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    need += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
-    cost = hlo_cost.of(text, mesh.size)
+    memory, cost = memory_of(one, program, mesh), hlo_cost.of(program.as_text(), mesh.size)
     return {
         'lower_seconds': half - began,
         'compile_seconds': end - half,
-        'argument_bytes': memory.argument_size_in_bytes,
-        'output_bytes': memory.output_size_in_bytes,
-        'aliased_bytes': memory.alias_size_in_bytes,
-        'temporary_bytes': memory.temp_size_in_bytes,
-        'peak_bytes': memory.peak_memory_in_bytes,
-        'need_bytes': need,
+        **memory,
         'compiler_flops': float((program.cost_analysis() or {}).get('flops', 0.0)),
         'device_flops': cost.flops,
         'memory_traffic_bytes': cost.bytes,
@@ -131,6 +145,25 @@ def compiled(one: Model, name: str, mesh, quick: bool = False) -> dict:
         'heaviest': places.heaviest(places.of(text, mesh.size)),
         'cost': cost,
     }
+
+
+def memory_of(one: Model, program, mesh) -> dict[str, int]:
+    """Bytes of a compiled step on each device: arguments, results and what takes the place of these, temporaries, all it needs.
+
+    What lies on the host is left out. XLA:TPU counts it apart but in the peak; XLA:CPU has one memory and counts it everywhere.
+    """
+    memory, there = program.memory_analysis(), sum(host_bytes_of(one, dict(mesh.shape)).values())
+    apart = 0 if _platform(mesh) == 'cpu' else memory.host_argument_size_in_bytes
+    mixed = there if _platform(mesh) == 'cpu' else 0
+    found = {
+        'argument_bytes': memory.argument_size_in_bytes - mixed,
+        'output_bytes': memory.output_size_in_bytes - mixed,
+        'aliased_bytes': memory.alias_size_in_bytes - mixed,
+        'temporary_bytes': memory.temp_size_in_bytes,
+        'peak_bytes': memory.peak_memory_in_bytes - mixed - apart,
+    }
+    need = found['argument_bytes'] + found['output_bytes'] - found['aliased_bytes']
+    return {**found, 'need_bytes': need + found['temporary_bytes'] + memory.generated_code_size_in_bytes}
 
 
 def collectives(cost: hlo_cost.Cost) -> list[dict]:

@@ -50,6 +50,12 @@ def text(plan: dict) -> str:
         f'each device holds: {parts}; together {_bytes(sum(plan["bytes"].values()))} '
         f'(state of all devices {_bytes(plan["state_bytes"])})'
     ]
+    if host := plan.get('host_bytes'):
+        listed = ', '.join(f'{name} {_bytes(size)}' for name, size in host.items())
+        lines += [
+            f"in the host's memory for each device: {listed}; a step moves it to the device and back, over a link that is not "
+            'in the roof line'
+        ]
     whole = plan['undivided']
     if whole['arrays']:
         better = f'; with --mesh {whole["better"]} all divide' if whole['better'] else ''

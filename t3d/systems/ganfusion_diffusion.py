@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from t3d.core import accumulate, numerics, optim, prng, replicas, tokens, tree
+from t3d.core import accumulate, numerics, optim, precision, prng, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
 from t3d.core.system import System, TrainState, require
@@ -104,7 +104,7 @@ class Model:
 
     def __init__(self, config, generator: Generator):
         check(config, generator)
-        dtype = jnp.dtype(config.dtype)
+        dtype = precision.policy(config).compute
         self.config, self.generator = config, generator
         self.text = TextCondition(config.text, dtype)
         self.resolution, self.channels = self.generator.resolution, self.generator.channels

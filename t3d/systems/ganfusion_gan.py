@@ -29,7 +29,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t3d.core import numerics, optim, prng, replicas, tokens, tree
+from t3d.core import numerics, optim, precision, prng, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
 from t3d.core.system import System, TrainState
@@ -109,7 +109,7 @@ class Model:
             group=net.group,
             micro_batch=self.micro,
             clamp=net.clamp or None,
-            dtype=jnp.dtype(config.dtype),
+            dtype=precision.policy(config).compute,
         )
         self.optimizers = {
             'generator': optim.lazy_adam(**config.optimizer.generator, interval=config.density.every),

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t3d.core import accumulate, numerics, optim, replicas, tokens, tree
+from t3d.core import accumulate, numerics, optim, precision, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Picture, only_prompts
 from t3d.core.system import System, TrainState
@@ -112,10 +112,10 @@ class Model:
 
     def __init__(self, config):
         check(config)
-        dtype = jnp.dtype(config.dtype)
-        self.text = TextCondition(config.text, dtype)
+        self.precision = precision.policy(config)
+        self.text = TextCondition(config.text, self.precision.compute)
         self.patch, self.size = config.patch, config.data.size
-        self.unet = patched_unet.from_section(config.unet, 3 * self.patch**2, 3 * self.patch**2, dtype=dtype)
+        self.unet = patched_unet.from_section(config.unet, 3 * self.patch**2, 3 * self.patch**2, dtype=self.precision.compute)
         self.schedule = schedules.from_section(config.diffusion)
         self.min_snr, self.least_snr = config.diffusion.min_snr or None, config.diffusion.get('least_snr', 0.0)
         self.drop_text = config.drop_text
@@ -133,7 +133,7 @@ class Model:
     def predict(self, params, noisy, t, features):
         """The network's output (v, x0 or eps, by the config) for pixels [B, S, S, 3] in [-1, 1] and timesteps [B]."""
         out = self.unet.apply({'params': params['unet']}, patched_unet.to_patches(noisy, self.patch), t, features)
-        return patched_unet.from_patches(out.astype(jnp.float32), self.patch)
+        return patched_unet.from_patches(precision.result(self.precision, out), self.patch)
 
     def loss(self, params, batch, key):
         """(loss, metrics) of a batch of captioned views."""

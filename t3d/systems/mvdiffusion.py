@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from t3d.core import accumulate, numerics, optim, prng, replicas, tokens, tree
+from t3d.core import accumulate, numerics, optim, precision, prng, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Views, only_prompts
 from t3d.core.system import System, TrainState, require
@@ -128,10 +128,10 @@ class Model:
 
     def __init__(self, config, given):
         self.config, self.alone, self.size, self.patch = config, not given, config.data.size, config.patch
-        self.prior, self.text, dtype = None, None, jnp.dtype(config.dtype)
+        self.prior, self.text, self.precision = None, None, precision.policy(config)
         if 'prior' not in given:
             text_condition.check(config.text, config.unet)
-            self.text = TextCondition(config.text, dtype)
+            self.text = TextCondition(config.text, self.precision.compute)
             self.tokenize, self.schedule = self.text.tokenize, schedules.from_section(config.diffusion)
             self.shape = (self.size, self.size, 3)
         else:
@@ -149,7 +149,7 @@ class Model:
             channels,
             channels,
             kind=mv_unet.MultiViewUNet,
-            dtype=dtype,
+            dtype=self.precision.compute,
             form=v.form,
             camera=view_inputs.VECTORS[v.camera] if v.camera else 0,
             camera_zero=v.camera_zero,
@@ -205,9 +205,9 @@ class Model:
     def predict(self, params, x, t, features, views: mv_unet.ViewInputs):
         """The network's output for x [B, V, H, W, C], t [B] or scalar; with empty `views` and V = 1 that of pictures."""
         features, mask = features if isinstance(features, Masked) else (features, None)
-        out = self.unet.apply({'params': params['unet']}, self.patched(x), t, features, views, mask).astype(jnp.float32)
-        flat = patched_unet.from_patches(out.reshape(-1, *out.shape[2:]), self.patch)
-        return flat.reshape(x.shape)
+        out = self.unet.apply({'params': params['unet']}, self.patched(x), t, features, views, mask)
+        flat = precision.result(self.precision, out).reshape(-1, *out.shape[2:])
+        return patched_unet.from_patches(flat, self.patch).reshape(x.shape)
 
     def composite(self, rgba):
         """uint8 RGBA over the background, [0, 1]."""

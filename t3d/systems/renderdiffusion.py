@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t3d.core import accumulate, numerics, optim, replicas, tokens, tree
+from t3d.core import accumulate, numerics, optim, precision, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
 from t3d.core.system import System, TrainState
@@ -96,12 +96,12 @@ class Model:
 
     def __init__(self, config):
         check(config)
-        dtype = jnp.dtype(config.dtype)
-        self.config, self.text, self.size = config, TextCondition(config.text, dtype), config.data.size
+        self.precision = precision.policy(config)
+        self.config, self.text, self.size = config, TextCondition(config.text, self.precision.compute), config.data.size
         planes, patch = config.planes, config.patch
         self.grow = planes.resolution * patch // self.size  # texels of the planes for one position of the network
         self.unet = patched_unet.from_section(
-            config.unet, 3 * patch**2, 3 * planes.channels * self.grow**2, dtype=dtype, remat=config.remat
+            config.unet, 3 * patch**2, 3 * planes.channels * self.grow**2, dtype=self.precision.compute, remat=config.remat
         )
         self.camera = unet.TimeEmbedding(4 * config.unet.block_out_channels[0]) if config.camera_embedding else None
         self.schedule, self.bound = make_schedule(config.diffusion), 0.5 * config.render.box_warp
@@ -128,7 +128,7 @@ class Model:
         camera = None if self.camera is None else self.camera.apply({'params': params['camera']}, label)
         patches = patched_unet.to_patches(x, self.config.patch)
         out = self.unet.apply({'params': params['unet']}, patches, t, features, camera, mask)
-        return triplanes.unpack(patched_unet.from_patches(out.astype(jnp.float32), self.grow))
+        return triplanes.unpack(patched_unet.from_patches(precision.result(self.precision, out), self.grow))
 
     # ----------------------------------------------------------------------------------------------------------- rendering
 

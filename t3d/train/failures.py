@@ -50,4 +50,5 @@ def out_of_memory(error: Exception, config) -> UsageError | None:
     choices += ['dtype=bfloat16'] if flat['dtype'] != 'bfloat16' else []
     choices += [f'{name}=true' for name in names if flat.get(name) is False]
     choices += ['mesh.fsdp=<devices>'] if flat.get('mesh.fsdp', 1) == 1 and jax.device_count() > 1 else []
+    choices += ['offload=optimizer'] if flat.get('offload') == '' and jax.default_backend() != 'cpu' else []
     return UsageError(f'out of device memory: {text.splitlines()[0][:200]}\nSet one of {", ".join(choices)}.')

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from t3d.core import prng
 from t3d.core.system import System, TrainState, weights_of
 from t3d.core.typing import PyTree
-from t3d.parallel import devices, sharding
+from t3d.parallel import devices, offload, sharding
 from t3d.train import log as logs
 from t3d.train import traced
 
@@ -54,9 +54,10 @@ class Program:
                 words = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=replicated)  # jax.export knows no keys but JAX's own
                 rows, others = self._arguments[1], jax.tree.leaves(self._arguments[3])
                 name = f'train_step_{number}' if number else 'train_step'
-                function = keep(name, of_leaves, jax.tree.leaves(target), rows, words, others)
-                leaves, metrics = function(jax.tree.leaves(state), batch, jax.random.key_data(key), jax.tree.leaves(given))
-                return jax.tree.unflatten(structure, leaves), metrics
+                function = keep(name, of_leaves, jax.tree.leaves(offload.of_device(target)), rows, words, others)
+                leaves = jax.tree.leaves(offload.fetched(state))
+                leaves, metrics = function(leaves, batch, jax.random.key_data(key), jax.tree.leaves(given))
+                return offload.returned(jax.tree.unflatten(structure, leaves), placed), metrics
 
             return jax.jit(train_step, donate_argnums=0, out_shardings=(placed, replicated))
 

@@ -17,7 +17,7 @@ from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.core.system import Given, System, TrainState, weights_of, with_weights
 from t3d.core.typing import PyTree
-from t3d.parallel import quickly, sharding
+from t3d.parallel import offload, quickly, sharding
 from t3d.train import log as logs
 from t3d.train import traced
 
@@ -70,11 +70,11 @@ def shapes(config, system: System, given: PyTree = None) -> TrainState:
 
 
 def abstract(config, system: System, mesh: Mesh, given: PyTree = None) -> TrainState:
-    """The same with their shardings on a mesh."""
+    """The same with their shardings on a mesh, and the memories that the config's `offload` says."""
     state = shapes(config, system, given)
-    return sharding.abstract_with(
-        state, sharding.shardings(state, system.sharding, mesh, config.get('fsdp_floor', sharding.FLOOR))
-    )
+    floor = config.get('fsdp_floor', sharding.FLOOR)
+    placed = sharding.shardings(state, system.sharding, mesh, floor)
+    return sharding.abstract_with(state, offload.place(state, placed, config.get('offload', ''), floor))
 
 
 def fresh(config, system: System, target: TrainState, keep: traced.Keep = traced.NOTHING, given: PyTree = None) -> TrainState:
