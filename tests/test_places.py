@@ -50,6 +50,14 @@ def test_products_of_a_loop_count_as_often_as_it_runs(text):
         ),
         ('jit(train_step)/jvp(Tower)/while/body/closed_call/layers/norm_1/rsqrt', 'Tower/layers/norm/rsqrt'),
         ('jit(step)/vmap(jit(render))/gather;jit(step)/other', 'render/gather'),
+        (
+            'jit(s)/(transpose(jvp(UNet))/UNet.denoise/conv_in/reduce_sum:jvp(UNet)/UNet.denoise/conv_out/reduce_sum)',
+            'UNet.denoise/conv_in/reduce_sum backward',
+        ),
+        (
+            'jit(s)/jvp(UNet)/UNet.denoise/up_blocks_1/checkpoint/UNet.denoise/up_blocks_1/norm/mul',
+            'UNet.denoise/up_blocks/norm/mul',
+        ),
         ("state.params['unet']['kernel']", places.UNNAMED),
         ('broadcast.467', places.UNNAMED),
     ],

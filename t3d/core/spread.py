@@ -59,6 +59,15 @@ def rows_here(rows: int) -> int:
     return rows
 
 
+def rows(x: jax.Array) -> jax.Array:
+    """x [B, ...], its rows on the mesh axes of the batch: where a network reads them.
+
+    What is drawn or made inside of a step lies nowhere in particular, and the compiler may then bring all rows to a part of the
+    weights, on every device, instead of the weights to the rows of each.
+    """
+    return constrain(x, batch_axes(x.shape[0]))
+
+
 def keep(x: jax.Array) -> jax.Array:
     """x, marked: what `over` keeps of a function's intermediate results."""
     return checkpoint_name(x, KEPT)

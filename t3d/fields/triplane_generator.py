@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t3d.core import precision, prng
+from t3d.core import precision, prng, spread
 from t3d.core.errors import UsageError
 from t3d.core.typing import Key, PyTree
 from t3d.fields import triplane_field
@@ -117,7 +117,7 @@ class Generator:
     def planes(self, params, buffers, ws, noise: str = 'const', key: Key | None = None) -> jax.Array:
         """Planes [B, 3, R, R, C] of styles [B, num_ws, W], unbounded; noise 'const', 'none' or 'random'."""
         variables = {'params': params['backbone'], 'buffers': buffers['backbone']}
-        return triplanes.unpack(self.backbone.apply(variables, ws, noise, key))
+        return triplanes.unpack(spread.rows(self.backbone.apply(variables, spread.rows(ws), noise, key)))
 
     def planes_of_seeds(self, params, buffers, seeds, *, psi=1.0) -> jax.Array:
         """Planes [B, 3, R, R, C] of seeds [B], constant noise: the planes that captions of a manifest speak of."""

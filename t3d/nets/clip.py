@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t3d.core import spread
 from t3d.core.typing import Array, Float, Int, typechecked
 from t3d.nets.attention import softmax_attention
 
@@ -104,7 +105,7 @@ class TextTower(nn.Module):
     @typechecked
     def __call__(self, tokens: Int[Array, 'b n']) -> Float[Array, 'b n c']:
         init = nn.initializers.normal(self.embedding_scale)
-        x = nn.Embed(self.vocabulary_size, self.width, embedding_init=init, name='token_embedding')(tokens)
+        x = nn.Embed(self.vocabulary_size, self.width, embedding_init=init, name='token_embedding')(spread.rows(tokens))
         x = x + self.param(
             'position_embedding', nn.initializers.normal(0.5 * self.embedding_scale), (self.length, self.width), jnp.float32
         )

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t3d.core import spread
 from t3d.core.errors import UsageError
 from t3d.core.rules import divides
 from t3d.core.typing import Array, Float, typechecked
@@ -110,7 +111,7 @@ class TextDecoder(nn.Module):
     def __call__(self, tokens: Float[Array, 'b n d'], noise: Float[Array, 'b z']) -> Float[Array, 'b r r c']:
         if noise.shape != (tokens.shape[0], self.style_width):
             raise ValueError(f'noise of shape {noise.shape}: wanted {(tokens.shape[0], self.style_width)}')
-        tokens = tokens.astype(self.dtype)
+        tokens, noise = spread.rows(tokens.astype(self.dtype)), spread.rows(noise)
         style = self.style(tokens, noise) if self.style_injection else None
         x = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(self.base_map(tokens))
         x = self.middle(x, style, tokens)

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from t3d.core import spread
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Bool, Float, PyTree, typechecked
 from t3d.nets import flash_attention, patched_unet, unet
@@ -275,6 +276,7 @@ class PlaneUNet(nn.Module):
             self.norm_num_groups, self.norm_eps, linear=True, attention=self.attention, remat=self.remat, dtype=self.dtype
         )
         temb = self.temb(t, x.shape[0])
+        x, text = spread.rows(x), spread.rows(text)
         text = Masked(text.astype(self.dtype), jnp.ones(text.shape[:2], bool) if mask is None else mask)
         last = len(self.block_out_channels) - 1
         heads = self.attention_head_dim

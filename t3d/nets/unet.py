@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from t3d.core import spread
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Bool, Float, PyTree, Shaped, typechecked
 from t3d.nets import configs, flash_attention
@@ -209,6 +210,7 @@ class UNet(nn.Module):
         """
         self.check_call(latents, text)
         temb = self.temb(t, latents.shape[0], embedding)
+        latents, text = spread.rows(latents), spread.rows(text)
         return self.denoise(latents, temb, text.astype(self.dtype) if mask is None else Masked(text.astype(self.dtype), mask))
 
     def denoise(self, latents, temb, text):

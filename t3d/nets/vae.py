@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from t3d.core import spread
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Float, Key, PyTree, typechecked
 from t3d.nets import configs
@@ -168,14 +169,14 @@ class VAE(nn.Module):
             raise UsageError(
                 f'images of shape {images.shape}: wanted [B, H, W, {self.in_channels}], H and W multiples of {factor}.'
             )
-        mean, logvar = jnp.split(self.quant_conv(self.encoder(images)).astype(jnp.float32), 2, axis=-1)
+        mean, logvar = jnp.split(self.quant_conv(self.encoder(spread.rows(images))).astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(logvar, *LOGVAR)
 
     def decode(self, latents: Float[Array, 'b h w c']) -> Float[Array, 'b h8 w8 3']:
         """Images, about [-1, 1] and not clipped, float32, of unscaled latents."""
         if latents.ndim != 4 or latents.shape[-1] != self.latent_channels:
             raise UsageError(f'latents of shape {latents.shape}: wanted [B, H, W, {self.latent_channels}].')
-        return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
+        return self.decoder(self.post_quant_conv(spread.rows(latents))).astype(jnp.float32)
 
     @typechecked
     def __call__(self, images: Float[Array, 'b h w c']) -> Float[Array, 'b h w o']:

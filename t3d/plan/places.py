@@ -53,19 +53,22 @@ def name_of(rest: str) -> str:
     Transformations and control flow are left out of the path, numbers of layers too; a gradient is marked.
     """
     match = re.search(r'op_name="([^"]*)"', rest)
-    path = match[1].partition(';')[0] if match else ''
+    path = re.split('[;:]', match[1])[0] if match else ''  # of several that were put together the first
     if '/' not in path:  # an argument of the step, or the compiler's own
         return UNNAMED
     kept = []
     for part in path.split('/')[1:]:
-        inner = part
+        inner = part.lstrip('(')
         while (wrapped := re.fullmatch(r'(\w+)\((.*)\)', inner)) and wrapped[1] in TRANSFORMS:
             inner = wrapped[2]
         inner = re.sub(r'_\d+', '', inner)
-        if inner not in CONTROL and not (kept and kept[-1].partition('.')[0] == inner):
-            if kept and inner.startswith(f'{kept[-1]}.'):  # a module, then its method
-                kept.pop()
-            kept.append(inner)
+        if inner in CONTROL or (kept and kept[-1].partition('.')[0] == inner):
+            continue
+        if inner in kept and '.' in inner:  # computed again: the path starts anew
+            kept = kept[: kept.index(inner)]
+        if kept and inner.startswith(f'{kept[-1]}.'):  # a module, then its method
+            kept.pop()
+        kept.append(inner)
     return '/'.join(kept) + (' backward' if 'transpose(' in path else '') if kept else UNNAMED
 
 

@@ -133,7 +133,8 @@ def compiled(one: Model, name: str, mesh, quick: bool = False) -> dict:
     with jax.set_mesh(mesh), _overflows(sum(bytes_of(one, dict(mesh.shape)).values())):
         program = lowered.compile(compiler_options=QUICK if quick and _platform(mesh) == 'tpu' else None)
     end = time.perf_counter()
-    memory, cost = memory_of(one, program, mesh), hlo_cost.of(program.as_text(), mesh.size)
+    memory, text = memory_of(one, program, mesh), program.as_text()
+    cost = hlo_cost.of(text, mesh.size)
     return {
         'lower_seconds': half - began,
         'compile_seconds': end - half,
