@@ -35,7 +35,7 @@ MOST = 128 * 128 * 32  # numbers of a plane: its three fill 6 MiB of the fast me
 RAYS = 128  # at once, one in each lane
 ROWS = 8  # of a register: channels and texels are padded to multiples of it
 MEMORY = 64 * 2**20  # bytes of fast memory that a kernel may take; v5e, v5p and v6e have 128 MiB
-EXACT = jax.lax.Precision.HIGHEST  # of the look-up, as exact as a gather: the matrix unit runs six times
+EXACT = jax.lax.Precision.HIGHEST
 
 
 class Options(NamedTuple):
@@ -131,6 +131,18 @@ def _table(planes):
     return planes.reshape(*planes.shape[:2], -1, planes.shape[-1])
 
 
+def _stacked(x, parts, axis):
+    """The rounded x (0) and what is left of it (1), both bfloat16, one behind the other along an axis.
+
+    A product of (0, 1, 0) with (0, 0, 1) over that axis is one of float32 to 2^-17. By bits, as compilers may take a float32
+    that was made of a bfloat16 for the number before it.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    high = jax.lax.bitcast_convert_type((bits + 0x8000) & jnp.uint32(0xFFFF0000), jnp.float32)
+    both = high.astype(jnp.bfloat16), (x - high).astype(jnp.bfloat16)
+    return jnp.concatenate([both[part] for part in parts], axis)
+
+
 # ------------------------------------------------------------------------------------------------------------- gradients
 
 
@@ -180,7 +192,7 @@ def _forward(options, names, along, planes, weights, level):
     """Results by name: 'seen' [B, F + 2, R], 'raw' [B, S, R], 'sums' [B, S, C, R], 'values' [B, S, 1 + F, R]."""
     (batch, samples, rays), outputs = along[2].shape, weights[2].shape[0]
     sizes = {'seen': (outputs + 1,), 'raw': (samples,), 'values': (samples, outputs), 'sums': (samples, weights[0].shape[1])}
-    table, shape = _table(planes), planes.shape[-3:]
+    table, shape = _stacked(_table(planes), (0, 1, 0), -1), planes.shape[-3:]
     arguments = (level, *along, table, *weights)
     return _call(
         functools.partial(_forward_kernel, options, shape, names),
@@ -200,7 +212,7 @@ def _forward_kernel(options, shape, names, level, origins, directions, depths, a
         row = (0, _at(s), slice(None))
         sums = 0.0
         for plane, (low, high) in enumerate(_hats(options, shape, origins[0], directions[0], depths[row])):
-            rows = jnp.dot(table[0, plane], low, precision=EXACT, preferred_element_type=jnp.float32)
+            rows = jnp.dot(table[0, plane], _stacked(low, (0, 0, 1), 0), preferred_element_type=jnp.float32)
             sums += jnp.sum(rows.reshape(shape[1], -1, RAYS) * high, 0)
         raw, colour = decode(sums)[2:]
         raw += added[row]
@@ -256,9 +268,7 @@ def _backward_kernel(options, shape, level, origins, directions, depths, *refs):
 
     weights, (sums, to_values), (to_table, *to_weights) = [ref[...] for ref in refs[:4]], refs[4:6], refs[6:]
     decode = _decoder(options, weights, level[0])
-    over_rays = lambda a, b, precision=None: jax.lax.dot_general(
-        a, b, (((1,), (1,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
-    )
+    over_rays = lambda a, b: jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
     @pl.when(pl.program_id(1) == 0)
     def _():
@@ -278,7 +288,7 @@ def _backward_kernel(options, shape, level, origins, directions, depths, *refs):
         row = depths[0, _at(s), :]
         for plane, (low, high) in enumerate(_hats(options, shape, origins[0], directions[0], row)):
             rows = (high * to_sums[None]).reshape(-1, RAYS)
-            to_table[0, plane] += over_rays(rows, low, EXACT)
+            to_table[0, plane] += over_rays(_stacked(rows, (0, 1, 0), 1), _stacked(low, (0, 0, 1), 1))
         return carry
 
     jax.lax.fori_loop(0, depths.shape[1], sample, 0)
