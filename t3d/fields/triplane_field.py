@@ -56,7 +56,7 @@ hidden_softplus.defvjp(lambda x: (lambda y: (y, y))(hidden_softplus(x)), lambda 
 
 
 def folded(params: PyTree, *, equalised: bool = True):
-    """(kernel [C, H], bias [H], kernel [1 + outputs, H], bias) of the MLP on *sums* of plane features: gains and 1/3 are in them."""
+    """(kernel [C, H], bias, kernel [1 + outputs, H], bias) of the MLP on *sums* of plane features: gains and 1/3 included."""
     first, last = params['hidden'], params['out']
     gain = (lambda kernel: kernel.shape[0] ** -0.5) if equalised else (lambda kernel: 1.0)
     # The transposed kernel's gradient is [outputs, P] @ [P, H], on a CPU twice as fast as [H, P] @ [P, outputs].
