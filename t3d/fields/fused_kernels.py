@@ -51,12 +51,13 @@ def forward(options, names, along, planes, weights, level) -> list[jax.Array]:
 
 
 def backward(options, shape, along, weights, level, sums, to_values):
-    """Gradients of planes of `shape` [B, 3, H, W, C] and of the weights, by those of `values`; along: without `added`."""
-    (batch, _, rays), planes = along[2].shape, jax.ShapeDtypeStruct(shape, jnp.float32)
+    """Gradients of planes of `shape` (H, W, C) and of the weights, by those of `values`; along: without `added`."""
+    batch, _, rays = along[2].shape
+    planes = jax.ShapeDtypeStruct((batch, 3, *shape), jnp.float32)
     out = [jax.eval_shape(table, planes), *(jax.ShapeDtypeStruct((batch, *x.shape), jnp.float32) for x in weights)]
     with jax.named_scope('fused_render_backward'):
         to_table, *to_weights = _call(
-            functools.partial(_backward_kernel, options, shape[-3:]),
+            functools.partial(_backward_kernel, options, shape),
             (batch, rays // RAYS),
             [
                 *(pl.BlockSpec(memory_space=tpu.SMEM), *map(_tiled, along), *map(_shared, weights)),

@@ -101,7 +101,7 @@ def render_at(scenes: Scenes, rays: Rays, u_coarse, u_fine, *, near, far, option
 
 
 def _march(scenes: Scenes, rays: Rays, depths, *, function, options: Options, added):
-    """The result of `_raw` or `_seen` at depths [B, S, R], on each device for its own scenes."""
+    """The result of `_raw` or `_seen` at depths [B, S, R]."""
     from t3d.fields import fused_kernels as kernels  # half a second
 
     count, offset = depths.shape[-1], jnp.zeros_like(depths)
@@ -111,11 +111,24 @@ def _march(scenes: Scenes, rays: Rays, depths, *, function, options: Options, ad
     along = tuple(map(lanes, (rays.origins.swapaxes(1, 2), rays.directions.swapaxes(1, 2), depths, offset)))
     level = jnp.reshape(scenes.level, 1).astype(jnp.float32)
     arguments = (along, scenes.planes, _weights(scenes.decoder, options.equalised, kernels.ROWS), level)
-    function, rows = functools.partial(function, options), P(spread.batch_axes(depths.shape[0]) or None)
-    if spread.axes():  # the kernel does not say over which axes its results vary, as check_vma wants it
-        specs, axes = (rows, rows, P(), P()), set(spread.axes())
-        function = jax.shard_map(function, in_specs=specs, out_specs=rows, axis_names=axes, check_vma=False)
-    return function(*arguments)[..., :count]
+    place = Place(tuple(spread.axes()), spread.batch_axes(depths.shape[0]))
+    return function(options, place, *arguments)[..., :count]
+
+
+class Place(NamedTuple):
+    """Axes of the context's mesh, and those of them that scenes lie on."""
+
+    axes: tuple[str, ...]
+    rows: tuple[str, ...]
+
+    def each(self, function, arguments, results):
+        """The function on each device, 'r' in the letters of its arguments and results: of its own scenes, 'w': whole ones."""
+        if not self.axes:
+            return function
+        specs = {'r': P(self.rows or None), 'w': P()}
+        arguments, results = (tuple(specs[letter] for letter in letters) for letters in (arguments, results))
+        # The kernels do not say over which axes their results vary, as check_vma wants it.
+        return jax.shard_map(function, in_specs=arguments, out_specs=results, axis_names=set(self.axes), check_vma=False)
 
 
 def _weights(decoder: PyTree, equalised: bool, rows: int):
@@ -125,41 +138,49 @@ def _weights(decoder: PyTree, equalised: bool, rows: int):
     return jnp.pad(kernel.T, (deep, wide)), jnp.pad(bias, deep)[:, None], jnp.pad(out_kernel, ((0, 0), deep)), out_bias[:, None]
 
 
-def _raw(options, *arguments):
+def _forward(options, place, names, arguments):
+    from t3d.fields import fused_kernels as kernels
+
+    function = lambda *arguments: tuple(kernels.forward(options, names, *arguments))
+    return place.each(function, 'rrww', 'r' * len(names))(*arguments)
+
+
+def _raw(options, place, *arguments):
     """Raw densities [B, S, R], without a gradient."""
     from t3d.fields import fused_kernels as kernels
 
     with jax.named_scope(kernels.AGAIN):  # the samples are looked up again with those between them
-        return kernels.forward(options, ('raw',), *jax.lax.stop_gradient(arguments))[0]
+        return _forward(options, place, ('raw',), jax.lax.stop_gradient(arguments))[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _seen(options, along, planes, weights, level):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _seen(options, place, along, planes, weights, level):
     """What rays see, [B, F + 2, R]: features, opacity, depth times opacity."""
-    from t3d.fields import fused_kernels as kernels
-
-    return kernels.forward(options, ('seen',), along, planes, weights, level)[0]
+    return _forward(options, place, ('seen',), (along, planes, weights, level))[0]
 
 
-def _seen_forward(options, *arguments):
-    from t3d.fields import fused_kernels as kernels
-
+def _seen_forward(options, place, *arguments):
     is_leaf = lambda x: hasattr(x, 'perturbed')
     constant, arguments = (arguments[0][:3], arguments[3]), jax.tree.map(lambda x: x.value, arguments, is_leaf=is_leaf)
     if any(leaf.perturbed for leaf in jax.tree.leaves(constant, is_leaf=is_leaf)):
         raise UsageError('render.kernel=fused has no gradient for rays, depths or the level of colours: set render.kernel=xla.')
-    seen, sums, values = kernels.forward(options, ('seen', 'sums', 'values'), *arguments)
+    seen, sums, values = _forward(options, place, ('seen', 'sums', 'values'), arguments)
     return seen, (*arguments, sums, values)
 
 
-def _seen_backward(options, saved, gradient):
+def _seen_backward(options, place, saved, gradient):
     from t3d.fields import fused_kernels as kernels
 
     along, planes, weights, level, sums, values = saved
     if isinstance(gradient, SymbolicZero):
         gradient = jnp.zeros(gradient.shape, gradient.dtype)
     (to_values,) = jax.vjp(functools.partial(_composited, options, depths=along[2]), values)[1](gradient)
-    to_planes, to_weights = kernels.backward(options, planes.shape, along[:3], weights, level, sums, to_values)
+
+    def backward(*arguments):
+        to_planes, to_weights = kernels.backward(options, planes.shape[-3:], *arguments)
+        return to_planes, jax.lax.psum(to_weights, place.rows) if place.rows else to_weights
+
+    to_planes, to_weights = place.each(backward, 'rwwrr', 'rw')(along[:3], weights, level, sums, to_values)
     return (*map(jnp.zeros_like, along[:3]), to_values[:, :, 0]), to_planes, to_weights, jnp.zeros_like(level)
 
 
