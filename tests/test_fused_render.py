@@ -13,20 +13,19 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from small_fused import SIGMOID, both, by_kernel, by_xla, drawn, lump
 from test_instant3d import a_batch, small
 
 from t3d.core import numerics, platforms, spread
 from t3d.core.errors import UsageError
 from t3d.fields import fused_render, text_field, triplane_field
-from t3d.geom import volume
-from t3d.geom.rays import Rays, ray_box
+from t3d.geom.rays import ray_box
 from t3d.metrics import flops
 from t3d.parallel import devices
 from t3d.plan import chips, hlo_cost
 
 ROOT = pathlib.Path(__file__).parent.parent
 PLANNER = ROOT / '.venv-plan/bin/python'  # of `make setup-plan`
-LEVEL = 0.7
 
 
 @contextlib.contextmanager
@@ -34,62 +33,6 @@ def as_on_a_tpu():
     """Inside, code is traced for a TPU, and its kernels run on the CPU by XLA."""
     with platforms.planned('tpu'), pltpu.force_tpu_interpret_mode(True):
         yield
-
-
-def density(raw):
-    return 20.0 * numerics.softplus(raw - 1.0)
-
-
-def lump(points):
-    """Raw density in the middle of the box."""
-    return 1.0 - 2.0 * jnp.sum(points * points, -1)
-
-
-def drawn(size, channels, rays, scenes=1, hidden=12, outputs=3, samples=5, fine=0):
-    """(planes, decoder), rays and draws. Many rays miss the box, some begin in it, all leave the planes' box."""
-    keys = jax.random.split(jax.random.key(0), 5)
-    planes = jax.random.normal(keys[0], (scenes, 3, size, size, channels))
-    decoder = triplane_field.init(keys[1], channels, hidden=hidden, outputs=outputs)
-    decoder['hidden']['bias'] += jnp.linspace(-0.5, 0.5, hidden)
-    decoder['out']['bias'] += jnp.linspace(-0.5, 0.5, outputs + 1)
-    ways = jax.random.normal(keys[3], (scenes, rays, 3))
-    ways /= jnp.linalg.norm(ways, axis=-1, keepdims=True)
-    return (
-        (planes, decoder),
-        Rays(1.5 * jax.random.normal(keys[2], (scenes, rays, 3)), ways),
-        volume.draws(keys[4], (scenes, rays), samples, fine),
-    )
-
-
-def by_xla(scene, rays, draws, options, added):
-    field = triplane_field.make(
-        scene[1],
-        scene[0],
-        bound=options.bound,
-        plane_axes=options.plane_axes,
-        equalised=options.equalised,
-        activation=lambda features: options.activation(features, LEVEL),
-    )
-
-    def whole(points, directions):
-        raw, colours = field(points)
-        return raw + (added(points) if added else 0.0), colours
-
-    near, far = ray_box(rays, 3.0)
-    return volume.render_at(whole, rays, *draws, near=near, far=far, density_activation=options.density)
-
-
-def by_kernel(scene, rays, draws, options, added):
-    near, far = ray_box(rays, 3.0)
-    scenes = fused_render.Scenes(*scene, jnp.float32(LEVEL))
-    return fused_render.render_at(scenes, rays, *draws, near=near, far=far, options=options, added=added)
-
-
-def both(render, scene, rays, draws, options, added=None):
-    """What rays see, and gradients of planes and decoder for a slope of all of it."""
-    out, pull = jax.vjp(lambda *scene: render(scene, rays, draws, options, added).replace(weights=None), *scene)
-    slope = jax.tree.map(lambda x: jnp.cos(7.0 * jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape), out)
-    return out, pull(slope)
 
 
 def close(got, expected, tolerance=1e-5):
@@ -100,12 +43,11 @@ def close(got, expected, tolerance=1e-5):
         assert np.abs(a - b).max() <= tolerance * np.abs(b).max(), (jax.tree_util.keystr(path), np.abs(a - b).max())
 
 
-sigmoid = fused_render.Options(numerics.scaled_sigmoid, density)
 CASES = {
-    'whole blocks': (dict(size=16, channels=16, rays=128), sigmoid, None),
+    'whole blocks': (dict(size=16, channels=16, rays=128), SIGMOID, None),
     'odd sizes, a second pass': (
         dict(size=13, channels=12, rays=150, scenes=2, hidden=20, fine=4),
-        sigmoid._replace(plane_axes='legacy', bound=1.2, equalised=False),
+        SIGMOID._replace(plane_axes='legacy', bound=1.2, equalised=False),
         lump,
     ),
     'many channels and outputs': (
@@ -134,7 +76,7 @@ def test_the_kernel_sees_what_xla_sees_and_its_gradients_are_xlas(sizes, options
 def test_who_wants_a_gradient_of_rays_is_told():
     scene, rays, draws = drawn(8, 8, 5)
     move = lambda shift, rays: rays.replace(origins=rays.origins + shift)
-    loss = lambda shift: jnp.sum(by_kernel(scene, move(shift, rays), draws, sigmoid, None).opacity)
+    loss = lambda shift: jnp.sum(by_kernel(scene, move(shift, rays), draws, SIGMOID, None).opacity)
     with as_on_a_tpu(), pytest.raises(UsageError, match='no gradient for rays, depths or the level .*set render.kernel=xla'):
         jax.jit(jax.grad(loss))(0.1)
 
@@ -209,7 +151,7 @@ def test_a_train_step_is_the_same_by_the_kernel():
 def test_eight_devices_render_their_own_scenes():
     """The result of one device; of all that is sent, the sum of the decoder's gradients alone."""
     scene, rays, draws = drawn(8, 8, 20, scenes=8, hidden=8, samples=4, fine=3)
-    step = lambda *x: both(by_kernel, *x, sigmoid)
+    step = lambda *x: both(by_kernel, *x, SIGMOID)
     with as_on_a_tpu():
         one = jax.jit(step)(scene, rays, draws)
         mesh = devices.make({'data': 2, 'fsdp': 2, 'tensor': 2})
@@ -228,7 +170,7 @@ def test_eight_devices_render_their_own_scenes():
 def test_model_flops_are_those_of_the_point_mlp():
     """Of plain products: not the look-up, nor what is looked up or decoded again. XLA sums colours by products too."""
     inputs = jax.eval_shape(lambda: drawn(16, 16, 256, scenes=8, hidden=16, samples=6, fine=4))
-    step = lambda render: lambda *x: both(render, *x, sigmoid)
+    step = lambda render: lambda *x: both(render, *x, SIGMOID)
     samples = 8 * 256 * (6 + 4)
     expected = 3 * 2 * samples * (16 * 16 + 16 * 4)
     with platforms.planned('tpu'):
@@ -243,7 +185,7 @@ def test_it_lowers_for_a_tpu_at_full_size(size, channels):
     """Kernels are translated to what the TPU's compiler reads, which needs none."""
     inputs = jax.eval_shape(lambda: drawn(size, channels, 4096, hidden=64, samples=64, fine=32))
     for name, activation in text_field.ALBEDOS.items() if size == 100 else [('', numerics.scaled_sigmoid)]:
-        step = lambda *x, activation=activation: both(by_kernel, *x, sigmoid._replace(activation=activation), lump)
+        step = lambda *x, activation=activation: both(by_kernel, *x, SIGMOID._replace(activation=activation), lump)
         text = jax.export.export(jax.jit(step), platforms=['tpu'])(*inputs).mlir_module()
         assert text.count('@tpu_custom_call') == 3, name
 
@@ -255,15 +197,15 @@ from t3d.plan import chips
 one = chips.topology('v5e:2x2')
 chips.prepare(one)
 import jax
-import test_fused_render as tests
+import small_fused
 from t3d.core import platforms
 from t3d.plan import hlo_cost
 place = jax.sharding.SingleDeviceSharding(chips.devices(one)[0])
-inputs = jax.eval_shape(lambda: tests.drawn(64, 16, 4096, hidden=64, samples=96))
+inputs = jax.eval_shape(lambda: small_fused.drawn(64, 16, 4096, hidden=64, samples=96))
 inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), inputs)
 with platforms.planned('tpu'):
-    for render in (tests.by_xla, tests.by_kernel):
-        made = jax.jit(lambda *x: render(*x, tests.sigmoid, None)).lower(*inputs).compile()
+    for render in (small_fused.by_xla, small_fused.by_kernel):
+        made = jax.jit(lambda *x: render(*x, small_fused.SIGMOID, None)).lower(*inputs).compile()
         print(made.memory_analysis().temp_size_in_bytes, *hlo_cost.of(made.as_text(), 1)[:2])
 """
 
