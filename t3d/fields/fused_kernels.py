@@ -19,7 +19,7 @@ from t3d.geom import triplanes
 
 RAYS = 128  # at once: the lanes of a register
 ROWS = 8  # of a register
-MEMORY = 64 * 2**20  # bytes of fast memory that a kernel may take; v5e, v5p and v6e have 128 MiB
+MEMORY = 64 * 2**20  # bytes of fast memory that a kernel may take, which v5e, v5p and v6e grant; v4 has 16 MiB
 AGAIN = 'rematted_computation'  # the names by which `metrics.flops` knows work that is no model FLOP
 LOOK_UP = 'look_up_by_products'
 
