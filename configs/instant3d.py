@@ -81,6 +81,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.render = dict(
         samples=32, importance=0, samples_shown=48, plane_axes='orthogonal', background=1.0, radius=3.2, fov=0.7027699
     )
+    config.render.kernel = 'xla'  # 'fused': the kernel for TPUs, for planes up to 128 texels (fields/fused_render.py)
     config.loss = dict(rays=192, foreground=0.5, mask=0.2, depth=0.0)
     config.optimizer = dict(learning_rate=1e-3, warmup=50, final=0.05, b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, clip=1.0)
     config.noise = 0.1  # deviation of the style noise; the paper's 1 is for score distillation, where one text has many answers

@@ -12,7 +12,7 @@ from t3d.core import config_files, limits
 from t3d.core.errors import UsageError
 from t3d.data import sources
 from t3d.export import meshes
-from t3d.fields import text_field
+from t3d.fields import fused_render, text_field
 from t3d.geom import triplanes
 from t3d.inference import loading
 from t3d.nets import clip, flash_attention
@@ -63,6 +63,7 @@ def test_choices_are_those_of_the_code():
     assert limits.LIMITS['export.formats'].each.choices == meshes.FORMATS
     assert set(limits.LIMITS['render.plane_axes'].choices) == set(triplanes.PLANE_AXES)
     assert limits.LIMITS['unet.attention'].choices == flash_attention.KERNELS
+    assert limits.LIMITS['render.kernel'].choices == fused_render.KERNELS
     assert set(limits.LIMITS['text.activation'].choices) == set(clip.ACTIVATIONS)
     assert set(limits.LIMITS['field.albedo'].choices) == set(text_field.ALBEDOS)
 

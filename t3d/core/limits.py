@@ -212,6 +212,7 @@ LIMITS = {
     'render.far': Real(0.0, 1e3, 'scene units'),
     'render.box_warp': Real(0.0, 1e3, 'side of the box of the planes, scene units', above=True),
     'render.plane_axes': Choice(('orthogonal', 'legacy')),
+    'render.kernel': Choice(('xla', 'fused'), 'fused: a kernel for TPUs'),
     'render.background': Real(0.0, 1.0, 'grey'),
     'render.radius': Real(0.0, 1e3, 'distance of the cameras, scene units', above=True),
     'render.fov': Real(0.0, 3.14, 'radians', above=True),

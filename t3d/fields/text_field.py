@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from t3d.core import numerics, optim, precision
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
-from t3d.fields import triplane_field
+from t3d.fields import fused_render, triplane_field
 from t3d.geom import triplanes, volume
 from t3d.geom.rays import Rays, ray_box
 from t3d.nets.text_condition import TextCondition
@@ -43,6 +43,8 @@ class TextField:
         )
         self.plane_channels = config.decoder.out_channels // 3
         self.field, self.render = config.field, config.render
+        self.kernel = config.render.get('kernel', 'xla')
+        fused_render.check(self.kernel)
         albedo = config.field.get('albedo', 'scaled_sigmoid')  # weights from before there were others
         if albedo not in ALBEDOS:
             raise UsageError(unknown(albedo, ALBEDOS, 'output for the albedo (field.albedo)'))
@@ -97,10 +99,13 @@ class TextField:
         def field(points, directions=None):
             raw, albedo = plain(points.reshape(points.shape[0], -1, 3))
             raw, albedo = raw.reshape(points.shape[:-1]), albedo.reshape(*points.shape[:-1], 3)
-            blob = self.field.blob * (1.0 - numerics.safe_norm(points) / 0.6)  # the released code's, as is its bias of -1
-            return raw + self.field.density_bias + blob, albedo
+            return raw + self.field.density_bias + self.blob(points), albedo
 
         return field
+
+    def blob(self, points):
+        """What the middle of the box has in addition (the released code's, as is its bias of -1)."""
+        return self.field.blob * (1.0 - numerics.safe_norm(points) / 0.6)
 
     def density(self, raw):
         """Density per scene unit from the raw output; `field.density_scale` is 1 in the paper."""
@@ -117,23 +122,22 @@ class TextField:
 
     def render_rays(self, scene, rays: Rays, key, samples: int):
         """RenderOutput for rays [B, R, 3]; `features` are albedo over black, in (0, 1 / alpha)."""
-        near, far = ray_box(rays, 2.0)
-        return volume.render(
-            self.raw_field(scene),
-            rays,
-            key,
-            near=near,
-            far=far,
-            num_samples=samples,
-            num_importance=self.render.importance,
-            density_activation=self.density,
-        )
+        shape = rays.origins.shape[:-1]
+        return self.render_drawn(scene, rays, volume.draws(key, shape, samples, self.render.importance))
 
-    def render_drawn(self, field, rays: Rays, u):
-        """RenderOutput for rays [B, R, 3] of a field, `raw_field` or one with further channels, with the draws u of
-        `volume.draws`."""
+    def render_drawn(self, scene, rays: Rays, u, field=None):
+        """RenderOutput for rays [B, R, 3] with the draws u of `volume.draws`; of `field`, one with further channels, if given.
+
+        By the fused kernel where `render.kernel` asks for it and it takes the planes.
+        """
         near, far = ray_box(rays, 2.0)
-        return volume.render_at(field, rays, *u, near=near, far=far, density_activation=self.density)
+        if field is not None or self.kernel == 'xla' or not fused_render.takes(scene['planes']):
+            field = field or self.raw_field(scene)
+            return volume.render_at(field, rays, *u, near=near, far=far, density_activation=self.density)
+        scenes = fused_render.Scenes(scene['planes'], scene['field'], jax.lax.stop_gradient(scene['field']['alpha']))
+        options = fused_render.Options(self.albedo, self.density, 1.0, self.render.plane_axes, equalised=False)
+        added = lambda points: self.field.density_bias + self.blob(points)
+        return fused_render.render_at(scenes, rays, *u, near=near, far=far, options=options, added=added)
 
     def render_scene(self, scene, rays: Rays):
         """Deterministic render of batched scenes, rays [B, ..., 3], over the config's background."""

@@ -55,15 +55,20 @@ def hidden_softplus(x: jax.Array) -> jax.Array:
 hidden_softplus.defvjp(lambda x: (lambda y: (y, y))(hidden_softplus(x)), lambda y, gradient: (gradient * (1.0 - jnp.exp(-y)),))
 
 
+def folded(params: PyTree, *, equalised: bool = True):
+    """(kernel [C, H], bias, kernel [1 + outputs, H], bias) of the MLP on *sums* of plane features: gains and 1/3 included."""
+    first, last = params['hidden'], params['out']
+    gain = (lambda kernel: kernel.shape[0] ** -0.5) if equalised else (lambda kernel: 1.0)
+    # The transposed kernel's gradient is [outputs, P] @ [P, H], on a CPU twice as fast as [H, P] @ [P, outputs].
+    out_kernel = (last['kernel'] * gain(last['kernel'])).T
+    return first['kernel'] * (gain(first['kernel']) / 3.0), first['bias'], out_kernel, last['bias']
+
+
 @typechecked
 def decode(params: PyTree, plane_sum: Float[Array, '*b c'], *, equalised: bool = True, dtype=jnp.float32):
     """(raw density [...], raw features [..., outputs]) of the *sum* of the plane features; the mean's 1/3 is in the weights."""
-    first, last = params['hidden'], params['out']
-    gain = (lambda kernel: kernel.shape[0] ** -0.5) if equalised else (lambda kernel: 1.0)
-    kernel = (first['kernel'] * (gain(first['kernel']) / 3.0)).astype(dtype)
-    hidden = hidden_softplus(plane_sum.astype(dtype) @ kernel + first['bias'].astype(dtype))
-    # The transposed kernel's gradient is [outputs, P] @ [P, H], on a CPU twice as fast as [H, P] @ [P, outputs].
-    out_kernel, out_bias = (last['kernel'] * gain(last['kernel'])).T.astype(dtype), last['bias'].astype(dtype)
+    kernel, bias, out_kernel, out_bias = (x.astype(dtype) for x in folded(params, equalised=equalised))
+    hidden = hidden_softplus(plane_sum.astype(dtype) @ kernel + bias)
     density = (hidden @ out_kernel[:1].T)[..., 0] + out_bias[0]  # apart from the features: no slice to copy
     return density.astype(jnp.float32), jnp.einsum('...h,fh->...f', hidden, out_kernel[1:]) + out_bias[1:]
 

@@ -56,11 +56,11 @@ def composite(
     weights = interval_weights(density[..., None], jnp.diff(edges)[..., None])[..., 0]
     opacity = jnp.sum(weights, -1)
     middle = 0.5 * (edges[..., 1:] + edges[..., :-1])
-    depth = _mean_depth(jnp.sum(weights * middle, -1), opacity, edges[..., 0], edges[..., -1])
+    depth = mean_depth(jnp.sum(weights * middle, -1), opacity, edges[..., 0], edges[..., -1])
     return RenderOutput(jnp.einsum('...s,...sc->...c', weights, features), opacity, depth, weights)
 
 
-def _mean_depth(weighted, opacity, near, far):
+def mean_depth(weighted, opacity, near, far):
     """weighted / opacity within the sampled range; the far end where the ray is empty. Its gradient is safe but steep there."""
     empty = opacity <= 1e-10
     return jnp.where(empty, far, jnp.clip(weighted / jnp.where(empty, 1.0, opacity), near, far))
@@ -72,7 +72,7 @@ def midpoint_weights(density, depths, density_activation=identity):
     return interval_weights(middle, depths[..., 1:, :] - depths[..., :-1, :])
 
 
-def _sample_weights(weights):
+def sample_weights(weights):
     """Weights of the S samples from those of the S - 1 intervals, whose colour is the mean of their two ends."""
     pad = [(0, 0)] * (weights.ndim - 2)
     return 0.5 * (jnp.pad(weights, [*pad, (0, 1), (0, 0)]) + jnp.pad(weights, [*pad, (1, 0), (0, 0)]))
@@ -123,14 +123,14 @@ def composite_samples(density, features, depths, density_activation=identity) ->
       depths: [..., S, R].
     """
     weights = midpoint_weights(density, depths, density_activation)
-    composited = jnp.einsum('...sr,...src->...rc', _sample_weights(weights), features.astype(jnp.float32))
+    composited = jnp.einsum('...sr,...src->...rc', sample_weights(weights), features.astype(jnp.float32))
     return _seen(composited, weights, depths)
 
 
 def _seen(composited, weights, depths) -> RenderOutput:
     opacity = jnp.sum(weights, -2)
     middle = 0.5 * (depths[..., 1:, :] + depths[..., :-1, :])
-    depth = _mean_depth(jnp.sum(weights * middle, -2), opacity, depths[..., 0, :], depths[..., -1, :])
+    depth = mean_depth(jnp.sum(weights * middle, -2), opacity, depths[..., 0, :], depths[..., -1, :])
     return RenderOutput(composited, opacity, depth, jnp.moveaxis(weights, -2, -1))
 
 
@@ -149,7 +149,7 @@ def render_at(field, rays: Rays, u_coarse, u_fine, *, near, far, density_activat
     weights = midpoint_weights(
         sampling.permute(jnp.concatenate([density, fine_density], -2), order, ranks), ordered, density_activation
     )
-    at_samples = sampling.permute(_sample_weights(weights), ranks, order)
+    at_samples = sampling.permute(sample_weights(weights), ranks, order)
     count = depths.shape[-2]
     composited = jnp.einsum('...sr,...src->...rc', at_samples[..., :count, :], features.astype(jnp.float32))
     composited += jnp.einsum('...sr,...src->...rc', at_samples[..., count:, :], fine_features.astype(jnp.float32))

@@ -4,7 +4,7 @@ Only matrix products and convolutions count, 2 per multiply-add, at their size i
 the convention behind published MFU figures. Loops count as often as they run, what is spread over devices (`jax.shard_map`) on
 all of them, Pallas kernels on each block of their grid; conditionals count their dearest branch. What a backward pass computes
 again (`jax.checkpoint`, our own rules under the same name, and the flash kernel) is work, but no model FLOP (PaLM, arXiv
-2204.02311, App. B).
+2204.02311, App. B), and neither are products that stand for a gather of rows.
 """
 
 import math
@@ -26,6 +26,7 @@ PEAK = {  # dense bf16 FLOP/s of one device, from the vendors' data sheets; matc
 
 
 AGAIN = 'rematted_computation'  # the name jax.checkpoint gives to what it computes again
+NONE = (AGAIN, 'look_up_by_products')  # the second: fields.fused_kernels
 FLASH = {  # model FLOPs among the products of the flash kernel's passes, by the names that JAX gives them
     'flash_mha_bwd_dkv': 2 / 4,  # gradients of keys and values; again: logits and the gradient of weights
     'flash_mha_bwd_dq': 2 / 3,  # gradients of weights and queries; again: logits
@@ -49,7 +50,7 @@ def _jaxpr(jaxpr) -> int:
 
 def _equation(equation) -> int:
     name, parameters, stack = equation.primitive.name, equation.params, str(equation.source_info.name_stack)
-    if AGAIN in stack:
+    if any(name in stack for name in NONE):
         return 0
     if name == 'dot_general':
         (contracted, _), _ = parameters['dimension_numbers']

@@ -4,7 +4,7 @@ XLA's own analysis counts the body of a loop once, and a network whose layers ar
 often as it runs. Of a conditional the branch counts that does the most.
 
 - FLOPs: 2 for each multiply-add of a matrix product or convolution, padding and the holes of dilation left out. Of kernels
-  (Pallas) those of the flash kernel alone are known; the bytes of a kernel are those of its operands and results, once.
+  (Pallas) those of t3d's own are known (kernel_cost.py); the bytes of a kernel are those of its operands and results, once.
 - Bytes: what instructions read and write in the device's main memory; those of a fusion at its border, and of an array of
   which it takes a slice the slice alone. Arrays that the compiler keeps in the chip's fast memory count nothing. The
   caches of a chip are not modelled: this is an estimate from above for what is read twice, from below for nothing.
@@ -19,18 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t3d.plan import hlo
+from t3d.plan import hlo, kernel_cost
 from t3d.plan.hlo import Instruction, Program, Shape
 
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute', 'collective-broadcast')
 FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'conditional', 'call', 'after-all', 'iota'}
 FREE |= {'partition-id', 'replica-id', 'opt-barrier', 'domain', 'add-dependency'}
 SLICES = {'dynamic-slice', 'gather', 'slice'}
-FLASH = {  # products of queries times keys in each pass of nets.flash_attention, by the first name that its metadata has
-    'flash_mha_bwd_dkv': 4,
-    'flash_mha_bwd_dq': 3,
-    'flash_attention': 2,
-}
 
 
 class Collective(NamedTuple):
@@ -108,7 +103,7 @@ class Reader:
             shapes = [body[name].shapes[0] for name in one.operands]
             flops = (dot if one.opcode == 'dot' else convolution)(one.rest, *shapes, one.shapes[0])
         if one.opcode == 'custom-call' and 'custom_call_target="tpu_custom_call"' in one.rest:
-            flops = flash(one.rest, *[body[name].shapes[0] for name in one.operands[:2]])
+            flops = kernel_cost.flops(one.rest, [body[name].shapes[0] for name in one.operands], one.shapes)
         if one.opcode in FREE or one.opcode.endswith(('-done', '-update')):
             return NOTHING
         return Cost(flops, self.border(one, body), {}, 0)
@@ -197,13 +192,6 @@ def dot(rest: str, left: Shape, right: Shape, out: Shape) -> float:
     match = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', rest)
     inner = math.prod(left.sizes[int(axis)] for axis in match[1].split(',') if axis) if match else 1
     return 2.0 * inner * math.prod(out.sizes)
-
-
-def flash(rest: str, query: Shape, key: Shape) -> float:
-    """FLOPs of a pass of the flash kernel over [B, heads, N, D] and [B, heads, M, D]; 0 of any other kernel."""
-    name = re.search(r'op_name="([^"]*)"', rest)
-    products = next((count for part, count in FLASH.items() if name and part in name[1]), 0)
-    return 2.0 * products * math.prod(query.sizes) * key.sizes[-2] if products else 0.0
 
 
 def convolution(rest: str, left: Shape, right: Shape, out: Shape) -> float:

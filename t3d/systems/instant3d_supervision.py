@@ -287,11 +287,11 @@ def distilled(config, model: TextField, given, with_clip: bool = False) -> Super
         flat = jax.tree.map(lambda leaf: leaf.reshape(objects, -1, 3), rays)
         scene = model.scene_from_noise(params, batch['tokens'], jax.vmap(lambda key: model.noise(key, 1)[0])(keys['style']))
         plain = model.raw_field(scene)
-        field = shading.oriented(plain, config.loss.offset) if asked('orientation') else plain
+        oriented = shading.oriented(plain, config.loss.offset) if asked('orientation') else None
         u = jax.vmap(lambda key: volume.draws(key, flat.origins.shape[1:2], config.render.samples, config.render.importance))(
             keys['jitter']
         )
-        out = model.render_drawn(field, flat, u)
+        out = model.render_drawn(scene, flat, u, oriented)
         opacity = out.opacity.reshape(shape[:-1])
         behind = volume.backgrounds(keys['background'], views, config.render.background, config.render.random_background)
         images = out.features[..., :3].reshape(shape) + behind * (1.0 - opacity[..., None])
