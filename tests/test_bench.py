@@ -108,6 +108,9 @@ def test_a_train_step_of_any_system_is_measured():
     figures = train_bench.measured(test_image_diffusion.config('mesh.data=1'), repeats=2, steps=1)
     assert 'krays/s' not in figures and figures['steps/s'] > 0 and figures['model GFLOP/step'] > 0
     assert figures['first step s'] > 0 and figures['MFU'] == 'peak of this device unknown'
+    row = figures['row']
+    assert row['temp_mib'] > 0 and row['gbyte'] > 0 and 0 < row['compile_s'] <= figures['first step s'] + 0.1
+    assert round(row['gflop'], 2) == figures['model GFLOP/step'] and row['shapes']['image']
 
 
 @pytest.mark.parametrize('spec', ['configs/reconstruct.py:tiny', 'configs/guided_mv.py:tiny'])

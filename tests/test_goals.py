@@ -159,8 +159,7 @@ def test_bytes_of_a_loop_count_as_often_as_it_runs():
 
 
 def test_roofs_are_work_over_least_time(monkeypatch):
-    monkeypatch.setattr(roof, 'SIDE', {'cpu': 64})
-    monkeypatch.setattr(roof, 'ROWS', 2 * roof.CPU_BLOCK)
+    monkeypatch.setattr(roof, 'SIZES', {'cpu': (64, 1000, 48, 16)})
     sums = []
 
     def half_a_second(call, *args, repeats):
@@ -169,7 +168,7 @@ def test_roofs_are_work_over_least_time(monkeypatch):
 
     monkeypatch.setattr(roof, 'least', half_a_second)
     assert roof.products() == pytest.approx(2 * 64**3 / 0.5 / 1e9) and sums[0].shape == (64, 64)
-    assert roof.gather() == pytest.approx(4 * 32 * 2 * roof.CPU_BLOCK / 0.5 / 1e9) and sums[1].shape == (2, roof.CPU_BLOCK)
+    assert roof.gather() == pytest.approx(4 * 32 * 48 / 0.5 / 1e9) and sums[1].shape == (3, 16)
 
 
 def test_a_curve_counts_units_a_second(monkeypatch, tmp_path, capsys):

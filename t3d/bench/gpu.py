@@ -18,13 +18,13 @@ from t3d.core import rules
 SIZE = {'sd21': 'tiny', 'mvdream': 'tiny', 'released': 'tiny', 'tiny,64,128': 'tiny', 'base': 'tiny'}  # in a rehearsal
 PLAN = (  # most telling first; a step of each system at `base` size in bfloat16 has its MFU
     'unet --sizes sd21 --dtype bfloat16',
-    'roof --dtype bfloat16',
     'train --config configs/image_diffusion.py:base',
     'train --config configs/mvdiffusion.py:base',
     'train --config configs/ganfusion_diffusion.py:base',
     'train --config configs/instant3d.py:base',
     'train --config configs/ganfusion_gan.py:base',
     'train --config configs/renderdiffusion.py:base',
+    'roof --dtype bfloat16',
     'render --sizes tiny,64,128',
     'hash',
     'unet --sizes sd21 --check --precision default',

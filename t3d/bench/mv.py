@@ -2,6 +2,7 @@
 
     t3d bench mv                                     # a small network of the same layout, a minute or two
     t3d bench mv --sizes mvdream --repeats 3         # Stable Diffusion 2.1 with all-view attention, 4 views of 32 x 32 latents
+    t3d bench mv --sizes dense                       # the second table alone, of the small network
     t3d bench mv --sizes spad,epipolar --no-peer     # of Stable Diffusion 1.5
     t3d bench mv --check                             # one warm pass each; 1 if results differ from PyTorch's
 
@@ -43,7 +44,7 @@ FORMS = {
 SHAPE = {'objects': 1, 'views': 4, 'size': 32, 'tokens': 77, 'samples': 16}
 SIZES = {
     'tiny': {**SHAPE, 'config': unet_bench.TINY, 'forms': ('dense', 'masked', 'epipolar'), 'objects': 2, 'size': 16},
-    'dense': {**SHAPE, 'config': unet_bench.TINY, 'forms': ('dense',), 'objects': 2, 'size': 16},  # of tiny, that form alone
+    'dense': {**SHAPE, 'config': unet_bench.TINY, 'forms': ('dense',), 'objects': 2, 'size': 16, 'compared': True},
     'mvdream': {**SHAPE, 'config': unet_bench.SD21, 'forms': ('dense',)},
     'spad': {**SHAPE, 'config': unet_bench.SD15, 'forms': ('masked',)},
     'epipolar': {**SHAPE, 'config': unet_bench.SD15, 'forms': ('epipolar',)},
@@ -274,12 +275,13 @@ def flags() -> parsing.Parser:
 def _measured(size: str, args, peer) -> dict:
     """The figures of one size, printed as they come."""
     result, shape, repeats = {}, SIZES[size], 1 if args.check else args.repeats
+    compared = args.check or shape.get('compared', False)  # with PyTorch alone
     with jax.default_matmul_precision('highest' if args.check else None):
-        works = all_work(shape, args.check)
+        works = all_work(shape, compared)
         for work in works.values():
             for name in args.passes:
                 work.program(name)
-    if not args.check:
+    if not compared:
         print('\n'.join(FORM_HEADER))
         result['forms'] = forms(shape, works, repeats, args.passes)
         for network, rows in result['forms'].items():

@@ -24,6 +24,8 @@ import subprocess
 import sys
 import tempfile
 
+import numpy as np
+
 from t3d.bench import figures, measure
 from t3d.core import parsing
 
@@ -40,11 +42,15 @@ AXES = {  # values; the unit of a second's rate
 
 def rendered(repeats: int, image: int = 32, samples: int = 32) -> dict:
     """The row of a training pass of the renderer, one picture of `image` px, half of the samples coarse ones."""
-    from t3d.bench import render, render_workload
+    from t3d.bench import render_workload
+    from t3d.metrics import flops
 
     shape = {**render_workload.SHAPES['tiny'], 'batch': 1, 'image': image, 'coarse': samples // 2, 'fine': samples // 2}
-    rows, _ = render.measured(shape, None, repeats)
-    return rows[1]
+    work = render_workload.render_workload(shape)
+    program = measure.compiled(work.both, *work.args)
+    turns = measure.all_turns([functools.partial(measure.once, program.call, *work.args)], repeats)[0]
+    inputs = {'planes': work.args[1], 'samples': np.empty((image**2, samples), np.bool_)}
+    return figures.row(turns, program, flops.count(work.both, *work.args), inputs, images=1, rays=image**2)
 
 
 def viewed(repeats: int, views: int) -> dict:
