@@ -81,7 +81,8 @@ def test_the_table_has_a_row_for_each_goal():
     wanted = '| first step, tiny, cold cache | the step alone | - | <= 15 s | 15.00 [14.00, 16.00] s | met | - | - '
     assert rows[-2] == f'{wanted}| -, -, - | - | 3, abcdef01, 2026-12-01 |'
     said = verdicts.machine(LINES)
-    assert said.startswith('A CPU, 2 cores, Python 3.11.7, jax 0.10.2, torch 2.13.0; load') and '200 GFLOP/s' in said
+    assert said.startswith('A CPU, 2 cores, Python 3.11.7, jax 0.10.2, torch 2.13.0; load')
+    assert '200 GFLOP/s (float32), streams 30 GB/s' in said
 
 
 CURVE = {'unit': 'rays', 'points': [{'value': 256, 'per_s': 1000.0}, {'value': 1024, 'per_s': 1500.0}]}
@@ -94,7 +95,7 @@ def test_the_page_is_written_between_its_marks(tmp_path, capsys):
     bench_page.main(['--figures', str(file), '--page', str(page)])
     text = page.read_text()
     assert text.startswith('before\n') and text.endswith('\nafter\n') and 'stale' not in text
-    assert '| rays | 256: 1000 (1.00); 1024: 1500 (1.50) | rays |' in text
+    assert '| rays | 256: 1,000 (1.00); 1024: 1,500 (1.50) | rays |' in text
     assert bench_page.efficiencies(series.read(file)) == {'rays': ([0.0, 2.0], [1.0, 1.5])}
     assert {path.name for path in (tmp_path / 'images').iterdir()} == {bench_page.RATIOS, bench_page.CURVES}
     assert 'triplane render, tiny forward: met' in capsys.readouterr().out

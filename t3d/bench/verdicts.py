@@ -153,6 +153,10 @@ def _timing(three) -> str:
     return '{:.1f} [{:.1f}, {:.1f}]'.format(*three)
 
 
+def _rate(value: float) -> str:
+    return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
+
+
 def machine(lines: list[dict]) -> str:
     """Sentences on where the lines come from and what the roofs are."""
     whole = [line for line in lines if 'figures' in line]
@@ -165,9 +169,7 @@ def machine(lines: list[dict]) -> str:
     text += f'load at the end of each benchmark {min(loads):.1f} to {max(loads):.1f}, its own included.'
     if roof := roofs(lines):
         products, streams, rows = roof['gflop_per_s'], roof['copy_gb_per_s'], roof['rows_gb_per_s']
-        text += (
-            f' The roofs of this machine, in the same run: products {products:.0f} GFLOP/s (float32), streams {streams:.0f} '
-        )
+        text += f' The roofs of this machine, in the same run: products {products:.0f} GFLOP/s (float32), streams '
         text += f'{streams:.0f} GB/s (read and written), rows of 32 numbers at random {rows:.1f} GB/s.'
     return text
 
@@ -183,6 +185,6 @@ def curve_table(lines: list[dict]) -> str:
     rows = ['| over | point: units a second (times the first) | unit |', '|---|---|---|']
     for axis, curve in curves(lines).items():
         first = curve['points'][0]['per_s']
-        cells = [f'{point["value"]}: {point["per_s"]:.4g} ({point["per_s"] / first:.2f})' for point in curve['points']]
+        cells = [f'{point["value"]}: {_rate(point["per_s"])} ({point["per_s"] / first:.2f})' for point in curve['points']]
         rows.append(f'| {axis} | {"; ".join(cells)} | {curve["unit"]} |')
     return '\n'.join(rows)
