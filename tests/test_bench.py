@@ -33,10 +33,29 @@ def test_a_turn_counts_one_call_in_the_midst_of_work(monkeypatch):
 
     ours = side('ours', 70.0, 40.0, 3.0, 99.0, 1.0, 5.0)  # 70 + 40 wake the machine, 3 counts; 99 + 1 wake it, 5 counts
     slow, quick = side('slow', 200.0, 9.0, 200.0, 7.0), side('quick', 200.0, 6.0, 200.0, 8.0)
-    own, best = measure.take_turns(ours, [slow, quick], 2)
-    assert own == (4.0, 3.0, 5.0) and best == (7.0, 6.0, 8.0)
+    turns = measure.take_turns(ours, [slow, quick], 2)
+    assert turns.ours == (4.0, 3.0, 5.0) and turns.theirs == (7.0, 6.0, 8.0)
+    np.testing.assert_allclose(turns.ratio, (1.8, 1.6, 2.0))  # 6 / 3 and 8 / 5
     assert log == 2 * ['ours', 'ours', 'ours', 'slow', 'slow', 'quick', 'quick']
-    assert measure.take_turns(side('ours', 100.0, 2.0), [], 1) == ((2.0, 2.0, 2.0), None)
+    alone = measure.take_turns(side('ours', 100.0, 2.0), [], 1)
+    assert alone == ((2.0,), None) and alone.ours == (2.0, 2.0, 2.0) and alone.theirs is alone.ratio is None
+
+
+def test_threads_that_lose_by_far_get_two_turns(monkeypatch):
+    monkeypatch.setattr(measure, 'PAUSE', 0.0)
+    monkeypatch.setattr(measure, 'WARM', 0.0)
+    called = {name: 0 for name in (1.0, 10.0, 14.0, 16.0)}
+
+    def side(milliseconds):
+        def call():
+            called[milliseconds] += 1
+            return milliseconds
+
+        return call
+
+    turns = measure.take_turns(side(1.0), [side(16.0), side(14.0), side(10.0)], 5)
+    assert turns.others == (10.0,) * 5 and turns.ratio == (10.0, 10.0, 10.0)
+    assert called == {1.0: 10, 10.0: 10, 14.0: 10, 16.0: 4}  # each turn wakes the machine by one call
 
 
 def test_the_rise_of_memory_is_that_of_what_is_written():
@@ -89,6 +108,9 @@ def test_a_train_step_of_any_system_is_measured():
     figures = train_bench.measured(test_image_diffusion.config('mesh.data=1'), repeats=2, steps=1)
     assert 'krays/s' not in figures and figures['steps/s'] > 0 and figures['model GFLOP/step'] > 0
     assert figures['first step s'] > 0 and figures['MFU'] == 'peak of this device unknown'
+    row = figures['row']
+    assert row['temp_mib'] > 0 and row['gbyte'] > 0 and 0 < row['compile_s'] <= figures['first step s'] + 0.1
+    assert round(row['gflop'], 2) == figures['model GFLOP/step'] and row['shapes']['image']
 
 
 @pytest.mark.parametrize('spec', ['configs/reconstruct.py:tiny', 'configs/guided_mv.py:tiny'])

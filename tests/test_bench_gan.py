@@ -73,6 +73,23 @@ def test_the_table_without_a_peer(uncompiled, tmp_path, capsys):
     assert rows['iteration']['compile_s'] == 6.0 and report['step_temp_mib'] == 3.0
 
 
+def test_an_iteration_beside_a_peer_is_weighed_turn_by_turn():
+    """Generator and discriminator every time, density every 4th, r1 every 16th."""
+    others = dict.fromkeys(('compile_s', 'temp_mib', 'peak_mib', 'rss_mib', 'peer_rss_mib'), 3.0)
+
+    def phase(ours, theirs):
+        turns = measure.Turns(ours, theirs)
+        times = {'t3d_ms': turns.ours, 'peer_ms': turns.theirs, 'turns_ms': turns.mine, 'peer_turns_ms': turns.others}
+        return {**times, **others, 'images_per_s': 8.0, 'gflop': 2.0, 'gbyte': 1.0}
+
+    rows = {'generator': phase((10.0, 20.0), (30.0, 40.0)), 'discriminator': phase((4.0, 4.0), (8.0, 12.0))}
+    rows |= {'density': phase((8.0, 16.0), (4.0, 4.0)), 'r1': phase((16.0, 32.0), (16.0, 16.0))}
+    one = gan_bench._iteration(rows, {'density': 4, 'r1': 16})  # ours 17 and 30 ms, theirs 40 and 54
+    np.testing.assert_allclose(one['ratio'], ((40 / 17 + 54 / 30) / 2, 54 / 30, 40 / 17))
+    assert one['t3d_ms'] == (23.5, 17.0, 30.0) and one['peer_ms'][0] == 47.0
+    assert one['gbyte'] == 2.3125 and one['gflop'] == 4.625 and one['peak_mib'] == 3.0
+
+
 def test_the_larger_size_is_a_system(model):
     from t3d.systems import ganfusion_gan
 

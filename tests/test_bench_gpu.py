@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from t3d.bench import gpu, table
+from t3d.bench import gpu, series, table
 from t3d.core import config as configs
 from t3d.core import tables
 from t3d.core.errors import UsageError
@@ -51,7 +51,7 @@ def test_what_time_does_not_reach_is_listed(own, capsys):
     said = capsys.readouterr().out
     assert 'not reached in 2 s: own_bench; own_bench --status 3; ' in said
     assert 'These go on: t3d bench gpu --json gpu.jsonl' in said
-    assert gpu.one(['own_bench'], own, 0.01) == 'not ended after the 0 s that were left'
+    assert series.one(['own_bench'], own, 0.01) == 'not ended after the 0 s that were left'
 
 
 def test_a_file_of_something_else_is_refused(own):
@@ -71,4 +71,5 @@ def test_every_line_of_the_plan_and_of_its_rehearsal_is_understood():
             if 'config' in args:
                 configs.load(args.config)
             assert not small or not {'base', 'sd21', 'mvdream', 'released'} & {*shlex.join(words).replace(':', ' ').split()}
-    assert len(gpu.PLAN) == len(set(gpu.PLAN)) and {line.split()[0] for line in gpu.PLAN} == {*table.BENCHMARKS} - {'gpu'}
+    assert len(gpu.PLAN) == len(set(gpu.PLAN))
+    assert {line.split()[0] for line in gpu.PLAN} == {*table.BENCHMARKS} - {'gpu', 'goals', 'scale'}

@@ -87,13 +87,11 @@ def test_precision_is_ours_and_the_peer_of_a_check_is_exact(monkeypatch, capsys,
         seen['precision'] = jax.config.jax_default_matmul_precision
         return measure.Compiled(lambda *arguments: np.zeros(1), 1.0, 0)
 
-    time = measure.Timing(1.0, 1.0, 1.0)
     monkeypatch.setattr(unet_bench, 'SIZES', {'tiny': SHAPE})
     monkeypatch.setattr(measure, 'start_peer', lambda *arguments, **others: (Peer(), None))
     monkeypatch.setattr(measure, 'compiled', compiled)
-    monkeypatch.setattr(measure, 'take_turns', lambda own, others, repeats: (time, others[0]() and time))
+    monkeypatch.setattr(measure, 'take_turns', lambda own, others, repeats: measure.Turns((1.0,), (others[0](),)))
     monkeypatch.setattr(unet_bench, '_difference', lambda *arguments: (0.0, 0.0))
-    monkeypatch.setattr(unet_bench, 'peak_mib', lambda: 1.0)
     assert table.main(['unet', *words]) == 0
     assert (seen['precision'] == 'highest', seen['exact']) == (ours == 'highest', theirs)
     assert ('at highest precision' if ours == 'highest' else 'at default precision') in capsys.readouterr().out or not theirs

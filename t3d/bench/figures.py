@@ -3,9 +3,10 @@
 `--json FILE` adds a line to a file, so that several runs, sizes and machines share one:
 
     {"benchmark": "unet", "words": {"sizes": ["tiny"], ...}, "when": "2026-11-29T02:30:00+00:00", "cores": 2, "load": 0.4,
-     "machine": {"t3d": ..., "packages": {...}, "commit": ..., "devices": [...]}, "figures": {...}}
+     "processor": ..., "machine": {"t3d": ..., "packages": {...}, "commit": ..., "devices": [...]}, "peers": {"torch": ...},
+     "figures": {...}}
 
-A `measure.Timing` stands there as [median, min, max] in ms.
+A `measure.Timing` stands there as [median, min, max] in ms. What a timed program has in every benchmark is `row`.
 """
 
 import argparse
@@ -14,14 +15,19 @@ import datetime
 import json
 import os
 import platform
+import re
 from collections.abc import Iterable
 
 import jax
+import numpy as np
 
-from t3d.bench import measure
+from t3d.bench import measure, memory
 from t3d.core import environment, parsing, rules
+from t3d.core.typing import PyTree
+from t3d.metrics import flops
 
 COUNT = rules.argument(rules.Whole(1, 10**6))
+PEERS = ('torch', 'diffusers')  # packages whose versions a line states beside those of a run
 
 
 def parser(name: str, description: str | None) -> parsing.Parser:
@@ -90,6 +96,66 @@ def peer(args, script, needs: tuple[str, ...] = ('torch',)):
             started.close()
 
 
+def row(
+    turns: measure.Turns,
+    program: measure.Compiled,
+    flop: float,
+    inputs: PyTree,
+    dtype: str = 'float32',
+    *,
+    images: int = 0,
+    rays: int = 0,
+) -> dict:
+    """The figures of a timed program that every benchmark has, JSON-ready.
+
+    Args:
+      flop: model FLOPs of a call.
+      inputs: the arrays (or their shapes) that say how large the work is; weights may be left out.
+      dtype: of the products.
+      images, rays: that a call makes, 0 where it makes none.
+    Returns:
+      'shapes', 'dtype'; 't3d_ms', 'peer_ms' and 'ratio' (theirs over ours, turn by turn), each [median, min, max] or None, and
+      the turns themselves; 'gflop', 'tflop_per_s', 'mfu' (None where the peak of the device is not known); 'gbyte' that
+      kernels of one device read and write; 'compile_s'; 'temp_mib'; 'peak_mib' since `memory.forget_peak`; 'images_per_s'
+      and 'rays_per_s' where there are such.
+    """
+    seconds, peak = 1e-3 * turns.ours.median, flops.peak()
+    shapes = {jax.tree_util.keystr(path, simple=True, separator='/'): list(np.shape(leaf)) for path, leaf in leaves(inputs)}
+    facts = {
+        'shapes': shapes,
+        'dtype': dtype,
+        't3d_ms': turns.ours,
+        'peer_ms': turns.theirs,
+        'ratio': turns.ratio,
+        'turns_ms': turns.mine,
+        'peer_turns_ms': turns.others,
+        'gflop': flop / 1e9,
+        'tflop_per_s': flop / seconds / 1e12,
+        'mfu': flop / seconds / (peak * jax.device_count()) if peak else None,
+        'gbyte': None if program.moved_bytes is None else program.moved_bytes / 1e9,
+        'compile_s': program.seconds,
+        'temp_mib': program.temp_bytes / measure.MIB,
+        'peak_mib': memory.peak_mib(),
+    }
+    made = {'images_per_s': images, 'rays_per_s': rays}
+    return {**facts, **{name: count / seconds for name, count in made.items() if count}}
+
+
+def leaves(inputs: PyTree) -> list:
+    """(path, leaf) of each array."""
+    return jax.tree_util.tree_flatten_with_path(inputs)[0]
+
+
+def processor() -> str:
+    """The name of this machine's processor, 'unknown' where the system does not say."""
+    try:
+        with open('/proc/cpuinfo') as file:
+            name = re.search(r'^model name\s*: (.*)$', file.read(), re.M)
+    except OSError:
+        name = None
+    return name[1].strip() if name else platform.processor() or 'unknown'
+
+
 def write(args, benchmark: str, figures: dict) -> None:
     """Adds the line of a run to the file of `--json`, if there is one."""
     if not args.json:
@@ -101,7 +167,9 @@ def write(args, benchmark: str, figures: dict) -> None:
         'when': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
         'cores': len(os.sched_getaffinity(0)),
         'load': round(os.getloadavg()[0], 2),
+        'processor': processor(),
         'machine': environment.environment(),
+        'peers': environment.versions(PEERS),
         'figures': figures,
     }
     with open(args.json, 'a') as file:

@@ -142,7 +142,7 @@ def measured(config, peer, repeats: int, echo=lambda line: None) -> dict:
     rows = {}
     for name, function in phases(model, config.render.size).items():
         args = (params, opt_state, made, prng.key(1))
-        rows[name] = _phase(name, jax.jit(function), args, peer, repeats, config.batch)
+        rows[name] = _phase(name, jax.jit(function), args, peer, repeats, config.batch, config.dtype)
         echo(_line(name, rows[name], config.batch))
     rows['iteration'] = _iteration(rows, {'density': config.density.every, 'r1': config.r1.every})
     echo(_line('iteration', rows['iteration'], config.batch))
@@ -159,22 +159,14 @@ def measured(config, peer, repeats: int, echo=lambda line: None) -> dict:
     }
 
 
-def _phase(name, function, args, peer, repeats, images) -> dict:
+def _phase(name, function, args, peer, repeats, images, dtype) -> dict:
     program = measure.compiled(function, *args)
     rss = memory.peak_growth(lambda: measure.once(program.call, *args))
     peer_rss = peer.memory(name) if peer else None
     call = functools.partial(measure.once, program.call, *args)
-    ours, theirs = measure.take_turns(call, peer.runs(name) if peer else [], repeats)
-    return {
-        't3d_ms': ours,
-        'images_per_s': 1e3 * images / ours.median,
-        'gflop': flops.count(function, *args) / 1e9,
-        'compile_s': program.seconds,
-        'temp_mib': program.temp_bytes / measure.MIB,
-        'rss_mib': rss,
-        'peer_rss_mib': peer_rss,
-        'peer_ms': theirs,
-    }
+    turns = measure.take_turns(call, peer.runs(name) if peer else [], repeats)
+    row = figures.row(turns, program, flops.count(function, *args), args[2], dtype, images=images)
+    return {**row, 'rss_mib': rss, 'peer_rss_mib': peer_rss}
 
 
 def _iteration(rows: dict, every: dict) -> dict:
@@ -183,12 +175,18 @@ def _iteration(rows: dict, every: dict) -> dict:
     total = lambda field: measure.Timing(*(sum(share[n] * rows[n][field][i] for n in PHASES) for i in range(3)))
     most = lambda field: max((rows[n][field] for n in PHASES if rows[n][field] is not None), default=None)
     ours = total('t3d_ms')
+    weights = [share[name] for name in PHASES]
+    by_turn = lambda field: tuple(np.dot(weights, [rows[name][field] for name in PHASES]).tolist())
+    turns = measure.Turns(by_turn('turns_ms'), by_turn('peer_turns_ms') if rows['generator']['peer_ms'] else None)
     return {
         't3d_ms': ours,
+        'ratio': turns.ratio,
         'images_per_s': rows['generator']['images_per_s'] * rows['generator']['t3d_ms'].median / ours.median,
         'gflop': sum(share[name] * rows[name]['gflop'] for name in PHASES),
+        'gbyte': sum(share[name] * rows[name]['gbyte'] for name in PHASES) if rows['generator']['gbyte'] else None,
         'compile_s': sum(rows[name]['compile_s'] for name in PHASES),
         'temp_mib': most('temp_mib'),
+        'peak_mib': most('peak_mib'),
         'rss_mib': most('rss_mib'),
         'peer_rss_mib': most('peer_rss_mib'),
         'peer_ms': total('peer_ms') if rows['generator']['peer_ms'] else None,

@@ -10,9 +10,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from t3d.bench import figures, measure
+from t3d.bench import figures, measure, memory
 from t3d.core import parsing, prng
 from t3d.geom import hashgrid
+from t3d.metrics import flops
 
 PEER = measure.PEERS / 'torch_hashgrid.py'
 SHAPES = {
@@ -51,19 +52,12 @@ def measured(shape: dict, peer: measure.Peer | None, repeats: int) -> list[dict]
 
     rows = []
     for name, function in (('forward', functools.partial(hashgrid.encode, layout)), ('both', jax.grad(mean_square))):
+        memory.forget_peak()
         program = measure.compiled(function, table, points)
         run = functools.partial(measure.once, program.call, table, points)
-        ours, theirs = measure.take_turns(run, peer.runs(name) if peer else [], repeats)
-        rows.append(
-            {
-                'pass': name,
-                't3d_ms': ours,
-                'mpoint_per_s': 1e-3 * shape['points'] / ours.median,
-                'compile_s': program.seconds,
-                'temp_mib': program.temp_bytes / measure.MIB,
-                'peer_ms': theirs,
-            }
-        )
+        turns = measure.take_turns(run, peer.runs(name) if peer else [], repeats)
+        row = figures.row(turns, program, flops.count(function, table, points), {'table': table, 'points': points})
+        rows.append({'pass': name, **row, 'mpoint_per_s': 1e-3 * shape['points'] / turns.ours.median})
     return rows
 
 

@@ -17,11 +17,14 @@ from typing import NamedTuple
 
 import jax
 
+from t3d.plan import hlo_cost
+
 PEERS = pathlib.Path(__file__).resolve().parents[2] / 'tests' / 'peers'  # of a checkout
 MIB = 2**20
 PAUSE = 0.3  # s before each turn: the threads of the other side may still wait, spinning, for more work
 WARM = 100.0  # ms of work in each turn before a call counts: a second core joins in after some 60 ms (measured, Linux guest)
 THREADS = sorted({1, len(os.sched_getaffinity(0))})  # the peer runs with each, the better one counts: waiting threads cost
+TRIED, LOST = 2, 1.5  # after so many turns, a number of threads that took LOST times the quickest is left out
 
 
 class Timing(NamedTuple):
@@ -40,6 +43,26 @@ def timing(milliseconds) -> Timing:
     return Timing(statistics.median(milliseconds), min(milliseconds), max(milliseconds))
 
 
+class Turns(NamedTuple):
+    """Milliseconds of each turn: ours, and beside it the better peer's (None without one)."""
+
+    mine: tuple[float, ...]
+    others: tuple[float, ...] | None
+
+    @property
+    def ours(self) -> Timing:
+        return timing(self.mine)
+
+    @property
+    def theirs(self) -> Timing | None:
+        return timing(self.others) if self.others else None
+
+    @property
+    def ratio(self) -> Timing | None:
+        """Theirs over ours, turn by turn: what slowed the machine met both sides of a turn."""
+        return timing([b / a for a, b in zip(self.mine, self.others, strict=True)]) if self.others else None
+
+
 def once(function, *args) -> float:
     """Milliseconds of one call, its result waited for."""
     start = time.perf_counter()
@@ -56,19 +79,26 @@ def turn(call) -> float:
     return call()
 
 
-def take_turns(ours, theirs: list, repeats: int) -> tuple[Timing, Timing | None]:
-    """(timing of ours, the better of theirs or None): `repeats` turns of each, all of them `() -> ms`, one after the other."""
-    mine, *others = all_turns((ours, *theirs), repeats)
-    return mine, min(others) if others else None
+def take_turns(ours, theirs: list, repeats: int) -> Turns:
+    """`repeats` turns of ours and of each of theirs, all `() -> ms`, one after the other; the better of theirs counts."""
+    mine, others = [], [[] for _ in theirs]
+    for number in range(repeats):
+        mine.append(turn(ours))
+        least = [min(milliseconds, default=0.0) for milliseconds in others]
+        for call, milliseconds, own in zip(theirs, others, least, strict=True):
+            if number < TRIED or own <= LOST * min(least):
+                milliseconds.append(turn(call))
+    whole = [tuple(milliseconds) for milliseconds in others if len(milliseconds) == repeats]
+    return Turns(tuple(mine), min(whole, key=timing) if whole else None)
 
 
-def all_turns(calls, repeats: int) -> list[Timing]:
-    """The timing of each of the calls, all `() -> ms`: `repeats` turns, one after the other."""
+def all_turns(calls, repeats: int) -> list[Turns]:
+    """The turns of each of the calls, all `() -> ms`: `repeats` of them, one after the other."""
     times = [[] for _ in calls]
     for _ in range(repeats):
         for call, milliseconds in zip(calls, times, strict=True):
             milliseconds.append(turn(call))
-    return [timing(milliseconds) for milliseconds in times]
+    return [Turns(tuple(milliseconds), None) for milliseconds in times]
 
 
 class Compiled(NamedTuple):
@@ -77,6 +107,7 @@ class Compiled(NamedTuple):
     call: object
     seconds: float  # tracing and compiling, no cache
     temp_bytes: int  # XLA's temporaries on one device, without arguments and results
+    moved_bytes: float | None = None  # what its kernels read and write on one device, see moved
 
 
 def compiled(function, *args) -> Compiled:
@@ -89,7 +120,18 @@ def compiled(function, *args) -> Compiled:
         seconds = time.perf_counter() - start
     finally:
         jax.config.update('jax_enable_compilation_cache', cached)
-    return Compiled(call, seconds, call.memory_analysis().temp_size_in_bytes)
+    return Compiled(call, seconds, call.memory_analysis().temp_size_in_bytes, moved(call))
+
+
+def moved(call) -> float | None:
+    """Bytes that the kernels of a compiled program read and write on one device, loops in full (t3d.plan.hlo_cost).
+
+    Caches serve a part of them. None for a program whose text is not understood.
+    """
+    try:
+        return hlo_cost.of(call.as_text(), jax.device_count()).bytes
+    except (KeyError, IndexError, ValueError, TypeError):
+        return None
 
 
 class Peer:

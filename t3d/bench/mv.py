@@ -2,6 +2,7 @@
 
     t3d bench mv                                     # a small network of the same layout, a minute or two
     t3d bench mv --sizes mvdream --repeats 3         # Stable Diffusion 2.1 with all-view attention, 4 views of 32 x 32 latents
+    t3d bench mv --sizes dense                       # the second table alone, of the small network
     t3d bench mv --sizes spad,epipolar --no-peer     # of Stable Diffusion 1.5
     t3d bench mv --check                             # one warm pass each; 1 if results differ from PyTorch's
 
@@ -15,6 +16,7 @@ each process, twice that with gradients, and the activations.
 """
 
 import functools
+import math
 import pathlib
 import tempfile
 
@@ -22,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.bench import figures, measure
+from t3d.bench import figures, measure, memory
 from t3d.bench import unet as unet_bench
 from t3d.core import parsing, prng, tree
 from t3d.fields import view_inputs
@@ -42,6 +44,7 @@ FORMS = {
 SHAPE = {'objects': 1, 'views': 4, 'size': 32, 'tokens': 77, 'samples': 16}
 SIZES = {
     'tiny': {**SHAPE, 'config': unet_bench.TINY, 'forms': ('dense', 'masked', 'epipolar'), 'objects': 2, 'size': 16},
+    'dense': {**SHAPE, 'config': unet_bench.TINY, 'forms': ('dense',), 'objects': 2, 'size': 16, 'compared': True},
     'mvdream': {**SHAPE, 'config': unet_bench.SD21, 'forms': ('dense',)},
     'spad': {**SHAPE, 'config': unet_bench.SD15, 'forms': ('masked',)},
     'epipolar': {**SHAPE, 'config': unet_bench.SD15, 'forms': ('epipolar',)},
@@ -127,11 +130,11 @@ class Work:
         out = self.program(name).call(*self.arguments)
         return [np.asarray(out)] if name == 'forward' else [np.asarray(out[0]), np.asarray(out[1][1])]
 
-    def facts(self, name: str) -> dict:
-        """What does not vary from run to run."""
-        program = self.program(name)
-        gflop = flops.count(self.functions[name], *self.arguments) / 1e9
-        return {'gflop': gflop, 'compile_s': program.seconds, 'temp_mib': program.temp_bytes / measure.MIB}
+    def row(self, name: str, turns: measure.Turns) -> dict:
+        """The figures of a pass."""
+        flop = flops.count(self.functions[name], *self.arguments)
+        _, x, *rest = self.arguments
+        return figures.row(turns, self.program(name), flop, {'x': x, 'rest': rest}, images=math.prod(x.shape[:-3]))
 
 
 def form_work(shape: dict, form: str) -> Work:
@@ -187,13 +190,13 @@ def forms(shape: dict, works: dict[str, Work], repeats: int, passes: list[str]) 
     rows = {network: {} for network in works}
     for name in passes:
         calls = [functools.partial(work.once, name) for work in works.values()]
-        facts = [work.facts(name) for work in works.values()]
-        timings = measure.all_turns(calls, repeats)
-        for network, fact, timing in zip(works, facts, timings, strict=True):
-            rows[network][name] = {**fact, 't3d_ms': timing, 'plain_ms': timings[0]}
+        memory.forget_peak()
+        turns = measure.all_turns(calls, repeats)
+        for (network, work), own in zip(works.items(), turns, strict=True):
+            rows[network][name] = {**work.row(name, own), 'plain_ms': turns[0].ours}
     for form in shape['forms']:
         program = measure.compiled(arrays_of_cameras(works[form].net, shape), rig(shape))
-        timing = measure.take_turns(functools.partial(measure.once, program.call, rig(shape)), [], repeats)[0]
+        timing = measure.take_turns(functools.partial(measure.once, program.call, rig(shape)), [], repeats).ours
         for row in rows[form].values():
             row['cameras_ms'] = timing
     return rows
@@ -237,9 +240,10 @@ def against_peer(shape: dict, works: dict[str, Work], peer, repeats: int, passes
                 peer.ask(request(what, shape, work, folder, exact))
             for name in passes:
                 theirs = peer.runs(f'{what}/{name}') if peer else []
-                ours, theirs = measure.take_turns(functools.partial(work.once, name), theirs, repeats)
+                memory.forget_peak()
+                turns = measure.take_turns(functools.partial(work.once, name), theirs, repeats)
                 apart = difference(work.results(name), peer, what, name, folder) if peer else None
-                rows[what][name] = {**work.facts(name), 't3d_ms': ours, 'peer_ms': theirs, 'difference': apart}
+                rows[what][name] = {**work.row(name, turns), 'difference': apart}
     return rows
 
 
@@ -271,12 +275,13 @@ def flags() -> parsing.Parser:
 def _measured(size: str, args, peer) -> dict:
     """The figures of one size, printed as they come."""
     result, shape, repeats = {}, SIZES[size], 1 if args.check else args.repeats
+    compared = args.check or shape.get('compared', False)  # with PyTorch alone
     with jax.default_matmul_precision('highest' if args.check else None):
-        works = all_work(shape, args.check)
+        works = all_work(shape, compared)
         for work in works.values():
             for name in args.passes:
                 work.program(name)
-    if not args.check:
+    if not compared:
         print('\n'.join(FORM_HEADER))
         result['forms'] = forms(shape, works, repeats, args.passes)
         for network, rows in result['forms'].items():

@@ -4,14 +4,13 @@ The rules of measurement are those of t3d.bench.measure.
 """
 
 import functools
-import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from t3d.bench import figures, measure, memory, render_workload
+from t3d.bench import figures, measure, memory, render_workload, roof
 from t3d.core import parsing
+from t3d.metrics import flops
 
 PEER = measure.PEERS / 'torch_renderer.py'
 MIB = measure.MIB
@@ -29,28 +28,27 @@ def measured(shape, peer, repeats):
     """Rows of results, one for each pass, and a line on what bounds the forward pass."""
     work = render_workload.render_workload(shape)
     rows, rays = [], shape['batch'] * shape['image'] ** 2
+    inputs = {'planes': work.args[1], 'samples': np.empty((rays, shape['coarse'] + shape['fine']), np.bool_)}
     for name, function in (('forward', work.forward), ('both', work.both)):
+        memory.forget_peak()
         program = measure.compiled(function, *work.args)
         rss = memory.peak_growth(lambda program=program: measure.once(program.call, *work.args))
         peer_rss = peer.memory(name) if peer else None
-        ours, theirs = measure.take_turns(
+        turns = measure.take_turns(
             functools.partial(measure.once, program.call, *work.args), peer.runs(name) if peer else [], repeats
         )
         rows.append(
             {
                 'pass': name,
-                't3d_ms': ours,
-                'mray_per_s': 1e-3 * rays / ours.median,
-                'compile_s': program.seconds,
-                'temp_mib': program.temp_bytes / MIB,
+                **figures.row(turns, program, flops.count(function, *work.args), inputs, images=shape['batch'], rays=rays),
+                'mray_per_s': 1e-3 * rays / turns.ours.median,
                 'rss_mib': rss,
                 'peer_rss_mib': peer_rss,
-                'peer_ms': theirs,
             }
         )
-    lookup, _ = measure.take_turns(
+    lookup = measure.take_turns(
         functools.partial(measure.once, measure.compiled(work.lookup, *work.args).call, *work.args), [], repeats
-    )
+    ).ours
     bytes_gathered = 4.0 * shape['channels'] * work.rows
     bound = (
         f'forward gathers {work.rows / 1e6:.2f} M rows of {shape["channels"]} = {bytes_gathered / MIB:.0f} MiB; the '
@@ -58,19 +56,8 @@ def measured(shape, peer, repeats):
         f'{100 * lookup.min / rows[0]["t3d_ms"].min:.0f} % of the pass; the point MLP is {1e-9 * work.flops:.2f} GFLOP '
         f'and {work.flops / (2 * (shape["channels"] + 1 + shape["outputs"])) / 1e6:.1f} M softplus'
     )
+    rows[0].update({'lookup_ms': lookup, 'gathered_gbyte': 1e-9 * bytes_gathered})
     return rows, bound
-
-
-def _copy_roof() -> float:
-    """GB/s of reading and writing 256 MiB: what a streaming kernel reaches on this device, best of 7."""
-    data = jnp.ones(64 * MIB, jnp.float32)
-    copy = jax.jit(lambda data: data + 1.0, donate_argnums=0)
-    data, best = copy(data), float('inf')
-    for _ in range(7):
-        start = time.perf_counter()
-        data = jax.block_until_ready(copy(data))
-        best = min(best, time.perf_counter() - start)
-    return 2 * 256 * MIB / best / 1e9
 
 
 HEADER = (
@@ -114,7 +101,7 @@ def main(argv=None) -> int:
             results[size], bound = measured(render_workload.SHAPES[size], peer, args.repeats)
             bounds.append(f'{size}: {bound}')
             print('\n'.join(_line(size, row) for row in results[size]), flush=True)
-    print(f'\npeer: {peer_is or why_not}\nstreaming copy: {_copy_roof():.1f} GB/s\n' + '\n'.join(bounds))
+    print(f'\npeer: {peer_is or why_not}\nstreaming copy: {roof.copy():.1f} GB/s\n' + '\n'.join(bounds))
     measure.warn_of_load()
     figures.write(args, 'render', results)
     return 0

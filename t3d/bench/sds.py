@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.bench import figures, measure
+from t3d.bench import figures, measure, memory
 from t3d.bench import unet as unet_bench
 from t3d.checkpoint import convert
 from t3d.core import parsing, tree
@@ -79,7 +79,7 @@ def weights(abstract: dict) -> dict:
 
 def measured(shape: dict, peer, repeats: int, exact: bool) -> dict:
     """The figures of one size, JSON-ready. peer: a started measure.Peer, or None; exact: products are not rounded."""
-    unet_bench.forget_peak()
+    memory.forget_peak()
     peer_is = peer.ask({**shape, 'device': jax.default_backend(), 'exact': exact})['is'] if peer else None
     function, abstract = gradient(shape)
     params, given = weights(abstract), inputs(shape)
@@ -93,18 +93,12 @@ def measured(shape: dict, peer, repeats: int, exact: bool) -> dict:
         return answer['ms']
 
     theirs = [functools.partial(peer_once, count) for count in measure.THREADS[-1:]] if peer else []
-    ours, theirs = measure.take_turns(lambda: measure.once(program.call, params, given), theirs, repeats)
-    peak, work = unet_bench.peak_mib(), flops.count(function, params, given)
+    turns = measure.take_turns(lambda: measure.once(program.call, params, given), theirs, repeats)
+    work = flops.count(function, params, given)
     return {
+        **figures.row(turns, program, work, given, images=shape['views']),
         'parameters': tree.count(params),
-        'gflop': work / 1e9,
-        't3d_ms': ours,
-        'tflop_per_s': work / ours.median / 1e9,
-        'compile_s': program.seconds,
-        'temp_mib': program.temp_bytes / measure.MIB,
-        'peak_mib': peak,
         'peer': peer_is,
-        'peer_ms': theirs,
         'peer_peak_mib': peaks[-1] if peaks else None,
         'difference': _difference(program.call(params, given), peer) if peer else None,
     }

@@ -12,6 +12,9 @@ BENCHMARKS = {
     'sds': 't3d.bench.sds',
     'decoder': 't3d.bench.decoder',
     'hash': 't3d.bench.hashgrid',
+    'roof': 't3d.bench.roof',
+    'scale': 't3d.bench.scale',
+    'goals': 't3d.bench.goals',
     'gpu': 't3d.bench.gpu',
 }
 

@@ -31,15 +31,15 @@ def main(argv=None) -> int:
     config = dry_run.resolve(configs.load(args.config, args.overrides))
     result = measured(config, args.repeats, args.steps)
     result['config'] = args.config
-    print('\n'.join(f'{name:>22}  {value}' for name, value in result.items()))
+    print('\n'.join(f'{name:>22}  {value}' for name, value in result.items() if name != 'row'))
     figures.write(args, 'train', result)
     return 0
 
 
 def measured(config, repeats: int, steps: int) -> dict:
-    """The figures of one config, JSON-ready."""
+    """The figures of one config, JSON-ready; 'row' has those of every benchmark (`figures.row`), of one step."""
     from t3d import systems
-    from t3d.bench import measure
+    from t3d.bench import measure, memory
     from t3d.core import tree
     from t3d.inference import loading
     from t3d.metrics import flops
@@ -48,6 +48,7 @@ def measured(config, repeats: int, steps: int) -> dict:
     from t3d.train import program as programs
 
     devices.keep_freed_memory()
+    memory.forget_peak()
     given = loading.open_given(config, random=True)
     system = systems.make(config, given)
     checked.refuse_untrained(config, system)
@@ -77,11 +78,15 @@ def measured(config, repeats: int, steps: int) -> dict:
             jax.block_until_ready(metrics)
             times.append(1e3 * (time.perf_counter() - began) / steps)
             waits.append(1e3 * waited / steps)
-    timing = measure.timing(times[1:])
+        executable = program.executable()
+    turns = measure.Turns(tuple(times[1:]), None)
+    timing = turns.ours
     images = config.batch * config.get('data', {}).get('views', 1)
     rays = float(metrics.get('count/rays', 0))
     peak = flops.peak()
     rate = model_flops / (timing.median / 1e3)
+    temp = executable.memory_analysis().temp_size_in_bytes
+    step = measure.Compiled(None, program.compile_seconds, temp, measure.moved(executable))
     return {
         'device': f'{mesh.size} x {jax.devices()[0].device_kind}',
         'date': datetime.date.today().isoformat(),
@@ -96,6 +101,7 @@ def measured(config, repeats: int, steps: int) -> dict:
         'model TFLOP/s': round(rate / 1e12, 4),
         'MFU': f'{rate / (peak * mesh.size):.1%}' if peak else 'peak of this device unknown',
         'first step s': round(first_seconds, 1),  # makes the state while the step compiles, then runs it once
+        'row': figures.row(turns, step, model_flops, system.batch_spec, str(config.dtype), images=images, rays=round(rays)),
     }
 
 

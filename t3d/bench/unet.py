@@ -13,7 +13,6 @@ t3d.bench.measure.
 import functools
 import math
 import pathlib
-import resource
 import tempfile
 import zlib
 
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.bench import figures, measure
+from t3d.bench import figures, measure, memory
 from t3d.checkpoint import convert_names
 from t3d.core import parsing, prng, tree
 from t3d.core.typing import PyTree
@@ -78,25 +77,6 @@ def inputs(shape: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return latents, t, rng.standard_normal((shape['batch'], shape['tokens'], config['cross_attention_dim']), np.float32)
 
 
-def forget_peak() -> None:
-    """Starts the measurement of this process's peak memory again, where the system can (Linux)."""
-    try:
-        pathlib.Path('/proc/self/clear_refs').write_text('5')
-    except OSError:
-        pass
-
-
-def peak_mib() -> float:
-    """Peak memory: that of the accelerator if there is one, else what this process held since `forget_peak`."""
-    stats = jax.devices()[0].memory_stats() if jax.default_backend() != 'cpu' else None
-    if stats and 'peak_bytes_in_use' in stats:
-        return stats['peak_bytes_in_use'] / measure.MIB
-    status = pathlib.Path('/proc/self/status')
-    lines = status.read_text().splitlines() if status.exists() else []
-    peaks = [float(line.split()[1]) / 1024 for line in lines if line.startswith('VmHWM')]
-    return peaks[0] if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def measured(shape: dict, dtype: str, peer, repeats: int, exact: bool, precision: str | None = None) -> dict:
     """The figures of one size, JSON-ready.
 
@@ -106,7 +86,7 @@ def measured(shape: dict, dtype: str, peer, repeats: int, exact: bool, precision
       exact: float32 products of the peer on accelerators that would round them.
       precision: of our own products, one of PRECISIONS; None: 'highest' if `exact`, else 'default'.
     """
-    forget_peak()
+    memory.forget_peak()
     request = {**shape, 'dtype': dtype, 'device': jax.default_backend(), 'exact': exact}
     peer_is = peer.ask(request)['is'] if peer else None
     kind = jnp.dtype(dtype)
@@ -123,23 +103,17 @@ def measured(shape: dict, dtype: str, peer, repeats: int, exact: bool, precision
         return answer['ms']
 
     theirs = [functools.partial(peer_once, count) for count in measure.THREADS] if peer else []
-    ours, theirs = measure.take_turns(lambda: measure.once(program.call, {'params': params}, *arguments), theirs, repeats)
-    peak = peak_mib()
+    turns = measure.take_turns(lambda: measure.once(program.call, {'params': params}, *arguments), theirs, repeats)
+    flop = flops.count(unet.apply, {'params': params}, *arguments)
+    shapes = dict(zip(('latents', 't', 'text'), arguments, strict=True))
+    row = figures.row(turns, program, flop, shapes, dtype, images=shape['batch'])
     if peer:
         difference = _difference(program.call({'params': params}, *arguments), peer)
-    model_flops = flops.count(unet.apply, {'params': params}, *arguments)
     return {
-        'dtype': dtype,
+        **row,
         'precision': precision,
         'parameters': tree.count(params),
-        'gflop': model_flops / 1e9,
-        't3d_ms': ours,
-        'tflop_per_s': model_flops / ours.median / 1e9,
-        'compile_s': program.seconds,
-        'temp_mib': program.temp_bytes / measure.MIB,
-        'peak_mib': peak,
         'peer': peer_is,
-        'peer_ms': theirs,
         'peer_peak_mib': peer_peaks[-1] if peer_peaks else None,
         'difference': difference,
     }

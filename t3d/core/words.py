@@ -87,6 +87,9 @@ BENCHMARKS = {  # a benchmark: what it is of
     'sds': 'distillation distill dreamfusion vsd score',
     'decoder': 'instant3d text_to_triplane triplane triplanes triplane_decoder text_decoder',
     'hash': 'hashgrid hash_grid instant_ngp ngp ingp grid',
+    'roof': 'roofline bandwidth matmul gflops peak',
+    'scale': 'scaling curves devices batch sweep',
+    'goals': 'goal ratios peers targets',
     'gpu': 'all accelerator cuda tpu device everything',
 }
 TABLES = {'benchmark': BENCHMARKS}  # what a table of t3d holds: the words that mean something in it

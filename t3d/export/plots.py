@@ -104,6 +104,39 @@ def points(named: dict[str, tuple[float, float]], title: str, x_label: str) -> n
     return np.asarray(image)
 
 
+def ranges(named: dict[str, tuple[float, float, float, float | None]], title: str, x_label: str) -> np.ndarray:
+    """Medians with their ranges as bars one under the other, and the goal of each as a stroke across; the axis from 0.
+
+    Args:
+      named: name -> (median, lowest, highest, goal or None), none negative. A bar below its goal has another colour.
+    Returns:
+      uint8 [80 + 26 * N, 900, 3].
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new('RGB', (900, 80 + 26 * len(named)), 'white')
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    left, right, top, bottom = 330, 860, 36, 40 + 26 * len(named)
+    limit = _above(max(max(value or 0.0 for value in four) for four in named.values()))
+    at = lambda value: left + (right - left) * value / limit
+    pen.text((12, 18), title, fill=INK, font=font, anchor='lm')
+    for k in range(6):
+        pen.line([(at(limit * k / 5), top), (at(limit * k / 5), bottom)], fill=SOFT)
+        pen.text((at(limit * k / 5), bottom + 6), f'{limit * k / 5:.3g}', fill=INK, font=font, anchor='mt')
+    pen.text(((left + right) / 2, bottom + 24), x_label, fill=INK, font=font, anchor='mt')
+    for k, (name, (median, low, high, goal)) in enumerate(named.items()):
+        y = top + 16 + 26 * k
+        reached = goal is None or median >= goal
+        pen.text((left - 8, y), name, fill=INK, font=font, anchor='rm')
+        pen.rectangle([left, y - 7, at(median), y + 7], fill=COLOURS[0] if reached else COLOURS[1])
+        pen.line([(at(low), y), (at(high), y)], fill=INK, width=2)
+        for end in (low, high):
+            pen.line([(at(end), y - 4), (at(end), y + 4)], fill=INK, width=2)
+        if goal is not None:
+            pen.line([(at(goal), y - 11), (at(goal), y + 11)], fill=COLOURS[3], width=3)
+    return np.asarray(image)
+
+
 PANEL, COLUMNS, MARGIN = (300, 150), 3, (52, 26, 12, 24)  # a panel's size; margins: left, top, right, bottom
 
 

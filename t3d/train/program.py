@@ -65,7 +65,7 @@ class Program:
         self.step = self._steps[0]
         self._preview = None if system.preview is None else jax.jit(system.preview, out_shardings=replicated)
         self.previews = system.preview is not None
-        self._ahead, self._compiled = None, False
+        self._ahead, self._compiled, self.compile_seconds = None, False, None
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), self._given)
         self._arguments = target, sharding.abstract_batch(system.batch_spec, mesh), self.key, abstract
 
@@ -79,10 +79,14 @@ class Program:
     def _compile(self) -> float:
         """Seconds that it took."""
         began = time.perf_counter()
-        with jax.set_mesh(self.mesh):  # the context of a mesh is a thread's own
-            for step in self._steps:
-                step.lower(*self._arguments).compile()
+        for number in range(len(self._steps)):
+            self.executable(number)
         return time.perf_counter() - began
+
+    def executable(self, number: int = 0):
+        """A step compiled ahead of time, which says what memory it needs; at once after the step has run."""
+        with jax.set_mesh(self.mesh):  # the context of a mesh is a thread's own
+            return self._steps[number].lower(*self._arguments).compile()
 
     def __call__(
         self, state: TrainState, local: dict[str, np.ndarray], number: int = 0
@@ -109,7 +113,7 @@ class Program:
         result = step(state, batch, self.key, self._given)
         seconds += time.perf_counter() - began
         self._log.line(f'compiled train_step in {seconds:.1f} s (cached next time)')
-        self._compiled, self._ahead = True, None
+        self._compiled, self._ahead, self.compile_seconds = True, None, seconds
         return result
 
     def preview(self, state: TrainState, batch) -> np.ndarray:
