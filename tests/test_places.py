@@ -58,16 +58,16 @@ def test_products_of_a_loop_count_as_often_as_it_runs(text):
             'jit(s)/jvp(UNet)/UNet.denoise/up_blocks_1/checkpoint/UNet.denoise/up_blocks_1/norm/mul',
             'UNet.denoise/up_blocks/norm/mul',
         ),
-        ("state.params['unet']['kernel']", places.UNNAMED),
-        ('broadcast.467', places.UNNAMED),
+        ("state.params['unet']['kernel']", 'without a name: fusion'),
+        ('broadcast.467', 'without a name: fusion'),
     ],
 )
 def test_names_of_places(name, wanted):
-    assert places.name_of(f', metadata={{op_name="{name}" source_file="x.py"}}') == wanted
+    assert places.name_of(f', metadata={{op_name="{name}" source_file="x.py"}}', 'fusion') == wanted
 
 
-def test_an_instruction_without_metadata_has_no_name():
-    assert places.name_of(', calls=%fused') == places.UNNAMED
+def test_an_instruction_without_metadata_is_told_by_its_kind():
+    assert places.name_of(', calls=%fused', 'copy-start') == 'without a name: copy-start'
 
 
 def test_the_heaviest_of_each_kind():

@@ -2,7 +2,8 @@
 
 XLA keeps the path of names by which an instruction came to be (`op_name`): functions, flax modules, the operation. Instructions
 of one path, numbers of layers left out, are added up; loops are counted in full. A fusion has the name of one of the operations
-in it, so a place stands for its neighbours too. What the compiler put in by itself has no path, and is called so.
+in it, so a place stands for its neighbours too. What the compiler put in by itself, copies for example, has no path:
+it is told by its kind.
 """
 
 import collections
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from t3d.plan import hlo, hlo_cost
 
 TOP = 6  # places of each kind that are told
-UNNAMED = 'without a name'
+UNNAMED = 'without a name: {}'
 TRANSFORMS = {'jit', 'pjit', 'jvp', 'transpose', 'vmap', 'checkpoint', 'rematted_computation', 'shard_map'}
 CONTROL = {'while', 'body', 'cond', 'closed_call', 'branch_0_fun', 'branch_1_fun', 'checkpoint', 'rematted_computation', ''}
 CONTROL |= {'core_call', 'custom_jvp_call', 'custom_vjp_call', 'custom_vjp_call_jaxpr', 'shard_map', 'pjit'}
@@ -47,15 +48,15 @@ def heaviest(places: list[Place], top: int = TOP) -> dict[str, list[dict]]:
     return found
 
 
-def name_of(rest: str) -> str:
-    """The place of an instruction by its attributes: 'UNet.denoise/up_blocks/attn1/to_v/dot_general backward'.
+def name_of(rest: str, opcode: str) -> str:
+    """The place of an instruction by its attributes and kind: 'UNet.denoise/up_blocks/attn1/to_v/dot_general backward'.
 
     Transformations and control flow are left out of the path, numbers of layers too; a gradient is marked.
     """
     match = re.search(r'op_name="([^"]*)"', rest)
     path = re.split('[;:]', match[1])[0] if match else ''  # of several that were put together the first
     if '/' not in path:  # an argument of the step, or the compiler's own
-        return UNNAMED
+        return UNNAMED.format(opcode)
     kept = []
     for part in path.split('/')[1:]:
         inner = part.lstrip('(')
@@ -69,7 +70,7 @@ def name_of(rest: str) -> str:
         if kept and inner.startswith(f'{kept[-1]}.'):  # a module, then its method
             kept.pop()
         kept.append(inner)
-    return '/'.join(kept) + (' backward' if 'transpose(' in path else '') if kept else UNNAMED
+    return '/'.join(kept) + (' backward' if 'transpose(' in path else '') if kept else UNNAMED.format(opcode)
 
 
 def _walk(reader: 'hlo_cost.Reader', program: hlo.Program, name: str, times: int, found) -> None:
@@ -89,6 +90,6 @@ def _walk(reader: 'hlo_cost.Reader', program: hlo.Program, name: str, times: int
             cost = reader.instruction(one, body)
             sent = sum(each.bytes * number for each, number in cost.collectives.items())
             if cost.flops or cost.bytes or sent:
-                row = found[name_of(one.rest)]
+                row = found[name_of(one.rest, one.opcode)]
                 for number, value in enumerate((1, cost.flops, cost.bytes, sent)):
                     row[number] += times * value
