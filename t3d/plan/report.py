@@ -81,7 +81,7 @@ def _program(name: str, one: dict, plan: dict) -> list[str]:
         f'  compiled in {one["compile_seconds"]:.0f} s (traced and lowered in {one["lower_seconds"]:.0f} s)',
         f'  each device: arguments {_bytes(one["argument_bytes"])}, results {_bytes(one["output_bytes"])} of which '
         f'{_bytes(one["aliased_bytes"])} in place of arguments, temporaries {_bytes(one["temporary_bytes"])}; needed '
-        f'{_bytes(one["need_bytes"])}, at once at most {_bytes(one["peak_bytes"])}',
+        f'{_bytes(one["need_bytes"])}: at once at most {_bytes(one["peak_bytes"])}, and code',
         f"  each device runs {run:.4g} FLOPs, {_ratio(run * plan['devices'], work)} of its share of the model's (the compiler "
         f"counts {one['compiler_flops']:.4g}, each loop's body once), and moves {_bytes(one['memory_traffic_bytes'])}",
     ]
