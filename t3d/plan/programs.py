@@ -151,8 +151,8 @@ def compiled(one: Model, name: str, mesh, quick: bool = False) -> dict:
 def memory_of(one: Model, program, mesh) -> dict[str, int]:
     """Bytes of a compiled step on each device: arguments, results and what takes the place of these, temporaries, all it needs.
 
-    It needs what is there at once at the most, and its code. Temporaries are the compiler's sum, which can be more than a device
-    has of a program that fits: not all of them are there together.
+    It needs what is there at once at the most, and its code. Temporaries are the compiler's sum, which can be more than a
+    device has of a program that fits: not all of them are there together.
     What lies on the host is left out. XLA:TPU counts it apart but in the peak; XLA:CPU has one memory and counts it everywhere.
     """
     memory, there = program.memory_analysis(), sum(host_bytes_of(one, dict(mesh.shape)).values())
