@@ -27,14 +27,14 @@ def text():
 
 
 def test_places_add_up_to_the_program(text):
-    found, whole = places.of(text, 1), hlo_cost.of(text, 1)
+    found, whole = places.of(hlo_cost.read(text, 1)), hlo_cost.of(text, 1)
     assert sum(one.memory_bytes for one in found) == whole.bytes > 0
     assert sum(one.flops for one in found) == whole.flops > 0
     assert sum(one.links_bytes for one in found) == 0.0
 
 
 def test_products_of_a_loop_count_as_often_as_it_runs(text):
-    found = {one.name: one for one in places.of(text, 1)}
+    found = {one.name: one for one in places.of(hlo_cost.read(text, 1))}
     forward = [one for name, one in found.items() if name.startswith('attend/dot_general') and 'backward' not in name]
     backward = [one for name, one in found.items() if name.startswith('attend/') and name.endswith('dot_general backward')]
     assert sum(one.count for one in forward) == LAYERS

@@ -8,11 +8,10 @@ Each benchmark is a process of its own (t3d/bench/series.py); the same command g
 goals themselves are in t3d/bench/verdicts.py.
 """
 
-import pathlib
 import shlex
 
-from t3d.bench import figures, series
-from t3d.core import parsing, rules
+from t3d.bench import series
+from t3d.core import parsing
 
 SIZE = {'tiny,64': 'tiny', 'sd21': 'tiny', 'released-planes': 'tiny'}  # in a rehearsal
 PLAN = (
@@ -34,11 +33,7 @@ PLAN = (
 
 def flags() -> parsing.Parser:
     """The flags of `t3d bench goals`."""
-    parser = figures.parser('goals', __doc__)
-    parser.add_argument('--seconds', type=rules.argument(rules.Whole(1, 10**6)), default=1200, help='for all together')
-    parser.add_argument('--small', action='store_true', help='a rehearsal: small sizes, one repeat')
-    parser.set_defaults(json='docs/figures/goals.jsonl')
-    return parser
+    return series.flags('goals', __doc__, seconds=1200, small='small sizes, one repeat', file='docs/figures/goals.jsonl')
 
 
 def plan(small: bool) -> list[list[str]]:
@@ -52,8 +47,4 @@ def plan(small: bool) -> list[list[str]]:
 
 def main(argv=None) -> int:
     """Runs what time allows; returns 1 if a benchmark failed or was not reached, else 0."""
-    args = flags().parse_args(argv)
-    file = pathlib.Path(args.json)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    again = shlex.join(['t3d', 'bench', 'goals', '--json', args.json, *(['--small'] if args.small else [])])
-    return series.run(plan(args.small), file, args.seconds, again)
+    return series.main('goals', flags(), plan, argv)

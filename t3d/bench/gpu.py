@@ -9,11 +9,10 @@ is listed at the end, with the command that goes on.
 Without PyTorch and diffusers the peers are left out by each benchmark, which says so.
 """
 
-import pathlib
 import shlex
 
-from t3d.bench import figures, series
-from t3d.core import rules
+from t3d.bench import series
+from t3d.core import parsing
 
 SIZE = {'sd21': 'tiny', 'mvdream': 'tiny', 'released': 'tiny', 'tiny,64,128': 'tiny', 'base': 'tiny'}  # in a rehearsal
 PLAN = (  # most telling first; a step of each system at `base` size in bfloat16 has its MFU
@@ -40,13 +39,9 @@ PLAN = (  # most telling first; a step of each system at `base` size in bfloat16
 )
 
 
-def flags():
+def flags() -> parsing.Parser:
     """The flags of `t3d bench gpu`."""
-    parser = figures.parser('gpu', __doc__)
-    parser.add_argument('--seconds', type=rules.argument(rules.Whole(1, 10**6)), default=560, help='for all together')
-    parser.add_argument('--small', action='store_true', help='a rehearsal: tiny sizes, two repeats')
-    parser.set_defaults(json='gpu.jsonl')
-    return parser
+    return series.flags('gpu', __doc__, seconds=560, small='tiny sizes, two repeats', file='gpu.jsonl')
 
 
 def plan(small: bool) -> list[list[str]]:
@@ -63,6 +58,4 @@ def _small(word: str) -> str:
 
 def main(argv=None) -> int:
     """Runs what time allows; returns 1 if a benchmark failed or was not reached, else 0."""
-    args = flags().parse_args(argv)
-    again = shlex.join(['t3d', 'bench', 'gpu', '--json', args.json, *(['--small'] if args.small else [])])
-    return series.run(plan(args.small), pathlib.Path(args.json), args.seconds, again)
+    return series.main('gpu', flags(), plan, argv)

@@ -11,10 +11,31 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
+from t3d.bench import figures
+from t3d.core import parsing, rules
 from t3d.core.errors import UsageError
 
 LEAST = 15.0  # seconds left below which none is begun
+
+
+def flags(name: str, description: str, *, seconds: int, small: str, file: str) -> parsing.Parser:
+    """The flags of `t3d bench NAME`, a series: `seconds` and `file` by default, `small` what a rehearsal is."""
+    parser = figures.parser(name, description)
+    parser.add_argument('--seconds', type=rules.argument(rules.Whole(1, 10**6)), default=seconds, help='for all together')
+    parser.add_argument('--small', action='store_true', help=f'a rehearsal: {small}')
+    parser.set_defaults(json=file)
+    return parser
+
+
+def main(name: str, parser: parsing.Parser, plan: Callable[[bool], list[list[str]]], argv) -> int:
+    """Runs what time allows of `plan(small)`; returns 1 if a benchmark failed or was not reached, else 0."""
+    args = parser.parse_args(argv)
+    file = pathlib.Path(args.json)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    again = shlex.join(['t3d', 'bench', name, '--json', args.json, *(['--small'] if args.small else [])])
+    return run(plan(args.small), file, args.seconds, again)
 
 
 def run(wanted: list[list[str]], file: pathlib.Path, seconds: float, again: str) -> int:

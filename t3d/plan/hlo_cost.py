@@ -65,7 +65,12 @@ NOTHING = Cost(0.0, 0.0, {}, 0)
 
 def of(text: str, devices: int) -> Cost:
     """The cost of the text of a compiled program on one of so many devices."""
-    return Reader(hlo.parse(text), devices).computation(None)
+    return read(text, devices).computation(None)
+
+
+def read(text: str, devices: int) -> 'Reader':
+    """What counts the work of the text of a compiled program on one of so many devices."""
+    return Reader(hlo.parse(text), devices)
 
 
 class Reader:

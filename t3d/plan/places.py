@@ -29,13 +29,11 @@ class Place(NamedTuple):
     links_bytes: float
 
 
-def of(text: str, devices: int) -> list[Place]:
-    """The places of the text of a compiled program on one of so many devices, those of most bytes in memory first."""
-    program = hlo.parse(text)
-    reader, found = hlo_cost.Reader(program, devices), collections.defaultdict(lambda: [0, 0.0, 0.0, 0.0])
-    _walk(reader, program, program.entry, 1, found)
-    places = [Place(name, *values) for name, values in found.items()]
-    return sorted(places, key=lambda one: (-one.memory_bytes, one.name))
+def of(reader: hlo_cost.Reader) -> list[Place]:
+    """The places of a compiled program (`hlo_cost.read`)."""
+    found = collections.defaultdict(lambda: [0, 0.0, 0.0, 0.0])
+    _walk(reader, reader.program.entry, 1, found)
+    return [Place(name, *values) for name, values in found.items()]
 
 
 def heaviest(places: list[Place], top: int = TOP) -> dict[str, list[dict]]:
@@ -73,19 +71,19 @@ def name_of(rest: str, opcode: str) -> str:
     return '/'.join(kept) + (' backward' if 'transpose(' in path else '') if kept else UNNAMED.format(opcode)
 
 
-def _walk(reader: 'hlo_cost.Reader', program: hlo.Program, name: str, times: int, found) -> None:
+def _walk(reader: hlo_cost.Reader, name: str, times: int, found) -> None:
     """Adds up the instructions of a computation that runs so many times."""
-    body = program.computations.get(name, {})
+    body = reader.program.computations.get(name, {})
     for one in body.values():
         if one.opcode == 'while':
-            inner = times * (hlo.trips(program, one) or 1)
+            inner = times * (hlo.trips(reader.program, one) or 1)
             for each in one.called('body') + one.called('condition'):
-                _walk(reader, program, each, inner, found)
+                _walk(reader, each, inner, found)
         elif one.opcode == 'call':
             for each in one.called('to_apply'):
-                _walk(reader, program, each, times, found)
+                _walk(reader, each, times, found)
         elif one.opcode == 'conditional':
-            _walk(reader, program, reader.dearest(one), times, found)
+            _walk(reader, reader.dearest(one), times, found)
         else:
             cost = reader.instruction(one, body)
             sent = sum(each.bytes * number for each, number in cost.collectives.items())

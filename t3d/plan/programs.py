@@ -133,8 +133,8 @@ def compiled(one: Model, name: str, mesh, quick: bool = False) -> dict:
     with jax.set_mesh(mesh), _overflows(sum(bytes_of(one, dict(mesh.shape)).values())):
         program = lowered.compile(compiler_options=QUICK if quick and _platform(mesh) == 'tpu' else None)
     end = time.perf_counter()
-    memory, text = memory_of(one, program, mesh), program.as_text()
-    cost = hlo_cost.of(text, mesh.size)
+    memory, reader = memory_of(one, program, mesh), hlo_cost.read(program.as_text(), mesh.size)
+    cost = reader.computation(None)
     return {
         'lower_seconds': half - began,
         'compile_seconds': end - half,
@@ -143,7 +143,7 @@ def compiled(one: Model, name: str, mesh, quick: bool = False) -> dict:
         'device_flops': cost.flops,
         'memory_traffic_bytes': cost.bytes,
         'unknown_loops': cost.unknown,
-        'heaviest': places.heaviest(places.of(text, mesh.size)),
+        'heaviest': places.heaviest(places.of(reader)),
         'cost': cost,
     }
 
