@@ -84,6 +84,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.render.kernel = 'xla'  # 'fused': the kernel for TPUs, for planes up to 128 texels (fields/fused_render.py)
     config.loss = dict(rays=192, foreground=0.5, mask=0.2, depth=0.0)
     config.optimizer = dict(learning_rate=1e-3, warmup=50, final=0.05, b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, clip=1.0)
+    config.optimizer.kernels = 'adam'  # 'muon': kernels move with all their singular values alike (core/muon.py)
     config.noise = 0.1  # deviation of the style noise; the paper's 1 is for score distillation, where one text has many answers
     config.ema_decay = 0.99
     config.data = dict(
@@ -167,9 +168,7 @@ def sds() -> ml_collections.ConfigDict:
     config.variant = 'sds'
     config.supervision = 'sds'  # 'photometric' with data.name=toy data.kind=views: the same network from pictures
     config.given = {'prior': 'toy:16', 'clip': ''}  # the second for sds+clip, and for adaptive negatives
-    config.data.update(
-        name='prompts', kind='prompts', prompts='toy', count=0
-    )  # what else is in data and loss, photometric reads
+    config.data.update(name='prompts', kind='prompts', prompts='toy', count=0)  # of the rest, photometric reads
     config.cameras = dict(
         views=1,
         elevation=(-0.1, 0.8),

@@ -276,6 +276,7 @@ LIMITS = {
     'optimizer.eps': Real(0.0, 1.0, 'added to the deviation', above=True),
     'optimizer.weight_decay': Real(0.0, 1e3, 'weight decay'),
     'optimizer.clip': Real(0.0, 1e12, 'bound of the norm of the gradients', above=True),
+    'optimizer.kernels': Choice(('adam', 'muon'), 'by which kernels of products and convolutions move'),
     'optimizer.generator.learning_rate': RATE,
     'optimizer.generator.b1': DECAY,
     'optimizer.generator.b2': DECAY,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t3d.core import tree
+from t3d.core import muon, tree
 from t3d.core.system import Metrics, TrainState
 from t3d.core.typing import PyTree
 
@@ -57,6 +57,9 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+KERNELS = {'adam': optax.scale_by_adam, 'muon': muon.scale}
+
+
 def adamw(
     *,
     learning_rate: float,
@@ -68,15 +71,19 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     clip: float = 1.0,
+    kernels: str = 'adam',
 ) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global norm, on a warm-up and cosine schedule. Decay skips vectors, stacked ones too."""
+    """AdamW behind a clip of the global norm, on a warm-up and cosine schedule. Decay skips vectors, stacked ones too.
+
+    With `kernels='muon'` the kernels of products and convolutions move by Muon (core/muon.py) at the same rate.
+    """
 
     def matrices(params):  # scanned layers stack their vectors: two axes, and vectors all the same
         return tree.map_with_name(lambda name, leaf: leaf.ndim > 1 and not name.endswith(('bias', 'scale')), params)
 
     return optax.chain(
         clip_by_global_norm(clip),
-        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        KERNELS[kernels](b1=b1, b2=b2, eps=eps),
         optax.add_decayed_weights(weight_decay, mask=matrices),
         optax.scale_by_learning_rate(lambda step: warmup_cosine(step, learning_rate, warmup, total, final)),
     )
