@@ -9,7 +9,7 @@ from t3d.core import parsing
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, kind_of
 from t3d.core.rules import Whole
-from t3d.export import extraction, mesh_pictures, sheets, video
+from t3d.export import extraction, mesh_pictures, renders, sheets
 from t3d.geom import cameras, meshing
 from t3d.parallel import devices
 
@@ -64,7 +64,7 @@ def pictures(asset: Field, settings, size: int) -> np.ndarray:
     densities = meshing.density_grid(asset.field, asset.scene, asset.bound, settings['grid'])
     level_set = extraction.surface(asset, densities)
     mesh = extraction.textured(asset, level_set, most=settings['faces'], texture=settings['texture'])
-    field = sheets.to_uint8(video.render_views(asset, view, size, grid=densities).rgb[0])
+    field = sheets.to_uint8(renders.smooth_views(asset, view, size, grid=densities).rgb[0])
     drawn = mesh_pictures.draw_mesh(mesh, np.asarray(view.world_from_cam[0]), np.asarray(view.intrinsics[0]), size)
     return np.stack([field, drawn])
 

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def views(run, prompts: list[str], seeds: int, size: int) -> np.ndarray:
     """float [P, S, pixels, 3] in [0, 1]: what four cameras around the object of each prompt and seed see, or its pictures."""
-    from t3d.export import video
+    from t3d.export import renders, video
     from t3d.inference import loading
 
     loaded, rows = loading.load(run), {}
@@ -47,7 +47,7 @@ def views(run, prompts: list[str], seeds: int, size: int) -> np.ndarray:
         elif isinstance(made, Views):
             image = np.asarray(made.images)[..., :3]
         elif isinstance(made, Field):
-            image = video.render_views(made, video.orbit(made, 4), size).rgb
+            image = renders.smooth_views(made, video.orbit(made, 4), size).rgb
         else:
             raise UsageError(f'{loaded.name} makes {kind_of(made)}: pictures, views and fields are compared.')
         rows[made.prompt, seed] = np.asarray(image, np.float64).reshape(-1, 3)

@@ -94,12 +94,12 @@ class Asset:
         Args:
           views: cameras around the object, front first, at `elevation` radians; or `cameras`, a geom.cameras.Cameras [V].
         """
-        from t3d.export import video
+        from t3d.export import renders
         from t3d.geom import cameras as tools
 
         field = self._field('render')
         views = tools.turntable(views, elevation=elevation, **field.camera) if cameras is None else cameras
-        return np.asarray(video.render_views(field, views, size).rgb, np.float32) / 255.0
+        return renders.smooth_views(field, views, size).rgb
 
     def at(self, points) -> tuple[np.ndarray, np.ndarray]:
         """(density [N] per scene unit, 0 outside the field's cube; colour [N, 3] in [0, 1]) at points [N, 3] of the world."""

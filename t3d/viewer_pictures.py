@@ -56,7 +56,7 @@ def draw(shown: Shown, mode: str, world_from_cam, fov: float, shape: tuple[int, 
     """
     import jax
 
-    from t3d.export import mesh_pictures, video
+    from t3d.export import mesh_pictures, renders, video
     from t3d.geom import cameras
 
     if shown.densities is None:
@@ -66,7 +66,7 @@ def draw(shown: Shown, mode: str, world_from_cam, fov: float, shape: tuple[int, 
     if mode == 'mesh':
         return mesh_pictures.draw_mesh(mesh, world_from_cam, lens, shape)
     views = jax.tree.map(lambda leaf: np.float32(leaf)[None], cameras.Cameras(world_from_cam, lens))
-    frames = video.render_views(shown.made, views, shape, grid=shown.densities)
+    frames = renders.render_views(shown.made, views, shape, grid=shown.densities)
     normals = np.zeros_like(frames.rgb)
     if mode == 'normal':
         normals = video.normal_maps(frames, views, shown.inward, shown.made.bound)

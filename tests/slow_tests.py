@@ -277,7 +277,7 @@ SLOW = {
         'test_a_dry_run_counts_parameters_and_bytes',
     ),
     'test_toy_sharpness.py': (  # the other scores
-        'test_exact_rays_score_what_one_ray_a_pixel_can_and_others_what_their_controls_say',
+        'test_exact_rays_score_what_rays_of_a_pixel_can_and_others_what_their_controls_say',
     ),
     'test_placing.py': (  # 0
         'test_every_file_stands_there_and_the_sheet_and_cameras_stay_in_scene_units[64]',

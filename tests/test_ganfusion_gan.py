@@ -16,7 +16,7 @@ from t3d.core import config as configs
 from t3d.core import optim, tree
 from t3d.core.errors import UsageError
 from t3d.data import sources
-from t3d.export import video
+from t3d.export import renders
 from t3d.geom import cameras
 from t3d.inference import loading
 from t3d.metrics import image as image_metrics
@@ -343,7 +343,7 @@ def test_assets_and_sheets():
     views = cameras.turntable(3, elevation=0.3, radius=3.2, fov=0.7)
     pictures = jax.jit(one.picture)(one.scene, views)
     assert pictures.shape == (3, 16, 16, 3) and 0 <= pictures.min() and pictures.max() <= 1
-    frames = video.render_views(one, views, 32)
+    frames = renders.render_views(one, views, 32)
     expected = jax.image.resize(pictures, (3, 32, 32, 3), 'bilinear')
     np.testing.assert_allclose(frames.rgb, expected, atol=1e-5)
     sheet = np.asarray(jax.jit(system.preview)(params, batch(), jax.random.key(0)))

@@ -23,6 +23,7 @@ def test_the_page_runs(tmp_path, monkeypatch):
         exec(compile(block, str(PAGE), 'exec'), names)
     assert names['page'] == pathlib.Path('out/cone/report.html') and names['page'].exists()
     assert names['pictures'].shape == (4, 64, 64, 3) and 0.0 <= names['pictures'].min() < names['pictures'].max() <= 1.0
+    assert names['pictures'][:, 0, 0].min() > 0.95 and names['pictures'].min() < 0.3  # white behind a coloured object
     density, colour = names['density'], names['colour']
     assert density[0] > 20.0 and density[1] == 0.0 and colour.shape == (2, 3) and colour[0].argmax() == 2
     assert names['above'].shape == (2, 64, 64, 3) and names['opacity'].shape == (32, 32)

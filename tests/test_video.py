@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from t3d.core.errors import UsageError
-from t3d.export import assets, video
+from t3d.export import assets, renders, video
 from t3d.geom import cameras, meshing
 
 
@@ -27,17 +27,17 @@ def test_skipping_pixels_changes_nothing_that_can_be_seen():
     for asset in (analytic_assets.cone_on_cube(), analytic_assets.arrows()):
         views = video.orbit(asset, 5)
         grid = grid_of(asset)
-        every, some = video.render_views(asset, views, 48), video.render_views(asset, views, 48, grid=grid)
+        every, some = renders.render_views(asset, views, 48), renders.render_views(asset, views, 48, grid=grid)
         assert np.abs(every.rgb - some.rgb).max() < 2 / 255
         assert np.abs(every.opacity - some.opacity).max() < 2 / 255
-        touched = video.touched_pixels(grid, 1.0, np.asarray(views.world_from_cam), np.asarray(views.intrinsics), 48)
+        touched = renders.touched_pixels(grid, 1.0, np.asarray(views.world_from_cam), np.asarray(views.intrinsics), 48)
         assert touched.mean() < 0.4 and not touched[every.opacity <= 0].all()
 
 
 def test_a_camera_inside_the_object_traces_every_pixel():
     views = cameras.orbit(np.zeros(1), 0.0, 0.2, 0.7)
     grid = np.full((16,) * 3, 5.0)
-    assert video.touched_pixels(grid, 1.0, np.asarray(views.world_from_cam), np.asarray(views.intrinsics), 8).all()
+    assert renders.touched_pixels(grid, 1.0, np.asarray(views.world_from_cam), np.asarray(views.intrinsics), 8).all()
 
 
 def test_chunks_share_one_program_and_agree():
@@ -50,8 +50,8 @@ def test_chunks_share_one_program_and_agree():
 
     counted_asset = asset._replace(render=counted)
     views = video.orbit(asset, 3)
-    whole = video.render_views(asset, views, 20, chunk=4096)
-    parts = video.render_views(counted_asset, views, 20, chunk=128)
+    whole = renders.render_views(asset, views, 20, chunk=4096)
+    parts = renders.render_views(counted_asset, views, 20, chunk=128)
     assert traces == [(128, 3)]
     for a, b in zip(whole, parts):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -61,7 +61,7 @@ def test_normals_and_depth_of_a_sphere():
     asset = analytic_assets.sphere(0.6)
     views = video.orbit(asset, 4)
     grid = grid_of(asset)
-    frames = video.render_views(asset, views, 64, grid=grid)
+    frames = renders.render_views(asset, views, 64, grid=grid)
     normals = video.normal_maps(frames, views, video.inward_gradient(grid, 1.0), 1.0)
     solid = frames.opacity > 0.99
     expected = frames.rgb * 2.0 - 1.0  # the sphere wears its normals
@@ -78,7 +78,7 @@ def test_normals_and_depth_of_a_sphere():
 def test_normals_of_a_hollow_sphere_point_outwards():
     asset, radius = analytic_assets.shell(0.6, 0.08), 0.6
     views, grid = video.orbit(asset, 3), grid_of(asset, 96)
-    frames = video.render_views(asset, views, 64, grid=grid)
+    frames = renders.render_views(asset, views, 64, grid=grid)
     normals = video.normal_maps(frames, views, video.inward_gradient(grid, 1.0), 1.0)
     rays = cameras.rays(views, 64, 64)
     origins, directions = np.asarray(rays.origins), np.asarray(rays.directions)

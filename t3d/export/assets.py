@@ -15,7 +15,7 @@ import numpy as np
 from t3d.core import environment, files
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field
-from t3d.export import beside, camera_file, extraction, mesh_pictures, meshes, placing, report, sides, video
+from t3d.export import beside, camera_file, extraction, mesh_pictures, meshes, placing, renders, report, sides, video
 from t3d.export import texture as textures
 from t3d.geom import cameras, meshing
 
@@ -250,7 +250,7 @@ def write_sheet(asset: Field, mesh: meshes.Mesh, densities, path: pathlib.Path, 
 
     level = asset.camera.get('elevation', video.ELEVATION)
     views = _sheet_cameras(level, asset.camera['radius'], asset.camera['fov'])
-    rendered = video.render_views(asset, views, size, grid=densities)
+    rendered = renders.smooth_views(asset, views, size, grid=densities)
     normals = video.normal_maps(rendered, views, video.inward_gradient(densities, asset.bound), asset.bound)
     images = video.panels(rendered, normals, video.depth_limits(asset, densities))
     drawn = np.stack(

@@ -7,7 +7,7 @@ import numpy as np
 
 from t3d.core import files
 from t3d.core.outputs import Field, Views
-from t3d.export import mesh_pictures, meshes, sheets, video
+from t3d.export import mesh_pictures, meshes, renders, sheets
 from t3d.geom import cameras, silhouettes
 
 MOST = 8  # views on the sheet, spread over all
@@ -28,17 +28,17 @@ def write(asset: Field, mesh: meshes.Mesh, densities, views: Views, path: pathli
     alpha, _, background = silhouettes.alpha_of(images, TOLERANCE)
     posed = cameras.Cameras(np.asarray(views.world_from_cam), np.asarray(views.intrinsics))
     size = images.shape[1:3]
-    frames = video.render_views(asset, posed, size, grid=densities)
+    seen = renders.smooth_views(asset, posed, size, grid=densities)
     poses = zip(posed.world_from_cam, posed.intrinsics, strict=True)
     drawn = np.stack([mesh_pictures.draw_mesh(mesh, pose, lens, size) for pose, lens in poses]) / np.float32(255.0)
     covered = mesh_pictures.coverage(mesh, posed, size)
     rows = {
         'view': silhouettes.over(images, background),
-        'field': frames.rgb,
+        'field': seen.rgb,
         'mesh': drawn - (1.0 - covered[..., None]) * (1.0 - background),
     }
     facts = {}
-    for name, opacity in (('mesh', covered), ('field', frames.opacity)):
+    for name, opacity in (('mesh', covered), ('field', seen.opacity)):
         union = (alpha > 0.5) | (opacity > 0.5)
         facts[f'{name} and views: silhouette IoU'] = silhouettes.iou(alpha, opacity)
         facts[f'{name} and views: colour error'] = silhouettes.colour_error(rows['view'], rows[name], union)

@@ -12,7 +12,7 @@ NEAREST = 1e-3  # scene units: what is nearer to the camera, or behind it, is no
 def draw_mesh(mesh: Mesh, world_from_cam, intrinsics, size: int | tuple[int, int]) -> np.ndarray:
     """uint8 [H, W, 3]: the mesh's own colours (texture or vertices) over white.
 
-    Faces that reach behind the camera are left out. `size` is that of `video.render_views`.
+    Faces that reach behind the camera are left out. `size` is that of `renders.render_views`.
     """
     height, width = (size, size) if isinstance(size, int) else size
     shape = 2 * height, 2 * width  # drawn at twice the size and averaged, against stairs at the outline

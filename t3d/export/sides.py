@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from t3d.core.outputs import Field
-from t3d.export import mesh_pictures, video
+from t3d.export import mesh_pictures, renders
 from t3d.export.meshes import Mesh
 from t3d.geom import cameras, silhouettes
 
@@ -69,7 +69,7 @@ def compare(asset: Field, mesh: Mesh, densities: np.ndarray) -> Comparison:
     from scipy import ndimage
 
     posed = views(asset)
-    opacity = video.render_views(asset._replace(picture=None), posed, SIZE, grid=densities).opacity
+    opacity = renders.render_views(asset._replace(picture=None), posed, SIZE, grid=densities).opacity
     covered = mesh_pictures.coverage(mesh, posed, SIZE)
     around = np.ones((1, 2 * MARGIN + 1, 2 * MARGIN + 1), bool)
     shown = opacity >= SHOWN
@@ -115,7 +115,7 @@ def _place(low, high, vertices) -> str:
 
 def _peaks(grid: np.ndarray, bound: float, posed: cameras.Cameras, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(largest density [K], where [K, 3]) on the rays through K pixels, of bool [V, H, W], that meet the grid's cube."""
-    rays = video.pixel_rays(
+    rays = renders.pixel_rays(
         np.asarray(posed.world_from_cam), np.asarray(posed.intrinsics), np.flatnonzero(pixels), pixels.shape[1:]
     )
     origins, directions = np.asarray(rays.origins, np.float64), np.asarray(rays.directions, np.float64)

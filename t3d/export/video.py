@@ -1,42 +1,24 @@
-"""Turntables: frames of a Field by one compiled program over chunks of rays, and H.264 or GIF files of them.
-
-A frame shows colour, normal and depth side by side. Rays that cannot meet the object are not rendered: the visible cells of
-the density grid are painted into each frame first, and only the pixels they touch are traced.
-"""
+"""Turntables: views of a Field (export/renders.py) as colour, normal and depth side by side, and H.264 or GIF files of them."""
 
 import contextlib
-import functools
 import math
-import operator
 import pathlib
 import signal
 import subprocess
 import time
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from t3d.core import files
 from t3d.core.errors import UsageError
+from t3d.export.renders import Frames, pixel_rays, smooth_views
 from t3d.geom import cameras
-from t3d.geom.rays import Rays
 
 ELEVATION = math.radians(15.0)
-COARSE = 64  # cells per side of the occupancy that is painted into the frames
 FPS = 30
 GIF_FPS = 100 / 3  # GIF times are whole hundredths of a second
 DEEP = 3.0  # cells of cover that normals look at
-VISIBLE = 0.01  # opacity below which a ray shows the background: two of 255 grey levels at most
-
-
-class Frames(NamedTuple):
-    """Rendered views on the host."""
-
-    rgb: np.ndarray  # float32 [V, H, W, 3] in [0, 1] over the background
-    opacity: np.ndarray  # float32 [V, H, W]
-    depth: np.ndarray  # float32 [V, H, W] ray distance, 0 where nothing is
 
 
 def orbit(asset, frames: int, elevation: float | None = None) -> cameras.Cameras:
@@ -44,112 +26,6 @@ def orbit(asset, frames: int, elevation: float | None = None) -> cameras.Cameras
     if elevation is None:
         elevation = asset.camera.get('elevation', ELEVATION)
     return cameras.turntable(frames, elevation=elevation, radius=asset.camera['radius'], fov=asset.camera['fov'])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _render(render, scene, rays):
-    out = render(scene, rays)
-    return jnp.concatenate([out.features[..., :3], out.opacity[..., None], out.depth[..., None]], -1).astype(jnp.float32)
-
-
-def render_views(asset, views: cameras.Cameras, size: int | tuple[int, int], *, grid=None, chunk: int = 2**12) -> Frames:
-    """Colour, opacity and depth of V views, `chunk` rays at a time under one compiled program.
-
-    Args:
-      size: pixels of a square's side, or (height, width).
-      grid: float [R, R, R] density over the asset's box (`meshing.density_grid`): pixels that see none of it take the
-        background without being traced. None traces every pixel.
-    """
-    count, shape = views.world_from_cam.shape[0], _shape(size)
-    matrices, lenses = np.asarray(views.world_from_cam), np.asarray(views.intrinsics)
-    touched = np.ones((count, *shape), bool) if grid is None else touched_pixels(grid, asset.bound, matrices, lenses, shape)
-    todo, missed = np.flatnonzero(touched), np.flatnonzero(~touched)[:1]
-    pixels = np.concatenate([missed, todo])  # one of the others is traced too, for the background's colour
-    values = []
-    for start in range(0, len(pixels), chunk):
-        block = pixels[start : start + chunk]
-        rays = pixel_rays(matrices, lenses, np.resize(block, chunk), shape)
-        values.append(_render(asset.render, asset.scene, rays))  # dispatched ahead: the host builds the next rays meanwhile
-    values = np.concatenate([np.asarray(value) for value in values])[: len(pixels)]
-    flat = np.zeros((touched.size, 5), np.float32)
-    if len(missed):
-        flat[:, :3] = values[0, :3]
-    flat[pixels] = values
-    flat = flat.reshape(count, *shape, 5)
-    rgb = flat[..., :3] if asset.picture is None else _pictures(asset, views, shape)
-    return Frames(np.clip(rgb, 0.0, 1.0), flat[..., 3], np.where(flat[..., 3] > 1e-3, flat[..., 4], 0.0))
-
-
-def _shape(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
-
-
-def _pictures(asset, views: cameras.Cameras, shape: tuple[int, int], batch: int = 8) -> np.ndarray:
-    """The asset's own pictures [V, H, W, 3] of the views, resized, a few at a time."""
-    count = views.world_from_cam.shape[0]
-    order = np.resize(np.arange(count), -(-count // batch) * batch).reshape(-1, batch)
-    batches = [_picture(asset.picture, shape, asset.scene, jax.tree.map(operator.itemgetter(some), views)) for some in order]
-    return np.concatenate([np.asarray(images) for images in batches])[:count]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _picture(picture, shape, scene, views):
-    images = picture(scene, views)
-    return jax.image.resize(images, (images.shape[0], *shape, 3), 'bilinear')
-
-
-def pixel_rays(matrices, lenses, index, shape: tuple[int, int]) -> Rays:
-    """Rays through pixel centres given by their flat index into [V, H, W]; numpy, so that nothing is compiled."""
-    height, width = shape
-    view, row, column = index // (height * width), index // width % height, index % width
-    lens = lenses[view]
-    y = ((row + 0.5) / height - lens[:, 1, 2]) / lens[:, 1, 1]
-    x = ((column + 0.5) / width - lens[:, 0, 2] - lens[:, 0, 1] * y) / lens[:, 0, 0]
-    local = np.stack([x, y, np.ones_like(x)], -1)
-    directions = np.einsum('rij,rj->ri', matrices[view, :3, :3], local)
-    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
-    return Rays(np.float32(matrices[view, :3, 3]), np.float32(directions))
-
-
-def touched_pixels(grid, bound: float, matrices, lenses, size: int | tuple[int, int]) -> np.ndarray:
-    """bool [V, H, W]: pixels whose ray may gather an opacity of VISIBLE; rather too many than too few.
-
-    The grid is pooled to at most COARSE^3 cells of the largest density in each; the optical thickness of a cell (density
-    times diagonal) is spread over the square around its projection, and the sum compared.
-    """
-    from scipy import ndimage
-
-    step = -(-grid.shape[0] // COARSE)
-    padded = np.pad(grid, (0, -grid.shape[0] % step))
-    side = padded.shape[0] // step
-    pooled = padded.reshape(side, step, side, step, side, step).max(axis=(1, 3, 5))
-    cell = 2.0 * bound / grid.shape[0] * step
-    diagonal = cell * math.sqrt(3.0)
-    index = np.argwhere(pooled * diagonal > 0.5 * VISIBLE / side)  # a whole row of less could not be seen
-    thickness = pooled[tuple(index.T)] * diagonal
-    centres = np.float32((index + 0.5) * cell - bound)
-    height, width = _shape(size)
-    touched = np.zeros((len(matrices), height, width), bool)
-    for frame, matrix, lens in zip(touched, matrices, lenses):
-        local = (centres - matrix[:3, 3]) @ matrix[:3, :3]
-        if len(local) == 0:
-            continue
-        nearest = local[:, 2].min() - diagonal
-        if nearest <= 0.0:  # the camera stands in the object
-            frame[:] = True
-            continue
-        uv = local @ lens.T
-        focal = max(lens[0, 0] * width, lens[1, 1] * height)
-        reach = 1 + math.ceil(0.5 * diagonal * focal / nearest)
-        wide, tall = width + 2 * reach, height + 2 * reach
-        pixel = np.floor(uv[:, :2] / uv[:, 2:] * [width, height]).astype(int) + reach
-        inside = np.all((pixel >= 0) & (pixel < [wide, tall]), axis=-1)
-        flat = pixel[inside, 1] * wide + pixel[inside, 0]
-        total = np.bincount(flat, thickness[inside], tall * wide).reshape(tall, wide)
-        spread = 2.0 * (cell * focal / nearest) ** 2  # one cell over the pixels it covers, twice to be safe
-        total = ndimage.uniform_filter(np.float32(total * spread), 2 * reach + 1, mode='constant')
-        frame[:] = total[reach:-reach, reach:-reach] > VISIBLE
-    return touched
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -164,7 +40,7 @@ def turntable(asset, views: cameras.Cameras, size: int, grid, *, log=print) -> n
     images, started, told = np.empty((count, size, 3 * size, 3), np.uint8), time.perf_counter(), 0.0
     for start in range(0, count, group):
         some = jax.tree.map(lambda leaf: leaf[start : start + group], views)  # noqa: B023
-        frames = render_views(asset, some, size, grid=grid)
+        frames = smooth_views(asset, some, size, grid=grid)
         normals = normal_maps(frames, some, gradient, asset.bound)
         images[start : start + group] = panels(frames, normals, limits)
         done, passed = min(start + group, count), time.perf_counter() - started
