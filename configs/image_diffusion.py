@@ -61,6 +61,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.sample = dict(steps=25, guidance=1.0)  # 1: none; toy's captions are obeyed without, and above 2 less so
     config.render = dict(background=1.0)
     config.optimizer = dict(learning_rate=1e-3, warmup=200, final=0.05, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.01, clip=1.0)
+    config.optimizer.kernels = 'adam'  # or 'muon' (core/muon.py)
     config.ema_decay = 0.999
     config.data = dict(
         name='toy',

@@ -88,6 +88,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.sample = dict(steps=25, guidance=1.0, rescale=0.0, views=4, elevation=0.3)
     config.render = dict(background=1.0, radius=3.2, fov=0.7027699)
     config.optimizer = dict(learning_rate=1e-3, warmup=200, final=0.05, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.01, clip=1.0)
+    config.optimizer.kernels = 'adam'  # or 'muon' (core/muon.py)
     config.staged = dict(
         unfreeze_at=200, old_rate=1.0
     )  # new layers alone until then; then the others, at this share of the rate

@@ -86,3 +86,17 @@ def test_a_run_with_muon_goes_on_where_it_stopped(tmp_path):
         states.append(jax.device_get(store.restore_weights()))
         store.close()
     jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_kernels_over_eight_devices_move_as_on_one():
+    mesh = jax.make_mesh((8,), ('fsdp',), axis_types=(jax.sharding.AxisType.Auto,))
+    params = {'conv': {'kernel': normal(9, 3, 3, 16, 32)}, 'dense': {'kernel': normal(10, 64, 24)}}
+    grads = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    rule = optim.adamw(learning_rate=1e-2, warmup=1, total=100, clip=1.0, kernels='muon')
+    step = jax.jit(lambda grads, state: rule.update(grads, state, params)[0])
+    spread = {
+        'conv': {'kernel': jax.NamedSharding(mesh, jax.P(None, None, 'fsdp', None))},
+        'dense': {'kernel': jax.NamedSharding(mesh, jax.P(None, 'fsdp'))},
+    }
+    one, many = step(grads, rule.init(params)), step(jax.device_put(grads, spread), rule.init(jax.device_put(params, spread)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max()), one, many)
