@@ -37,6 +37,16 @@ def toy_codes(config):
     return config
 
 
+def toy_places(config):
+    """The same with places: a caption gives each of its objects noises of its own."""
+    config = toy_imle(config)
+    config.variant = 'toy_places'
+    config.supervision = 'places'
+    config.places = dict(count=64)
+    config.data.update(kind='object_places')
+    return config
+
+
 def toy_mean(config):
     """The control: a fresh noise at every step, which the squared error teaches to be ignored."""
     config = toy_imle(config)
@@ -47,21 +57,21 @@ def toy_mean(config):
 
 
 def furniture_seeds(config):
-    """Of `furniture`: pictures of 128 pixels by rays, larger planes, the nearest of eight noises.
-
-    The set has many more objects than a batch has rows, so each is given its noise anew whenever it is seen.
-    """
+    """Of `furniture`: pictures of 128 pixels by rays, larger planes, and places: a seed is an object of its caption."""
     config.variant = 'furniture_seeds'
-    config.supervision = 'imle'
-    config.steps = 30_000
+    config.supervision = 'places'
+    config.steps = 40_000
+    config.batch = 8
     config.decoder.update(channels=(128, 96, 64, 48), heads=(8, 6, 0, 0), groups=(8, 8, 8, 8))
     config.field.update(alpha=1.0)
     config.noise = 1.0
+    config.places = dict(count=64)
     config.render.update(samples=16, importance=0, samples_shown=96)
     config.rays = dict(truth='pixels', samples=8, spread=0.1, pixel=0.006)
     config.loss.update(rays=128, edges=0.0, mask=0.2, depth=0.1, solid=0.05, surface=0.2, thickness=0.02, skin=0.02)
-    config.seeds = dict(draws=8, every=1, rays=32)
-    config.data.update(kind='object_rays', size=128, views=4, count=0)
+    config.optimizer.update(kernels='muon', final=0.02)
+    config.data.update(kind='object_places', size=128, views=4, count=0)
+    config.evaluate = ('object_views', 'object_seeds')
     config.preview.size = 128
     config.preview_every = 2000
     config.checkpoint.update(every=1000)

@@ -7,7 +7,7 @@
 | `tiny` | toy, single objects | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `scenes` | toy, one and two objects with relations | 3 x 32 x 32 x 16 | two CPU cores, 15 minutes |
 | `scenes_rays` | the same scenes, by rays in closed form | 3 x 64 x 64 x 16 | two CPU cores, an hour (of four); shipped |
-| `toy_imle`, `toy_codes` | toy, captions of several objects: seeds choose | 3 x 32 x 32 x 8 | two CPU cores, minutes |
+| `toy_imle`, `toy_codes`, `toy_places` | toy, captions of several objects | 3 x 32 x 32 x 8 | two CPU cores, minutes |
 | `toy_mean` | their control | the same | the same |
 | `furniture_seeds` | furniture, 128 px, by rays: seeds choose | 3 x 64 x 64 x 24 | one GPU |
 | `sds` | prompts of toy, by score distillation from the prior `toy` | 3 x 32 x 32 x 16 | two CPU cores, minutes |
@@ -26,7 +26,7 @@ from configs import _instant3d_seeds, common
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
     variants = {'tiny': tiny, 'scenes': scenes, 'scenes_rays': scenes_rays, 'sds': sds, 'sds_trained': sds_trained}
-    seeds = {name: getattr(_instant3d_seeds, name) for name in ('toy_imle', 'toy_codes', 'toy_mean')}
+    seeds = {name: getattr(_instant3d_seeds, name) for name in ('toy_imle', 'toy_codes', 'toy_places', 'toy_mean')}
     variants.update({name: lambda make=make: make(scenes_rays()) for name, make in seeds.items()})
     variants['furniture_seeds'] = lambda: _instant3d_seeds.furniture_seeds(furniture())
     variants.update({'furniture': furniture, 'base': base, 'pod': pod, 'pod_sds': pod_sds})

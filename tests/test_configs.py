@@ -15,7 +15,7 @@ from t3d.inference import loading
 
 VARIANTS = [('dreamfusion', name) for name in ('tiny', 'sd', 'pod')]
 VARIANTS += [('instant3d', name) for name in ('tiny', 'scenes', 'scenes_rays', 'furniture', 'base', 'pod')]
-VARIANTS += [('instant3d', name) for name in ('toy_imle', 'toy_codes', 'toy_mean')]
+VARIANTS += [('instant3d', name) for name in ('toy_imle', 'toy_codes', 'toy_places', 'toy_mean')]
 VARIANTS += [('image_diffusion', name) for name in ('tiny', 'patterns', 'furniture', 'base', 'pod')]
 VARIANTS += [('ganfusion_diffusion', name) for name in ('tiny', 'furniture', 'base', 'pod')]
 VARIANTS += [('ganfusion_gan', name) for name in ('tiny', 'furniture', 'base', 'ffhq', 'pod', 'pod_256')]

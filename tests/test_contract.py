@@ -24,6 +24,7 @@ import test_instant3d_rays
 import test_instant3d_sds
 import test_instant3d_seeds
 import test_mvdiffusion
+import test_object_places
 import test_renderdiffusion
 
 from t3d import systems
@@ -54,6 +55,7 @@ SMALL = {
     'instant3d:scenes_rays': test_instant3d_rays.SMALL,
     'instant3d:sds': (*test_instant3d_sds.SMALL, 'render.size=16', 'text.length=8'),
     'instant3d:toy_codes': test_instant3d_seeds.SMALL,
+    'instant3d:toy_places': test_object_places.SMALL,
     'instant3d:toy_imle': test_instant3d_seeds.SMALL,
     'mvdiffusion': test_mvdiffusion.SMALL,
     'mvdiffusion:tiny_epipolar': (*test_mvdiffusion.SMALL, 'views.block_levels=(0,)'),

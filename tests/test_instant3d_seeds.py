@@ -231,11 +231,11 @@ def test_the_set_knows_the_objects_of_every_caption_and_rows_their_numbers():
 
 def test_what_does_not_fit_is_refused():
     words = 'text.words=("a",)'
-    assert systems.make(configs.load('configs/instant3d.py:furniture_seeds', [words, 'data.count=9'])).batch_spec['index'].shape
+    assert systems.make(configs.load('configs/instant3d.py:toy_imle', [words, 'data.count=9'])).batch_spec['index'].shape
     for variant, overrides, message in (
         (
-            'furniture_seeds',
-            (words,),
+            'toy_imle',
+            (words, 'data.count=0'),
             "supervision='imle' keeps something for each object, and data.count=0: give their number",
         ),
         (

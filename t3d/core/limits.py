@@ -262,6 +262,7 @@ LIMITS = {
     'seeds.every': Whole(1, COUNT, 'steps; at these the objects of the batch are given noises anew'),
     'seeds.rays': Whole(1, 2**20, 'rays of each view by which noises are compared'),
     'codes.prior': WEIGHT,
+    'places.count': Whole(1, 4096, 'noises among which the objects of a caption have their own'),
     'rays.samples': Whole(1, 4096, 'samples on a ray about its surface'),
     'rays.spread': Real(0.0, 1e3, 'scene units before and behind the surface', above=True),
     'rays.pixel': Real(0.0, 1.0, 'of the picture: how near a ray is to an edge', above=True),

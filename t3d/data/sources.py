@@ -17,6 +17,7 @@ ADAPTERS = {
     'views': 't3d.data.adapters.views',  # posed RGBA views of captioned objects
     'rays': 't3d.data.adapters.rays',  # rays of captioned objects, of pictures of any size or in closed form
     'object_rays': 't3d.data.adapters.object_rays',  # the same, of objects with numbers
+    'object_places': 't3d.data.adapters.object_places',  # the same, of objects with places under each caption
     'single_view': 't3d.data.adapters.single_view',  # one picture of an object
     'triplanes': 't3d.data.adapters.triplanes',  # pairs of seed and caption
     'prompts': 't3d.data.adapters.prompts',  # texts alone

@@ -22,6 +22,7 @@ EVALUATORS = {
     'toy_prompts': 't3d.evaluate.toy_prompts',
     'prompt_retrieval': 't3d.evaluate.prompt_retrieval',
     'object_views': 't3d.evaluate.object_views',
+    'object_seeds': 't3d.evaluate.object_seeds',
     'toy_pictures': 't3d.evaluate.toy_pictures',
     'view_consistency': 't3d.evaluate.view_consistency',
     'view_sets': 't3d.evaluate.view_sets',

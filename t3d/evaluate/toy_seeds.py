@@ -14,6 +14,7 @@ from t3d.evaluate import drawing
 from t3d.evaluate.toy_objects import AZIMUTH, ELEVATION, refuse_split
 from t3d.geom import cameras
 from t3d.inference.loading import Loaded
+from t3d.metrics import seeds
 from t3d.metrics.scores import derangement
 
 NAME = 'toy_seeds'
@@ -30,6 +31,7 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     | score | of a caption, mean over captions |
     |---|---|
     | `best` | distance of the best seed to the object that it is nearest to |
+    | `nearest` | distance of each seed to the object that it is nearest to, mean over seeds |
     | `reached` | distance of each object to the seed that is nearest to it, mean over objects |
     | `spread` | mean distance of two seeds, divided by that of two of the objects |
     | `one` | share of seeds that are read as one of the objects |
@@ -46,13 +48,13 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     rows = []
     for k, scenes in enumerate(groups.values()):
         true = judge.true[[judge.place(scene) for scene in scenes]]
-        seeds = {
+        judged = {
             '': shown[k],
             'control/objects_at_random/': true[random.integers(0, len(true), SEEDS)],
             'control/mean_picture/': np.repeat(true.mean(0, keepdims=True), SEEDS, 0),
             'control/other_caption/': shown[others[k]],
         }
-        for prefix, views in seeds.items():
+        for prefix, views in judged.items():
             rows += [(f'{prefix}{left_open(scenes)}_open/{name}', value) for name, value in judge.score(views, scenes).items()]
     for name in dict.fromkeys(name for name, _ in rows):
         scores[name] = float(np.mean([value for other, value in rows if other == name]))
@@ -106,28 +108,18 @@ class Reader:
     def place(self, scene: shapes.Scene) -> int:
         return self.places[tuple(scene.attributes.values())]
 
-    def score(self, seeds: np.ndarray, scenes: list[shapes.Scene]) -> dict[str, float]:
-        """The scores of seeds [K, VIEWS, S, S, 3] of a caption that is true of these objects."""
+    def score(self, shown: np.ndarray, scenes: list[shapes.Scene]) -> dict[str, float]:
+        """The scores of what seeds show [K, VIEWS, S, S, 3] of a caption that is true of these objects."""
         own = np.array([self.place(scene) for scene in scenes])
         true = self.true[own]
-        apart, read = distances(seeds, true), self.read(seeds, own)
-        pairs = [distances(views, views)[np.triu_indices(len(views), 1)].mean() for views in (seeds, true)]
+        read = self.read(shown, own)
         return {
-            'best': apart.min(),
-            'reached': apart.min(0).mean(),
-            'spread': pairs[0] / pairs[1],
+            **seeds.beside(shown, true),
             'one': np.isin(read, own).mean(),
             'found': np.isin(own, read).mean(),
         }
 
-    def read(self, seeds: np.ndarray, own: np.ndarray) -> np.ndarray:
-        """Which of the 64 objects each of seeds [K, ...] shows, or a number from 64 on for a mean of some of `own`."""
+    def read(self, shown: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """Which of the 64 objects each of [K, ...] shows, or a number from 64 on for a mean of some of `own`."""
         blends = [self.true[own].mean(0), *(self.true[list(two)].mean(0) for two in itertools.combinations(own, 2))]
-        return distances(seeds, np.concatenate([self.true, blends])).argmin(1)
-
-
-def distances(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Root mean square differences [K, N] of pictures [K, ...] and [N, ...]."""
-    a, b = (np.asarray(pictures, np.float64).reshape(len(pictures), -1) for pictures in (some, others))
-    squares = np.sum(a**2, -1)[:, None] - 2.0 * a @ b.T + np.sum(b**2, -1)
-    return np.sqrt(np.maximum(squares, 0.0) / a.shape[1])
+        return seeds.distances(shown, np.concatenate([self.true, blends])).argmin(1)

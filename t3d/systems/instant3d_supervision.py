@@ -1,15 +1,13 @@
 """What holds Instant3D's renders to their prompts: the supervisions of `systems/instant3d.py`.
 
-`photometric` compares pixels of posed views, `rays` rays whose truth is known, `imle` and `codes` the same for captions of many
-objects; `sds` is score distillation from a prior, and
-`sds+clip` adds the likeness of renders and prompts that CLIP sees (arXiv 2311.08403, Sec. 3.3 and 3.4).
+`photometric` compares pixels of posed views, `rays` rays whose truth is known, `imle`, `codes` and `places` the same for
+captions of many objects; `sds` is score distillation from a prior, and `sds+clip` adds the likeness of renders and prompts that
+CLIP sees (arXiv 2311.08403, Sec. 3.3 and 3.4).
 
 Differences from the paper: those of `systems/instant3d.py`.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,27 +21,7 @@ from t3d.diffusion.prior import MultiViewPrior
 from t3d.fields.text_field import TextField
 from t3d.geom import camera_draws, cameras, shading, volume
 from t3d.systems import instant3d_supervision_rays, instant3d_supervision_seeds
-
-
-class Supervision(NamedTuple):
-    """What renders are held to.
-
-    Attributes:
-      loss: `(params, extras, given, batch, key, step) -> (loss, (metrics, extras))`.
-      extras: `() -> what the state carries beside the network`.
-      preview: `(scenes, batch) -> images [B, H, W, 3]` of the contact sheet.
-      batch_spec: what the data pipeline delivers.
-      learned: `(key) -> parameters` beside those of the networks.
-      noise: `(params, key, count) -> style noise [count, Z]` of what is generated; None for that of `model.noise`.
-    """
-
-    loss: Callable
-    extras: Callable
-    preview: Callable
-    batch_spec: dict[str, jax.ShapeDtypeStruct]
-    learned: Callable = lambda key: {}
-    noise: Callable | None = None
-
+from t3d.systems.instant3d_supervision_shared import Supervision, beside_truth, over, refuse_given
 
 # ------------------------------------------------------------------------------------------------------------- photometric
 
@@ -62,12 +40,6 @@ def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in spec.items()}
 
 
-def over(rgba: jax.Array, background) -> jax.Array:
-    """uint8 straight-alpha RGBA over a grey level or colour: float32 in [0, 1]."""
-    rgba = rgba.astype(jnp.float32) / 255.0
-    return rgba[..., :3] * rgba[..., 3:] + background * (1.0 - rgba[..., 3:])
-
-
 def draw_pixels(key, alpha, count: int, foreground: float):
     """Random pixel indices [B, V, count] of masks uint8 [B, V, H, W].
 
@@ -83,15 +55,6 @@ def draw_pixels(key, alpha, count: int, foreground: float):
     u = (jnp.arange(count) + jax.random.uniform(key, (batch, views, count), jnp.float32)) / count * cdf[..., -1:]
     index = jax.vmap(jax.vmap(lambda row, at: jnp.searchsorted(row, at, side='right', method='compare_all')))(cdf, u)
     return jnp.minimum(index, height * width - 1)
-
-
-def refuse_given(given, name: str) -> None:
-    """Raises UsageError for a model that was given to a supervision that reads none."""
-    for key, one in given.items():
-        raise UsageError(
-            f'given.{key}={one.name!r}: supervision={name!r} learns from views alone: leave it out, or start from '
-            'configs/instant3d.py:sds.'
-        )
 
 
 def photometric(config, model: TextField, given) -> Supervision:
@@ -139,21 +102,6 @@ def photometric(config, model: TextField, given) -> Supervision:
     return Supervision(loss, dict, beside_truth(config, model), batch_spec(config))
 
 
-def beside_truth(config, model: TextField) -> Callable:
-    """The preview of what learns from posed views: those rendered, and beside them the true ones."""
-
-    def preview(scene, batch):
-        views = cameras.Cameras(batch['world_from_cam'], batch['intrinsics'])
-        height, width = batch['image'].shape[2:4]
-        out = model.render_scene(scene, cameras.rays(views, height, width))
-        rendered = jnp.clip(out.features, 0.0, 1.0)  # [B, V, H, W, 3]
-        true = over(batch['image'], config.render.background)
-        both = jnp.concatenate([rendered, true], 1)
-        return numerics.side_by_side(both)
-
-    return preview
-
-
 # ----------------------------------------------------------------------------------------------------------------- rays
 
 
@@ -180,36 +128,53 @@ def check_rays(config, name: str) -> None:
 # ---------------------------------------------------------------------------------------------------------------- seeds
 
 
-def comparison(config, model: TextField, name: str, section: str) -> tuple[instant3d_supervision_seeds.Comparison, dict]:
-    """(how scenes are compared along rays, what the data pipeline delivers) of supervisions that know the objects of rows."""
+def comparison(config, model: TextField, name: str) -> tuple[instant3d_supervision_seeds.Comparison, dict]:
+    """(how scenes are compared along rays, what of that the data pipeline delivers) of captions of many objects."""
     rays, seeds = instant3d_supervision_rays, instant3d_supervision_seeds
     check_rays(config, name)
-    seeds.check(config, section, name)
     by = seeds.Comparison(
         functools.partial(rays.truth_of, config),
         lambda truth: rays.fewer(truth, config.data.views, config.seeds.rays),
         functools.partial(rays.apart, config, model),
         functools.partial(rays.compare, config, model),
     )
-    return by, {**rays.batch_spec(config), **seeds.spec_of_numbers(config)}
+    return by, rays.batch_spec(config)
 
 
 def by_nearest_noise(config, model: TextField, given) -> Supervision:
-    """By rays, of the one among several noises whose scene is nearest (instant3d_supervision_seeds.py)."""
+    """By rays, of the one among several noises whose scene is nearest."""
     refuse_given(given, 'imle')
-    by, spec = comparison(config, model, 'imle', 'seeds')
-    extras = lambda: {'seeds': instant3d_supervision_seeds.empty(config)}
-    return Supervision(instant3d_supervision_seeds.imle_fn(config, model, by), extras, beside_truth(config, model), spec)
+    seeds = instant3d_supervision_seeds
+    by, spec = comparison(config, model, 'imle')
+    seeds.check(config, 'seeds', 'imle')
+    extras = lambda: {'seeds': seeds.empty(config)}
+    return Supervision(
+        seeds.imle_fn(config, model, by), extras, beside_truth(config, model), spec | seeds.spec_of_numbers(config)
+    )
 
 
 def by_codes(config, model: TextField, given) -> Supervision:
-    """By rays, of scenes whose style noise is a learned code of their object (instant3d_supervision_seeds.py)."""
+    """By rays, of scenes whose style noise is a learned code of their object."""
     refuse_given(given, 'codes')
-    by, spec = comparison(config, model, 'codes', 'codes')
     seeds = instant3d_supervision_seeds
+    by, spec = comparison(config, model, 'codes')
+    seeds.check(config, 'codes', 'codes')
+    spec |= seeds.spec_of_numbers(config)
     learned = lambda key: {'codes': seeds.first_codes(config, key)}
     noise = lambda params, key, count: seeds.of_gaussian(params['codes'], key, count)
     return Supervision(seeds.codes_fn(config, model, by), dict, beside_truth(config, model), spec, learned, noise)
+
+
+def by_places(config, model: TextField, given) -> Supervision:
+    """By rays, of scenes whose style noise is that of a place which their caption gives to their object alone."""
+    refuse_given(given, 'places')
+    seeds = instant3d_supervision_seeds
+    by, spec = comparison(config, model, 'places')
+    if 'places' not in config:
+        raise UsageError("supervision='places' reads the section 'places': start from configs/instant3d.py:toy_places.")
+    spec |= {'place': jax.ShapeDtypeStruct((config.batch,), jnp.int32)}
+    noise = lambda params, key, count: seeds.at_random(config, key, count)
+    return Supervision(seeds.places_fn(config, model, by), dict, beside_truth(config, model), spec, noise=noise)
 
 
 # ------------------------------------------------------------------------------------------------------ score distillation
@@ -342,5 +307,6 @@ def batch_spec_of_prompts(config) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in spec.items()}
 
 
-SUPERVISIONS = {'photometric': photometric, 'rays': by_rays, 'imle': by_nearest_noise, 'codes': by_codes}
+SUPERVISIONS = {'photometric': photometric, 'rays': by_rays}
+SUPERVISIONS |= {'imle': by_nearest_noise, 'codes': by_codes, 'places': by_places}
 SUPERVISIONS |= {'sds': distilled, 'sds+clip': distilled_with_clip}

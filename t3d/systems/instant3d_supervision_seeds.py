@@ -10,6 +10,9 @@ object a row of the batch is (`index`, data/adapters/object_rays.py).
   without gradient.
 - `codes`: a table of learned codes, one for each object (Bojanowski et al., arXiv 1707.05776; with a prior Park et al., arXiv
   1901.05103). Seeds draw from the Gaussian that fits the table.
+- `places`: a caption gives each of its objects places of its own among `places.count` (data/adapters/object_places.py), and a
+  place is a noise that never changes. What a caption and a place show is one object, so that nothing is left open; seeds draw
+  places. As with noise as targets (Bojanowski and Joulin, arXiv 1704.05310) noises are not learned; here they are not moved.
 
 `seeds.every`: noises are drawn at steps that it divides, for the objects of those batches; at other steps an object has the
 noise it was given last. With many more objects than rows of a batch, noises go stale before they are used again: set 1.
@@ -161,3 +164,36 @@ def of_gaussian(codes, key, count: int):
     mean = jnp.mean(codes, 0)
     weights = jax.random.normal(key, (count, codes.shape[0]), jnp.float32)
     return mean + weights @ (codes - mean) / np.float32(np.sqrt(codes.shape[0]))
+
+
+# --------------------------------------------------------------------------------------------------------------- places
+
+
+def place_noises(config):
+    """The noise [N, Z] of each place: waves around a circle of the places, of deviation `noise`, the same in every run.
+
+    Neighbouring places have similar noises, so that the places of an object are one region, and regions are in the same order
+    for all captions. The k-th wave has amplitude k^-1/2: with enough of them all places can be told apart.
+    """
+    count, width = config.places.count, config.decoder.style_width
+    angle = 2.0 * np.pi * np.arange(count)[:, None] / count * np.arange(1, (width + 1) // 2 + 1)
+    waves = np.stack([np.cos(angle), np.sin(angle)], -1) / np.sqrt(np.arange(1, angle.shape[1] + 1))[:, None]
+    waves = waves.reshape(count, -1)[:, :width]
+    return jnp.asarray(config.noise * waves * np.sqrt(width / np.sum(np.square(waves), -1, keepdims=True)), jnp.float32)
+
+
+def places_fn(config, model: TextField, by: Comparison):
+    """`(params, extras, given, batch, key, step) -> (loss, (metrics, extras))`: that of rays, by noises of places."""
+
+    def loss(params, extras, given, batch, key, step):
+        key_truth, *keys = jax.random.split(key, 3)
+        scene = model.scene_from_noise(params, batch['tokens'], place_noises(config)[batch['place']])
+        total, metrics = by.loss(params, scene, by.truth(batch, key_truth), keys)
+        return total, (metrics, extras)
+
+    return loss
+
+
+def at_random(config, key, count: int):
+    """Noises [count, Z] of places drawn at random."""
+    return place_noises(config)[jax.random.randint(key, (count,), 0, config.places.count, jnp.int32)]

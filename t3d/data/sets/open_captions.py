@@ -45,6 +45,10 @@ class OpenSource(toy.ToySource):
         self.objects = len(self.singles)
         self.length = self.objects * options['poses']
 
+    def text(self, index: int) -> dict:
+        """Captions of record `index`, without its pictures."""
+        return {'captions': self.scene(index).captions}
+
     def number(self, index: int) -> int:
         """Which object record `index` shows."""
         return int(index) % self.objects

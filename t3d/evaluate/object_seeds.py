@@ -1,0 +1,94 @@
+"""Do seeds choose among real objects? Eight seeds of captions that are true of several, beside all of these objects."""
+
+import numpy as np
+
+from t3d.core import rules
+from t3d.core.errors import UsageError
+from t3d.data import sets
+from t3d.data.sets import oracle
+from t3d.evaluate import drawing
+from t3d.evaluate.object_views import SHARED
+from t3d.geom import cameras
+from t3d.inference.loading import Loaded
+from t3d.metrics import seeds
+from t3d.metrics.scores import derangement
+
+NAME = 'object_seeds'
+PAIRED = False
+CAPTIONED = True
+NEEDS = {'data.name': None, 'data.size': None, 'render.background': None}
+LIMIT = rules.Whole(2, 4096, 'captions; a control needs another one')
+CAPTIONS, SEEDS, SIZE = 24, 8, 64  # of a score; pixels at which pictures are compared
+FEWEST, MOST = 4, 32  # objects of a caption; of more, so many are looked at
+
+
+def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:
+    """`seeds/best`, `nearest`, `reached` and `spread` of t3d.metrics.seeds, mean over captions; `limit`: captions.
+
+    Views are those of the cameras SHARED by all objects, at SIZE pixels whatever the data have, so that weights of other sizes
+    compare. Controls: objects of the caption at random (what there is to reach), their mean picture (what a squared error
+    teaches), and the seeds of another caption.
+    """
+    groups = asked(loaded.config, limit, split)
+    true = [views_of(records, loaded.config.render.background) for records in groups.values()]
+    shown = samples(loaded, groups, log)
+    random, others, rows = np.random.default_rng(0), derangement(len(groups)), []
+    for k, objects in enumerate(true):
+        judged = {
+            'seeds/': shown[k],
+            'control/objects_at_random/': objects[random.integers(0, len(objects), SEEDS)],
+            'control/mean_picture/': np.repeat(objects.mean(0, keepdims=True), SEEDS, 0),
+            'control/other_caption/': shown[others[k]],
+        }
+        rows += [(f'{of}{name}', value) for of, views in judged.items() for name, value in seeds.beside(views, objects).items()]
+    scores = {name: float(np.mean([value for other, value in rows if other == name])) for name in dict.fromkeys(dict(rows))}
+    return {**scores, 'seeds/captions': len(groups), 'seeds/n': len(groups) * SEEDS}
+
+
+def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> drawing.Pictures:
+    """The first view of each of the eight seeds of `limit` captions."""
+    groups = asked(loaded.config, limit, split)
+    return drawing.Pictures(list(groups), samples(loaded, groups, log)[:, :, 0], None, False)
+
+
+def asked(config, limit: int | None, split: str | None) -> dict[str, list[dict]]:
+    """{caption: records of its objects}: captions true of at least FEWEST objects, one for each set of objects, the first of
+    those that the set says of them; CAPTIONS or `limit` of them, those of many objects and of few."""
+    source = sets.open_set(config.data, split or config.data.split)
+    said, records = {}, [source[k] for k in range(len(source))]
+    for number, record in enumerate(records):
+        for caption in record['captions']:
+            said.setdefault(caption, []).append(number)
+    first = {}
+    for caption, numbers in said.items():
+        if len(numbers) >= FEWEST:
+            first.setdefault(tuple(numbers), caption)
+    every = sorted(first.items(), key=lambda item: (-len(item[0]), item[1]))
+    count = CAPTIONS if limit is None else rules.held('--limit', limit, LIMIT)
+    if len(every) < 2:
+        raise UsageError(
+            f'evaluate={NAME!r} asks for captions that are true of {FEWEST} objects or more, and {config.data.name} has '
+            f'{len(every)} of them in this split: name another evaluator, with `t3d eval RUN --evaluate NAME`.'
+        )
+    chosen = [every[int(k)] for k in np.unique(np.linspace(0, len(every) - 1, count).round())]
+    few = lambda numbers: np.unique(np.linspace(0, len(numbers) - 1, min(len(numbers), MOST)).round().astype(int))
+    return {caption: [records[numbers[k]] for k in few(numbers)] for numbers, caption in chosen}
+
+
+def views_of(records: list[dict], background: float) -> np.ndarray:
+    """float [N, V, SIZE, SIZE, 3] in [0, 1]: the SHARED views of records, whose sides SIZE divides."""
+    images = np.stack([oracle.composite(record['image'][list(SHARED)], background) for record in records])
+    side = images.shape[2]
+    if side % SIZE:
+        raise UsageError(f'evaluate={NAME!r} compares pictures of {SIZE} pixels, and {side} are no multiple of it.')
+    return images.reshape(*images.shape[:2], SIZE, side // SIZE, SIZE, side // SIZE, 3).mean((3, 5))
+
+
+def samples(loaded: Loaded, groups: dict[str, list[dict]], log) -> np.ndarray:
+    """[G, SEEDS, V, SIZE, SIZE, 3] in [0, 1]: what seeds of the captions show from the SHARED cameras."""
+    log(f'rendering {len(groups)} captions x {SEEDS} seeds x {len(SHARED)} views')
+    first = next(iter(groups.values()))[0]
+    views = cameras.Cameras(*(np.asarray(first[name])[list(SHARED)] for name in ('world_from_cam', 'intrinsics')))
+    prompts, told = [caption for caption in groups for _ in range(SEEDS)], drawing.progress(log, 'seeds')
+    shown = drawing.render_views(loaded, prompts, views, SIZE, evaluator=NAME, progress=told)
+    return shown.reshape(len(groups), SEEDS, *shown.shape[1:])

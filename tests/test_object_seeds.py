@@ -1,0 +1,115 @@
+"""Seeds beside real objects: the metric in a loop, the captions that are asked, models whose seeds are known, and the sheet."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_run
+from test_evaluate import loaded_with, looked_up
+from test_evaluate import objects as objects  # the fixture: records with the furniture's rig
+
+import launch.seed_sheet
+from t3d.core.errors import UsageError
+from t3d.core.outputs import Field
+from t3d.data import sets
+from t3d.data.sets import oracle
+from t3d.evaluate import object_seeds, table
+from t3d.metrics import seeds
+
+
+def test_the_scores_are_those_of_loops():
+    random = np.random.default_rng(0)
+    shown, true = random.uniform(size=(5, 2, 3, 3, 3)), random.uniform(size=(4, 2, 3, 3, 3))
+    rms = lambda a, b: np.sqrt(np.mean((a - b) ** 2))
+    apart = [[rms(a, b) for b in true] for a in shown]
+    pairs = lambda views: np.mean([rms(views[i], views[j]) for i in range(len(views)) for j in range(i)])
+    scores = seeds.beside(shown, true)
+    np.testing.assert_allclose(scores['best'], min(map(min, apart)), rtol=1e-6)
+    np.testing.assert_allclose(scores['nearest'], np.mean([min(row) for row in apart]), rtol=1e-6)
+    np.testing.assert_allclose(scores['reached'], np.mean([min(column) for column in zip(*apart, strict=True)]), rtol=1e-6)
+    np.testing.assert_allclose(scores['spread'], pairs(shown) / pairs(true), rtol=1e-6)
+    np.testing.assert_allclose(seeds.distances(shown, true), apart, rtol=1e-6)
+
+
+@pytest.fixture
+def named(objects, monkeypatch):
+    """Twelve objects: five chairs, seven tables of which four are low; lamps are too few to be asked for."""
+    said = (
+        [('chair', 'a chair')] * 5
+        + [('table', 'a table', 'a low table')] * 4
+        + [('table', 'a table')] * 2
+        + [('table', 'a lamp')]
+    )
+    objects[:] = [{**record, 'captions': captions} for record, captions in zip(objects, said, strict=True)]
+    monkeypatch.setattr(object_seeds, 'SIZE', 8)
+    return objects
+
+
+def test_captions_that_are_asked_are_one_for_each_set_of_objects(named):
+    config = loaded_with({}, 'instant3d.py:furniture').config
+    groups = object_seeds.asked(config, None, None)
+    assert {caption: len(records) for caption, records in groups.items()} == {
+        'table': 7,
+        'chair': 5,
+        'a low table': 4,
+        'a table': 6,
+    }
+    assert list(object_seeds.asked(config, 2, None)) == ['table', 'a low table']
+    views = object_seeds.views_of(named[:3], 1.0)
+    assert views.shape == (3, 4, 8, 8, 3)
+    whole = oracle.composite(named[2]['image'][7], 1.0)
+    np.testing.assert_allclose(views[2, 2, 3, 5], whole[6:8, 10:12].mean((0, 1)), rtol=1e-6)
+
+
+def that_shows(records, chosen):
+    """A model whose k-th request of a caption shows its object `chosen(k, how many there are)`."""
+    loaded, asked = loaded_with({}, 'instant3d.py:furniture'), {}
+
+    def generate(params, requests, keys, given):
+        fields = []
+        for request in requests:
+            k = asked[request.prompt] = asked.get(request.prompt, -1) + 1
+            true = [record for record in records if request.prompt in record['captions']]
+            record = true[chosen(k, len(true))]
+            names = ('world_from_cam', 'intrinsics')
+            scene = {'image': oracle.composite(record['image'], 1.0), 'knows': 1.0} | {name: record[name] for name in names}
+            fields.append(Field(request.prompt, scene, None, looked_up, 1.0, {}))
+        return fields
+
+    return loaded._replace(system=loaded.system._replace(generate=generate), weights={'knows': jnp.ones(())})
+
+
+def test_seeds_that_show_every_object_are_told_from_seeds_that_show_one(named, monkeypatch):
+    monkeypatch.setattr(object_seeds, 'SIZE', 16)
+    every = table.evaluate(table.with_evaluators(that_shows(named, lambda k, count: k % count), ('object_seeds',)))
+    assert every['seeds/captions'] == 4 and every['seeds/n'] == 32
+    assert every['seeds/best'] < 0.03 and every['seeds/nearest'] < 0.03 and every['seeds/reached'] < 0.03
+    assert 0.7 < every['seeds/spread'] <= 1.0 and every['control/mean_picture/spread'] < 1e-3
+    assert every['control/objects_at_random/nearest'] < 1e-6 < 0.05 < every['control/other_caption/best']
+    one = table.evaluate(table.with_evaluators(that_shows(named, lambda k, count: 0), ('object_seeds',)))
+    assert one['seeds/best'] < 0.03 and one['seeds/spread'] < 1e-3 and one['seeds/reached'] > 0.1
+
+
+def test_sets_without_such_captions_are_refused(objects):
+    loaded = loaded_with({}, 'instant3d.py:furniture')
+    with pytest.raises(UsageError, match='captions that are true of 4 objects or more, and furniture has 0 of them'):
+        table.evaluate(table.with_evaluators(loaded, ('object_seeds',)))
+
+
+def test_the_sheet_has_a_row_of_seeds_and_one_of_objects(named, tmp_path, capsys):
+    loaded, (records, count) = small_run.loaded(), (named, 4)
+    found, among = launch.seed_sheet.objects(loaded.config, 'a low table', 6, 16)
+    assert among == count and found.shape == (6, 16, 16, 3) and np.all(found[4:] == 1.0) and found[:4].min() < 0.9
+    np.testing.assert_allclose(found[1], oracle.composite(records[6]['image'][1], 1.0), atol=1e-3)  # azimuth 30, elevation 15
+    out = tmp_path / 'sheet.png'
+    launch.seed_sheet.main([str(small_run.folder()), 'a red cube', '--seeds', '3', '--size', '32', '--out', str(out)])
+    from PIL import Image
+
+    image = np.asarray(Image.open(out))
+    assert image.shape[1] == 3 * 96 + 8 and capsys.readouterr().out.endswith(f'3 seeds of 1 prompts in {out}\n')
+    assert sets.open_set  # the fixture's records stand in for the set
+
+
+def test_the_sheet_refuses_what_is_no_field(capsys):
+    with pytest.raises(SystemExit):
+        launch.seed_sheet.main(['image_diffusion-toy', 'a red cube', '--seeds', '0'])
+    assert 'seeds' in capsys.readouterr().err
