@@ -10,7 +10,6 @@ from test_evaluate import objects as objects  # the fixture: records with the fu
 import launch.seed_sheet
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field
-from t3d.data import sets
 from t3d.data.sets import oracle
 from t3d.evaluate import object_seeds, table
 from t3d.metrics import seeds
@@ -95,18 +94,22 @@ def test_sets_without_such_captions_are_refused(objects):
         table.evaluate(table.with_evaluators(loaded, ('object_seeds',)))
 
 
-def test_the_sheet_has_a_row_of_seeds_and_one_of_objects(named, tmp_path, capsys):
-    loaded, (records, count) = small_run.loaded(), (named, 4)
-    found, among = launch.seed_sheet.objects(loaded.config, 'a low table', 6, 16)
-    assert among == count and found.shape == (6, 16, 16, 3) and np.all(found[4:] == 1.0) and found[:4].min() < 0.9
-    np.testing.assert_allclose(found[1], oracle.composite(records[6]['image'][1], 1.0), atol=1e-3)  # azimuth 30, elevation 15
-    out = tmp_path / 'sheet.png'
-    launch.seed_sheet.main([str(small_run.folder()), 'a red cube', '--seeds', '3', '--size', '32', '--out', str(out)])
+def test_objects_on_the_sheet_are_those_of_the_caption_from_its_side(named):
+    config = loaded_with({}, 'instant3d.py:furniture').config
+    found, count = launch.seed_sheet.objects(config, 'a low table', 6, 16)
+    assert count == 4 and found.shape == (6, 16, 16, 3) and np.all(found[4:] == 1.0) and found[:4].min() < 0.9
+    np.testing.assert_allclose(found[1], oracle.composite(named[6]['image'][1], 1.0), atol=1e-3)  # azimuth 30, elevation 15
+
+
+def test_the_sheet_has_a_row_for_each_prompt(tmp_path, capsys):
     from PIL import Image
 
+    out = tmp_path / 'sheet.png'
+    asked = ['a red cube', 'a blue cone', 'a red cube']
+    launch.seed_sheet.main([str(small_run.folder()), *asked, '--seeds', '3', '--size', '32', '--out', str(out)])
     image = np.asarray(Image.open(out))
-    assert image.shape[1] == 3 * 96 + 8 and capsys.readouterr().out.endswith(f'3 seeds of 1 prompts in {out}\n')
-    assert sets.open_set  # the fixture's records stand in for the set
+    assert image.shape[1] == 3 * 96 + 8 and image.shape[0] > 2 * 96
+    assert capsys.readouterr().out.endswith(f'3 seeds of 2 prompts in {out}\n')
 
 
 def test_the_sheet_refuses_what_is_no_field(capsys):
