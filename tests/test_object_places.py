@@ -8,6 +8,7 @@ import test_instant3d_rays
 
 from t3d import systems
 from t3d.core import config as configs
+from t3d.core import prng
 from t3d.core.errors import UsageError
 from t3d.data import sources
 from t3d.data.adapters import object_places, object_rays
@@ -100,6 +101,16 @@ def test_a_row_learns_by_the_noise_of_its_place():
         seeds.places_fn(config, Recorded(), None)(
             {}, {}, {}, {'tokens': None, 'place': jnp.array([3, 0, 3])}, jax.random.key(0), 0
         )
+
+
+def test_the_first_eight_seeds_lie_all_around():
+    """So that what people try first differs; as `generate` draws, one key for each seed."""
+    config = configs.load('configs/instant3d.py:toy_places', SMALL)
+    table = np.asarray(seeds.place_noises(config))
+    drawn = [np.asarray(seeds.at_random(config, prng.each(prng.key(seed), 1)[0], 1)[0]) for seed in range(8)]
+    places = np.sort([int(np.argmin(np.linalg.norm(table - noise, axis=-1))) for noise in drawn])
+    assert np.diff([*places, places[0] + 16]).min() >= 1
+    assert len(set(places * 4 // 16)) == 4
 
 
 def test_seeds_draw_every_place_and_nothing_else():
