@@ -17,7 +17,7 @@ def toy_imle(config):
     config.render.update(importance=0, samples_shown=64)
     config.noise = 2.0
     config.loss.update(rays=48)
-    config.optimizer.update(learning_rate=2e-3, warmup=100, final=0.02)
+    config.optimizer.update(learning_rate=2e-3, warmup=100, final=0.02, kernels='adam')
     config.ema_decay = 0.99
     config.seeds = dict(draws=8, every=1, rays=16)
     config.data.update(name='toy_open', kind='object_rays', split='all', scenes='singles', views=2, poses=64, count=32)

@@ -84,7 +84,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.render.kernel = 'xla'  # 'fused': the kernel for TPUs, for planes up to 128 texels (fields/fused_render.py)
     config.loss = dict(rays=192, foreground=0.5, mask=0.2, depth=0.0)
     config.optimizer = dict(learning_rate=1e-3, warmup=50, final=0.05, b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, clip=1.0)
-    config.optimizer.kernels = 'adam'  # 'muon': kernels move with all their singular values alike (core/muon.py)
+    config.optimizer.kernels = 'muon'  # all singular values of a move alike (core/muon.py), or 'adam'
     config.noise = 0.1  # deviation of the style noise; the paper's 1 is for score distillation, where one text has many answers
     config.ema_decay = 0.99
     config.data = dict(
@@ -143,7 +143,7 @@ def scenes_rays() -> ml_collections.ConfigDict:
     config = scenes()
     config.variant = 'scenes_rays'
     config.supervision = 'rays'
-    config.steps = 60_000
+    config.steps = 40_000
     config.batch = 8
     config.decoder.update(channels=(128, 96, 48, 32), heads=(8, 6, 0, 0), groups=(8, 8, 8, 8), mid_heads=8)
     config.field.update(hidden=64, alpha=1.0)
@@ -199,7 +199,7 @@ def sds() -> ml_collections.ConfigDict:
     none = (0, 0.0, 0.0, 1)  # from step, first and last weight, to step
     config.loss.update(density=none, orientation=none, smoothness=none, offset=0.01, clip=(0, 0.1, 0.1, 1))  # clip: of sds+clip
     config.steps = 1600
-    config.optimizer.update(learning_rate=2e-3)
+    config.optimizer.update(learning_rate=2e-3, kernels='adam')
     config.preview = dict(rows=8, views=4, size=32, elevation=0.3, columns='held out: front, right, back, left')
     config.preview_every = 400
     config.evaluate = ('toy_prompts',)
@@ -240,7 +240,7 @@ def furniture() -> ml_collections.ConfigDict:
     config.field.update(hidden=64)
     config.render.update(samples=40, samples_shown=64, radius=3.5)
     config.loss.update(rays=96)
-    config.optimizer.update(learning_rate=1e-3, warmup=200)
+    config.optimizer.update(learning_rate=1e-3, warmup=200, kernels='adam')
     config.ema_decay = 0.999
     config.data.update(name='furniture', size=64, views=2, train_views=12)
     config.evaluate = ('object_views',)

@@ -117,7 +117,7 @@ def test_same_loss_and_update_on_every_mesh(reference, sizes):
 
 def instant3d_steps(sizes):
     """(losses, parameters) of three steps of a small Instant3D on a mesh."""
-    config = sources.resolve(configs.load('configs/instant3d.py:tiny', [*SMALL, 'batch=16']))
+    config = sources.resolve(configs.load('configs/instant3d.py:tiny', [*SMALL, 'batch=16', 'optimizer.kernels=adam']))
     system, mesh = systems.make(config), devices.make(dict(zip(devices.AXES, sizes)))
     batches, losses = pipeline.make(*sources.make(config), batch=16, seed=0), []
     zeros = {name: np.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec.items()}

@@ -33,11 +33,16 @@ def orthogonalised(x: Float[jax.Array, '*b m n']) -> Float[jax.Array, '*b m n']:
     x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + LEAST)
     a, b, c = COEFFICIENTS
     gram = jnp.swapaxes(x, -1, -2) @ x
-    one, product = jnp.eye(gram.shape[-1], dtype=x.dtype), None
-    for _ in range(ITERATIONS):
+    one = jnp.eye(gram.shape[-1], dtype=x.dtype)
+
+    def iteration(_, carry):
+        gram, product = carry
         factor = a * one + b * gram + c * (gram @ gram)
-        product = factor if product is None else product @ factor
-        gram = factor @ gram @ factor
+        return factor @ gram @ factor, product @ factor
+
+    _, product = jax.lax.fori_loop(
+        0, ITERATIONS, iteration, (gram, jnp.broadcast_to(one, gram.shape))
+    )  # compiled once, not five times
     x = x @ product
     return jnp.swapaxes(x, -1, -2) if wide else x
 
