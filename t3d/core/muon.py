@@ -59,14 +59,17 @@ def matrices(kernel):
     return kernel.reshape(*lead, -1, kernel.shape[-1])
 
 
+@jax.jit  # traced and lowered once for each shape of a network
+def move(update):
+    """A kernel's momentum orthogonalised, with the root mean square of Adam's moves."""
+    flat = matrices(update)
+    return (RMS * max(flat.shape[-2:]) ** 0.5 * orthogonalised(flat)).reshape(update.shape)
+
+
 def scale_by_muon(momentum: float = MOMENTUM) -> optax.GradientTransformation:
-    """Of a tree of kernels: Nesterov's momentum, orthogonalised, with the root mean square of Adam's moves."""
+    """Of a tree of kernels: Nesterov's momentum, each kernel's by `move`."""
 
-    def one(update):
-        flat = matrices(update)
-        return (RMS * max(flat.shape[-2:]) ** 0.5 * orthogonalised(flat)).reshape(update.shape)
-
-    return optax.chain(optax.trace(momentum, nesterov=True), optax.stateless(lambda updates, _: jax.tree.map(one, updates)))
+    return optax.chain(optax.trace(momentum, nesterov=True), optax.stateless(lambda updates, _: jax.tree.map(move, updates)))
 
 
 def scale(*, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
