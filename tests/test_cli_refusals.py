@@ -44,7 +44,7 @@ from t3d.core.errors import UsageError
         ((TINY, "evaluate=('toy_object',)"), "unknown evaluator (evaluate) 'toy_object': there are asked_objects, "),
         (
             (TINY, 'data.kind=vews'),
-            "unknown adapter (data.kind) 'vews': there are object_places, object_rays, prompts, rays, single_view, triplanes, views; ",
+            "unknown adapter (data.kind) 'vews': there are object_places, object_rays, prompts, rays, ",
         ),
         (
             (TINY, 'data.kind=triplanes'),

@@ -123,7 +123,7 @@ def test_sources_are_named_and_what_is_wrong_is_refused(monkeypatch, tmp_path):
         ('data.name=eg3d', "data.name='eg3d' gives no posed views: it goes with configs/ganfusion_gan.py"),
         (
             'data.kind=veiws',
-            "unknown adapter (data.kind) 'veiws': there are object_places, object_rays, prompts, rays, single_view, triplanes, views; your",
+            "unknown adapter (data.kind) 'veiws': there are object_places, object_rays, prompts, rays, single_view, ",
         ),
         ('data.split=tset', "unknown split of toy (data.split) 'tset'. Did you mean 'test'? Known: train, test, all."),
         ('data.scenes=all', "unknown toy scenes (data.scenes) 'all'. Known: singles, pairs, both."),
