@@ -1,6 +1,7 @@
 """`python -m launch.seed_sheet RUN "a dining table" "a sofa" --out seeds.png`: a row for each prompt, a column for each seed.
 
-With `--true` the row below shows objects of the training set that the prompt is a caption of, from the same side.
+With `--true` the row below shows objects of the training set that the prompt is a caption of, from the
+nearest side that the set has.
 """
 
 import numpy as np
@@ -64,10 +65,15 @@ def objects(config, prompt: str, most: int, size: int) -> tuple[np.ndarray, int]
     import jax
 
     from t3d.data import sets
+    from t3d.data.adapters.object_rays import Numbered
     from t3d.data.sets import oracle
 
     source = sets.open_set(config.data, config.data.split)
-    found = [record for record in (source[k] for k in range(len(source))) if prompt in record['captions']]
+    numbered, read, found = Numbered(source), getattr(source, 'text', source.__getitem__), {}
+    for index in range(len(source)):
+        if numbered.number(index) not in found and prompt in read(index)['captions']:
+            found[numbered.number(index)] = index
+    found = [source[index] for index in found.values()]
     images = np.ones((most, size, size, 3), np.float32)
     for k, number in enumerate(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)):
         views = found[number]

@@ -1,5 +1,6 @@
 """Every command: its words, its help, its dry run, and what it prints."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -12,8 +13,11 @@ import small_triplanes
 from small_cli import TINY, alone, refusal, said  # noqa: F401
 
 from t3d import cli
+from t3d.checkpoint import run_configs
 from t3d.commands import outputs
+from t3d.core import config as configs
 from t3d.core.errors import UsageError
+from t3d.data import sources
 from t3d.evaluate import toy_objects
 from t3d.inference import loading
 
@@ -212,6 +216,21 @@ def test_a_run_of_another_config_is_not_resumed(capsys):
     assert cli.main(['train', TINY, '--workdir', str(small_run.folder())]) == 2
     error = capsys.readouterr().err
     assert 'is of another config' in error and 'Choose another --workdir' in error and 'Traceback' not in error
+
+
+def test_a_run_from_before_muon_is_told_of_it_and_stays_as_it_is(capsys, tmp_path):
+    """A config without the key ran by Adam: that is said before anything is written, and with it the run goes on."""
+    folder = pathlib.Path(shutil.copytree(small_run.folder(), tmp_path / 'run'))
+    config = json.loads((folder / 'config.json').read_text())
+    assert config['optimizer'].pop('kernels') == 'muon'
+    (folder / 'config.json').write_text(json.dumps(config))
+    before = (folder / 'config.json').read_bytes()
+    words = [*small_run.OVERRIDES, '--workdir', str(folder)]
+    assert cli.main(['train', TINY, *words]) == 2
+    assert "optimizer.kernels: 'adam' there, 'muon' given" in capsys.readouterr().err
+    assert (folder / 'config.json').read_bytes() == before
+    given = configs.load(TINY, [*small_run.OVERRIDES, 'optimizer.kernels=adam'])
+    assert run_configs.changed(configs.from_dict(config), sources.resolve(given)) == {}
 
 
 def test_weights_and_info(capsys):

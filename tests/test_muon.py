@@ -34,6 +34,16 @@ def test_singular_values_become_alike_and_directions_stay():
     assert np.isfinite(muon.orthogonalised(jnp.zeros((4, 3)))).all()
 
 
+def test_products_are_of_full_precision_on_every_device():
+    """x^T x squares what is small: with operands rounded to bfloat16 a move of low rank is hundreds of times too large."""
+    low = np.asarray(normal(11, 96, 4)) @ np.asarray(normal(12, 4, 48))
+    values = np.linalg.svd(np.asarray(muon.orthogonalised(jnp.asarray(low))), compute_uv=False)
+    assert values[:4].min() > 0.6 and values.max() < 1.25
+    text = jax.jit(muon.orthogonalised).lower(jnp.zeros((96, 48))).as_text()
+    products = [line for line in text.splitlines() if 'dot_general' in line]
+    assert len(products) == 6 and all('precision = [HIGHEST, HIGHEST]' in line for line in products)
+
+
 def test_stacked_layers_and_convolutions_are_matrices_of_their_own():
     layers, kernel = normal(2, 3, 20, 10), normal(3, 3, 3, 8, 12)
     each = jnp.stack([muon.orthogonalised(layer) for layer in layers])

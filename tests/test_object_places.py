@@ -52,6 +52,11 @@ def test_places_of_a_caption_are_shared_out(count, objects):
         assert counted.sum() == objects
 
 
+def test_a_record_that_stands_in_for_a_damaged_one_has_any_place():
+    own = object_places.Places(object_rays.Numbered(Named([('a chair',), ('a table',)])), 16, 0)
+    assert own.of('a table', 0) == own.of('a lamp', 1) == own.of('a chair', 0) == (0, 16)
+
+
 def test_the_order_is_one_for_all_captions_and_depends_on_the_seed():
     captions = [('a chair', 'a red chair') if k % 2 else ('a chair',) for k in range(12)]
     orders = []

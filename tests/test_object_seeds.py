@@ -8,6 +8,7 @@ from test_evaluate import loaded_with, looked_up
 from test_evaluate import objects as objects  # the fixture: records with the furniture's rig
 
 import launch.seed_sheet
+from t3d.core import config as configs
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field
 from t3d.data.sets import oracle
@@ -101,6 +102,25 @@ def test_objects_on_the_sheet_are_those_of_the_caption_from_its_side(named):
     np.testing.assert_allclose(found[1], oracle.composite(named[6]['image'][1], 1.0), atol=1e-3)  # azimuth 30, elevation 15
 
 
+def test_objects_count_once_and_cameras_are_shared(named, monkeypatch):
+    config = loaded_with({}, 'instant3d.py:furniture').config
+    named[:] = [{**record, 'captions': record['captions'] * 2} for record in named]
+    assert {caption: len(records) for caption, records in object_seeds.asked(config, None, None).items()}['a low table'] == 4
+    whole = list(named)
+    named[6] = {**whole[6], 'world_from_cam': np.roll(whole[6]['world_from_cam'], 1, 0)}
+    with pytest.raises(UsageError, match='those of furniture differ from object to object'):
+        object_seeds.asked(config, None, None)
+    named[:] = [{**record, 'image': record['image'][:6]} for record in whole]
+    with pytest.raises(UsageError, match='reads view 10, and a record of furniture has 6 views'):
+        object_seeds.asked(config, None, None)
+
+
+def test_objects_of_toy_open_are_counted_and_not_its_records():
+    config = configs.load('configs/instant3d.py:toy_places', ['data.size=8', 'data.poses=3'])
+    found, count = launch.seed_sheet.objects(config, 'a red object', 6, 16)
+    assert count == 4 and np.all(found[4:] == 1.0) and len(np.unique(found[:4].round(3), axis=0)) == 4
+
+
 def test_the_sheet_has_a_row_for_each_prompt(tmp_path, capsys):
     from PIL import Image
 
@@ -112,7 +132,10 @@ def test_the_sheet_has_a_row_for_each_prompt(tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f'3 seeds of 2 prompts in {out}\n')
 
 
-def test_the_sheet_refuses_what_is_no_field(capsys):
+@pytest.mark.parametrize(
+    ('seeds', 'message'), [('0', '--seeds 0'), ('1', 'image_diffusion-toy makes picture: a sheet of seeds shows fields')]
+)
+def test_the_sheet_refuses_what_cannot_be(seeds, message, capsys):
     with pytest.raises(SystemExit):
-        launch.seed_sheet.main(['image_diffusion-toy', 'a red cube', '--seeds', '0'])
-    assert 'seeds' in capsys.readouterr().err
+        launch.seed_sheet.main(['image_diffusion-toy', 'a red cube', '--seeds', seeds])
+    assert message in capsys.readouterr().err

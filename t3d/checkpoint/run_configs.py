@@ -8,6 +8,7 @@ from t3d.core.errors import UsageError
 # Sections that may change when a run is resumed; `given` is compared by content.
 FREE = ('steps', 'log_every', 'preview_every', 'checkpoint', 'mesh', 'fsdp_floor', 'loader', 'export', 'sample', 'given')
 FREE += ('evaluate', 'must_match', 'saves_memory', 'offload')
+BEFORE = {'optimizer.kernels': 'adam'}  # keys that came later, and what runs did that were made before them
 
 
 def read(path):
@@ -31,8 +32,12 @@ def read(path):
 
 
 def changed(old, new) -> dict[str, tuple]:
-    """{dotted name: (old, new value)} of what a run may not go on with; a key that is new takes its value."""
+    """{dotted name: (old, new value)} of what a run may not go on with; a key that is new takes its value, but for BEFORE."""
     pairs = configs.differences(old, new)
+    for key in BEFORE:
+        if key in pairs and pairs[key][0] == configs.MISSING:
+            pairs[key] = (BEFORE[key], pairs[key][1])
+    pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     return {key: pair for key, pair in pairs.items() if key.split('.')[0] not in FREE and pair[0] != configs.MISSING}
 
 

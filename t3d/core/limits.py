@@ -249,7 +249,7 @@ LIMITS = {
     'render.bound': Real(0.0, 1e6, 'half the side of the cube of the object; 0: what the cameras show'),
     'render.tolerance': Real(0.0, 1.0, 'of the colour of a plain background'),
     # losses and optimizers
-    'supervision': Text('what renders are held to: photometric, rays, imle, codes, sds, sds+clip'),
+    'supervision': Text('what renders are held to: photometric, rays, imle, codes, places, sds, sds+clip'),
     'loss.rays': Whole(1, 2**20, 'rays of each view'),
     'loss.foreground': SHARE,
     'loss.edges': SHARE,

@@ -6,8 +6,12 @@ U S V^T by nearly U V^T, from products alone, so that every direction moves as f
 schedules stay. What is no kernel - biases, scales, embeddings - learns by Adam.
 
 Differences from the reference: the iteration runs on x^T x, whose side is the smaller of the two: two products with x itself
-instead of ten, four times fewer operations for the kernels of a convolution. `optax.contrib.muon` is the same by the long way.
+instead of ten, 2.5 times fewer operations for a convolution of 3 x 3 places (half as many more for a square kernel). As this
+squares what is small, all products are of full precision, where accelerators would round operands to bfloat16 (a move would be
+hundreds of times too large). `optax.contrib.muon` is the same by the long way.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -32,18 +36,19 @@ def orthogonalised(x: Float[jax.Array, '*b m n']) -> Float[jax.Array, '*b m n']:
     x = jnp.swapaxes(x, -1, -2) if wide else x
     x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + LEAST)
     a, b, c = COEFFICIENTS
-    gram = jnp.swapaxes(x, -1, -2) @ x
+    product_of = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    gram = product_of(jnp.swapaxes(x, -1, -2), x)
     one = jnp.eye(gram.shape[-1], dtype=x.dtype)
 
     def iteration(_, carry):
         gram, product = carry
-        factor = a * one + b * gram + c * (gram @ gram)
-        return factor @ gram @ factor, product @ factor
+        factor = a * one + b * gram + c * product_of(gram, gram)
+        return product_of(product_of(factor, gram), factor), product_of(product, factor)
 
     _, product = jax.lax.fori_loop(
         0, ITERATIONS, iteration, (gram, jnp.broadcast_to(one, gram.shape))
     )  # compiled once, not five times
-    x = x @ product
+    x = product_of(x, product)
     return jnp.swapaxes(x, -1, -2) if wide else x
 
 
@@ -53,8 +58,8 @@ def is_kernel(name: str, leaf) -> bool:
 
 
 def matrices(kernel):
-    """A kernel as matrices [inputs, outputs], those of stacked layers [L, inputs, outputs]; a convolution's inputs are those of
-    all its places."""
+    """A kernel as matrices [inputs, outputs], those of stacked layers [L, inputs, outputs]; the inputs of a convolution
+    over two axes are those of all its places. (One over a single axis is read as stacked layers: a matrix for each place.)"""
     lead = kernel.shape[: kernel.ndim % 2]  # [m, n], [L, m, n], [H, W, m, n], [L, H, W, m, n]
     return kernel.reshape(*lead, -1, kernel.shape[-1])
 

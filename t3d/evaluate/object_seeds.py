@@ -5,6 +5,7 @@ import numpy as np
 from t3d.core import rules
 from t3d.core.errors import UsageError
 from t3d.data import sets
+from t3d.data.adapters.object_rays import Numbered
 from t3d.data.sets import oracle
 from t3d.evaluate import drawing
 from t3d.evaluate.object_views import SHARED
@@ -55,14 +56,14 @@ def asked(config, limit: int | None, split: str | None) -> dict[str, list[dict]]
     """{caption: records of its objects}: captions true of at least FEWEST objects, one for each set of objects, the first of
     those that the set says of them; CAPTIONS or `limit` of them, those of many objects and of few."""
     source = sets.open_set(config.data, split or config.data.split)
-    said, records = {}, [source[k] for k in range(len(source))]
-    for number, record in enumerate(records):
-        for caption in record['captions']:
-            said.setdefault(caption, []).append(number)
+    numbered, said = Numbered(source), {}
+    for index in range(len(source)):
+        for caption in source[index]['captions']:
+            said.setdefault(caption, {}).setdefault(int(numbered.number(index)), index)
     first = {}
-    for caption, numbers in said.items():
-        if len(numbers) >= FEWEST:
-            first.setdefault(tuple(numbers), caption)
+    for caption, objects in said.items():
+        if len(objects) >= FEWEST:
+            first.setdefault(tuple(objects.values()), caption)
     every = sorted(first.items(), key=lambda item: (-len(item[0]), item[1]))
     count = CAPTIONS if limit is None else rules.held('--limit', limit, LIMIT)
     if len(every) < 2:
@@ -71,8 +72,26 @@ def asked(config, limit: int | None, split: str | None) -> dict[str, list[dict]]
             f'{len(every)} of them in this split: name another evaluator, with `t3d eval RUN --evaluate NAME`.'
         )
     chosen = [every[int(k)] for k in np.unique(np.linspace(0, len(every) - 1, count).round())]
-    few = lambda numbers: np.unique(np.linspace(0, len(numbers) - 1, min(len(numbers), MOST)).round().astype(int))
-    return {caption: [records[numbers[k]] for k in few(numbers)] for numbers, caption in chosen}
+    few = lambda places: np.unique(np.linspace(0, len(places) - 1, min(len(places), MOST)).round().astype(int))
+    groups = {caption: [source[places[k]] for k in few(places)] for places, caption in chosen}
+    refuse_other_cameras([record for records in groups.values() for record in records], config.data.name)
+    return groups
+
+
+def refuse_other_cameras(records: list[dict], name: str) -> None:
+    """Raises UsageError for records that have no SHARED views, or others than the first has."""
+    for record in records:
+        if len(record['image']) <= max(SHARED):
+            raise UsageError(
+                f'evaluate={NAME!r} reads view {max(SHARED)}, and a record of {name} has {len(record["image"])} views: name '
+                'another evaluator, with `t3d eval RUN --evaluate NAME`.'
+            )
+        for part in ('world_from_cam', 'intrinsics'):
+            if not np.allclose(record[part][list(SHARED)], records[0][part][list(SHARED)], atol=1e-4):
+                raise UsageError(
+                    f'evaluate={NAME!r} compares all objects from the same cameras, and those of {name} differ from object to '
+                    'object: name another evaluator, with `t3d eval RUN --evaluate NAME`.'
+                )
 
 
 def views_of(records: list[dict], background: float) -> np.ndarray:

@@ -60,7 +60,8 @@ def render_views(asset, views: cameras.Cameras, size: int | tuple[int, int], *, 
 def smooth_views(asset, views: cameras.Cameras, size: int | tuple[int, int], *, grid=None, chunk: int = CHUNK) -> Frames:
     """As `render_views`, with the mean of five rays in pixels that differ from a neighbour by more than CONTRAST.
 
-    Depth is the mean of what the rays hit, by their opacity. A system's own pictures stay as they are.
+    Depth stays that of the centre where something is there, so that no point lies between two parts; elsewhere it is the mean
+    of what the rays hit, by their opacity. A system's own pictures stay as they are.
     """
     frames = render_views(asset, views, size, grid=grid, chunk=chunk)
     if asset.picture is not None:
@@ -72,7 +73,8 @@ def smooth_views(asset, views: cameras.Cameras, size: int | tuple[int, int], *, 
     centre = np.concatenate([frames.rgb, frames.opacity[..., None], frames.depth[..., None]], -1).reshape(-1, 5)[pixels]
     rays = np.stack([centre, *(_traced(asset, matrices, lenses, pixels, shape, chunk, place) for place in PLACES)])
     opacity = np.maximum(rays[..., 3], 1e-6)
-    depth = np.sum(rays[..., 4] * opacity, 0) / np.sum(opacity, 0)
+    mean_depth = np.sum(rays[..., 4] * opacity, 0) / np.sum(opacity, 0)
+    depth = np.where(centre[:, 3] > 0.5, centre[:, 4], mean_depth)
     frames = Frames(*(np.array(part) for part in frames))
     mean = np.mean(rays[..., 3], 0)
     frames.rgb.reshape(-1, 3)[pixels] = np.mean(np.clip(rays[..., :3], 0.0, 1.0), 0)

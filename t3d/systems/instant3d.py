@@ -9,6 +9,7 @@ What holds the renders to their prompts is `config.supervision`:
   any size, which the data pipeline gathers.
 - `imle`, `codes`: the same for captions that are true of many objects. The style noise is, of several that are drawn for each
   object, the one whose scene is nearest to it, or a learned code of the object.
+- `places`: the same captions, each of which gives its objects noises of their own.
 - `sds`: score distillation, as in the paper: a text-to-image or multi-view model, `given.prior`, judges whole renders from
   random cameras. Its data are prompts alone.
 - `sds+clip`: with the paper's CLIP loss, by `given.clip`.
@@ -62,7 +63,8 @@ SHARDING = (
 
 def make(config, given=None) -> System:
     """The system of a config (configs/instant3d.py): sections text, decoder, field, render, loss, optimizer; with
-    `supervision='rays'` also rays, with 'imle' also seeds, with 'codes' also codes, with 'sds' cameras and distill.
+    `supervision='rays'` also rays, with 'imle' also seeds, with 'codes' also codes, with
+    'places' also places, with 'sds' cameras and distill.
 
     Args:
       given: {'prior': a text-to-image or a multi-view model} for 'sds', {} for the others.

@@ -47,8 +47,13 @@ class Places:
         self.ranks = {caption: sorted(numbers, key=order.__getitem__) for caption, numbers in named.items()}
 
     def of(self, caption: str, number: int) -> tuple[int, int]:
-        """[first, end) of the places of an object under a caption that is true of it."""
-        among = self.ranks[caption]
+        """[first, end) of the places of an object under a caption that is true of it.
+
+        All places, where the set was not known to say so: a record that stands in for a damaged one.
+        """
+        among = self.ranks.get(caption, [])
+        if number not in among:
+            return 0, self.count
         rank, objects = among.index(number), len(among)
         first, end = -(-rank * self.count // objects), -(-(rank + 1) * self.count // objects)
         return (first, end) if end > first else (rank * self.count // objects, rank * self.count // objects + 1)

@@ -3,7 +3,7 @@
 A record is {'captions': (text, ...), 'image' uint8 [V, H, W, 4] straight alpha, 'world_from_cam' [V, 4, 4], 'intrinsics'
 [V, 3, 3], and what else the set knows: 'depth', 'name', 'attributes'}. A set whose pictures are lit in a known way has `light`.
 
-A source has `text(index)` where people wrote the captions, which are then looked at before training; or `spoken`, their count,
+A source has `text(index)` where captions can be read alone; they are then looked at before training; or `spoken`, their count,
 where it was made with the set. One that is `streamed` has more objects than memory has room for: adapters keep none of them.
 """
 
