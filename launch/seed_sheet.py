@@ -1,7 +1,6 @@
 """`python -m launch.seed_sheet RUN "a dining table" "a sofa" --out seeds.png`: a row for each prompt, a column for each seed.
 
-With `--true` the row below shows objects of the training set that the prompt is a caption of, from the
-nearest side that the set has.
+With `--true` the row below shows objects of the training set that the prompt is said of, from the nearest side that it has.
 """
 
 import numpy as np
@@ -49,39 +48,38 @@ def sheet(run, prompts: list[str], seeds: int, size: int, true: bool) -> np.ndar
         view = cameras.orbit(np.array([AZIMUTH]), np.array([ELEVATION]), asset.camera['radius'], asset.camera['fov'])
         grid = meshing.density_grid(asset.field, asset.scene, asset.bound, GRID)
         shown[asset.prompt].append(renders.smooth_views(asset, view, size, grid=grid).rgb[0])
+    found = objects(loaded.config, prompts, seeds, size) if true else {}
     rows, labels = [], []
     for prompt, images in shown.items():
         rows.append(np.stack(images))
         labels.append(f'{prompt}: seeds 0 to {seeds - 1}')
         if true:
-            found, count = objects(loaded.config, prompt, seeds, size)
-            rows.append(found)
+            pictures, count = found[prompt]
+            rows.append(pictures)
             labels.append(f'true objects, {min(count, seeds)} of {count}')
     return sheets.sheet(np.stack(rows), labels)
 
 
-def objects(config, prompt: str, most: int, size: int) -> tuple[np.ndarray, int]:
-    """(float [most, size, size, 3], white where there are no more; how many there are): objects that a prompt is true of."""
+def objects(config, prompts: list[str], most: int, size: int) -> dict[str, tuple[np.ndarray, int]]:
+    """{prompt: (float [most, size, size, 3], white where there are no more; how many there are)} of what it is said of."""
     import jax
 
     from t3d.data import sets
     from t3d.data.adapters.object_rays import Numbered
     from t3d.data.sets import oracle
 
-    source = sets.open_set(config.data, config.data.split)
-    numbered, read, found = Numbered(source), getattr(source, 'text', source.__getitem__), {}
-    for index in range(len(source)):
-        if numbered.number(index) not in found and prompt in read(index)['captions']:
-            found[numbered.number(index)] = index
-    found = [source[index] for index in found.values()]
-    images = np.ones((most, size, size, 3), np.float32)
-    for k, number in enumerate(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)):
-        views = found[number]
-        here = np.argmin(np.abs(cameras_apart(views['world_from_cam'])))
-        images[k] = jax.image.resize(
-            oracle.composite(views['image'][here], config.render.background), (size, size, 3), 'linear'
-        )
-    return np.clip(images, 0.0, 1.0), len(found)
+    source, made = sets.open_set(config.data, config.data.split), {}
+    named = Numbered(source).named()
+    for prompt in prompts:
+        places = list(named.get(prompt, {}).values())
+        images = np.ones((most, size, size, 3), np.float32)
+        for k, number in enumerate(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int)):
+            record = source[places[number]]
+            view = np.argmin(cameras_apart(record['world_from_cam']))
+            image = oracle.composite(record['image'][view], config.render.background)
+            images[k] = jax.image.resize(image, (size, size, 3), 'linear')
+        made[prompt] = np.clip(images, 0.0, 1.0), len(places)
+    return made
 
 
 def cameras_apart(world_from_cam: np.ndarray) -> np.ndarray:

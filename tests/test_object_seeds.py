@@ -97,7 +97,7 @@ def test_sets_without_such_captions_are_refused(objects):
 
 def test_objects_on_the_sheet_are_those_of_the_caption_from_its_side(named):
     config = loaded_with({}, 'instant3d.py:furniture').config
-    found, count = launch.seed_sheet.objects(config, 'a low table', 6, 16)
+    found, count = launch.seed_sheet.objects(config, ['a low table'], 6, 16)['a low table']
     assert count == 4 and found.shape == (6, 16, 16, 3) and np.all(found[4:] == 1.0) and found[:4].min() < 0.9
     np.testing.assert_allclose(found[1], oracle.composite(named[6]['image'][1], 1.0), atol=1e-3)  # azimuth 30, elevation 15
 
@@ -117,7 +117,7 @@ def test_objects_count_once_and_cameras_are_shared(named, monkeypatch):
 
 def test_objects_of_toy_open_are_counted_and_not_its_records():
     config = configs.load('configs/instant3d.py:toy_places', ['data.size=8', 'data.poses=3'])
-    found, count = launch.seed_sheet.objects(config, 'a red object', 6, 16)
+    found, count = launch.seed_sheet.objects(config, ['a red object'], 6, 16)['a red object']
     assert count == 4 and np.all(found[4:] == 1.0) and len(np.unique(found[:4].round(3), axis=0)) == 4
 
 

@@ -33,12 +33,10 @@ def read(path):
 
 def changed(old, new) -> dict[str, tuple]:
     """{dotted name: (old, new value)} of what a run may not go on with; a key that is new takes its value, but for BEFORE."""
-    pairs = configs.differences(old, new)
-    for key in BEFORE:
-        if key in pairs and pairs[key][0] == configs.MISSING:
-            pairs[key] = (BEFORE[key], pairs[key][1])
-    pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-    return {key: pair for key, pair in pairs.items() if key.split('.')[0] not in FREE and pair[0] != configs.MISSING}
+    known = lambda key, value: BEFORE.get(key, value) if value == configs.MISSING else value
+    pairs = {key: (known(key, there), now) for key, (there, now) in configs.differences(old, new).items()}
+    same = lambda pair: pair[0] == configs.MISSING or pair[0] == pair[1]
+    return {key: pair for key, pair in pairs.items() if key.split('.')[0] not in FREE and not same(pair)}
 
 
 def as_saved(config, reader: stores.Store):

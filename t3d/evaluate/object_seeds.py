@@ -56,12 +56,8 @@ def asked(config, limit: int | None, split: str | None) -> dict[str, list[dict]]
     """{caption: records of its objects}: captions true of at least FEWEST objects, one for each set of objects, the first of
     those that the set says of them; CAPTIONS or `limit` of them, those of many objects and of few."""
     source = sets.open_set(config.data, split or config.data.split)
-    numbered, said = Numbered(source), {}
-    for index in range(len(source)):
-        for caption in source[index]['captions']:
-            said.setdefault(caption, {}).setdefault(int(numbered.number(index)), index)
     first = {}
-    for caption, objects in said.items():
+    for caption, objects in Numbered(source).named().items():
         if len(objects) >= FEWEST:
             first.setdefault(tuple(objects.values()), caption)
     every = sorted(first.items(), key=lambda item: (-len(item[0]), item[1]))

@@ -103,8 +103,8 @@ def rendered(loaded: Loaded, scenes: list[shapes.Scene], angles: np.ndarray, log
         ):
             views = cameras.Cameras(*toy.camera_arrays(*angles[k], shapes.RADIUS, shapes.FOV))
             grid = meshing.density_grid(field.field, field.scene, field.bound, GRID)
-            smooth = renders.smooth_views(field, views, SIZE, grid=grid)
-            images.append((smooth.rgb, renders.render_views(field, views, SIZE, grid=grid).rgb))
+            single = renders.render_views(field, views, SIZE, grid=grid)
+            images.append((renders.smoothed(field, views, single).rgb, single.rgb))
             told(len(images), len(scenes))
     return images
 

@@ -63,7 +63,11 @@ def smooth_views(asset, views: cameras.Cameras, size: int | tuple[int, int], *, 
     Depth stays that of the centre where something is there, so that no point lies between two parts; elsewhere it is the mean
     of what the rays hit, by their opacity. A system's own pictures stay as they are.
     """
-    frames = render_views(asset, views, size, grid=grid, chunk=chunk)
+    return smoothed(asset, views, render_views(asset, views, size, grid=grid, chunk=chunk), chunk=chunk)
+
+
+def smoothed(asset, views: cameras.Cameras, frames: Frames, *, chunk: int = CHUNK) -> Frames:
+    """`smooth_views` of what `render_views` gave of the same views."""
     if asset.picture is not None:
         return frames
     pixels = np.flatnonzero(changing(np.concatenate([frames.rgb, frames.opacity[..., None]], -1)))

@@ -34,17 +34,9 @@ class Places:
     """The places of objects under the captions of a numbered source (`object_rays.Numbered`)."""
 
     def __init__(self, numbered, count: int, seed: int):
-        told = numbered
-        while not hasattr(told, 'text') and hasattr(told, 'source'):
-            told = told.source
-        read = getattr(told, 'text', numbered.__getitem__)  # a whole record where captions cannot be read alone
         order = np.random.default_rng(seed).permutation(numbered.objects)
-        named: dict[str, set[int]] = {}
-        for index in range(len(numbered)):
-            for caption in read(index)['captions']:
-                named.setdefault(caption, set()).add(numbered.number(index))
         self.count = count
-        self.ranks = {caption: sorted(numbers, key=order.__getitem__) for caption, numbers in named.items()}
+        self.ranks = {caption: sorted(objects, key=order.__getitem__) for caption, objects in numbered.named().items()}
 
     def of(self, caption: str, number: int) -> tuple[int, int]:
         """[first, end) of the places of an object under a caption that is true of it.

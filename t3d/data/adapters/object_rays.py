@@ -40,9 +40,7 @@ class Numbered:
     """
 
     def __init__(self, source):
-        self.source, told = source, source
-        while not hasattr(told, 'number') and hasattr(told, 'source'):
-            told = told.source
+        self.source, told = source, within(source, 'number')
         self.number = getattr(told, 'number', int)
         self.objects = getattr(told, 'objects', len(source))
 
@@ -54,6 +52,24 @@ class Numbered:
 
     def __getitem__(self, index: int) -> dict:
         return {**self.source[index], 'index': np.int32(self.number(index))}
+
+    def named(self) -> dict[str, dict[int, int]]:
+        """{caption: {number of an object that it is said of: its first record that says so}}, both in order of the records.
+
+        Reads every record once; whole, where the source has no `text`.
+        """
+        read, found = getattr(within(self.source, 'text'), 'text', self.source.__getitem__), {}
+        for index in range(len(self)):
+            for caption in read(index)['captions']:
+                found.setdefault(caption, {}).setdefault(int(self.number(index)), index)
+        return found
+
+
+def within(source, name: str):
+    """The source, or that which it wraps, that has an attribute; the innermost where none has."""
+    while not hasattr(source, name) and hasattr(source, 'source'):
+        source = source.source
+    return source
 
 
 def resolve(config):
