@@ -67,6 +67,8 @@ def tiny() -> ml_collections.ConfigDict:
         fov=0.7027699,
     )
     config.ladder = ()  # ((images shown, neural resolution), ...) where it grows
+    config.fakes = 'new'  # of the discriminator; 'shared': those that the generator was just judged by, a render less
+    config.average = dict(images=0, rampup=0.05)  # half-life of the generator's average in images, 0: by the batch
     config.r1 = dict(gamma=0.3, every=16)
     config.density = dict(weight=1.0, every=4)
     config.opacity = dict(weight=10.0, images=(40_000, 56_000))  # of the translucency: 0 up to the first, whole from the second

@@ -50,8 +50,8 @@ SLOW = {
         'test_the_auxiliary_loss_renders_what_is_predicted',
         'test_every_parameter_moves_and_so_does_its_average',
     ),
+    'test_ganfusion_schedules.py': ('test_ladder_renders_at_the_resolution_of_its_rung',),  # test_contract
     'test_ganfusion_gan.py': (  # test_contract
-        'test_ladder_renders_at_the_resolution_of_its_rung',
         'test_assets_and_sheets',
         'test_a_restored_state_goes_on_with_the_same_bits',
         'test_losses_and_gradients_do_not_depend_on_the_mesh',

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import random_weights
+import small_gan
 import small_reconstruct
 import test_dreamfusion
 import test_ganfusion_diffusion
-import test_ganfusion_gan
 import test_image_diffusion
 import test_instant3d
 import test_instant3d_rays
@@ -48,7 +48,7 @@ EIGHT = tuple(f'{start}{colour} {shape}' for start in ('a ', '') for colour in (
 EXACT = 'optimizer.kernels=adam'  # Muon makes what is rounding in a gradient as large as the rest of it: tests/test_muon.py
 SMALL = {
     'dreamfusion': (*test_dreamfusion.SMALL, f'prompts={EIGHT!r}', 'render.size=16', 'cameras.views=1'),
-    'ganfusion_gan': (*test_ganfusion_gan.SMALL, 'micro_batch=8'),
+    'ganfusion_gan': (*small_gan.SMALL, 'micro_batch=8'),
     'ganfusion_diffusion': test_ganfusion_diffusion.SMALL,
     'guided_mv': ('sample.steps=3',),
     'image_diffusion': test_image_diffusion.SMALL,

@@ -1,4 +1,4 @@
-"""Stage 1: schedules and optimizers by closed form, phases by their counters, meshes, precision, run and resume."""
+"""Stage 1: phases by their counters, losses by their logits, meshes, precision, run and resume."""
 
 import functools
 
@@ -8,156 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import random_weights
 from jax.sharding import NamedSharding, PartitionSpec
+from small_gan import batch, config, model, state, step
 
 from t3d.checkpoint import store as stores
-from t3d.core import config as configs
-from t3d.core import optim, tree
-from t3d.core.errors import UsageError
-from t3d.data import sources
+from t3d.core import tree
 from t3d.export import renders
 from t3d.geom import cameras
 from t3d.inference import loading
 from t3d.metrics import image as image_metrics
-from t3d.nets import stylegan2_discriminator as discriminators
 from t3d.systems import ganfusion_gan
 from t3d.train import loop
-
-SMALL = (
-    'batch=8',
-    'micro_batch=2',
-    'discriminator.group=2',
-    'steps=5',
-    'mesh.data=1',
-    'generator.z=8',
-    'generator.w=8',
-    'generator.plane_resolution=8',
-    'generator.plane_channels=4',
-    'generator.channel_base=64',
-    'generator.channel_max=8',
-    'generator.hidden=8',
-    'generator.features=4',
-    'generator.sr.input_size=8',
-    'generator.sr.channels=(8,4)',
-    'discriminator.channel_base=64',
-    'discriminator.channel_max=8',
-    'render.size=8',
-    'render.samples=4',
-    'render.importance=4',
-    'blur.sigma=1.0',
-    'data.size=16',
-    'data.poses=2',
-    'data.supersample=1',
-    'density.every=2',
-    'r1.every=3',
-    'preview.rows=2',
-    'preview.views=2',
-    'preview_every=0',
-    'log_every=1',
-)
-
-
-@functools.cache
-def config(*overrides):
-    return configs.load('configs/ganfusion_gan.py:tiny', [*SMALL, *overrides])
-
-
-@functools.cache
-def model(*overrides):
-    return ganfusion_gan.Model(config(*overrides))
-
-
-@functools.cache
-def batch():
-    source, transform = sources.make(config())
-    rows = [transform(source[k], np.random.default_rng(k)) for k in range(8)]
-    return {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in rows[0]}
-
-
-@functools.cache
-def state(*overrides):
-    """A state whose every parameter is random: no bias, noise strength or average is zero."""
-    made = jax.jit(ganfusion_gan.make(config(*overrides)).init)(cheap_keys.key(0), batch())
-    params = random_weights.shaken(made.params)
-    return made.replace(params=params, ema={name: params[name] for name in ('generator', 'buffers')})
-
-
-@functools.cache
-def step():
-    return jax.jit(ganfusion_gan.make(config()).train_step)
-
-
-def test_lazy_adam_is_adam_by_hand_over_a_hundred_iterations():
-    with jax.enable_x64(True):
-        lazy_adam_by_hand()
-
-
-def lazy_adam_by_hand():
-    optimizer = optim.lazy_adam(learning_rate=0.0025, interval=4, b1=0.0, b2=0.99)
-    value, state = jnp.float64(1.0), optimizer.init(jnp.float64(1.0))
-    rate, decay = 0.0025 * 4 / 5, 0.99**0.8
-    assert rate == pytest.approx(0.0020)
-    weight, second, count = 1.0, 0.0, 0
-    random = np.random.default_rng(0)
-    for _ in range(100):
-        gradient = random.normal()
-        updates, state = optimizer.update(jnp.float64(gradient), state, value)
-        value += updates
-        count, second = count + 1, decay * second + (1 - decay) * gradient**2
-        weight -= rate * gradient / (np.sqrt(second / (1 - decay**count)) + 1e-8)
-    np.testing.assert_allclose(value, weight, atol=1e-7)
-    assert optim.lazy_adam(learning_rate=0.002, interval=16).init(jnp.zeros(())) is not None
-
-
-def test_schedules_by_closed_form():
-    made = model('blur.sigma=10.0', 'blur.images=2000', 'swap.p=0.8', 'swap.images=1000')
-    for iteration in (0, 1, 100, 249, 250, 400, 10_000):
-        images = iteration * 8
-        now = made.schedules(jnp.int32(iteration))
-        np.testing.assert_allclose(now.sigma, 10.0 * max(1.0 - images / 2000, 0.0), atol=1e-6)
-        np.testing.assert_allclose(now.swap, 1.0 - 0.2 * min(images / 1000, 1.0), atol=1e-7)
-        half_life = max(min(8 * 10 / 32 * 1000, 0.05 * images), 1e-8)
-        np.testing.assert_allclose(optim.ema_decay_of_images(now.images, 8), 0.5 ** (8 / half_life), atol=1e-7)
-    assert model('r1.gamma=0.0').gamma == pytest.approx(0.0002 * 16**2 / 8)
-    pod = configs.load('configs/ganfusion_gan.py:pod')
-    assert discriminators.r1_gamma(pod.data.size, pod.batch) == pytest.approx(0.3) and pod.r1.gamma == 0.0
-
-
-def test_swapped_labels_are_the_next_of_the_micro_batch():
-    made = model('generator.pose_conditioning=True')
-    label = jnp.arange(8.0)[:, None] * jnp.ones((8, 25))
-    swapped = made.conditioning(jax.random.key(0), label, jnp.float32(1.0))[:, 0]
-    np.testing.assert_array_equal(swapped, [1, 0, 3, 2, 5, 4, 7, 6])
-    np.testing.assert_array_equal(made.conditioning(jax.random.key(0), label, jnp.float32(0.0)), label)
-    assert model().conditioning(jax.random.key(0), label, 1.0) is None
-
-
-def test_swapped_labels_are_the_same_on_four_devices():
-    """In micro-batches of 2, under jit and where each device sees its own rows alone."""
-    made, key = model('generator.pose_conditioning=True'), jax.random.key(0)
-    label = jnp.arange(8.0)[:, None] * jnp.ones((8, 25))
-    mesh = jax.make_mesh((4,), ('data',), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,))
-    rows = PartitionSpec('data')
-    sharded, swap = jax.device_put(label, NamedSharding(mesh, rows)), lambda label: made.conditioning(key, label, 1.0)
-    local = jax.shard_map(swap, mesh=mesh, in_specs=rows, out_specs=rows)
-    for run in (jax.jit(swap), jax.jit(local)):
-        np.testing.assert_array_equal(run(sharded)[:, 0], [1, 0, 3, 2, 5, 4, 7, 6])
-
-
-def test_averages_by_closed_form():
-    """w_avg moves to the w of the discriminator's fakes, the generator's average to the parameters after their last move."""
-    old, key = state().replace(step=jnp.int32(40)), jax.random.key(4)
-    new, _ = step()(old, batch(), key)
-    key_fake = jax.random.split(jax.random.split(key, 4)[2], 3)[0]
-    z = jax.random.normal(jax.random.split(key_fake, 4)[0], (8, 8))
-    w = model().generator.map(new.params['generator'], z)
-    expected = 0.998 * old.params['buffers']['w_avg'] + 0.002 * w.mean(0)
-    np.testing.assert_allclose(new.params['buffers']['w_avg'], expected, atol=1e-7)
-    jax.tree.map(np.testing.assert_array_equal, new.ema['buffers'], new.params['buffers'])
-    decay = 0.5 ** (8 / (0.05 * 40 * 8))
-    mixed = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old.ema['generator'], new.params['generator'])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6), new.ema['generator'], mixed)
 
 
 def test_each_phase_runs_when_it_is_due_with_a_step_of_its_own():
@@ -196,13 +57,6 @@ def test_losses_are_those_of_the_logits():
     assert 0.01 < translucency < 1.0
     unblurred = made.discriminate(params['discriminator'], image, raw, label, keys[1], 0.0)
     assert np.abs(unblurred - logits).max() > 1e-3
-
-
-def test_a_share_of_part_of_a_micro_batch_is_refused():
-    """What pmap gives a device of more devices than micro-batches."""
-    one = jax.tree.map(lambda leaf: leaf[:1], batch())
-    with pytest.raises(UsageError, match='1 samples on a device do not fall into micro-batches of 2'):
-        jax.eval_shape(model().train_step, state(), one, jax.random.key(0))
 
 
 def test_density_loss_compares_neighbours():
@@ -286,34 +140,6 @@ def test_the_conditioning_label_does_not_follow_the_camera():
     label = cameras.to_eg3d(cameras.orbit(0.0, 0.0, 3.2, 0.7027699))
     np.testing.assert_allclose(front, made.generator.map(params['generator'], z, jnp.stack([label, label])), atol=1e-6)
     assert np.abs(front - made.generator.map(params['generator'], z, batch()['label'][:2])).max() > 1e-4
-
-
-def test_ladder_renders_at_the_resolution_of_its_rung():
-    climbing = config('ladder=((0, 8), (8, 16))')
-    sizes, run = [], ganfusion_gan.Model(climbing)
-    original = run.iteration
-    run.iteration = lambda state, batch, key, size: sizes.append(size) or original(state, batch, key, size)
-    jax.eval_shape(run.train_step, state(), batch(), jax.random.key(0))
-    assert sizes == [8, 16]
-    with pytest.raises(UsageError, match='rise from 0 images'):
-        ganfusion_gan.check(config('ladder=((0, 8), (0, 16))'))
-
-
-def test_wrong_sizes_are_refused():
-    with pytest.raises(UsageError, match='generator.sr makes images of 16 pixels, data.size=32'):
-        ganfusion_gan.make(config('data.size=32'))
-    with pytest.raises(UsageError, match='whole micro-batches'):
-        ganfusion_gan.make(config('batch=7'))
-    unposed = ('data.mode=pose-distribution', 'discriminator.pose=False')
-    for labelled in (unposed[:1], (*unposed, 'generator.pose_conditioning=True')):
-        with pytest.raises(UsageError, match='no labels to show to a network: set discriminator.pose=False'):
-            ganfusion_gan.make(config(*labelled))
-    assert model(*unposed).discriminator.c_dim == 0
-    with pytest.raises(
-        UsageError,
-        match="render.plane_axes='ortho': wanted one of 'orthogonal', 'legacy'. Nearest: render.plane_axes=orthogonal",
-    ):
-        ganfusion_gan.make(config('render.plane_axes=ortho'))
 
 
 def test_a_restored_state_goes_on_with_the_same_bits(tmp_path):

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_gan
 import test_ganfusion_diffusion
-import test_ganfusion_gan
 import test_image_diffusion
 import test_instant3d
 import test_renderdiffusion
@@ -26,7 +26,7 @@ SMALL = {
     'instant3d': test_instant3d.SMALL,
     'image_diffusion': test_image_diffusion.SMALL,
     'renderdiffusion': test_renderdiffusion.SMALL,
-    'ganfusion_gan': (*test_ganfusion_gan.SMALL, 'augment.on=True', 'blur.sigma=2.0', 'discriminator.label_noise=0.1'),
+    'ganfusion_gan': (*small_gan.SMALL, 'augment.on=True', 'blur.sigma=2.0', 'discriminator.label_noise=0.1'),
     'ganfusion_diffusion': (*test_ganfusion_diffusion.SMALL, 'aux.weight=0.1'),
 }
 

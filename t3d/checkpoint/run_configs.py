@@ -8,7 +8,11 @@ from t3d.core.errors import UsageError
 # Sections that may change when a run is resumed; `given` is compared by content.
 FREE = ('steps', 'log_every', 'preview_every', 'checkpoint', 'mesh', 'fsdp_floor', 'loader', 'export', 'sample', 'given')
 FREE += ('evaluate', 'must_match', 'saves_memory', 'offload')
-BEFORE = {'optimizer.kernels': 'adam'}  # keys that came later, and what runs did that were made before them
+BEFORE = {
+    'optimizer.kernels': 'adam',
+    'fakes': 'new',
+    'average.images': 0,
+}  # keys that came later, and what runs did that were made before them
 
 
 def read(path):

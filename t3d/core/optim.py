@@ -129,12 +129,20 @@ def lazy_adam(*, learning_rate: float, interval: int, b1: float = 0.0, b2: float
     return optax.adam(learning_rate * ratio, b1=b1**ratio, b2=b2**ratio, eps=1e-8)
 
 
-def ema_decay_of_images(images, batch: int):
-    """Decay of a GAN's average at `images` shown: a half-life of batch / 32 * 10,000 images, or a twentieth of those shown.
+AVERAGE_RAMPUP = 0.05  # of a GAN's average: the greatest share of the images shown that its half-life takes
 
-    The smaller of the two counts; 0, a plain copy, at the start. Traced. (StyleGAN2-ADA, arXiv 2006.06676, App. C.)
+
+def average_images(batch: int) -> float:
+    """Half-life of a GAN's average in images by StyleGAN2-ADA's rule, 10,000 for 32 of the batch (2006.06676, App. C)."""
+    return batch * 10_000.0 / 32.0
+
+
+def ema_decay_of_images(images, batch: int, half_life: float, rampup: float = AVERAGE_RAMPUP):
+    """Decay of a GAN's average for an iteration at `images` shown: of the half-life, or of `rampup` of those shown.
+
+    The smaller of the two counts; 0, a plain copy, at the start. Traced.
     """
-    half_life = jnp.minimum(batch * 10_000.0 / 32.0, 0.05 * images)
+    half_life = jnp.minimum(half_life, rampup * images)
     return 0.5 ** (batch / jnp.maximum(half_life, 1e-8))
 
 

@@ -21,10 +21,11 @@ Differences from the paper (and from EG3D, whose recipe it is):
 - Minibatch statistics and swapped labels stay inside micro-batches of fixed size: the result does not depend on the devices.
 - `opacity.weight` (0: off, as in the paper) is ours: on a plain background a picture cannot tell coloured fog from a solid.
 - The label noise of the discriminator (`discriminator.label_noise`) is drawn anew at each use; it does not pile up.
+- `fakes='shared'` shows the discriminator the fakes that the generator was just judged by, of before its move: a render less an
+  iteration. `'new'` draws others, as the paper does. `average.images` may be longer than EG3D's rule for small batches.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,20 +38,13 @@ from t3d.fields.triplane_generator import LABEL, Generator
 from t3d.geom import cameras
 from t3d.nets import augment, fir
 from t3d.nets import stylegan2_discriminator as discriminators
+from t3d.systems import ganfusion_gan_schedules as schedules
+from t3d.systems.ganfusion_gan_schedules import Schedules
 
 SHARDING = ()  # the networks are small: every device holds them whole (fsdp_floor divides what is larger)
 DENSITY_WEIGHT, DENSITY_POINTS, DENSITY_REACH = 0.25, 1000, 0.004  # EG3D's, in scene units
 GIVES = Generator
 AVERAGED, W_DECAY = ('generator', 'buffers'), 0.998  # the second: of the average of w, which truncation pulls to
-
-
-class Schedules(NamedTuple):
-    """What the schedules say at an iteration."""
-
-    images: jax.Array  # real images shown so far
-    sigma: jax.Array  # of the blur in front of the discriminator, pixels of the image
-    swap: jax.Array  # probability that the mapping is given another sample's label
-    opaque: jax.Array  # weight of the translucency
 
 
 def make(config, given=None) -> System:
@@ -95,7 +89,7 @@ class Model:
     """
 
     def __init__(self, config):
-        check(config)
+        schedules.check(config)
         self.config, self.generator = config, Generator(config)
         self.gamma = config.r1.gamma or discriminators.r1_gamma(config.data.size, config.batch)
         net = config.discriminator
@@ -116,7 +110,8 @@ class Model:
             'discriminator': optim.lazy_adam(**config.optimizer.discriminator, interval=config.r1.every),
         }
         self.blur_radius = int(3 * config.blur.sigma)
-        self.ladder = tuple((int(images), int(size)) for images, size in config.ladder) or ((0, config.render.size),)
+        self.ladder = schedules.rungs(config)
+        self.shares = config.get('fakes', 'new') == 'shared'
 
     def init(self, key):
         """Parameters of both networks."""
@@ -130,14 +125,8 @@ class Model:
     # -------------------------------------------------------------------------------------------------------- the networks
 
     def schedules(self, step) -> Schedules:
-        """The schedules at a step, in images shown."""
-        config = self.config
-        images = step.astype(jnp.float32) * config.batch
-        sigma = config.blur.sigma * jnp.maximum(1.0 - images / max(config.blur.images, 1), 0.0)
-        swap = 1.0 + (config.swap.p - 1.0) * jnp.minimum(images / max(config.swap.images, 1), 1.0)
-        start, full = config.opacity.images
-        opaque = config.opacity.weight * jnp.clip((images - start) / max(full - start, 1), 0.0, 1.0)
-        return Schedules(images, sigma, swap, opaque)
+        """The schedules at a step."""
+        return schedules.at(self.config, step)
 
     def conditioning(self, key, label, swap, per_sample: bool = True):
         """The label that the mapping sees: with probability `swap` that of the next sample of the micro-batch."""
@@ -185,13 +174,17 @@ class Model:
     # ---------------------------------------------------------------------------------------------------------- the losses
 
     def generator_loss(self, params, fixed, batch, key, now: Schedules, size: int, p):
-        """softplus(-D(fake)) plus the weighted translucency; `fixed` are the buffers and the discriminator."""
+        """softplus(-D(fake)) plus the weighted translucency, and what it measured with the fakes that it `showed`.
+
+        `fixed` are the buffers and the discriminator.
+        """
         key_fake, key_discriminate = jax.random.split(key)
         label = batch['fake_labels'][:, 0]
-        image, raw, _, opacity = self.fake(params, fixed['buffers'], label, key_fake, now, size)
+        image, raw, w, opacity = self.fake(params, fixed['buffers'], label, key_fake, now, size)
         logits = self.discriminate(fixed['discriminator'], self.blurred(image, now.sigma), raw, label, key_discriminate, p)
         loss, translucency = jnp.mean(numerics.softplus(-logits)), jnp.mean(4.0 * opacity * (1.0 - opacity))
-        return loss + now.opaque * translucency, {'loss/generator': loss, 'translucency': translucency}
+        showed = {'showed': (image, raw, w, label)} if self.shares else {}
+        return loss + now.opaque * translucency, {'loss/generator': loss, 'translucency': translucency, **showed}
 
     def density_loss(self, params, fixed, batch, key, now: Schedules):
         """Neighbouring points should have nearly the same raw density."""
@@ -207,11 +200,14 @@ class Model:
         difference = jnp.mean(jnp.abs(raw[:, :DENSITY_POINTS] - raw[:, DENSITY_POINTS:]))
         return DENSITY_WEIGHT * self.config.density.weight * self.config.density.every * difference, difference
 
-    def discriminator_loss(self, params, fixed, batch, key, now: Schedules, size: int, p):
-        """softplus(D(fake)) + softplus(-D(real)); the fakes carry no gradient."""
+    def discriminator_loss(self, params, fixed, batch, key, now: Schedules, size: int, p, showed=None):
+        """softplus(D(fake)) + softplus(-D(real)); the fakes, new ones or those `showed`, carry no gradient."""
         key_fake, key_discriminate, key_real = jax.random.split(key, 3)
-        label = batch['fake_labels'][:, 2]
-        image, raw, w, _ = jax.lax.stop_gradient(self.fake(fixed['generator'], fixed['buffers'], label, key_fake, now, size))
+        if showed is None:
+            label = batch['fake_labels'][:, 2]
+            image, raw, w, _ = self.fake(fixed['generator'], fixed['buffers'], label, key_fake, now, size)
+            showed = image, raw, w, label
+        image, raw, w, label = jax.lax.stop_gradient(showed)
         fake = self.discriminate(params, self.blurred(image, now.sigma), raw, label, key_discriminate, p)
         real = self.discriminate(params, *self.real(batch, now, size), batch['label'], key_real, p)
         loss = jnp.mean(numerics.softplus(fake)) + jnp.mean(numerics.softplus(-real))
@@ -251,27 +247,32 @@ class Model:
         params, opt, extras = dict(state.params), dict(state.opt_state), dict(state.extras)
 
         def run(name, loss, *args):
-            """A step of one network by one loss; what the loss measured."""
+            """A step of one network by one loss; what the loss measured here."""
             params[name], opt[name], measured = self.move(name, loss, params[name], opt[name], *args)
             return measured
 
         def run_lazily(name, kind, every, loss, *args):
-            move = lambda params, opt, last: self.move(name, loss, params, opt, *args)
+            def move(params, opt, last):
+                params, opt, measured = self.move(name, loss, params, opt, *args)
+                return params, opt, replicas.mean(measured)
+
             skip = lambda params, opt, last: (params, opt, last)
             now = state.step % every == 0
             params[name], opt[name], extras[kind] = jax.lax.cond(now, move, skip, params[name], opt[name], extras[kind])
 
         generator = run('generator', self.generator_loss, dict(params), batch, keys[0], now, size, p)
         run_lazily('generator', 'density', config.density.every, self.density_loss, dict(params), batch, keys[1], now)
-        discriminator = run('discriminator', self.discriminator_loss, dict(params), batch, keys[2], now, size, p)
+        showed = generator.pop('showed', None)
+        discriminator = run('discriminator', self.discriminator_loss, dict(params), batch, keys[2], now, size, p, showed)
         run_lazily('discriminator', 'r1', config.r1.every, self.r1_loss, batch, keys[3], now, size, p)
 
+        generator, discriminator = replicas.mean((generator, discriminator))
         w_avg = tree.ema(params['buffers']['w_avg'], discriminator.pop('w'), W_DECAY)
         params['buffers'] = {**params['buffers'], 'w_avg': w_avg}
         if config.augment.on:
             images = config.augment.images
             extras['augment'] = augment.observe(extras['augment'], discriminator['sign_real'], config.batch, images=images)
-        averaged = tree.ema(state.ema['generator'], params['generator'], optim.ema_decay_of_images(now.images, config.batch))
+        averaged = tree.ema(state.ema['generator'], params['generator'], now.decay)
         metrics = {
             **discriminator,
             **generator,
@@ -284,10 +285,10 @@ class Model:
         return TrainState(state.step + 1, params, opt, ema, extras), metrics
 
     def move(self, name: str, loss, params, opt_state, *args):
-        """An Adam step: (parameters, optimizer state, what the loss measured), gradients and measurements over all replicas."""
+        """An Adam step by the gradients of all replicas: (parameters, optimizer state, what the loss measured on this one)."""
         (_, measured), grads = jax.value_and_grad(loss, has_aux=True)(params, *args)
-        grads, measured = replicas.mean((grads, measured))
-        grads = jax.tree.map(lambda g: jnp.nan_to_num(g, nan=0.0, posinf=1e5, neginf=-1e5), grads)
+        finite = lambda gradient: jnp.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5)
+        grads = jax.tree.map(finite, replicas.mean(grads))
         updates, opt_state = self.optimizers[name].update(grads, opt_state, params)
         return jax.tree.map(jnp.add, params, updates), opt_state, measured
 
@@ -329,22 +330,3 @@ class Model:
         planes, w = (jnp.broadcast_to(scene[name], (len(views.world_from_cam), *scene[name].shape)) for name in ('planes', 'w'))
         rendered = self.generator.render(scene['generator'], planes, cameras.to_eg3d(views), size=self.generator.render_size)
         return numerics.to_unit(self.generator.upsample(scene['generator'], rendered.features, w))
-
-
-def check(config) -> None:
-    """Raises UsageError for what cannot be trained, with what can."""
-    micro = min(config.micro_batch, config.batch)
-    group = min(config.discriminator.group, micro)
-    if config.batch % micro or micro % group:
-        sizes = f'batch={config.batch}, micro_batch={config.micro_batch}, discriminator.group={config.discriminator.group}'
-        raise UsageError(f'{sizes}: the batch must fall into whole micro-batches, and these into whole groups.')
-    if config.data.get('mode') == 'pose-distribution' and (config.discriminator.pose or config.generator.pose_conditioning):
-        advice = 'discriminator.pose=False and generator.pose_conditioning=False'
-        raise UsageError(f"data.mode='pose-distribution': these pictures have no labels to show to a network: set {advice}.")
-    discriminators.check('data.size', config.data.size)
-    made, size = config.generator.sr.input_size * 2 ** sum(config.generator.sr.ups), config.data.size
-    if made != size:
-        raise UsageError(f'generator.sr makes images of {made} pixels, data.size={size}: give them the same size.')
-    starts = [images for images, _ in config.ladder]
-    if starts and (starts[0] or starts != sorted(set(starts)) or not all(size for _, size in config.ladder)):
-        raise UsageError(f'ladder={config.ladder}: wanted (images shown, neural resolution) pairs that rise from 0 images.')
