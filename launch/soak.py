@@ -5,9 +5,11 @@ random steps and started again with two processes each time; `turns` with one, t
 bytes of the checkpoints of both tiers are changed. The status is 0 if all of this holds:
 
 - the final state of `same` is that of `whole`, bit for bit; of `turns` to within --tolerance of the largest number of a leaf;
-- metrics.jsonl of each has every step once, with the losses of `whole` and its records (the dummy's data/order);
+- metrics.jsonl of each has every step once, with the losses of `whole` and its batches (metric data/order, which
+  launch/soak_witness.py adds to a system of the table);
 - each changed byte is refused, or what is loaded is bit for bit what was saved.
 
+What does not hold is said at the end, after everything was tried.
 A set of processes of which one has gone is ended as launchers do (srun --kill-on-bad-exit): at once.
 """
 
@@ -24,6 +26,9 @@ import tempfile
 import time
 
 import numpy as np
+
+from launch import soak_witness
+from launch.soak_witness import WITNESSED
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DEVICES = 4
@@ -54,8 +59,12 @@ class Soak:
             'log_every': 1,
             'checkpoint.every': args.every,
             'checkpoint.local_every': args.local_every,
+            'checkpoint.local': self.out / f'{name}-local',
+            'preview_every': 0,
+            'evaluate': '()',
         }
-        values |= {'checkpoint.local': self.out / f'{name}-local'}
+        if WITNESSED in os.environ:
+            values['system'] = soak_witness.__name__
         command += [f'--config.{key}={value}' for key, value in values.items()]
         command += [f'--config.{override}' for override in args.set]
         environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(DEVICES // count)}
@@ -133,19 +142,16 @@ class Soak:
         return ' | '.join(path.read_text()[-600:] for path in sorted(self.out.glob(f'{name}.*.txt')))
 
 
-def same_steps(soak: Soak, name: str, tolerance: float) -> float:
-    """The largest difference of the losses of two runs, relative. Raises: Failed for steps or records that differ."""
+def same_steps(soak: Soak, name: str) -> float:
+    """The largest difference of the losses of a run and `whole`, relative. Raises: Failed for steps or records that differ."""
     whole, other = soak.metrics('whole'), soak.metrics(name)
     wanted = list(range(1, soak.args.steps + 1))
     if sorted(whole) != wanted or sorted(other) != wanted:
         raise Failed(f'{name}: steps {sorted(set(wanted) ^ set(other))[:5]} are lost or too many')
     for step in wanted:
-        if whole[step].get('data/order') != other[step].get('data/order'):
+        if whole[step]['data/order'] != other[step]['data/order']:
             raise Failed(f'{name}: other records at step {step}')
-    far = float(np.max([abs(whole[n]['loss'] - other[n]['loss']) / max(abs(whole[n]['loss']), 1e-3) for n in wanted]))
-    if not far <= tolerance:
-        raise Failed(f'{name}: a loss is {far:.1e} apart')
-    return far
+    return float(np.max([abs(whole[n]['loss'] - other[n]['loss']) / max(abs(whole[n]['loss']), 1e-3) for n in wanted]))
 
 
 def target_of(folder: pathlib.Path):
@@ -217,30 +223,45 @@ def flips(soak: Soak, folders: list[pathlib.Path], target) -> dict[str, int]:
     return counts
 
 
-def check(soak: Soak) -> dict:
-    """Runs everything; what was counted and measured."""
-    args = soak.args
+def check(soak: Soak) -> tuple[dict, list[str]]:
+    """Runs everything: (what was counted and measured, what does not hold)."""
+    args, figures, wrong = soak.args, {}, []
     soak.run('whole', [])
-    soak.run('same', [2] * args.kills)
     target = target_of(soak.out / 'whole')
     whole = state_of(soak.out / 'whole' / 'checkpoints', target)
-    same = state_of(soak.out / 'same' / 'checkpoints', target)
-    differing = [name for name in whole if not np.array_equal(whole[name], same[name])]
-    if differing:
-        raise Failed(f'same: {len(differing)} leaves are not those of an uninterrupted run, as {differing[0]}')
-    figures = {'leaves': len(whole), 'same_loss': same_steps(soak, 'same', 0.0)}
+    figures['leaves'] = len(whole)
+
+    def compare(name: str, interrupted: list[int], tolerance: float) -> None:
+        try:
+            soak.run(name, interrupted)
+            other = state_of(soak.out / name / 'checkpoints', target)
+            figures[f'{name}_state'], figures[f'{name}_loss'] = apart(whole, other), same_steps(soak, name)
+            differing = [leaf for leaf in whole if not np.array_equal(whole[leaf], other[leaf])]
+            figures[f'{name}_bit_equal'] = len(whole) - len(differing)
+            if not max(figures[f'{name}_state'], figures[f'{name}_loss']) <= tolerance or differing and not tolerance:
+                far = f'state {figures[f"{name}_state"]:.1e}, losses {figures[f"{name}_loss"]:.1e} from those of `whole`'
+                raise Failed(f'{name}: {far}; {len(differing)} leaves differ, as {differing[:1]}')
+        except Failed as failure:
+            soak.check_time()
+            wrong.append(str(failure))
+
+    compare('same', [2] * args.kills, 0.0)
     if args.turns:
-        soak.run('turns', [(2, 1, 4)[n % 3] for n in range(args.turns)])
-        figures['turns_state'] = apart(whole, state_of(soak.out / 'turns' / 'checkpoints', target))
-        figures['turns_loss'] = same_steps(soak, 'turns', args.tolerance)
-        if not figures['turns_state'] <= args.tolerance:
-            raise Failed(f'turns: the state is {figures["turns_state"]:.1e} apart')
-    folders = [soak.out / 'same' / 'checkpoints']
+        compare('turns', [(2, 1, 4)[n % 3] for n in range(args.turns)], args.tolerance)
     if args.flips:
         soak.run('alone', [1], last=0)  # SIGTERM: one process has whole arrays in its local tier
-        folders.append(next((soak.out / 'alone-local').glob('*/0-of-1')))
+        folders = [soak.out / 'whole' / 'checkpoints', next((soak.out / 'alone-local').glob('*/0-of-1'))]
         figures['flips'] = flips(soak, folders, target)
-    return soak.counts | figures
+    return soak.counts | figures, wrong
+
+
+def witness(args) -> dict[str, str]:
+    """What the processes are told where the system is one of the table, which says nothing of its batches."""
+    from t3d import systems
+    from t3d.core import config as configs
+
+    system = configs.load(args.config, args.set).system
+    return {WITNESSED: system} if system in systems.SYSTEMS else {}
 
 
 def main(argv=None) -> int:
@@ -264,12 +285,16 @@ def main(argv=None) -> int:
     out = pathlib.Path(args.out or tempfile.mkdtemp(prefix='t3d-soak-')).absolute()
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
+    os.environ.update(witness(args))
     try:
-        figures = check(Soak(args, out))
+        figures, wrong = check(Soak(args, out))
     except Failed as failure:
-        print(f'failed: {failure} (the runs are in {out})', file=sys.stderr)
+        figures, wrong = {}, [str(failure)]
+    words = {'config': args.config, 'set': args.set, 'steps': args.steps}
+    print(json.dumps(words | figures | {'wrong': wrong, 'seconds': round(time.monotonic() - began)}))
+    if wrong:
+        print(f'failed: {"; ".join(wrong)} (the runs are in {out})', file=sys.stderr)
         return 1
-    print(json.dumps({'config': args.config, 'steps': args.steps} | figures | {'seconds': round(time.monotonic() - began)}))
     if not args.out:
         shutil.rmtree(out)
     return 0
