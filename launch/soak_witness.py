@@ -1,8 +1,8 @@
 """A system of the table that also says which batch it saw, for launch/soak.py: metric data/order.
 
-`system` of the config is this module, and the environment variable WITNESSED names the system that it stands for. Each number of
-a batch is weighed by its place, so that other rows, or the same rows in another order, give another sum. The sums are of whole
-numbers modulo 2^32, which do not depend on how rows lie on devices, and of which a metric keeps 24 bits.
+`system` of the config is this module, and the environment variable WITNESSED names the system that it stands for. Each number
+of a batch is weighed by its place, so that other rows, or the same rows in another order, give another sum. The sums are of
+whole numbers modulo 2^32, which do not depend on how rows lie on devices, and of which a metric keeps 24 bits.
 """
 
 import os
