@@ -5,7 +5,8 @@
     python -m launch.pod tpu-vm --name pod --zone us-west4-a        CONFIG WORKDIR ...
     python -m launch.pod gke    --topology v5e:8x8 --image IMAGE    CONFIG WORKDIR ...
 
-Words that are not its own go to launch.train on every process. The same command again goes on.
+Words that are not its own go to launch.train on every process. The same command again goes on (gke: once the ended JobSet is
+gone, a minute after its end).
 """
 
 import json
@@ -27,7 +28,10 @@ from t3d.plan import chips
 
 HERE = pathlib.Path(__file__).resolve().parent
 PORT = 8471  # of process 0 in a JobSet
-GRACE = 180  # seconds that Kubernetes leaves between SIGTERM and SIGKILL, for the last save
+GRACE = 300  # seconds that Kubernetes leaves between SIGTERM and SIGKILL, for the last save
+KEPT = 60  # seconds that an ended JobSet is kept: while it is there, `kubectl apply` starts none of its name
+RESTARTS = {'gke': 10}  # where --restarts is not given; elsewhere 0
+WRONG = 2  # status of wrong input, which another start does not mend
 PLACES = ('local', 'slurm', 'tpu-vm', 'gke')
 SELECTORS = {  # of nodes of GKE, by chip; each node is a host of 4 chips
     'v4': 'tpu-v4-podslice',
@@ -41,7 +45,7 @@ RANGES = {
     'devices': Whole(0, 1024, 'virtual devices of the processor for each process; 0: as JAX finds them'),
     'nodes': Whole(1, 2**16, 'nodes of the job'),
     'gpus': Whole(1, 64, 'GPUs of a node'),
-    'restarts': Whole(0, 10_000, 'of the set after a failure'),
+    'restarts': Whole(0, 10_000, 'of all processes after a failure'),
 }
 
 
@@ -60,11 +64,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--zone', default='', help='tpu-vm: of the slice')
     parser.add_argument('--topology', default='', help='gke: v5e:8x8, as of t3d plan')
     parser.add_argument('--image', default='', help='gke: with this checkout in /t3d and its packages')
-    parser.add_argument('--restarts', type=int, default=10, help='gke: of the set after a failure (10)')
+    text = 'of all processes after a failure; gke: after any (10), local: but for wrong input (0)'
+    parser.add_argument('--restarts', type=int, help=text)
     overrides, words = train.split(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(words)
     with parsing.refusing(parser):
         parsing.held(args, RANGES)
+        args.restarts = RESTARTS.get(args.place, 0) if args.restarts is None else args.restarts
         if args.place == 'local' and not args.dry_run:
             parsing.run_folder(args.workdir, 'WORKDIR')
         configs.load(args.config, overrides)  # a wrong name is said here, and not on every host
@@ -77,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         if shutil.which(needed) is None:
             raise UsageError(f'{needed} is not on the PATH: run this where it is, or see the commands with --dry-run.')
         if args.place == 'local':
-            return together(commands, pathlib.Path(args.workdir))
+            return together(commands, pathlib.Path(args.workdir), args.restarts)
         return subprocess.run(commands[0], input=given or None, text=True, check=False).returncode
 
 
@@ -141,7 +147,7 @@ def job_set(args, rest: list[str]) -> dict:
     pods = {'parallelism': hosts, 'completions': hosts, 'backoffLimit': 0}
     pods['template'] = {'spec': pod | {'containers': [container]}}
     workers = {'name': 'workers', 'replicas': 1, 'template': {'spec': pods}}
-    spec = {'failurePolicy': {'maxRestarts': args.restarts}, 'replicatedJobs': [workers]}
+    spec = {'ttlSecondsAfterFinished': KEPT, 'failurePolicy': {'maxRestarts': args.restarts}, 'replicatedJobs': [workers]}
     return {'apiVersion': 'jobset.x-k8s.io/v1alpha2', 'kind': 'JobSet', 'metadata': {'name': args.name}, 'spec': spec}
 
 
@@ -151,22 +157,36 @@ COMMANDS = {'local': local, 'slurm': slurm, 'tpu-vm': tpu_vm, 'gke': gke}
 # ------------------------------------------------------------------------------------------------------------ on this machine
 
 
-def together(commands: list[list[str]], workdir: pathlib.Path) -> int:
-    """Runs the processes of one machine and returns the first status that is not 0.
+def together(commands: list[list[str]], workdir: pathlib.Path, restarts: int = 0) -> int:
+    """Runs the processes of one machine, all again after a failure; returns the last start's first status that is not 0.
+
+    Nothing is started again after a signal to this process, wrong input, or `restarts` times.
+    """
+    for left in range(restarts, -1, -1):
+        status, signalled = _once(commands, workdir)
+        if status in (0, WRONG) or signalled or not left:
+            return status
+        print(f'status {status}: all processes start again, restart {restarts - left + 1} of {restarts}', file=sys.stderr)
+    raise AssertionError('the last start returns')
+
+
+def _once(commands: list[list[str]], workdir: pathlib.Path) -> tuple[int, bool]:
+    """(the first status that is not 0 of processes that run at once, whether this process was sent a signal).
 
     The first one speaks here; what the others say goes to WORKDIR.<process>.txt. A signal is passed on to all, which save and
     end; where one fails the others are ended, as srun does.
     """
     workdir.parent.mkdir(parents=True, exist_ok=True)
-    passed, processes = [], [subprocess.Popen(commands[0], start_new_session=True)]
+    waiting, signalled, processes = [], False, [subprocess.Popen(commands[0], start_new_session=True)]
     for index, command in enumerate(commands[1:], 1):
         with open(f'{workdir}.{index}.txt', 'a') as said:
             processes.append(subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True))
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: passed.append(number))
+        signal.signal(number, lambda number, frame: waiting.append(number))
     try:
         while any(process.poll() is None for process in processes):
-            for number in [passed.pop() for _ in range(len(passed))]:
+            for number in [waiting.pop() for _ in range(len(waiting))]:
+                signalled = True
                 for process in processes:
                     process.send_signal(number)
             if any(
@@ -185,7 +205,7 @@ def together(commands: list[list[str]], workdir: pathlib.Path) -> int:
         print(
             f'error: process {failed[0]} ended with status {codes[failed[0]]}: see {workdir}.{failed[0]}.txt', file=sys.stderr
         )
-    return abs(codes[failed[0]]) if failed else 0
+    return abs(codes[failed[0]]) if failed else 0, signalled or bool(waiting)
 
 
 def _wait(processes, seconds: float) -> None:

@@ -30,6 +30,14 @@ command -v "$python" >/dev/null || fail "there is no $python on $(hostname): act
 config=$1 workdir=$2
 shift 2
 # SIGTERM arrives five minutes before the limit: every process saves at the same step and leaves with 0. Submit the same job
-# again to go on; after a failure of a node it is requeued by itself. srun takes no --cpus-per-task from sbatch (since 22.05).
+# again to go on. SLURM itself requeues after a failure of a node and after preemption alone; any other failure is requeued here,
+# ten times at most, but for wrong input (status 2). srun takes no --cpus-per-task from sbatch (since 22.05).
+status=0
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-  "$python" -m launch.train --distributed --config "$config" --workdir "$workdir" "$@"
+  "$python" -m launch.train --distributed --config "$config" --workdir "$workdir" "$@" || status=$?
+again=$((${SLURM_RESTART_COUNT:-0} + 1))
+if [ "$status" -ne 0 ] && [ "$status" -ne 2 ] && [ "$again" -le 10 ]; then
+  printf 'srun ended with status %s: the job is requeued, restart %s of 10\n' "$status" "$again" >&2
+  scontrol requeue "$SLURM_JOB_ID" || printf 'error: not requeued: submit the same job again to go on\n' >&2
+fi
+exit "$status"

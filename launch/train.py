@@ -96,7 +96,7 @@ def main(argv=None) -> int:
         if speaks or alone:
             print(f'error: {text}', file=sys.stderr, flush=True)
         if alone and jax.distributed.is_initialized():
-            os._exit(2)  # the others know nothing of it: an ordinary exit would wait for them
+            os._exit(2 if joining else errors.AGAIN)  # the others know nothing of it: an ordinary exit would wait
         return 2
     except KeyboardInterrupt:
         return 130

@@ -5,6 +5,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -44,8 +45,10 @@ def test_sizes_and_auto_axes(shape, sizes):
     ],
 )
 def test_sizes_that_do_not_fit(shape, says):
+    began = time.monotonic()
     with pytest.raises(UsageError, match=says):
         devices.make(shape)
+    assert time.monotonic() - began < 10.0  # at once
 
 
 def test_batch_names_the_nearest_sizes():
@@ -110,6 +113,7 @@ def test_a_port_in_use_is_said_before_jax_crashes_on_it(monkeypatch):
         devices.start(f'127.0.0.1:{other.getsockname()[1]}', 2, 0)
 
 
+START = 60.0  # seconds that Python and JAX take to start, at the most, beside other work
 ALONE = """
 import sys
 from t3d.parallel import devices
@@ -123,7 +127,9 @@ def test_a_process_that_nobody_joins_ends_with_one_sentence(index):
     with socket.create_server(('127.0.0.1', 0)) as free:
         address = f'127.0.0.1:{free.getsockname()[1]}'
     command = [sys.executable, '-c', ALONE, address, str(index)]
+    began = time.monotonic()
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100)
+    assert 1.0 <= time.monotonic() - began < 1.0 + START
     why = 'not all have come in 1 s' if index == 0 else 'nobody answers there after 1 s: Connection refused'
     assert ended.returncode == 2 and 'Check failure' not in ended.stderr
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith('error: ')]

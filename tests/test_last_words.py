@@ -9,9 +9,11 @@ import jax
 import pytest
 from dummy_system import config
 
+from launch import train
 from t3d.core import config as core
+from t3d.core import errors
 from t3d.core.errors import NonFinite, OneProcess, UsageError
-from t3d.parallel import last_words
+from t3d.parallel import devices, last_words
 from t3d.train import failures
 
 WARNING = b'W1128 03:38:47.82 15693 preemption_sync_manager.cc:147] Failed to retrieve notice: UNAVAILABLE: closed\nmore\n'
@@ -114,3 +116,13 @@ def test_errors_of_one_process_are_told_from_those_of_all(monkeypatch):
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     assert type(told(lost)) is OneProcess
     assert str(told(lost)).startswith('process 0 of 2 stopped: another process of the run no longer answers (UNKNOWN: Gloo')
+
+
+@pytest.mark.parametrize(('error', 'status'), [(OneProcess('lost'), errors.AGAIN), (UsageError('wrong'), 2)])
+def test_who_stops_alone_in_a_run_has_a_status_that_asks_for_another_start(monkeypatch, capsys, error, status):
+    ended = []
+    monkeypatch.setattr(devices, 'compilation_cache', lambda: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(os, '_exit', ended.append)
+    returned = train.main(['--config', 'configs/instant3d.py:tiny'])
+    assert (ended or [returned]) == [status] and capsys.readouterr().err == f'error: {error}\n'

@@ -7,6 +7,9 @@ import subprocess
 
 import pytest
 
+from launch import pod
+from t3d.core import errors
+
 LAUNCH = pathlib.Path(__file__).parent.parent / 'launch'
 BASH = shutil.which('bash')
 WORDS = ['configs/instant3d.py:tiny', '/runs/a b$(id)', "--config.name=it's", '--config.data.path=*; [x]', '--config.a="q"']
@@ -14,11 +17,15 @@ WORDS = ['configs/instant3d.py:tiny', '/runs/a b$(id)', "--config.name=it's", '-
 
 @pytest.fixture
 def cluster(tmp_path):
-    """Runs a script where srun, gcloud and python print their words, one a line; the environment has only what is given."""
+    """Runs a script where the cluster's commands print their words, one a line; the environment has only what is given.
+
+    STATUS: what they end with; SCONTROL: what scontrol ends with.
+    """
     commands = tmp_path / 'bin'
     commands.mkdir()
-    for name in ('srun', 'gcloud', 'python'):
-        (commands / name).write_text(f'#!{BASH}\nprintf "%s\\n" {name} "$@"\nexit "${{STATUS:-0}}"\n')
+    for name in ('srun', 'gcloud', 'python', 'scontrol'):
+        status = 'SCONTROL' if name == 'scontrol' else 'STATUS'
+        (commands / name).write_text(f'#!{BASH}\nprintf "%s\\n" {name} "$@"\nexit "${{{status}:-0}}"\n')
         (commands / name).chmod(0o755)
 
     def run(script, *words, path=f'{commands}{os.pathsep}{os.environ["PATH"]}', **environment):
@@ -36,8 +43,23 @@ def test_srun_gets_every_word_as_it_is(cluster):
     assert done.returncode == 0 and not done.stderr
 
 
-def test_the_status_of_srun_is_that_of_the_job(cluster):
-    assert cluster('slurm.sh', *WORDS, SLURM_JOB_ID='12', STATUS='7').returncode == 7
+@pytest.mark.parametrize(
+    ('status', 'restarts', 'again'),
+    [(7, None, 1), (errors.AGAIN, '0', 1), (137, '9', 10), (1, '10', None), (1, '11', None), (pod.WRONG, None, None)],
+)
+def test_a_failing_job_is_requeued_ten_times_but_for_wrong_input(cluster, status, restarts, again):
+    counted = {} if restarts is None else {'SLURM_RESTART_COUNT': restarts}
+    done = cluster('slurm.sh', *WORDS, SLURM_JOB_ID='12', STATUS=str(status), **counted)
+    lines = done.stdout.splitlines()
+    assert done.returncode == status and lines[0] == 'srun'
+    assert lines[lines.index('scontrol') :] == ['scontrol', 'requeue', '12'] if again else 'scontrol' not in lines
+    said = f'srun ended with status {status}: the job is requeued, restart {again} of 10\n'
+    assert done.stderr == (said if again else '')
+
+
+def test_a_job_that_cannot_be_requeued_says_so(cluster):
+    done = cluster('slurm.sh', *WORDS, SLURM_JOB_ID='12', STATUS='7', SCONTROL='1')
+    assert done.returncode == 7 and done.stderr.endswith('error: not requeued: submit the same job again to go on\n')
 
 
 def test_every_host_gets_every_word_as_it_is(cluster):
@@ -91,6 +113,6 @@ def test_the_job_asks_for_what_it_needs():
     asked = dict(line.removeprefix('#SBATCH --').partition('=')[::2] for line in lines if line.startswith('#SBATCH'))
     assert asked['ntasks-per-node'] == '1' and int(asked['cpus-per-task']) > 1 and asked['time'] and '%j' in asked['output']
     assert asked['open-mode'] == 'append'  # a requeued job goes on with its file
-    assert asked['signal'] == 'TERM@300' and 'requeue' in asked
+    assert asked['signal'] == f'TERM@{pod.GRACE}' and 'requeue' in asked
     first_command = next(n for n, line in enumerate(lines) if line and not line.startswith('#'))
     assert all(n < first_command for n, line in enumerate(lines) if line.startswith('#SBATCH'))

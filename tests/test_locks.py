@@ -43,8 +43,10 @@ def test_the_second_training_is_refused_and_changes_nothing(tmp_path):
     holder = locks.Lock(tmp_path / 'run')
     holder.take()
     before = {path: path.read_bytes() for path in (tmp_path / 'run').iterdir() if path.is_file() and path.name != locks.NAME}
+    began = time.monotonic()
     with pytest.raises(UsageError) as error:
         run(tmp_path / 'run', steps=4)
+    assert time.monotonic() - began < 30.0  # at once: nobody is watched, nothing compiled
     text = str(error.value)
     assert text.startswith(f'workdir {tmp_path / "run"} is in use: process {PID} on host {HERE} trains there since 20')
     assert 'Choose another --workdir, or stop that process; if it is known to have ended, delete' in text
@@ -106,8 +108,10 @@ def test_a_process_on_another_host_that_gives_signs_of_life_is_not_robbed(tmp_pa
     thread = threading.Thread(target=beat)
     thread.start()
     try:
+        began = time.monotonic()
         with pytest.raises(UsageError, match='process 12 on host node7 trains there since'):
             locks.Lock(tmp_path, lambda line: None).take()
+        assert time.monotonic() - began < locks.WATCH + 10.0
     finally:
         alive.set()
         thread.join()

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import sys
+import time
 from unittest.mock import ANY
 
 import jax
@@ -24,6 +25,7 @@ from t3d.plan import givens as abstract_givens
 TINY = 'configs/instant3d.py:tiny'
 ROOT = pathlib.Path(__file__).parent.parent
 ASSETS = ROOT / 't3d/assets'
+AT_ONCE = 30.0  # seconds, where docs/pods.md says 'at once': nothing was compiled, whatever else the machine does
 PLANNER = ROOT / '.venv-plan/bin/python'  # of `make setup-plan`
 SYSTEM = """
 import dummy_system
@@ -280,7 +282,9 @@ def test_after_an_overflow_other_meshes_of_the_same_slice_come_first():
 def test_what_cannot_be_planned_is_refused_in_one_sentence(capsys, words, wanted, without_compiler):
     rest = [] if '--topology' in words else ['--topology', 'v5e:2x2']
     rest += [] if '--mesh' in words else ['--mesh', 'data=4']
+    began = time.monotonic()
     assert wanted in refusal(capsys, 'plan', *words, *rest)
+    assert time.monotonic() - began < AT_ONCE
 
 
 def test_a_system_that_only_samples_has_no_step_to_plan(monkeypatch):

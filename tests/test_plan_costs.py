@@ -14,7 +14,7 @@ STEP = {'model_flops': 1.97e15, 'roofline': {'least_seconds': 0.5, 'most_seconds
 
 def planned(*steps, topology='v5e:4x4', **other):
     programs = {f'step{k}': step for k, step in enumerate(steps)}
-    head = {'config': 'configs/instant3d.py:tiny', 'overrides': ['steps=7200'], 'topology': topology, 'devices': 16}
+    head = {'config': 'configs/instant3d.py:tiny', 'overrides': ['steps=7200', 'batch=64'], 'topology': topology, 'devices': 16}
     return {**head, 'mesh': {'data': 16, 'fsdp': 1, 'tensor': 1}, 'batch': 64, 'programs': programs, **other}
 
 
@@ -73,7 +73,7 @@ def test_a_table_of_plans_that_were_made(capsys):
     pathlib.Path('plans.jsonl').write_text('\n'.join(json.dumps(plan) for plan in plans) + '\n')
     lines = said(capsys, 'plan', '--costs', 'plans.jsonl', '--price', 'v5e=2.5', '--mfu', '0.5').splitlines()
     cells = [cell.strip() for cell in lines[2].strip('|').split('|')]
-    assert cells[:4] == ['`configs/instant3d.py:tiny`', 'v5e:4x4', 'data=16', '64']
+    assert cells[:4] == ['`configs/instant3d.py:tiny steps=7200`', 'v5e:4x4', 'data=16', '64']
     assert cells[4:] == ['500 / 900 / 1,250', '2.22 / 4 / 5.56', '5.56 / 10 / 13.9', '7,200', '40 / 72 / 100']
     by_hand = 1e15 / (16 * 459e12 * 0.5)
     assert f'| - / - / {1e3 * by_hand:.0f} | - / - / {16 * by_hand / 3.6:.2f} | no price | 7,200 | no price |' in lines[3]

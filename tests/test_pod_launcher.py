@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import pytest
 
 from launch import pod
+from t3d.core import errors
 from t3d.core.errors import UsageError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -65,6 +67,7 @@ def test_a_job_set_asks_for_the_hosts_of_the_slice(capsys, topology, hosts, kind
     (container,) = pods['template']['spec']['containers']
     assert container['command'] == ['python', *TRAIN] and container['image'] == 'registry/t3d:1'
     assert pods['parallelism'] == pods['completions'] == hosts and spec['failurePolicy'] == {'maxRestarts': 3}
+    assert spec['ttlSecondsAfterFinished'] == pod.KEPT and pods['template']['spec']['terminationGracePeriodSeconds'] == 300
     nodes = pods['template']['spec']['nodeSelector']
     assert nodes['cloud.google.com/gke-tpu-accelerator'] == kind
     assert nodes['cloud.google.com/gke-tpu-topology'] == topology.partition(':')[2]
@@ -87,6 +90,8 @@ def test_the_manifest_beside_it_has_the_same_keys():
 
     made = set(keys(pod.job_set(args, []))) - {'google.com/tpu'}
     assert made == {name for name in text if name}
+    numbers = dict(re.findall(r'(\w+Seconds\w*): (\d+)', '\n'.join(lines)))
+    assert numbers == {'ttlSecondsAfterFinished': str(pod.KEPT), 'terminationGracePeriodSeconds': str(pod.GRACE)}
 
 
 @pytest.mark.parametrize(
@@ -132,6 +137,47 @@ def test_the_first_status_that_is_not_0_ends_all(tmp_path, capfd):
         pod._wait = real
     assert (tmp_path / 'run.1.txt').read_text() == 'no room\n'
     assert f'process 1 ended with status 3: see {tmp_path}/run.1.txt' in capfd.readouterr().err
+
+
+FAILS_AT_FIRST = """
+import pathlib, sys
+starts = pathlib.Path(sys.argv[1])
+starts.write_text(starts.read_text() + '.' if starts.exists() else '.')
+sys.exit(int(sys.argv[2]) if len(starts.read_text()) <= int(sys.argv[3]) else 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ('status', 'fails', 'restarts', 'starts', 'ends'),
+    [(7, 2, 3, 3, 0), (errors.AGAIN, 9, 2, 3, errors.AGAIN), (7, 1, 0, 1, 7), (pod.WRONG, 1, 3, 1, pod.WRONG)],
+)
+def test_all_start_again_so_many_times_but_not_after_wrong_input(tmp_path, capfd, status, fails, restarts, starts, ends):
+    counted = tmp_path / 'starts'
+    command = [*python(FAILS_AT_FIRST), str(counted), str(status), str(fails)]
+    assert pod.together([command], tmp_path / 'run', restarts) == ends
+    assert counted.read_text() == '.' * starts
+    assert capfd.readouterr().err.count(f'status {status}: all processes start again, restart ') == starts - 1
+
+
+ENDS_BADLY = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(9))
+open(sys.argv[1], 'a').write('.')
+while True:
+    signal.pause()
+"""
+
+
+def test_nothing_starts_again_after_a_signal(tmp_path):
+    program = 'import pathlib, sys; from launch import pod; command = [sys.executable, "-c", *sys.argv[1:3]]; '
+    program += 'sys.exit(pod.together([command], pathlib.Path(sys.argv[3]), 5))'
+    words = [*python(program), ENDS_BADLY, str(tmp_path / 'starts'), str(tmp_path / 'run')]
+    with subprocess.Popen(words, cwd=ROOT) as running:
+        while not (tmp_path / 'starts').exists():
+            assert running.poll() is None
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 9
+    assert (tmp_path / 'starts').read_text() == '.'
 
 
 SAVES = """

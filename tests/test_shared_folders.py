@@ -1,6 +1,7 @@
 """A run folder that the processes do not share is refused on all of them, in a stated time."""
 
 import json
+import time
 
 import jax
 import numpy as np
@@ -42,8 +43,10 @@ def test_who_does_not_see_it_is_named(tmp_path, second, there):
     if there is not None:
         (tmp_path / locks.NAME).write_text(there if there == '{' else json.dumps({'token': there}))
     second([words(TOKEN), [1]])
+    began = time.monotonic()
     with pytest.raises(UsageError, match=r'process 1 of 2 did not see in 0 s the run.lock .* gs://BUCKET'):
-        workdirs.refuse_unshared(tmp_path, OTHER, 0.0)
+        workdirs.refuse_unshared(tmp_path, OTHER, 0.3)
+    assert 0.3 <= time.monotonic() - began < 10.3  # so long it looks, and no longer
 
 
 def test_a_process_that_sees_it_ends_with_the_one_that_does_not(tmp_path, second):

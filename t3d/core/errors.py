@@ -6,6 +6,7 @@ import re
 import shlex
 
 BUCKETS = ('aiohttp', 'azure', 'botocore', 'gcsfs', 'google', 'httpx', 'httpx2', 'huggingface_hub')  # whose readers raise
+AGAIN = 75  # status of a process that stopped in the middle of a run, EX_TEMPFAIL of sysexits.h: the same command may go on
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on a disk, in a quota, in a file
 
 

@@ -130,7 +130,8 @@ def _row(plan: dict, price: float | None, mfu: float | None) -> list[str]:
         for count in (PER, steps)
     )
     dollars = lambda hours: 'no price' if price is None else _each(hours, price)
-    names = [f'`{plan["config"]}`', plan['topology'], meshes.show(plan['mesh']), str(plan['batch'])]
+    changed = [word for word in plan.get('overrides', ()) if not word.startswith('batch=')]  # which has a column
+    names = [f'`{" ".join([plan["config"], *changed])}`', plan['topology'], meshes.show(plan['mesh']), str(plan['batch'])]
     figures = [_each(took, 1e3), _each(some), dollars(some), f'{steps:,}' if steps else '-', dollars(whole)]
     return names + figures
 

@@ -12,6 +12,7 @@ import time
 
 import jax
 
+from t3d.core import errors
 from t3d.train.goodput import Clock
 
 PATIENCE = 1800.0  # seconds; longer than a preview compiles and a checkpoint is written
@@ -62,4 +63,4 @@ class Watch:
 def _end(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
-    os._exit(2)  # the thread that is stuck can raise nothing
+    os._exit(errors.AGAIN)  # the thread that is stuck can raise nothing
