@@ -1,12 +1,14 @@
 """A run folder that the processes do not share is refused on all of them, in a stated time."""
 
 import json
+import time
 
 import jax
 import numpy as np
 import pytest
 import test_multiprocess as multiprocess
 
+from t3d.core import files
 from t3d.core.errors import UsageError
 from t3d.parallel import agreement
 from t3d.train import locks, workdirs
@@ -84,3 +86,25 @@ def test_two_processes_with_folders_of_their_own_end(tmp_path):
     assert codes == [2, 2], said
     assert 'error: workdir' in said[0] and 'process 1 of 2 did not see in 2 s the run.lock that process 0 wrote' in said[0]
     assert not (tmp_path / 'own-0' / 'run.lock').exists()
+
+
+@pytest.mark.slow
+def test_a_lock_of_another_host_that_beats_late_is_what_both_processes_say(tmp_path, monkeypatch):
+    """Process 0 watches it for longer than a collective of processors waits; its sign of life comes after 40 s."""
+    monkeypatch.setenv('PYTHONUNBUFFERED', '1')
+    run, held = tmp_path / 'run', {'token': TOKEN, 'host': 'node7', 'process': 12, 'machine': 'another', 'since': 'noon'}
+    run.mkdir()
+    (run / locks.NAME).write_text(json.dumps(held | {'beat': 1}))
+    processes = multiprocess.launch(run, total=4)
+    try:
+        multiprocess.wait_for_text(f'{run}.0.txt', 'process 12 on host node7 holds the run folder: watching for 75 s', 300)
+        time.sleep(66)  # a collective would have given up
+        files.write(run / locks.NAME, json.dumps(held | {'beat': 2}))
+        codes = [process.wait(120) for process in processes]
+    finally:
+        multiprocess.kill(processes)
+    said = [multiprocess.wait_for_text(f'{run}.{k}.txt', 'error: ') for k in (0, 1)]
+    for text in said:
+        assert f'error: workdir {run} is in use: process 12 on host node7 trains there since noon' in text, said
+    assert codes == [2, 2] and json.loads((run / locks.NAME).read_text())['token'] == TOKEN
+    assert [path.name for path in run.iterdir()] == [locks.NAME]
