@@ -75,6 +75,18 @@ def test_what_one_process_alone_meets_ends_all_and_is_said_once(second, capsys):
     workdirs._on_every_process(lambda: None)
 
 
+@pytest.mark.parametrize('said', ['workdir /r is in use: process 12', 'wörkdir ' + 'ä' * 2000, ''])
+def test_what_process_0_met_is_what_the_others_say(second, said):
+    inner = said.encode()[: agreement.LONGEST]
+    second([[*inner, *[0] * (agreement.LONGEST - len(inner))]])
+    if said:
+        with pytest.raises(UsageError) as error:
+            workdirs._on_process_0(fails)  # process 1 does not run it
+        assert said.startswith(str(error.value)) and len(str(error.value).encode()) >= min(len(inner), agreement.LONGEST - 1)
+    else:
+        workdirs._on_process_0(fails)
+
+
 @pytest.mark.slow
 def test_two_processes_with_folders_of_their_own_end(tmp_path):
     processes = multiprocess.launch(tmp_path / 'own-{index}', total=4, shared=2.0)
@@ -98,7 +110,7 @@ def test_a_lock_of_another_host_that_beats_late_is_what_both_processes_say(tmp_p
     processes = multiprocess.launch(run, total=4)
     try:
         multiprocess.wait_for_text(f'{run}.0.txt', 'process 12 on host node7 holds the run folder: watching for 75 s', 300)
-        time.sleep(66)  # a collective would have given up
+        time.sleep(40)  # a collective would have given up
         files.write(run / locks.NAME, json.dumps(held | {'beat': 2}))
         codes = [process.wait(120) for process in processes]
     finally:
