@@ -18,7 +18,7 @@ def gathered(numbers: Sequence[int]) -> np.ndarray:
     numbers = np.asarray(numbers, np.int32)
     if jax.process_count() == 1:
         return numbers[None]
-    devices.wait_for_all(f't3d_agreement_{next(_QUESTIONS)}')  # a collective waits half a minute only
+    devices.wait_for_all(f't3d_agreement_{next(_QUESTIONS)}')  # the first collective of processors waits half a minute only
     return np.asarray(multihost_utils.process_allgather(numbers)).reshape(jax.process_count(), -1)
 
 
