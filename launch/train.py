@@ -35,7 +35,7 @@ def main(argv=None) -> int:
     parser.add_argument('--process-id', type=int)
     parser.add_argument('--heartbeat', type=int, default=100, help='seconds after which a silent process counts as dead (100)')
     parser.add_argument('--meet', type=int, default=300, help='seconds in which all processes have to come (300)')
-    text = 'seconds without progress after which processes that are alive count as stuck (1800)'
+    text = 'seconds without progress after which processes that are alive count as stuck (1800); an hour at least for a start'
     parser.add_argument('--patience', type=int, default=1800, help=text)
     overrides, argv = split(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(argv)

@@ -40,7 +40,7 @@ from t3d.data import sources
 from t3d.data.sets import shapes
 from t3d.inference import given as givens
 from t3d.inference import loading
-from t3d.parallel import devices
+from t3d.parallel import devices, sharding
 from t3d.train import program as programs
 from t3d.train import states
 
@@ -224,6 +224,25 @@ def test_a_step_is_traced_once_and_moves_every_parameter(learner):
     assert int(after.step) == STEPS and np.isfinite(metrics['loss']) and jnp.shape(metrics['loss']) == ()
     for leaf, value in tree.flatten(after.ema).items():
         assert STILL.fullmatch(leaf) or not np.array_equal(value, tree.flatten(before.ema)[leaf]), leaf
+
+
+@pytest.mark.slow
+def test_a_compiled_step_transfers_nothing_that_was_not_placed(learner):
+    """Each kind of its steps, with a batch on the device; the same rows on the host are refused: the guard sees them."""
+    mesh, target, program, *_ = runner(learner, 1)
+    trained(learner)  # compiles all
+    with jax.set_mesh(mesh):
+        state, rows = put(trained(learner)[2], target), sharding.global_batch(batch(learner), mesh)
+        for step in program._steps:
+            with jax.transfer_guard('disallow'):
+                state, metrics = step(state, rows, program.key, program._given)
+            assert np.isfinite(metrics['loss'])
+        if rows:
+            with (
+                pytest.raises(jax.errors.JaxRuntimeError, match='Disallowed host-to-device transfer'),
+                jax.transfer_guard('disallow'),
+            ):
+                program.step(state, batch(learner), program.key, program._given)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 from dummy_system import config
 
 from launch import train
+from t3d.checkpoint import store as stores
 from t3d.core import config as core
 from t3d.core import errors
 from t3d.core.errors import NonFinite, OneProcess, UsageError
@@ -116,6 +117,16 @@ def test_errors_of_one_process_are_told_from_those_of_all(monkeypatch):
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     assert type(told(lost)) is OneProcess
     assert str(told(lost)).startswith('process 0 of 2 stopped: another process of the run no longer answers (UNKNOWN: Gloo')
+    unsaved = lambda why: told(caused(stores.SaveFailed('step 6 could not be saved.'), why))
+    assert str(unsaved(lost)) == str(told(lost)) and type(unsaved(lost)) is OneProcess
+    disk = OSError(5, 'socket closed, unavailable')  # of a bucket, not of a process
+    assert str(unsaved(disk)) == 'step 6 could not be saved.' and unsaved(disk).__cause__ is disk
+
+
+def caused(error, why):
+    """The error as `raise error from why` leaves it."""
+    error.__cause__ = why
+    return error
 
 
 @pytest.mark.parametrize(('error', 'status'), [(OneProcess('lost'), errors.AGAIN), (UsageError('wrong'), 2)])

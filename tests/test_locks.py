@@ -134,6 +134,44 @@ def test_who_lost_the_folder_stops_and_leaves_the_lock_of_the_other(tmp_path):
     assert not (tmp_path / 'run' / 'checkpoints' / '00100000').exists()
 
 
+class Bucket:
+    """A folder that says it is in a bucket, where a file that another has just written is not seen yet."""
+
+    def __init__(self, path):
+        self._path = path
+
+    def __truediv__(self, name):
+        return Bucket(self._path / name)
+
+    def __str__(self):
+        return f'gs://{self._path}'
+
+    def __fspath__(self):
+        return str(self._path)
+
+    def __getattr__(self, name):
+        return getattr(self._path, name)
+
+    def exists(self):
+        return False
+
+
+def test_of_two_that_take_a_bucket_at_once_the_first_stops_a_beat_later(tmp_path):
+    first, second = (locks.Lock(Bucket(tmp_path), lambda line: None) for _ in range(2))
+    first.take()
+    second.take()
+    deadline = time.monotonic() + 30.0
+    while first._keeper.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(UsageError, match=f'stopped: process {PID} on host {HERE} trains in .* it took this process for dead'):
+        first.check()
+    second.check()
+    first.release()
+    assert locks.token_in(tmp_path) == second.token
+    second.release()
+    assert not list(tmp_path.iterdir())
+
+
 def at_once(function, arguments):
     """Calls the function with each argument, all in threads of their own; returns when all have."""
     threads = [threading.Thread(target=function, args=(argument,)) for argument in arguments]

@@ -18,6 +18,7 @@ from t3d.checkpoint import store as stores
 from t3d.core import errors
 
 HERE = pathlib.Path(__file__).parent
+ENDS = 120  # seconds in which who is left has to end: 20 of the heartbeat, and much for a busy machine
 
 
 def launch(*workdirs, count=2, local=2, total=12, delay=0.0, **settings):
@@ -99,22 +100,37 @@ def same(left, right):
     chex.assert_trees_all_equal(left, right)
 
 
-def test_killed_in_mid_save_restarts_exactly(tmp_path):
+def stop_in_a_save(victim, workdir, processes, after=1):
+    """Freezes a process in the middle of a save, behind so many complete ones; the other cannot complete it alone."""
+    while True:
+        wait_for(lambda: len(steps(workdir)) >= after and saving(workdir), processes, 600)
+        processes[victim].send_signal(signal.SIGSTOP)
+        time.sleep(1.0)
+        if saving(workdir):
+            return
+        processes[victim].send_signal(signal.SIGCONT)  # it had done its part: the next save
+
+
+@pytest.mark.parametrize('victim', [0, 1])  # 0 completes checkpoints and runs the service, which waits for signs of life of 1
+def test_killed_in_mid_save_restarts_exactly(tmp_path, victim):
     whole, broken = tmp_path / 'whole', tmp_path / 'broken'
-    processes = launch(whole, broken)
+    processes = launch(whole, broken, total=24, heartbeat=20)
+    other = 1 - victim
     try:
-        wait_for(lambda: len(steps(broken)) >= 2 and saving(broken), processes)
-        processes[0].kill()  # the one that completes checkpoints
-        processes[0].wait()
-        processes[1].wait(60)
-        said = wait_for_text(f'{broken}.1.txt', 'error: ')
+        stop_in_a_save(victim, broken, processes, after=2)
+        processes[victim].kill()
+        processes[victim].wait()
+        assert saving(broken), 'the save was complete before the kill'
+        assert processes[other].wait(ENDS) != 0
+        said = wait_for_text(f'{broken}.{other}.txt', f'error: process {other} of 2 stopped: ')
     finally:
         kill(processes)
-    assert 'error: process 1 of 2 stopped: ' in said and 'stack trace' not in said
-    assert steps(whole)[-1] == 12
-    assert saving(broken), 'the save was complete before the kill'
+    assert 'no longer answers' in said and 'stack trace' not in said
+    assert steps(whole)[-1] == 24
+    assert saving(broken), 'who was left has completed the save'
     before = steps(broken)[-1]
-    assert finish(launch(broken), broken) == [0, 0]
+    assert 4 <= before < 24
+    assert finish(launch(broken, total=24), broken) == [0, 0]
     assert f'resuming from step {before}' in (broken / 'log.txt').read_text() and not saving(broken)
     same(final(whole), final(broken))
 
@@ -212,16 +228,18 @@ def test_a_peer_that_hangs_ends_the_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_frozen_peer_ends_the_run_in_the_middle_of_a_save(tmp_path):
-    frozen = tmp_path / 'frozen'
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_frozen_peer_ends_the_run_in_the_middle_of_a_save(tmp_path, victim):
+    frozen, other = tmp_path / 'frozen', 1 - victim
     processes = launch(frozen, total=10**6, heartbeat=20)
     try:
-        wait_for(lambda: saving(frozen), processes, 600)
-        processes[1].send_signal(signal.SIGSTOP)
-        assert processes[0].wait(600) != 0
+        stop_in_a_save(victim, frozen, processes)
+        assert processes[other].wait(ENDS) != 0
+        assert saving(frozen) and processes[victim].poll() is None
     finally:
         kill(processes)
-    wait_for_text(f'{frozen}.0.txt', 'error: process 0 of 2 stopped: process 1 of the run no longer answers')
+    said = wait_for_text(f'{frozen}.{other}.txt', f'error: process {other} of 2 stopped: ')
+    assert f'process {victim} of the run no longer answers' in said
 
 
 JOINS = """

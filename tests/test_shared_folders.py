@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import test_multiprocess as multiprocess
 
+from t3d.core import files
 from t3d.core.errors import UsageError
 from t3d.parallel import agreement
 from t3d.train import locks, workdirs
@@ -76,6 +77,18 @@ def test_what_one_process_alone_meets_ends_all_and_is_said_once(second, capsys):
     workdirs._on_every_process(lambda: None)
 
 
+@pytest.mark.parametrize('said', ['workdir /r is in use: process 12', 'wörkdir ' + 'ä' * 2000, ''])
+def test_what_process_0_met_is_what_the_others_say(second, said):
+    inner = said.encode()[: agreement.LONGEST]
+    second([[*inner, *[0] * (agreement.LONGEST - len(inner))]])
+    if said:
+        with pytest.raises(UsageError) as error:
+            workdirs._on_process_0(fails)  # process 1 does not run it
+        assert said.startswith(str(error.value)) and len(str(error.value).encode()) >= min(len(inner), agreement.LONGEST - 1)
+    else:
+        workdirs._on_process_0(fails)
+
+
 @pytest.mark.slow
 def test_two_processes_with_folders_of_their_own_end(tmp_path):
     processes = multiprocess.launch(tmp_path / 'own-{index}', total=4, shared=2.0)
@@ -87,3 +100,25 @@ def test_two_processes_with_folders_of_their_own_end(tmp_path):
     assert codes == [2, 2], said
     assert 'error: workdir' in said[0] and 'process 1 of 2 did not see in 2 s the run.lock that process 0 wrote' in said[0]
     assert not (tmp_path / 'own-0' / 'run.lock').exists()
+
+
+@pytest.mark.slow
+def test_a_lock_of_another_host_that_beats_late_is_what_both_processes_say(tmp_path, monkeypatch):
+    """Process 0 watches it for longer than a collective of processors waits; its sign of life comes after 40 s."""
+    monkeypatch.setenv('PYTHONUNBUFFERED', '1')
+    run, held = tmp_path / 'run', {'token': TOKEN, 'host': 'node7', 'process': 12, 'machine': 'another', 'since': 'noon'}
+    run.mkdir()
+    (run / locks.NAME).write_text(json.dumps(held | {'beat': 1}))
+    processes = multiprocess.launch(run, total=4)
+    try:
+        multiprocess.wait_for_text(f'{run}.0.txt', 'process 12 on host node7 holds the run folder: watching for 75 s', 300)
+        time.sleep(40)  # a collective would have given up
+        files.write(run / locks.NAME, json.dumps(held | {'beat': 2}))
+        codes = [process.wait(120) for process in processes]
+    finally:
+        multiprocess.kill(processes)
+    said = [multiprocess.wait_for_text(f'{run}.{k}.txt', 'error: ') for k in (0, 1)]
+    for text in said:
+        assert f'error: workdir {run} is in use: process 12 on host node7 trains there since noon' in text, said
+    assert codes == [2, 2] and json.loads((run / locks.NAME).read_text())['token'] == TOKEN
+    assert [path.name for path in run.iterdir()] == [locks.NAME]

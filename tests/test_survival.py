@@ -4,7 +4,6 @@ import contextlib
 import json
 import shutil
 import signal
-import threading
 
 import chex
 import jax
@@ -191,33 +190,93 @@ def test_goodput_by_hand(tmp_path):
     assert goodput.read(tmp_path / 'none') is None
 
 
-@pytest.mark.parametrize(
-    ('part', 'says'),
-    [('data', 'its own data have not come'), ('checkpoint', 'the checkpoint is not written'), ('compile', None)],
-)
-def test_a_process_that_does_not_turn_ends_with_the_reason(part, says):
-    clock, said = goodput.Clock(), []
-    watched = watch.Watch(clock, 0.05, poll=0.01, end=said.append)
-    clock.to('step')
+def silent(watched, clock, part, start=0.0):
+    """(seconds from the turn to `part` until the watch, which looks each second, would end the process; what it says)."""
     clock.to(part)
-    thread = threading.Thread(target=watched.watch)
-    thread.start()
-    thread.join(2.0 if says else 0.3)
-    watched.__exit__()
-    thread.join()
-    assert bool(said) == bool(says)
-    if says:
-        assert said[0].startswith(f'error: process 0 of 1 stopped: for 0 s {says}') and 'Start all processes again' in said[0]
+    for second in range(200_000):
+        said = watched.look(start + second)
+        if said is not None:
+            return second, said
+    raise AssertionError(f'{part} would be waited for without an end')
 
 
-def test_a_process_that_turns_is_left_alone():
+@pytest.mark.parametrize(
+    ('part', 'patience', 'seconds', 'says'),
+    [
+        ('data', 30, 30, 'its own data have not come'),
+        ('step', 1800, 1800, 'the step in flight has not ended'),
+        ('checkpoint', 1800, 1800, 'the checkpoint is not written'),
+        ('preview', 1800, 1800, 'the preview is not done'),
+        ('startup', 1800, 3600, 'the run has not started'),
+        ('startup', 30, 3600, 'the run has not started'),
+        ('compile', 1800, 3600, 'the first step has not ended'),
+        ('compile', 7200, 7200, 'the first step has not ended'),
+    ],
+)
+def test_a_process_that_does_not_turn_ends_with_the_reason(part, patience, seconds, says):
+    clock = goodput.Clock()
+    after, said = silent(watch.Watch(clock, patience), clock, part)
+    assert after == seconds + 1  # the first look past the bound
+    assert said.startswith(f'error: process 0 of 1 stopped: for {seconds} s {says}') and 'Start all processes again' in said
+
+
+def test_every_part_of_a_run_has_a_bound():
+    assert set(watch.WAITS) == set(goodput.PARTS) - {'lost', 'down'}  # these are found afterwards
+    assert {part for part in watch.WAITS if watch.bound(part, 1.0) > 1.0} == {'startup', 'compile'}
+
+
+def test_a_process_that_turns_or_was_asleep_is_left_alone():
+    clock = goodput.Clock()
+    watched = watch.Watch(clock, 30.0)
+    for second in range(200):  # a turn in every 20 seconds
+        if second % 20 == 0:
+            clock.to('step')
+        assert watched.look(second) is None
+    clock.to('step')
+    assert watched.look(200) is None and watched.look(90_000) is None  # the machine slept for a day: two seconds count
+    assert [watched.look(90_000 + second) is None for second in (27, 28, 29)] == [True] * 3  # each at most two seconds
+    after, _ = silent(watched, clock, 'data', 100_000)
+    assert after == 31  # all is forgotten at a turn
+
+
+def test_the_thread_ends_the_process_once_and_returns_when_it_is_left():
     clock, said = goodput.Clock(), []
-    watched = watch.Watch(clock, 0.5, poll=0.01, end=said.append)
-    thread = threading.Thread(target=watched.watch)
-    thread.start()
-    for _ in range(100):
-        clock.to('step')
-        watched._done.wait(0.01)
-    watched.__exit__()
-    thread.join()
-    assert not said
+    clock.to('step')
+    watch.Watch(clock, 0.01, poll=0.001, end=said.append).watch()
+    assert len(said) == 1 and 'the step in flight has not ended' in said[0]
+    left = watch.Watch(clock, 0.01, end=said.append)
+    left.__exit__()
+    left.watch()
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_the_watch_stands_from_before_the_folder_is_taken_until_it_is_given_back(tmp_path, monkeypatch, fails):
+    order, clocks = [], []
+
+    class Told(watch.Watch):
+        def __enter__(self):
+            clocks.append(self._clock)
+            order.append('watched')
+            return super().__enter__()
+
+        def __exit__(self, *error):
+            order.append('left')
+            super().__exit__(*error)
+
+    def tell(place, name, word):
+        inner = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *a, **k: order.append(f'{word} in {clocks[-1].part}') or inner(*a, **k))
+
+    monkeypatch.setattr(watch, 'Watch', Told)
+    tell(loop.workdirs, 'prepare', 'prepared')
+    tell(loop.states, 'start', 'made')
+    tell(loop, '_loop', 'loop')
+    tell(loop.stores.Store, 'close', 'closed')
+    tell(loop.workdirs.locks.Lock, 'release', 'released')
+    if fails:
+        monkeypatch.setattr(loop.Program, '__call__', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+        loop.run(config(steps=1), tmp_path / 'run', system=make(), data=(Source(), transform), log=lambda line: None)
+    starting = [f'{word} in startup' for word in ('prepared', 'made', 'loop')]
+    assert order == ['watched', *starting, 'closed in checkpoint', 'released in checkpoint', 'left']

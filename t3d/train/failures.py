@@ -18,6 +18,11 @@ def told(config, store: stores.Store):
     """Turns the failures of the steps inside into UsageErrors; `OneProcess` for those that the other processes do not meet."""
     try:
         yield
+    except stores.SaveFailed as error:  # a save is written together: it may be the first to miss a process
+        why = error.__cause__
+        if isinstance(why, jax.errors.JaxRuntimeError) and (lost := lost_process(why, store)) is not None:
+            raise lost from None
+        raise
     except (errors.NonFinite, errors.OneProcess):
         raise
     except UsageError as error:

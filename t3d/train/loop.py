@@ -56,7 +56,8 @@ def run(
       init_from: a run folder or weights folder of the same model: a new run starts from its averaged parameters.
       traced_in: a folder where the traced functions are kept for the next start (t3d.train.traced). Only for a system that t3d
         makes from the config: the code of one of your own is not looked at.
-      patience: seconds without progress after which a run of many processes ends (t3d.train.watch).
+      patience: seconds without progress after which a run of many processes ends, an hour at the least while it starts
+        (t3d.train.watch).
     """
     clock = goodput.Clock()
     config = configs.from_dict(config)
@@ -75,26 +76,26 @@ def run(
         init_from = loading.shipped().get(str(init_from), init_from)
         states.check_source(config, system, target, init_from, workdir)
     active = jax.process_index() == 0
-    workdir, lock = workdirs.prepare(workdir, config, (log or print) if active else lambda line: None)
-    logger = logs.Log(workdir, total=config.steps, batch=config.batch, write=log, active=active)
-    stop = signals.Stop()
-    try:
-        with stop, devices.collecting_seldom(), jax.set_mesh(mesh):
-            keep = traced.Keep(traced_in, config, {name: one.digest for name, one in given.items()})
-            timing = clock, patience
-            _train(config, workdir, lock, mesh, logger, stop, stop_after, system, target, data, given, init_from, keep, timing)
-    finally:
-        logger.close()
-        if active:
-            lock.release()
+    with watch.Watch(clock, patience):  # until the folder is given back: each part of it may hang
+        workdir, lock = workdirs.prepare(workdir, config, (log or print) if active else lambda line: None)
+        logger = logs.Log(workdir, total=config.steps, batch=config.batch, write=log, active=active)
+        stop = signals.Stop()
+        try:
+            with stop, devices.collecting_seldom(), jax.set_mesh(mesh):
+                keep = traced.Keep(traced_in, config, {name: one.digest for name, one in given.items()})
+                what = system, target, data, given, init_from
+                _train(config, workdir, lock, mesh, logger, stop, stop_after, *what, keep, clock)
+        finally:
+            logger.close()
+            if active:
+                lock.release()
     return workdir
 
 
 def _train(
-    config, workdir, lock, mesh: Mesh, log, stop, stop_after, system, target, data, given, init_from, keep, timing
+    config, workdir, lock, mesh: Mesh, log, stop, stop_after, system, target, data, given, init_from, keep, clock
 ) -> None:
     log.line(f'{devices.describe(mesh)}; {logs.here()}')
-    clock, patience = timing
     local = config.checkpoint.get('local', '')
     store = stores.Store(
         workdir / 'checkpoints',
@@ -127,9 +128,10 @@ def _train(
             log.line(f'{sources.describe(config, source)}; curves: tensorboard --logdir {files.quoted(workdir)}')
         digests = {name: one.digest for name, one in given.items()}
         clock.start(log, int(state.step), jax.process_count(), mesh.size)
-        with failures.told(config, store), watch.Watch(clock, patience):
+        with failures.told(config, store):
             _loop(config, program, state, batches, example, tiers, log, stop, end, workdir, lock, digests, clock)
     finally:
+        clock.to('checkpoint')
         if jax.process_count() == 1 or not isinstance(sys.exception(), errors.OneProcess):  # close waits for the others
             for tier in tiers:
                 tier.close()

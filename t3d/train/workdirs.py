@@ -10,7 +10,6 @@ import time
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from t3d.checkpoint import around_orbax, run_configs, tiers
 from t3d.core import config as configs
@@ -101,7 +100,7 @@ def _fill(path, config, lock: locks.Lock) -> None:
 
 
 def _on_process_0(action) -> None:
-    """Runs the action on process 0 alone; if it fails there, every process raises."""
+    """Runs the action on process 0 alone; if it fails there, every process raises what process 0 met."""
     error = None
     if jax.process_index() == 0:
         try:
@@ -109,9 +108,10 @@ def _on_process_0(action) -> None:
         except (UsageError, OSError) as caught:
             error = caught
     if jax.process_count() > 1:
-        good = multihost_utils.broadcast_one_to_all(np.int32(error is None))
-        if not good and error is None:
-            raise UsageError('process 0 could not take the run folder: see its message.')
+        met = '' if error is None else errors.line(error) or type(error).__name__
+        said = agreement.told(met)  # process 0 may watch the lock of another host for a minute
+        if said and error is None:
+            raise UsageError(said)
     if error is not None:
         raise error
 
