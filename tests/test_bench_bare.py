@@ -8,7 +8,7 @@ import sys
 from test_imports import OPTIONAL, ROOT
 
 from t3d import systems
-from t3d.bench import train
+from t3d.bench import start, train
 from t3d.core import config as configs
 from t3d.plan import dry_run
 
@@ -94,6 +94,15 @@ def test_a_first_step_of_toy_data(tmp_path):
     *notes, figures = bare(tmp_path, START, TOY, *SMALL).splitlines()
     seconds, data = json.loads(figures)
     assert "note: No module named 'grain'" in notes and data == 'made up' and seconds > 0
+
+
+def test_the_figures_of_a_start_say_what_its_data_are(tmp_path, monkeypatch, capsys):
+    file, seconds = tmp_path / 'figures.jsonl', iter((4.0, 3.0, 2.0, 1.0))
+    monkeypatch.setattr(start, '_process', lambda *words: (next(seconds), 'made up'))
+    assert start.main(['--repeats', '1', '--config', TOY, '--json', str(file)]) == 0
+    figures = json.loads(file.read_text())['figures']
+    assert figures.pop('data') == 'made up' and [one for (one,) in figures.values()] == [4.0, 3.0, 2.0, 1.0]
+    assert capsys.readouterr().out.endswith('| the step alone, warm | 1.0 [1.0, 1.0] |\n\ndata: made up\n')
 
 
 def test_the_attentions_that_cudnn_computes_are_counted():
