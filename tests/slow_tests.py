@@ -26,6 +26,7 @@ SLOW = {
         'test_a_train_step_of_any_system_is_measured',
         'test_a_batch_spread_over_the_devices_renders_the_same',
     ),  # test_throwaways, test_contract
+    'test_bench_bare.py': ('test_a_train_step_of_a_set_that_is_not_built',),  # the first step of another
     'test_bench_gan.py': (  # a phase of ours is measured
         'test_a_phase_of_ours_is_an_adam_step_of_its_network',
         'test_the_table_without_a_peer',

@@ -147,14 +147,14 @@ def test_a_start_is_timed_in_processes_that_share_a_cache(tmp_path):
     kept = lambda: sorted(
         path.name for path in tmp_path.rglob('*') if path.suffix == '.jaxexport' or path.name.endswith('-cache')
     )
-    seconds = [start_bench._process(words, start_bench.ALONE, str(tmp_path))]
+    runs = [start_bench._process(words, start_bench.ALONE, str(tmp_path))]
     files = kept()
     assert any('train_step' in name and name.endswith('.jaxexport') for name in files) and any(
         '-cache' in name for name in files
     )
-    seconds.append(start_bench._process(words, start_bench.ALONE, str(tmp_path)))
-    assert kept() == files and all(second > 0.0 for second in seconds)
-    assert start_bench.table({'cold': seconds}).splitlines()[-1].startswith('| cold | ')
+    runs.append(start_bench._process(words, start_bench.ALONE, str(tmp_path)))
+    assert kept() == files and all(second > 0.0 and data == 'toy' for second, data in runs)
+    assert start_bench.table({'cold': [second for second, _ in runs]}).splitlines()[-1].startswith('| cold | ')
 
 
 def test_a_start_that_cannot_be_says_why_without_a_traceback(tmp_path):
@@ -176,5 +176,8 @@ def test_runs_share_a_file_of_lines_that_say_where_they_are_from(tmp_path):
     first, second = (json.loads(line) for line in file.read_text().splitlines())
     assert first['figures']['tiny']['t3d_ms'] == [2.0, 1.0, 3.0] and first['machine']['packages']['jax'] == jax.__version__
     assert second['words'] == {'sizes': ['sd21', 'tiny'], 'repeats': 7, 'check': False, 'no_peer': False}
-    with pytest.raises(SystemExit):
-        figures.parsed(parser, ['--check', '--no-peer'], sizes=('tiny', 'sd21'))
+    for given, peers in (([], True), (['--vs', 'torch'], True), (['--no-peer'], False)):
+        assert figures.parsed(parser, given, sizes=('tiny', 'sd21')).no_peer is not peers
+    for given in (['--check', '--no-peer'], ['--vs', 'torch', '--no-peer'], ['--vs', 'jax']):
+        with pytest.raises(SystemExit):
+            figures.parsed(parser, given, sizes=('tiny', 'sd21'))

@@ -65,11 +65,11 @@ def test_every_line_of_the_plan_and_of_its_rehearsal_is_understood():
         for words in gpu.plan(small):
             module = tables.find(words[0], table.BENCHMARKS, 'benchmark', 'main')
             args, rest = module.flags().parse_known_args(words[1:])
-            assert not rest and (not small or args.repeats == 2)
+            assert all('overrides' in args and '=' in word for word in rest) and (not small or args.repeats == 2)
             if 'sizes' in args and hasattr(module, 'SIZES'):
                 assert set(args.sizes.split(',')) <= set(module.SIZES)
             if 'config' in args:
-                configs.load(args.config)
+                configs.load(args.config, [*args.overrides, *rest])
             assert not small or not {'base', 'sd21', 'mvdream', 'released'} & {*shlex.join(words).replace(':', ' ').split()}
     assert len(gpu.PLAN) == len(set(gpu.PLAN))
     assert {line.split()[0] for line in gpu.PLAN} == {*table.BENCHMARKS} - {'gpu', 'goals', 'scale'}

@@ -63,6 +63,24 @@ def test_bench_lists_its_benchmarks(capsys):
     assert [line.split()[0] for line in listed if line] == list(table.BENCHMARKS)
 
 
+@pytest.mark.parametrize('words', [['scale'], ['--scale']])
+def test_bench_scale_has_two_names(monkeypatch, words):
+    from t3d.bench import scale
+
+    given = []
+    monkeypatch.setattr(scale, 'main', lambda argv: given.append(argv) or 0)
+    for more in ([], ['--axes', 'rays', '--points', '2']):
+        assert cli.main(['bench', *words, *more]) == 0 and given[-1] == more
+
+
+@pytest.mark.parametrize('name', ['render', 'unet', 'gan', 'mv', 'sds', 'decoder', 'hash'])
+def test_benches_with_a_peer_say_that_torch_is_the_default(capsys, name):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(['bench', name, '--help'])
+    said = ' '.join(capsys.readouterr().out.split())
+    assert stop.value.code == 0 and '--vs {torch}' in said and ': the default' in said and '--no-peer' in said
+
+
 def test_the_list_of_commands_is_complete():
     commands = cli.make_parser()._subparsers._group_actions[0].choices
     assert set(commands) == set(COMMANDS)

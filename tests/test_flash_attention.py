@@ -147,7 +147,7 @@ def test_it_is_taken_where_it_was_asked_for_on_a_tpu_for_many_keys(few_keys):
 
 
 def test_an_unknown_kernel_is_named():
-    with pytest.raises(UsageError, match="attention='splash': wanted 'xla', or 'flash'"):
+    with pytest.raises(UsageError, match="attention='splash': wanted 'xla', 'flash' for"):
         patched_unet.from_section({**SECTION, 'attention': 'splash'}, 4, 4)
 
 

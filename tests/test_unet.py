@@ -238,12 +238,13 @@ def test_a_kernel_that_refuses_is_replaced(monkeypatch):
 
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     monkeypatch.setattr(jax.nn, 'dot_product_attention', refuse)
-    attend = lambda width, **upcast: unet_blocks.dot_product_attention(
-        *[jnp.ones((1, 4, 2, width), jnp.bfloat16)] * 3, **upcast
+    attend = lambda width, **options: unet_blocks.dot_product_attention(
+        *[jnp.ones((1, 4, 2, width), jnp.bfloat16)] * 3, **options
     )
     assert float(attend(8).max()) == 2 and asked == ['cudnn']
     assert float(attend(136).max()) == 1 and asked == ['cudnn', 'cudnn']
     assert float(attend(8, upcast=True).max()) == 1 and asked == ['cudnn', 'cudnn']  # float32: not asked for
+    assert float(attend(8, kernel='plain').max()) == 1 and asked == ['cudnn', 'cudnn']
 
 
 @pytest.mark.parametrize('sizes', [pytest.param((1, 8, 1), marks=pytest.mark.slow), (2, 2, 2)], ids=str)

@@ -41,10 +41,12 @@ def parser(name: str, description: str | None) -> parsing.Parser:
 
 
 def beside_peer(made: parsing.Parser, peer: str = 'PyTorch', check: str = '') -> None:
-    """Adds `--no-peer`, and `--check` where there is a sentence on what it compares."""
+    """Adds `--vs torch`, the default, and `--no-peer`; and `--check` where there is a sentence on what it compares."""
     if check:
         made.add_argument('--check', action='store_true', help=check)
-    made.add_argument('--no-peer', action='store_true', help=f'without {peer}')
+    beside = made.add_mutually_exclusive_group()
+    beside.add_argument('--vs', choices=('torch',), default=argparse.SUPPRESS, help=f'beside {peer}: the default')
+    beside.add_argument('--no-peer', action='store_true', help=f'without {peer}')
     made.set_defaults(peer=peer)
 
 

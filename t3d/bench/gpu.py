@@ -6,7 +6,8 @@
 Each benchmark is a process of its own (t3d/bench/series.py). What is worth most comes first; what the time left does not reach
 is listed at the end, with the command that goes on.
 
-Without PyTorch and diffusers the peers are left out by each benchmark, which says so.
+Without PyTorch and diffusers the peers are left out by each benchmark, which says so. Without grain or the data of a config the
+batch of its train step is made up, and the figures say so. The configs need ml_collections: docs/benchmarks.md brings it along.
 """
 
 import shlex
@@ -23,6 +24,7 @@ PLAN = (  # most telling first; a step of each system at `base` size in bfloat16
     'train --config configs/instant3d.py:base',
     'train --config configs/ganfusion_gan.py:base',
     'train --config configs/renderdiffusion.py:base',
+    'train --config configs/image_diffusion.py:base unet.attention=plain',  # beside the first, which may have cuDNN's
     'roof --dtype bfloat16',
     'render --sizes tiny,64,128',
     'hash',

@@ -36,14 +36,15 @@ def main(argv=None) -> int:
     args, rest = flags().parse_known_args(argv)
     args.overrides += rest
     words = [args.config, *args.overrides]
-    timings = {f'{what}, {cache}': [] for what in (WHOLE, ALONE) for cache in ('cold', 'warm')}
+    timings, data = {f'{what}, {cache}': [] for what in (WHOLE, ALONE) for cache in ('cold', 'warm')}, ''
     for _ in range(args.repeats):
         for what in (WHOLE, ALONE):
             with tempfile.TemporaryDirectory() as folder:
                 for cache in ('cold', 'warm'):
-                    timings[f'{what}, {cache}'].append(_process(words, what, folder))
-    print(table(timings))
-    figures.write(args, 'start', timings)
+                    seconds, data = _process(words, what, folder)
+                    timings[f'{what}, {cache}'].append(seconds)
+    print(f'{table(timings)}\n\ndata: {data}')
+    figures.write(args, 'start', {**timings, 'data': data})
     return 0
 
 
@@ -55,8 +56,8 @@ def table(timings: dict[str, list[float]]) -> str:
     return '\n'.join([*lines, *(f'| {name} | {measure.timing(seconds)} |' for name, seconds in timings.items())])
 
 
-def _process(words: list[str], what: str, folder: str) -> float:
-    """Seconds in a new process that keeps its cache in a folder."""
+def _process(words: list[str], what: str, folder: str) -> tuple[float, str]:
+    """Seconds in a new process that keeps its cache in a folder, and the data that it learned from."""
     environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': folder}
     code = f'import sys; from t3d.bench import start; sys.exit(start.one(sys.argv[1:], {what!r}, {time.time()!r}))'
     process = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True, env=environment)
@@ -64,11 +65,12 @@ def _process(words: list[str], what: str, folder: str) -> float:
         ours = 'Traceback (most recent call last)' in process.stderr
         kind = RuntimeError if ours else errors.UsageError
         raise kind(f'no first step of {words[0]}: {process.stderr[-2000:].strip()}')
-    return json.loads(process.stdout.splitlines()[-1])
+    seconds, data = json.loads(process.stdout.splitlines()[-1])
+    return seconds, data
 
 
 def one(words: list[str], what: str, began: float) -> str | None:
-    """Prints the seconds of this process, or returns what is wrong with the words.
+    """Prints the seconds of this process and its data, or returns what is wrong with the words.
 
     Args:
       words: config and overrides.
@@ -76,14 +78,15 @@ def one(words: list[str], what: str, began: float) -> str | None:
       began: time.time() when the process was started.
     """
     try:
-        print(round(_seconds(words, what, began), 2))
+        seconds, data = _seconds(words, what, began)
+        print(json.dumps([round(seconds, 2), data]))
     except Exception as error:
         if (text := errors.line(error)) is None:
             raise
         return text
 
 
-def _seconds(words: list[str], what: str, began: float) -> float:
+def _seconds(words: list[str], what: str, began: float) -> tuple[float, str]:
     from t3d import systems
     from t3d.bench import train as train_bench
     from t3d.core import config as configs
@@ -102,7 +105,7 @@ def _seconds(words: list[str], what: str, began: float) -> float:
     mesh = devices.make(config.mesh)
     keep = traced.Keep(traced.folder(config, given), config)
     devices.check_batch(config.batch, mesh, config.get('accumulate', 1))
-    batches = train_bench.batches(config, system)
+    batches, data = train_bench.batches(config, system)
     with devices.collecting_seldom(), jax.set_mesh(mesh):
         params = states.placed(given, mesh, config.get('fsdp_floor', sharding.FLOOR))
         target = states.abstract(config, system, mesh, params)
@@ -114,4 +117,4 @@ def _seconds(words: list[str], what: str, began: float) -> float:
             jax.block_until_ready(state)
             began = time.time()
         jax.block_until_ready(program(state, local))
-    return time.time() - began
+    return time.time() - began, data

@@ -1,8 +1,10 @@
 """`t3d bench train --config ...`: steps and images a second, model TFLOP/s and MFU of a train step."""
 
 import datetime
+import importlib.util
 import itertools
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -54,7 +56,7 @@ def measured(config, repeats: int, steps: int) -> dict:
     checked.refuse_untrained(config, system)
     mesh = devices.make(config.mesh)
     devices.check_batch(config.batch, mesh, config.get('accumulate', 1))
-    rows = batches(config, system)
+    rows, data = batches(config, system)
     with jax.set_mesh(mesh):
         params = states.placed(given, mesh, config.get('fsdp_floor', sharding.FLOOR))
         began = time.perf_counter()
@@ -96,27 +98,41 @@ def measured(config, repeats: int, steps: int) -> dict:
         'steps/s': round(1e3 / timing.median, 2),
         'images/s': round(1e3 * images / timing.median, 1),
         **({'krays/s': round(rays / timing.median, 1)} if rays else {}),
+        'data': data,
         'wait for data ms/step': round(float(np.median(waits[1:])), 2),
         'model GFLOP/step': round(model_flops / 1e9, 2),
         'model TFLOP/s': round(rate / 1e12, 4),
         'MFU': f'{rate / (peak * mesh.size):.1%}' if peak else 'peak of this device unknown',
+        'attentions by cuDNN': by_cudnn(executable.as_text()),
         'first step s': round(first_seconds, 1),  # makes the state while the step compiles, then runs it once
         'row': figures.row(turns, step, model_flops, system.batch_spec, str(config.dtype), images=images, rays=round(rays)),
     }
 
 
-def batches(config, system):
-    """This process's batches, as in a run; where the data are not here, one that is made up, and a line says so."""
+def by_cudnn(text: str) -> int:
+    """How many of the calls in a compiled program are cuDNN's attention, which a GPU may have in half precision."""
+    from t3d.train import traced
+
+    return sum(text.count(f'custom_call_target="{target}"') for target in traced.CUDNN)
+
+
+def batches(config, system) -> tuple[Iterator, str]:
+    """This process's batches, as in a run, and the name of their data.
+
+    Where the data, or the packages that read them, are not here, it is one batch that is `made up`, and a line says so.
+    """
     from t3d.data import pipeline, sources
 
     if not system.batch_spec:
-        return itertools.repeat({})
+        return itertools.repeat({}), 'none'
     try:
         source, transform = sources.make(config, None, system.batch_spec)
-    except FileNotFoundError as error:
+        if importlib.util.find_spec(pipeline.READER) is None:
+            raise ModuleNotFoundError(f'No module named {pipeline.READER!r}')
+    except (FileNotFoundError, ModuleNotFoundError) as error:
         print(f'note: {error}\nnote: numbers made up stand in for the data.')
-        return itertools.repeat(made_up(system.batch_spec))
-    return pipeline.make(
+        return itertools.repeat(made_up(system.batch_spec)), 'made up'
+    made = pipeline.make(
         source,
         transform,
         batch=config.batch,
@@ -126,6 +142,7 @@ def batches(config, system):
         threads=config.loader.threads,
         prefetch=config.loader.prefetch,
     )
+    return made, config.data.name
 
 
 def made_up(batch_spec: dict) -> dict[str, np.ndarray]:

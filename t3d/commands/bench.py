@@ -21,10 +21,12 @@ BENCHMARKS = """benchmarks, each with a --help of its own:
 def flags(command) -> None:
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.epilog = BENCHMARKS
+    scale = 'the same as the benchmark `scale`, with its words'
+    command.add_argument('--scale', nargs=argparse.REMAINDER, metavar='WORD', help=scale)
     command.add_argument('rest', nargs=argparse.REMAINDER, metavar='BENCHMARK ...', help='one of those below and its words')
 
 
 def run(args) -> int:
     from t3d.bench import table
 
-    return table.main(args.rest)
+    return table.main(args.rest if args.scale is None else ['scale', *args.scale])

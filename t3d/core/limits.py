@@ -103,7 +103,7 @@ LIMITS = {
     'unet.cross_attention_dim': Whole(1, SIZE, 'width of the text: text.width'),
     'unet.norm_num_groups': Whole(1, 1024, 'groups of each norm; divides the channels'),
     'unet.use_linear_projection': Flag(),
-    'unet.attention': Choice(('xla', 'flash'), 'flash: a kernel for TPUs'),
+    'unet.attention': Choice(('xla', 'flash', 'plain'), 'flash: a kernel for TPUs; plain: none of cuDNN'),
     'unet.attention_levels': Several(Flag(), 1, 12, 'of each level'),
     'patch': Whole(1, 64, 'pixels or texels per side that are one position'),
     'layout': Text('of the planes'),

@@ -13,6 +13,7 @@ import numpy as np
 
 from t3d.core.errors import UsageError
 
+READER = 'grain'  # the package that makes batches ahead, imported with the first of them
 Transform = Callable[[Any, np.random.Generator], dict[str, np.ndarray]]
 
 

@@ -4,9 +4,10 @@ The kernel is `jax.experimental.pallas.ops.tpu.flash_attention` (after arXiv 220
 are multiples of its blocks, widths of a head that are at most 128 or multiples of it, and a program that is not partitioned by
 the compiler; here queries, keys and heads are padded, and each device of a mesh calls it on its own rows and heads.
 
-XLA's attention (`unet_blocks`) is the default. A UNet is asked for the kernel by its attribute `attention='flash'`, a config by
-`unet.attention=flash`. Off TPU, for fewer than LEAST_KEYS keys (those of a text), float16, and masks of pairs of positions, it
-is XLA's attention all the same. Speed was never measured on a TPU; docs/pods.md has what the compiler says of memory.
+XLA's attention (`unet_blocks`) is the default; on a GPU it may be cuDNN's kernel, which `plain` leaves out. A UNet is asked for
+the kernel by its attribute `attention='flash'`, a config by `unet.attention=flash`. Off TPU, for fewer than LEAST_KEYS keys
+(those of a text), float16, and masks of pairs of positions, it is XLA's attention all the same. Speed was never measured on a
+TPU; docs/pods.md has what the compiler says of memory.
 """
 
 import functools
@@ -19,7 +20,7 @@ from t3d.core import platforms, spread
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Bool, Float, typechecked
 
-KERNELS = ('xla', 'flash')
+KERNELS = ('xla', 'flash', 'plain')
 LEAST_KEYS = 4096  # MaxDiffusion's `flash_min_seq_length`
 DTYPES = (jnp.bfloat16, jnp.float32)
 LANES = 128  # of a register: blocks are multiples of it
@@ -28,7 +29,7 @@ LANES = 128  # of a register: blocks are multiples of it
 def check(kernel: str) -> None:
     """Raises UsageError for a kernel that is not there."""
     if kernel not in KERNELS:
-        raise UsageError(f"attention={kernel!r}: wanted 'xla', or 'flash' for the flash kernel on TPUs.")
+        raise UsageError(f"attention={kernel!r}: wanted 'xla', 'flash' for the flash kernel on TPUs, or 'plain'.")
 
 
 def takes(query: Float[Array, 'b n h d'], key: Float[Array, 'b m h d']) -> bool:

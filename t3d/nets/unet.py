@@ -113,7 +113,7 @@ class UNet(nn.Module):
       dtype: of products and convolutions; float32 are parameters, norm statistics, softmax and the time embedding.
       remat: what of ResNets and transformers is computed again in the backward pass (nets.remat), for all levels or each (the
         middle goes with the last).
-      attention: 'xla', or 'flash' for the kernel on TPUs (nets.flash_attention).
+      attention: 'xla', 'flash' for the kernel on TPUs (nets.flash_attention), or 'plain' for none of cuDNN on a GPU.
     """
 
     in_channels: int = 4

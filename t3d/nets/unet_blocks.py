@@ -92,8 +92,9 @@ def dot_product_attention(query, key, value, *, upcast: bool = False, mask=None,
     """Softmax attention, scale head_dim ** -0.5, softmax in float32.
 
     The flash kernel on a TPU if `kernel` is 'flash' and it takes dtype and shape; the fused cuDNN kernel where the backend is a
-    GPU and takes them, and no mask is given (masks are for text, whose keys are few); else plain products, with queries in
-    chunks (each computed again in the backward pass) if there would be more than LOGITS logits at once.
+    GPU and takes them, no mask is given (masks are for text, whose keys are few) and `kernel` is not 'plain'; else plain
+    products, with queries in chunks (each computed again in the backward pass) if there would be more than LOGITS logits at
+    once.
 
     Args: query [B, N, heads, D], key and value [B, M, heads, D]; upcast makes the logits from float32 copies; mask [B, M],
       True for the keys that may be attended to, None for all; kernel, one of flash_attention.KERNELS.
@@ -105,7 +106,8 @@ def dot_product_attention(query, key, value, *, upcast: bool = False, mask=None,
         query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
     if kernel == 'flash' and flash_attention.takes(query, key):
         return flash_attention.attend(query, key, value, mask).astype(dtype)
-    if mask is None and platforms.name() == 'gpu' and query.dtype in (jnp.bfloat16, jnp.float16):
+    fused = kernel != 'plain' and mask is None and platforms.name() == 'gpu'
+    if fused and query.dtype in (jnp.bfloat16, jnp.float16):
         try:
             return jax.nn.dot_product_attention(query, key, value, implementation='cudnn').astype(dtype)
         except (NotImplementedError, RuntimeError, ValueError):  # shape, card or cuDNN version: said at trace time

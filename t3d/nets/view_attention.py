@@ -63,7 +63,7 @@ class JointAttention(nn.Module):
             return joint_attention(query, *others, mask, upcast=options.upcast, kernel=options.attention)
 
         query, key, value = project('to_q'), project('to_k'), project('to_v')
-        out = spread.over(attend, self.axis, (query, mask), (key, value), check_vma=options.attention == 'xla')
+        out = spread.over(attend, self.axis, (query, mask), (key, value), check_vma=options.attention != 'flash')
         return nn.Dense(channels, dtype=options.dtype, name='to_out_0')(out.reshape(x.shape))
 
 

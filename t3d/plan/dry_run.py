@@ -51,17 +51,18 @@ def data(config, system) -> str:
     try:
         source, transform = sources.make(config, None, system.batch_spec)
         sources.preview(config, system.batch_spec)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ModuleNotFoundError) as error:
         return f'data: not here: {error}'
     checked.check_example(config, system, source, transform)
     return sources.describe(config, source)
 
 
 def resolve(config):
-    """`sources.resolve`, with words made up where the data set that has them is not built here."""
+    """`sources.resolve`, with words made up where the data set that has them is not built here, or not read by what is
+    installed."""
     try:
         return sources.resolve(config)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ModuleNotFoundError) as error:
         print(f'note: {error}\nnote: a vocabulary of made-up words stands in for that of the data.')
         with config.unlocked():
             config.text.words = tuple(f'{MADE_UP}{k}' for k in range(max(config.text.vocabulary_size, 1000) - 3))

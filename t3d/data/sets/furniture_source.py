@@ -82,10 +82,10 @@ class FurnitureSource:
         size: int | None = None,
         variants: int | None = None,
     ):
-        import tensorflow_datasets as tfds
-
         self.folder = find(path, size, variants)
         check(self.folder)
+        import tensorflow_datasets as tfds  # where it is not installed, a set that is not built is still said to be so
+
         try:
             builder = tfds.builder_from_directory(str(self.folder))
         except Exception as error:  # of JSON, of protobuf, of their own: files of the right size, changed inside
