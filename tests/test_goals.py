@@ -105,6 +105,10 @@ def test_the_page_is_written_between_its_marks(tmp_path, capsys):
         bench_page.replaced('a page', 'text')
 
 
+def test_a_checkout_that_differs_from_its_commit_is_told():
+    assert [verdicts.short(name) for name in ('abcdef0123456789', 'abcdef0123456789+', None)] == ['abcdef01', 'abcdef01+', '-']
+
+
 def test_the_committed_page_is_made_of_the_committed_figures():
     page, lines = (ROOT / 'docs/goals.md').read_text(), series.read(ROOT / 'docs/figures/goals.jsonl')
     assert bench_page.replaced(page, bench_page.block(lines)) == page, 'run python -m launch.bench_page'

@@ -144,9 +144,14 @@ def table(lines: list[dict]) -> str:
         cells.append(
             ', '.join(f'{100 * share[name]:.0f} %' if name in share else '-' for name in ('products', 'streams', 'rows'))
         )
-        cells += [nearest(share), f'{count}, {(line["machine"]["commit"] or "-")[:8]}, {line["when"][:10]}']
+        cells += [nearest(share), f'{count}, {short(line["machine"]["commit"])}, {line["when"][:10]}']
         rows.append(f'{head}| ' + ' | '.join(cells) + ' |')
     return '\n'.join(rows)
+
+
+def short(commit: str | None) -> str:
+    """The first digits of a commit, with the '+' of a checkout that differed from it."""
+    return commit[:8] + '+' * commit.endswith('+') if commit else '-'
 
 
 def _timing(three) -> str:
