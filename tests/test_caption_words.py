@@ -71,7 +71,7 @@ def test_words_that_an_open_vocabulary_lacks_are_named(tmp_path, capsys):
     sources.make(
         made(tmp_path, [['a red cube'], ['ein Würfel'], ['a red cube', 'ein Ball']], words=words, open_vocabulary=True)
     )
-    assert '2 of 3 captions have words that text.words lacks, all alike to it: ein, ball, würfel. An' in capsys.readouterr().err
+    assert '2 of 3 captions have words that text.words lacks, left out: ein, ball, würfel. An' in capsys.readouterr().err
     sources.make(made(tmp_path, [['a red cube'], ['a cube']], words=words, open_vocabulary=True))
     assert not capsys.readouterr().err
 

@@ -149,7 +149,7 @@ def test_words_that_an_open_vocabulary_never_met_are_named_once(capsys):
     tokens._say_once.cache_clear()
     for _ in range(2):  # before anything is made, and when it is
         tokens.check_prompts(loading.load('instant3d-furniture').config.text, ['a blue corgi', 'a sofa'])
-    assert capsys.readouterr().err == 'note: words that this model never read, all alike to it: corgi\n'
+    assert capsys.readouterr().err == 'note: words that this model never read are left out: corgi\n'
 
 
 def test_the_default_weights_are_those_of_the_scenes():

@@ -19,7 +19,8 @@ import numpy as np
 from t3d.core.errors import UsageError
 from t3d.core.unicode_words import split_words
 
-START, END, UNKNOWN = 0, 1, 2  # ids of the marks in a WordTokenizer; words follow
+START, END = 0, 1  # ids of the marks in a WordTokenizer
+FIRST = 3  # id of the first word; 2 is free
 NAMED = 8  # at most so many unknown words are named with their nearest
 SHOWN = 200  # characters of a prompt or of a list of words that a message quotes
 
@@ -28,9 +29,9 @@ class WordTokenizer(NamedTuple):
     """One id for each known word.
 
     Attributes:
-      words: the vocabulary, in order, as `split_words` gives them; word k has id k + 3.
+      words: the vocabulary, in order, as `split_words` gives them; word k has id k + FIRST.
       length: number of tokens of every encoded prompt, marks included.
-      open_vocabulary: True encodes unknown words as one shared id; False refuses them.
+      open_vocabulary: True leaves unknown words out, as a mark that was never trained would say anything; False refuses them.
     """
 
     words: tuple[str, ...]
@@ -39,24 +40,24 @@ class WordTokenizer(NamedTuple):
 
     @property
     def vocabulary_size(self) -> int:
-        return len(self.words) + 3
+        return len(self.words) + FIRST
 
     def __call__(self, prompts: list[str]) -> np.ndarray:
         """int32 [len(prompts), length].
 
         Raises:
-          ValueError: a prompt is longer than `length - 2` words, or has words that a closed vocabulary lacks.
+          ValueError: more than `length - 2` words of a prompt are read, or it has words that a closed vocabulary lacks.
         """
-        ids = {word: k + 3 for k, word in enumerate(self.words)}
+        ids = {word: k + FIRST for k, word in enumerate(self.words)}
         rows = np.full((len(prompts), self.length), END, np.int32)
         for row, prompt in zip(rows, prompts):
             words = split_words(prompt)
             limit = self.length - 2
-            refuse_long(prompt, len(words), limit, ' '.join(words[limit:]))
-            if not self.open_vocabulary:
-                refuse_unknown(prompt, words, self.words)
+            read = [word for word in words if word in ids] if self.open_vocabulary else words
+            refuse_long(prompt, len(read), limit, ' '.join(read[limit:]))
+            refuse_unknown(prompt, read, self.words)
             row[0] = START
-            row[1 : len(words) + 1] = [ids.get(word, UNKNOWN) for word in words]
+            row[1 : len(read) + 1] = [ids[word] for word in read]
         return rows
 
 
@@ -203,14 +204,14 @@ def refuse_empty(prompts: list[str]) -> None:
 def check_prompts(text: dict, prompts: list[str]) -> None:
     """Raises UsageError for a prompt that is empty, too long, or has words the model of a `text` section cannot read.
 
-    A model with an open vocabulary reads every word; those it never met are named on stderr.
+    A model with an open vocabulary reads the words it knows; those it never met are named on stderr.
     """
     refuse_empty(prompts)
     make(text)(list(prompts))
     if text.get('open_vocabulary', False):
         new = {word for prompt in prompts for word in split_words(prompt)} - set(text['words'])
         if new:
-            _say_once(f'note: words that this model never read, all alike to it: {", ".join(sorted(new))}')
+            _say_once(f'note: words that this model never read are left out: {", ".join(sorted(new))}')
 
 
 @functools.cache  # what asks and what draws both check

@@ -60,8 +60,7 @@ def _note(where: str, what: str, unknown: Iterable[str]) -> None:
     often = list(unknown)
     listed = ', '.join(often[:NAMED]) + (f', ... ({len(often)} words)' if len(often) > NAMED else '')
     print(
-        f'note: {where}: {what} that text.words lacks, all alike to it: {listed}. An empty text.words takes every word of the '
-        'data.',
+        f'note: {where}: {what} that text.words lacks, left out: {listed}. An empty text.words takes every word of the data.',
         file=sys.stderr,
     )
 
