@@ -5,6 +5,7 @@
 | variant | data | generator / discriminator | where |
 |---|---|---|---|
 | `tiny` | toy, one view a record, 64 px on grey | 0.31 M / 0.31 M, planes 3 x 32 x 32 x 8 | two CPU cores, 75 min |
+| `endless` | toy_endless: 16,384 different objects, one view of each, 64 px | as `tiny` | the same |
 | `furniture` | furniture, one view of each variant, 64 px | 0.58 M / 0.70 M, planes 3 x 32 x 32 x 12 | two CPU cores, an hour |
 | `base` | furniture, 256 px | 24 M / 26 M, planes 3 x 128 x 128 x 32 | one large GPU |
 | `ffhq` | an EG3D set of faces, 512 px | EG3D's released sizes and schedule | 8 large GPUs |
@@ -21,7 +22,15 @@ from configs import common
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
-    variants = {'tiny': tiny, 'furniture': furniture, 'base': base, 'ffhq': ffhq, 'pod': pod, 'pod_256': pod_256}
+    variants = {
+        'tiny': tiny,
+        'endless': endless,
+        'furniture': furniture,
+        'base': base,
+        'ffhq': ffhq,
+        'pod': pod,
+        'pod_256': pod_256,
+    }
     if variant not in variants:
         raise ValueError(f'unknown variant {variant!r} of ganfusion_gan: there are {", ".join(variants)}')
     return variants[variant]().lock()
@@ -107,6 +116,14 @@ def tiny() -> ml_collections.ConfigDict:
     config.export = dict(
         prompts=('seed',), formats=('glb',), texture=512, faces=10_000, grid=96, frames=120, size=512, render_size=128
     )
+    return config
+
+
+def endless() -> ml_collections.ConfigDict:
+    """As the paper's data: no two pictures show one object."""
+    config = tiny()
+    config.variant = 'endless'
+    config.data.update(name='toy_endless', split='train', count=16_384)
     return config
 
 

@@ -5,6 +5,7 @@
 | variant | data | network | where |
 |---|---|---|---|
 | `tiny` | toy, one view a record, 64 px on grey | 4.5 M, 16 x 16 positions, planes 32 x 32 x 8 | two CPU cores, an hour |
+| `endless` | toy_endless: 16,384 different objects, one view of each, 64 px on grey | as `tiny` | the same |
 | `furniture` | furniture, one view of each colour variant, 64 px on grey | 4.6 M, planes 32 x 32 x 12 | two CPU cores |
 | `base` | furniture, one view of each variant, 256 px | 332 M, planes 128 x 128 x 32 | one large GPU |
 | `pod` | the same, batch 1,024 | 898 M, planes 256 x 256 x 32 | v5e-64 or 32 x H100 class |
@@ -21,7 +22,7 @@ from configs import common
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
-    variants = {'tiny': tiny, 'furniture': furniture, 'base': base, 'pod': pod}
+    variants = {'tiny': tiny, 'endless': endless, 'furniture': furniture, 'base': base, 'pod': pod}
     if variant not in variants:
         raise ValueError(f'unknown variant {variant!r} of renderdiffusion: there are {", ".join(variants)}')
     return variants[variant]().lock()
@@ -107,6 +108,15 @@ def tiny() -> ml_collections.ConfigDict:
         size=512,
         render_size=128,
     )
+    return config
+
+
+def endless() -> ml_collections.ConfigDict:
+    """As GANFusion's paper compares: no two pictures show one object."""
+    config = tiny()
+    config.variant = 'endless'
+    config.text.length = 12  # two solids
+    config.data.update(name='toy_endless', split='train', count=16_384)
     return config
 
 

@@ -5,6 +5,7 @@
 | name | a record is | needs |
 |---|---|---|
 | `toy` | a scene from one random side; scenes x `poses` records | nothing: rendered here |
+| `toy_endless` | an object of its own from one side; `data.count` records | nothing: rendered here |
 | `furniture` | an object in one of its colour variants, from the view that a hash of the index picks | a built set |
 | `posed` | a view of an object in a folder of posed pictures, every one | `data.path` |
 | `records` | a view of an object of a set that streams, every one; read when it is asked for | `data.path` |
@@ -33,12 +34,12 @@ import numpy as np
 from t3d.core import files, tokens
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
-from t3d.data.sets import archives, camera_labels, caption_words, furniture_source, images, one_view, shapes, toy
+from t3d.data.sets import archives, camera_labels, caption_words, endless, furniture_source, images, one_view, shapes, toy
 from t3d.data.sets.captions import vocabulary
 from t3d.data.sets.posed_pictures import open_posed
 from t3d.data.sets.record_pictures import open_records
 
-NAMES, NEEDS = ('toy', 'furniture', 'posed', 'records', 'eg3d'), ('data.mode', 'data.mirror')
+NAMES, NEEDS = ('toy', 'toy_endless', 'furniture', 'posed', 'records', 'eg3d'), ('data.mode', 'data.mirror')
 MODES = ('posed-known', 'posed-estimated', 'pose-distribution')
 FAKES = 3  # labels for the generator's phase, its regularisation, and the discriminator's phase
 CACHE = 2 << 30  # bytes of decoded pictures kept in memory
@@ -215,7 +216,9 @@ def open_set(config, split: str | None = None) -> SingleView:
     if data.name == 'toy':
         if mirror and data.scenes != 'singles':
             raise UsageError(f'data.mirror with data.scenes={data.scenes}: captions of left and right would be false.')
-        pictures = one_view.Toy(data, split)
+        pictures = one_view.of_toy(data, split)
+    elif data.name == 'toy_endless':
+        pictures = one_view.Toy(endless.open_set(data, split))
     elif data.name == 'furniture':
         views, root = data.get('train_views', 0), furniture_source.data_root()
         pictures = one_view.furniture(root, data.path, split, data.size, data.variants, data.seed, views, background)
@@ -299,7 +302,7 @@ def _adversarial(data, table: np.ndarray | None, record: dict, random: np.random
 
 def words(config) -> list[str]:
     """The vocabulary of a config's set."""
-    if config.data.name == 'toy':
+    if config.data.name in ('toy', 'toy_endless'):
         return shapes.WORDS
     source = open_set(config)
     return list(source.spoken.words) if isinstance(source, Streamed) else vocabulary(source.captions())

@@ -9,15 +9,13 @@ from t3d.data.sets.camera_labels import concatenate as to_labels
 
 
 class Toy:
-    """One view of every scene of toy.ToySource; its cameras are known before anything is rendered."""
+    """One view of every record of a source of one view; its cameras are known before anything is rendered."""
 
-    def __init__(self, data, split: str):
-        options = {key: data[key] for key in ('scenes', 'size', 'poses', 'seed', 'supersample')}
-        self.source = toy.ToySource(split, views=1, **options)
-        angles = [self.source.angles(index) for index in range(len(self.source))]
+    def __init__(self, source: toy.ToySource):
+        self.source, self.size = source, source.size
+        angles = [source.angles(index) for index in range(len(source))]
         yaw, pitch = (np.concatenate(values) for values in zip(*angles))
         self.labels = to_labels(*toy.camera_arrays(yaw, pitch, shapes.RADIUS, shapes.FOV))
-        self.size = data['size']
 
     def __len__(self) -> int:
         return len(self.source)
@@ -28,6 +26,12 @@ class Toy:
     def text(self, index: int) -> dict:
         scene = self.source.scene(index)
         return {'captions': scene.captions, 'attributes': scene.attributes, 'name': scene.captions[0]}
+
+
+def of_toy(data, split: str) -> Toy:
+    """One view of every scene of toy, `data.poses` times."""
+    options = {key: data[key] for key in ('scenes', 'size', 'poses', 'seed', 'supersample')}
+    return Toy(toy.ToySource(split, views=1, **options))
 
 
 class Furniture:

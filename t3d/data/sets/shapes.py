@@ -53,10 +53,18 @@ WORDS = tuple(sorted({'a', 'an', *SHAPES, *COLOURS, *SIZES, *(word for relation 
 
 
 class Object(NamedTuple):
+    """A solid of EXTENT times `scale` and `stretch` along x, y, z, turned by `turn` radians from +z to +x, moved to `centre`.
+
+    `rgb` is the colour in [0, 1] where it is not that of COLOURS.
+    """
+
     shape: str
     colour: str
     scale: float
     centre: tuple[float, float, float]
+    stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    turn: float = 0.0
+    rgb: tuple[float, float, float] | None = None
 
 
 class Scene(NamedTuple):
@@ -148,13 +156,34 @@ def cast(scene: Scene, origins: np.ndarray, directions: np.ndarray):
     which = np.full(len(origins), -1)
     for k, thing in enumerate(scene.objects):
         local = (origins - np.asarray(thing.centre)) / thing.scale
-        distance, local_normal = _HIT[thing.shape](local, directions)
+        cast_one = _HIT[thing.shape] if _is_plain(thing) else _deformed(thing)
+        distance, local_normal = cast_one(local, directions)
         distance = distance * thing.scale
         closer = distance < best
         best = np.where(closer, distance, best)
         normal = np.where(closer[:, None], local_normal, normal)
         which = np.where(closer, k, which)
     return best, normal, which
+
+
+def _is_plain(thing: Object) -> bool:
+    return thing.stretch == (1.0, 1.0, 1.0) and thing.turn == 0.0
+
+
+def _deformed(thing: Object):
+    """First hits with a solid that is stretched, then turned about y: rays are brought to the plain one, normals back."""
+    cos, sin = math.cos(thing.turn), math.sin(thing.turn)
+    turned = np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
+    stretch = np.asarray(thing.stretch)
+
+    def cast_one(o, d):
+        o, d = (o @ turned) / stretch, (d @ turned) / stretch
+        length = np.linalg.norm(d, axis=-1)
+        distance, normal = _HIT[thing.shape](o, d / length[:, None])
+        normal = (normal / stretch) @ turned.T
+        return distance / length, normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
+
+    return cast_one
 
 
 def _nearest(candidates):
@@ -255,11 +284,16 @@ def shade(albedo: np.ndarray, normal: np.ndarray) -> np.ndarray:
 
 def palette(scene: Scene) -> np.ndarray:
     """[objects, 3] colours in [0, 1]."""
-    return np.array([COLOURS[thing.colour] for thing in scene.objects])
+    return np.array([thing.rgb or COLOURS[thing.colour] for thing in scene.objects])
 
 
 def table(scene: Scene) -> np.ndarray:
-    """The scene as rows of `t3d.geom.solids.ROW`, float32 [MOST, 9]; rows without an object have kind -1."""
+    """The scene as rows of `t3d.geom.solids.ROW`, float32 [MOST, 9]; rows without an object have kind -1.
+
+    Raises: ValueError for objects that are stretched or turned, of which a row has no numbers.
+    """
+    if not all(map(_is_plain, scene.objects)):
+        raise ValueError('a row of solids has no stretch and no turn')
     rows = np.zeros((MOST, 9), np.float32)
     rows[:, 0] = -1.0
     for row, thing, colour in zip(rows, scene.objects, palette(scene)):
