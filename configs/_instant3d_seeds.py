@@ -60,7 +60,7 @@ def furniture_seeds(config):
     """Of `furniture`: pictures of 128 pixels by rays, larger planes, and places: a seed is an object of its caption."""
     config.variant = 'furniture_seeds'
     config.supervision = 'places'
-    config.steps = 40_000
+    config.steps = 28_000
     config.batch = 8
     config.decoder.update(channels=(128, 96, 64, 48), heads=(8, 6, 0, 0), groups=(8, 8, 8, 8))
     config.field.update(alpha=1.0)

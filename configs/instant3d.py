@@ -9,10 +9,10 @@
 | `scenes_rays` | the same scenes, by rays in closed form | 3 x 64 x 64 x 16 | two CPU cores, hours; shipped |
 | `toy_imle`, `toy_codes`, `toy_places` | toy, captions of several objects | 3 x 32 x 32 x 8 | two CPU cores, minutes |
 | `toy_mean` | their control | the same | the same |
-| `furniture_seeds` | furniture, 128 px, by rays: seeds choose | 3 x 64 x 64 x 24 | one GPU |
+| `furniture_seeds` | furniture, 128 px, by rays: seeds choose | 3 x 64 x 64 x 24 | two CPU cores, two hours; shipped |
 | `sds` | prompts of toy, by score distillation from the prior `toy` | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `sds_trained` | the same, from `image_diffusion-toy` | 3 x 32 x 32 x 16 | two CPU cores, an hour |
-| `furniture` | the real furniture library, 64 px | 3 x 32 x 32 x 24 | two CPU cores, an hour; shipped |
+| `furniture` | the real furniture library, 64 px | 3 x 32 x 32 x 24 | two CPU cores, an hour |
 | `base` | furniture | 3 x 128 x 128 x 32 | one large GPU |
 | `pod` | furniture; released decoder (270 M parameters), 290 M tower | 3 x 256 x 256 x 32 | v5e-64 or 32 x H100 class |
 | `pod_sds` | animals, by score distillation from Stable Diffusion 2.1; the same network | 3 x 256 x 256 x 32 | the same |
