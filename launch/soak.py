@@ -29,6 +29,7 @@ import numpy as np
 
 from launch import soak_witness
 from launch.soak_witness import WITNESSED
+from t3d.core.errors import UsageError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DEVICES = 4
@@ -65,8 +66,8 @@ class Soak:
         }
         if WITNESSED in os.environ:
             values['system'] = soak_witness.__name__
-        command += [f'--config.{key}={value}' for key, value in values.items()]
         command += [f'--config.{override}' for override in args.set]
+        command += [f'--config.{key}={value}' for key, value in values.items()]
         environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(DEVICES // count)}
         processes = []
         for index in range(count):
@@ -148,6 +149,8 @@ def same_steps(soak: Soak, name: str) -> float:
     wanted = list(range(1, soak.args.steps + 1))
     if sorted(whole) != wanted or sorted(other) != wanted:
         raise Failed(f'{name}: steps {sorted(set(wanted) ^ set(other))[:5]} are lost or too many')
+    if not all('data/order' in records[step] for records in (whole, other) for step in wanted):
+        raise Failed(f'{name}: the system does not say which batches it saw: metric data/order')
     for step in wanted:
         if whole[step]['data/order'] != other[step]['data/order']:
             raise Failed(f'{name}: other records at step {step}')
@@ -223,36 +226,40 @@ def flips(soak: Soak, folders: list[pathlib.Path], target) -> dict[str, int]:
     return counts
 
 
-def check(soak: Soak) -> tuple[dict, list[str]]:
-    """Runs everything: (what was counted and measured, what does not hold)."""
-    args, figures, wrong = soak.args, {}, []
+def check(soak: Soak, figures: dict, wrong: list[str]) -> None:
+    """Runs everything; `figures` is given what was counted and measured, `wrong` what does not hold, as soon as it is known."""
+    args = soak.args
     soak.run('whole', [])
     target = target_of(soak.out / 'whole')
     whole = state_of(soak.out / 'whole' / 'checkpoints', target)
     figures['leaves'] = len(whole)
 
-    def compare(name: str, interrupted: list[int], tolerance: float) -> None:
+    def tried(what, *words) -> None:
         try:
-            soak.run(name, interrupted)
-            other = state_of(soak.out / name / 'checkpoints', target)
-            figures[f'{name}_state'], figures[f'{name}_loss'] = apart(whole, other), same_steps(soak, name)
-            differing = [leaf for leaf in whole if not np.array_equal(whole[leaf], other[leaf])]
-            figures[f'{name}_bit_equal'] = len(whole) - len(differing)
-            if not max(figures[f'{name}_state'], figures[f'{name}_loss']) <= tolerance or differing and not tolerance:
-                far = f'state {figures[f"{name}_state"]:.1e}, losses {figures[f"{name}_loss"]:.1e} from those of `whole`'
-                raise Failed(f'{name}: {far}; {len(differing)} leaves differ, as {differing[:1]}')
-        except Failed as failure:
-            soak.check_time()
+            what(*words)
+        except (Failed, UsageError) as failure:
             wrong.append(str(failure))
 
-    compare('same', [2] * args.kills, 0.0)
-    if args.turns:
-        compare('turns', [(2, 1, 4)[n % 3] for n in range(args.turns)], args.tolerance)
-    if args.flips:
+    def compare(name: str, interrupted: list[int], tolerance: float) -> None:
+        soak.run(name, interrupted)
+        other = state_of(soak.out / name / 'checkpoints', target)
+        figures[f'{name}_state'], figures[f'{name}_loss'] = apart(whole, other), same_steps(soak, name)
+        differing = [leaf for leaf in whole if not np.array_equal(whole[leaf], other[leaf])]
+        figures[f'{name}_bit_equal'] = len(whole) - len(differing)
+        if not max(figures[f'{name}_state'], figures[f'{name}_loss']) <= tolerance or differing and not tolerance:
+            far = f'state {figures[f"{name}_state"]:.1e}, losses {figures[f"{name}_loss"]:.1e} from those of `whole`'
+            raise Failed(f'{name}: {far}; {len(differing)} leaves differ, as {differing[:1]}')
+
+    def flip() -> None:
         soak.run('alone', [1], last=0)  # SIGTERM: one process has whole arrays in its local tier
         folders = [soak.out / 'whole' / 'checkpoints', next((soak.out / 'alone-local').glob('*/0-of-1'))]
         figures['flips'] = flips(soak, folders, target)
-    return soak.counts | figures, wrong
+
+    tried(compare, 'same', [2] * args.kills, 0.0)
+    if args.turns:
+        tried(compare, 'turns', [(2, 1, 4)[n % 3] for n in range(args.turns)], args.tolerance)
+    if args.flips:
+        tried(flip)
 
 
 def witness(args) -> dict[str, str]:
@@ -284,13 +291,15 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     out = pathlib.Path(args.out or tempfile.mkdtemp(prefix='t3d-soak-')).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    began, figures, wrong = time.monotonic(), {}, []
+    os.environ.pop(WITNESSED, None)
     os.environ.update(witness(args))
+    soak = Soak(args, out)
     try:
-        figures, wrong = check(Soak(args, out))
-    except Failed as failure:
-        figures, wrong = {}, [str(failure)]
-    words = {'config': args.config, 'set': args.set, 'steps': args.steps}
+        check(soak, figures, wrong)
+    except (Failed, UsageError) as failure:
+        wrong.append(str(failure))
+    words = {'config': args.config, 'set': args.set, 'steps': args.steps} | soak.counts
     print(json.dumps(words | figures | {'wrong': wrong, 'seconds': round(time.monotonic() - began)}))
     if wrong:
         print(f'failed: {"; ".join(wrong)} (the runs are in {out})', file=sys.stderr)

@@ -99,7 +99,7 @@ def test_unknown_data_sets_are_refused():
     config = configs.load('configs/instant3d.py:tiny', ['data.name=shapenet'])
     with pytest.raises(
         ValueError,
-        match=r"unknown data set \(data.name\) 'shapenet': there are furniture, posed, records, toy, toy_marked, toy_open",
+        match=r"unknown data set \(data.name\) 'shapenet': there are furniture, posed, records, toy, toy_endless",
     ):
         sources.make(config)
 

@@ -6,7 +6,7 @@ import pytest
 
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
-from t3d.data import sources
+from t3d.data import sets, sources
 from t3d.data.adapters import single_view
 from t3d.data.sets import endless, oracle, shapes, toy
 from t3d.geom import cameras
@@ -109,8 +109,21 @@ def test_batches_of_the_configs(spec):
     assert row['image'].shape == (16, 16, 3) and row['label'].shape == (25,)
 
 
+def test_several_views_of_an_object_as_records_and_previews():
+    data = configs.from_dict({'count': 5, 'views': 3, 'size': 16, 'seed': 4, 'supersample': 1, 'name': 'toy_endless'})
+    source = sets.open_set(data, 'train')
+    assert len(source) == 5 and source[4]['image'].shape == (3, 16, 16, 4) and np.ptp(source[4]['azimuth']) > 0
+    first, second = sets.procedural('toy_endless').preview_records(data, 2, 4)
+    assert first['image'].shape == (4, 16, 16, 4) and first['name'] == endless.scene(4, 'test', 0).captions[0] != second['name']
+    np.testing.assert_array_equal(sets.light('toy_endless')(np.eye(3)), toy.light(np.eye(3)))
+
+
 def test_other_splits_and_rays_in_closed_form_are_refused():
     with pytest.raises(UsageError, match="unknown split of toy_endless .data.split. 'all'"):
         single_view.open_set(configs.load('configs/ganfusion_gan.py:endless', [*GAN, 'data.split=all']))
+    with pytest.raises(UsageError, match='needs data.count, the number of objects, at least 1'):
+        single_view.open_set(configs.load('configs/ganfusion_gan.py:tiny', ['data.name=toy_endless']))
+    with pytest.raises(UsageError, match='reads no files: leave the path out'):
+        sources.make(configs.load('configs/ganfusion_gan.py:endless', [*GAN, 'data.path=x']))
     with pytest.raises(ValueError, match='no stretch and no turn'):
         shapes.table(endless.scene(0, 'train', 0))

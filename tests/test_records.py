@@ -177,7 +177,7 @@ def test_counts_of_parts_are_those_of_the_whole(set_of):
 
 def test_captions_that_a_model_cannot_read_are_refused_before_training(set_of, capsys):
     with pytest.raises(UsageError, match='has 4 words or word pieces, the model reads 2: "couche grise" would be dropped'):
-        sources.make(sources.resolve(config_of('records', set_of, 'text.length=4', 'text.open_vocabulary=true')))
+        sources.make(config_of('records', set_of, 'text.length=4', 'text.open_vocabulary=true'))
     with pytest.raises(UsageError, match='a caption cannot be read: words this model was not trained on'):
         sources.make(config_of('records', set_of, 'text.length=8', 'text.words=("a",)'))
     sources.make(config_of('records', set_of, *TEXT, 'text.words=("sofa","a","chair","old")'))

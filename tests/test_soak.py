@@ -11,6 +11,7 @@ from small_gan import batch, config, state, step
 
 from launch import soak, soak_witness
 from t3d import systems
+from t3d.core.errors import UsageError
 
 STEPS = 6
 
@@ -88,6 +89,39 @@ def test_a_system_is_trained_as_without_its_witness(monkeypatch):
     found, told = jax.jit(systems.make(other.lock()).train_step)(state(), batch(), key)
     jax.tree.map(np.testing.assert_array_equal, wanted, found)
     assert set(told) - set(measured) == {'data/order'} and plain.system == 'ganfusion_gan'
+
+
+def test_a_system_that_does_not_say_its_batches_fails(two):
+    def silent(records):
+        return [{key: value for key, value in record.items() if key != 'data/order'} for record in records]
+
+    with pytest.raises(soak.Failed, match='does not say which batches it saw'):
+        soak.same_steps(two(silent), 'same')
+
+
+def test_what_fails_first_is_told_beside_what_fails_after_it(monkeypatch, tmp_path, capsys):
+    """`same` ends with another number, `turns` with a damaged checkpoint, a changed byte is loaded: all three are said."""
+    ran = []
+    monkeypatch.setattr(soak.Soak, 'run', lambda self, name, interrupted, last=2: ran.append((name, len(interrupted))))
+    monkeypatch.setattr(soak, 'target_of', lambda folder: None)
+    monkeypatch.setattr(soak, 'same_steps', lambda made, name: 0.0)
+
+    def state_of(folder, target, step=None):
+        if folder.parent.name == 'turns':
+            raise UsageError('no checkpoint loads')
+        return {'a': np.float32([1.0, 2.0 + (folder.parent.name == 'same')])}
+
+    def flips(made, folders, target):
+        raise soak.Failed('byte 3 was changed')
+
+    monkeypatch.setattr(soak, 'state_of', state_of)
+    monkeypatch.setattr(soak, 'flips', flips)
+    (tmp_path / 'alone-local' / 'run' / '0-of-1').mkdir(parents=True)
+    assert soak.main(['--kills', '2', '--turns', '3', '--out', str(tmp_path)]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert ran == [('whole', 0), ('same', 2), ('turns', 3), ('alone', 1)]
+    assert said['same_state'] == 0.5 and said['same_bit_equal'] == 0
+    assert [text.split(':')[0] for text in said['wrong']] == ['same', 'no checkpoint loads', 'byte 3 was changed']
 
 
 def test_states_are_compared_leaf_by_leaf():

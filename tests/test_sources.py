@@ -118,7 +118,7 @@ def test_sources_are_named_and_what_is_wrong_is_refused(monkeypatch, tmp_path):
     for override, message in (
         (
             'data.name=tey',
-            "unknown data set (data.name) 'tey': there are furniture, posed, records, toy, toy_marked, toy_open, toy_patterns",
+            "unknown data set (data.name) 'tey': there are furniture, posed, records, toy, toy_endless",
         ),
         ('data.name=eg3d', "data.name='eg3d' gives no posed views: it goes with configs/ganfusion_gan.py"),
         (

@@ -5,10 +5,10 @@
     t3d bench gan --config configs/ganfusion_gan.py:base --no-peer batch=4
     t3d bench gan --config configs/ganfusion_gan.py:pod --count    # FLOPs of an image, nothing is run
 
-A phase is loss, gradient and Adam step, as the training step has them; the iteration weighs them by how often they run
-(generator + density / 4 + discriminator + r1 / 16 in EG3D's schedule). The peer (tests/peers/torch_gan.py) is eager PyTorch
-with networks, renderer, losses and schedule of the same sizes. Augmentation is off on both sides. The rules of measurement are
-those of t3d.bench.measure.
+A phase is loss, gradient and Adam step, as the training step has them with `fakes=new` (with `shared` the discriminator renders
+none); the iteration weighs them by how often they run (generator + density / 4 + discriminator + r1 / 16 in EG3D's schedule).
+The peer (tests/peers/torch_gan.py) is eager PyTorch with networks, renderer, losses and schedule of the same sizes.
+Augmentation is off on both sides. The rules of measurement are those of t3d.bench.measure.
 """
 
 import functools

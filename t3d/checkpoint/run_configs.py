@@ -12,6 +12,7 @@ BEFORE = {
     'optimizer.kernels': 'adam',
     'fakes': 'new',
     'average.images': 0,
+    'average.rampup': 0.05,
 }  # keys that came later, and what runs did that were made before them
 
 

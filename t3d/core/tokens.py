@@ -46,15 +46,15 @@ class WordTokenizer(NamedTuple):
         """int32 [len(prompts), length].
 
         Raises:
-          ValueError: more than `length - 2` words of a prompt are read, or it has words that a closed vocabulary lacks.
+          ValueError: a prompt is longer than `length - 2` words, or has words that a closed vocabulary lacks.
         """
         ids = {word: k + FIRST for k, word in enumerate(self.words)}
         rows = np.full((len(prompts), self.length), END, np.int32)
         for row, prompt in zip(rows, prompts):
             words = split_words(prompt)
             limit = self.length - 2
+            refuse_long(prompt, len(words), limit, ' '.join(words[limit:]))
             read = [word for word in words if word in ids] if self.open_vocabulary else words
-            refuse_long(prompt, len(read), limit, ' '.join(read[limit:]))
             refuse_unknown(prompt, read, self.words)
             row[0] = START
             row[1 : len(read) + 1] = [ids[word] for word in read]
@@ -204,14 +204,22 @@ def refuse_empty(prompts: list[str]) -> None:
 def check_prompts(text: dict, prompts: list[str]) -> None:
     """Raises UsageError for a prompt that is empty, too long, or has words the model of a `text` section cannot read.
 
-    A model with an open vocabulary reads the words it knows; those it never met are named on stderr.
+    A model with an open vocabulary reads the words it knows, one at least; those it never met are named on stderr.
     """
     refuse_empty(prompts)
     make(text)(list(prompts))
     if text.get('open_vocabulary', False):
+        for prompt in prompts:
+            if known_none(text, prompt):
+                refuse_unknown(prompt, split_words(prompt), tuple(text['words']))
         new = {word for prompt in prompts for word in split_words(prompt)} - set(text['words'])
         if new:
             _say_once(f'note: words that this model never read are left out: {", ".join(sorted(new))}')
+
+
+def known_none(text: dict, prompt: str) -> bool:
+    """Whether the words of a `text` section with an open vocabulary lack every word of a prompt: it would be read as empty."""
+    return bool(text.get('open_vocabulary')) and not text.get('folder') and set(split_words(prompt)).isdisjoint(text['words'])
 
 
 @functools.cache  # what asks and what draws both check

@@ -61,7 +61,7 @@ def open_shapes(value: str, text=None, *, random: bool = False, dtype=jnp.float3
     """The prior of a name, its parameters abstract, or random for benchmarks.
 
     Args:
-      text: section `text` of the system that it is given to; None: its texts are single words of any vocabulary.
+      text: section `text` of the system that it is given to; None: it reads every text as empty.
       dtype: of computation.
     Raises:
       UsageError: unknown name, or texts of another length than its tower has positions.

@@ -15,12 +15,13 @@ SETS = {
     'toy_patterns': 't3d.data.sets.patterns',
     'toy_marked': 't3d.data.sets.marked',
     'toy_open': 't3d.data.sets.open_captions',
+    'toy_endless': 't3d.data.sets.endless',
     'furniture': 't3d.data.sets.furniture_source',
     'posed': 't3d.data.sets.posed',
     'records': 't3d.data.sets.records',
 }
 # These have WORDS, the words of all their captions, and `preview_records(data, count, views)`.
-PROCEDURAL = ('toy', 'toy_patterns', 'toy_marked', 'toy_open')
+PROCEDURAL = ('toy', 'toy_patterns', 'toy_marked', 'toy_open', 'toy_endless')
 OTHERS = {
     'triplanes': 'it goes with configs/ganfusion_diffusion.py (data.kind=triplanes)',
     'prompts': 'it goes with configs/instant3d.py:sds (data.kind=prompts)',

@@ -27,7 +27,7 @@ def names_a_side(caption: str) -> bool:
 def check(captions: Iterable[str], text, where: str) -> None:
     """Raises UsageError for captions that the tokenizer of a config's `text` section cannot read whole.
 
-    Words that an open vocabulary lacks are counted and named on stderr: all of them are one to the model.
+    Words that an open vocabulary lacks are counted and named on stderr: they are left out.
 
     Args:
       where: the set, in messages.

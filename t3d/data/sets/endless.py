@@ -67,10 +67,10 @@ def _varied(random: np.random.Generator, solid: shapes.Object, scale: float) -> 
 
 
 class Endless(toy.ToySource):
-    """Random access to `count` objects, each from one free camera; else as toy.ToySource."""
+    """Random access to `count` objects, each from `views` free cameras; else as toy.ToySource."""
 
-    def __init__(self, split: str, *, count: int, size: int, seed: int, supersample: int):
-        super().__init__('all', size=size, seed=seed, supersample=supersample)
+    def __init__(self, split: str, *, count: int, size: int, seed: int, supersample: int, views: int = 1):
+        super().__init__('all', size=size, views=views, seed=seed, supersample=supersample)
         self.split, self.length = split, count
         scene(seed, split, 0)  # refuses another split
 
@@ -79,9 +79,22 @@ class Endless(toy.ToySource):
 
     def angles(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         random = np.random.default_rng((self.seed, SPLITS[self.split], index, 1))
-        return random.uniform(0.0, 2.0 * math.pi, 1), random.uniform(*self.elevation, 1)
+        return random.uniform(0.0, 2.0 * math.pi, self.views), random.uniform(*self.elevation, self.views)
 
 
 def open_set(data, split: str) -> Endless:
     """The source of a config's `data` section: `data.count` objects."""
-    return Endless(split, count=data.count, **{name: data[name] for name in ('size', 'seed', 'supersample')})
+    if not data.get('count', 0):
+        raise UsageError(
+            "data.name='toy_endless' needs data.count, the number of objects, at least 1: "
+            'configs/ganfusion_gan.py:endless and configs/renderdiffusion.py:endless have it.'
+        )
+    options = {name: data[name] for name in ('size', 'seed', 'supersample')}
+    return Endless(split, count=data.count, views=data.get('views', 1), **options)
+
+
+def preview_records(data, count: int, views: int) -> list[dict]:
+    """Objects of the test split from `views` sides."""
+    azimuth, elevation = np.arange(views) * (2.0 * np.pi / views), np.full(views, 0.4)
+    scenes = [scene(data.seed, 'test', index) for index in range(count)]
+    return [toy.record(one, azimuth, elevation, data.size, data.supersample) for one in scenes]
