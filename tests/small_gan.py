@@ -12,12 +12,7 @@ from t3d.core import config as configs
 from t3d.data import sources
 from t3d.systems import ganfusion_gan
 
-SMALL = (
-    'batch=8',
-    'micro_batch=2',
-    'discriminator.group=2',
-    'steps=5',
-    'mesh.data=1',
+GENERATOR = (  # what stage 2 takes over has the same sizes
     'generator.z=8',
     'generator.w=8',
     'generator.plane_resolution=8',
@@ -25,16 +20,24 @@ SMALL = (
     'generator.channel_base=64',
     'generator.channel_max=8',
     'generator.hidden=8',
-    'generator.features=4',
     'generator.sr.input_size=8',
     'generator.sr.channels=(8,4)',
+    'render.size=8',
+    'render.importance=4',
+    'data.size=16',
+)
+SMALL = (
+    *GENERATOR,
+    'batch=8',
+    'micro_batch=2',
+    'discriminator.group=2',
+    'steps=5',
+    'mesh.data=1',
+    'generator.features=4',
     'discriminator.channel_base=64',
     'discriminator.channel_max=8',
-    'render.size=8',
     'render.samples=4',
-    'render.importance=4',
     'blur.sigma=1.0',
-    'data.size=16',
     'data.poses=2',
     'data.supersample=1',
     'density.every=2',

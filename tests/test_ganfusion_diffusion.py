@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import random_weights
+import small_gan
 
 from t3d import systems
 from t3d.core import config as configs
@@ -20,22 +21,7 @@ from t3d.geom import cameras, triplanes
 from t3d.systems import ganfusion_diffusion
 from t3d.train import loop
 
-GENERATOR = (
-    'generator.z=8',
-    'generator.w=8',
-    'generator.plane_resolution=8',
-    'generator.plane_channels=4',
-    'generator.channel_base=64',
-    'generator.channel_max=8',
-    'generator.features=5',
-    'generator.hidden=8',
-    'generator.sr.input_size=8',
-    'generator.sr.channels=(8,4)',
-    'render.size=8',
-    'render.samples=6',
-    'render.importance=4',
-    'data.size=16',
-)
+GENERATOR = (*small_gan.GENERATOR, 'generator.features=5', 'render.samples=6')
 SMALL = (
     'batch=4',
     'steps=4',

@@ -34,6 +34,7 @@ import numpy as np
 from t3d.core import files, tokens
 from t3d.core.config import unknown
 from t3d.core.errors import UsageError
+from t3d.data import sets
 from t3d.data.sets import archives, camera_labels, caption_words, endless, furniture_source, images, one_view, shapes, toy
 from t3d.data.sets.captions import vocabulary
 from t3d.data.sets.posed_pictures import open_posed
@@ -302,8 +303,8 @@ def _adversarial(data, table: np.ndarray | None, record: dict, random: np.random
 
 def words(config) -> list[str]:
     """The vocabulary of a config's set."""
-    if config.data.name in ('toy', 'toy_endless'):
-        return shapes.WORDS
+    if made := sets.procedural(config.data.name):
+        return made.WORDS
     source = open_set(config)
     return list(source.spoken.words) if isinstance(source, Streamed) else vocabulary(source.captions())
 

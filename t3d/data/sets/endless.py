@@ -95,6 +95,6 @@ def open_set(data, split: str) -> Endless:
 
 def preview_records(data, count: int, views: int) -> list[dict]:
     """Objects of the test split from `views` sides."""
-    azimuth, elevation = np.arange(views) * (2.0 * np.pi / views), np.full(views, 0.4)
+    azimuth, elevation = toy.around(views)
     scenes = [scene(data.seed, 'test', index) for index in range(count)]
     return [toy.record(one, azimuth, elevation, data.size, data.supersample) for one in scenes]

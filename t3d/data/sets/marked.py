@@ -50,6 +50,6 @@ def open_set(data, split: str) -> MarkedSource:
 
 def preview_records(data, count: int, views: int) -> list[dict]:
     """Large held-out objects from `views` sides, front first."""
-    azimuth, elevation = np.arange(views) * (2.0 * np.pi / views), np.full(views, 0.4)
+    azimuth, elevation = toy.around(views)
     scenes = shapes.singles('test')[::2][:count]
     return [record(scene, azimuth, elevation, data.size, data.supersample) for scene in scenes]

@@ -4,8 +4,6 @@
 there are, and what a model of many answers draws can be judged exactly.
 """
 
-import numpy as np
-
 from t3d.core.errors import UsageError
 from t3d.data.sets import shapes, toy
 
@@ -79,7 +77,7 @@ def open_solids(data, split: str) -> OpenSolids:
 
 def preview_records(data, count: int, views: int) -> list[dict]:
     """Objects of one caption after another from `views` sides, front first; half of them with the shape left open."""
-    azimuth, elevation = np.arange(views) * (2.0 * np.pi / views), np.full(views, 0.4)
+    azimuth, elevation = toy.around(views)
     pairs = [(caption, scene) for caption, scenes in groups('all').items() for scene in scenes]
     half = (count + 1) // 2
     chosen = pairs[:half] + pairs[len(pairs) // 2 :][: count - half]

@@ -175,7 +175,7 @@ def open_set(data, split: str) -> PatternSource:
 
 def preview_records(data, count: int, views: int) -> list[dict]:
     """Large held-out objects from `views` sides, each with the next pattern."""
-    azimuth, elevation = np.arange(views) * (2.0 * np.pi / views), np.full(views, 0.4)
+    azimuth, elevation = toy.around(views)
     names = tuple(data.get('patterns', PATTERNS))
     scenes = [patterned(scene, names[k % len(names)]) for k, scene in enumerate(shapes.singles('test')[::2])]
     return [record(scene, azimuth, elevation, data.size, data.supersample) for scene in scenes[:count]]

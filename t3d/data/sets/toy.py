@@ -240,9 +240,14 @@ def rig_options(data) -> dict:
     return {name: data[name] for name in ('rig', 'elevation') if data.get(name)}
 
 
+def around(views: int) -> tuple[np.ndarray, np.ndarray]:
+    """(azimuth, elevation) [views] in radians of previews: evenly around, front first."""
+    return np.arange(views) * (2.0 * np.pi / views), np.full(views, 0.4)
+
+
 def preview_records(data, count: int, views: int) -> list[dict]:
     """Held-out scenes from `views` sides, singles and, where they were learned, pairs by turns."""
-    azimuth, elevation = np.arange(views) * (2.0 * np.pi / views), np.full(views, 0.4)
+    azimuth, elevation = around(views)
     scenes = shapes.singles('test')[::2]
     if data.scenes != 'singles':
         scenes = [scene for both in zip(shapes.pairs('test')[5::211], scenes) for scene in both]
