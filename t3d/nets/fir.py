@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Float
+from t3d.nets import convolution
 
 TAPS = (0.125, 0.375, 0.375, 0.125)  # sums to 1
 
@@ -102,7 +103,7 @@ def resize_aa(x: Float[Array, 'b h w c'], size: int) -> Float[Array, 'b h2 w2 c'
 
 def conv(x: jax.Array, weight: jax.Array, stride: int = 1, padding='SAME') -> jax.Array:
     """Cross-correlation, NHWC by HWIO."""
-    return jax.lax.conv_general_dilated(x, weight, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    return convolution.conv_general_dilated(x, weight, (stride, stride), padding, dimension_numbers=convolution.LAYOUT)
 
 
 @jax.custom_vjp

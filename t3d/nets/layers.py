@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from t3d.core.typing import Array, Float, typechecked
+from t3d.nets import convolution
 
 
 class AdaptiveGroupNorm(nn.Module):
@@ -41,12 +42,12 @@ class ResidualBlock(nn.Module):
     @typechecked
     def __call__(self, x: Float[Array, 'b h w c'], style: Float[Array, 'b s'] | None) -> Float[Array, 'b h w o']:
         def conv(name):
-            return nn.Conv(self.channels, (3, 3), dtype=self.dtype, name=name)
+            return convolution.layer(self.channels, (3, 3), dtype=self.dtype, name=name)
 
         h = conv('conv_1')(nn.silu(AdaptiveGroupNorm(self.groups, dtype=self.dtype, name='norm_1')(x, style)))
         h = conv('conv_2')(nn.silu(AdaptiveGroupNorm(self.groups, dtype=self.dtype, name='norm_2')(h, style)))
         if x.shape[-1] != self.channels:
-            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name='shortcut')(x)
+            x = convolution.layer(self.channels, (1, 1), dtype=self.dtype, name='shortcut')(x)
         return x + h
 
 
@@ -61,4 +62,4 @@ class Upsample(nn.Module):
         batch, height, width, channels = x.shape
         x = jax.lax.broadcast_in_dim(x, (batch, height, 2, width, 2, channels), (0, 1, 3, 5))
         x = x.reshape(batch, 2 * height, 2 * width, channels)
-        return nn.Conv(channels, (3, 3), dtype=self.dtype, name='conv')(x)
+        return convolution.layer(channels, (3, 3), dtype=self.dtype, name='conv')(x)

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from t3d.core import tree
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Bool, Float, PyTree, Shaped, typechecked
-from t3d.nets import view_attention
+from t3d.nets import convolution, view_attention
 from t3d.nets.epipolar_block import EpipolarBlock
 from t3d.nets.unet import Time, UNet
 from t3d.nets.unet_blocks import (
@@ -135,7 +135,7 @@ class ViewTransformer(nn.Module):
         def project(name, value, kernel_init=LECUN):
             if options.linear:
                 return nn.Dense(channels, dtype=options.dtype, kernel_init=kernel_init, name=name)(value)
-            return nn.Conv(channels, (1, 1), dtype=options.dtype, kernel_init=kernel_init, name=name)(value)
+            return convolution.layer(channels, (1, 1), dtype=options.dtype, kernel_init=kernel_init, name=name)(value)
 
         h = group_norm(options, TRANSFORMER_EPSILON, 'norm')(x)
         if options.settings.plucker:

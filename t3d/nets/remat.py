@@ -24,4 +24,6 @@ def again(module: type[nn.Module], remat: bool | str) -> type[nn.Module]:
 def _products(primitive, *avals, **parameters) -> bool:
     """Whether a result is kept: of convolutions, and of products without a batch, which are those with weights."""
     of_weights = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return primitive is lax.conv_general_dilated_p or of_weights(primitive, *avals, **parameters)
+    called = parameters.get('call_jaxpr')  # of a function with a gradient of its own, as nets.convolution is
+    inside = [equation.primitive for equation in called.eqns] if called is not None else []
+    return lax.conv_general_dilated_p in (primitive, *inside) or of_weights(primitive, *avals, **parameters)

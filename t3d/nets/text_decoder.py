@@ -13,6 +13,7 @@ from t3d.core import spread
 from t3d.core.errors import UsageError
 from t3d.core.rules import divides
 from t3d.core.typing import Array, Float, typechecked
+from t3d.nets import convolution
 from t3d.nets.attention import ImageTransformer, TextMixer
 from t3d.nets.layers import ResidualBlock, Upsample
 from t3d.nets.remat import again
@@ -113,7 +114,7 @@ class TextDecoder(nn.Module):
             raise ValueError(f'noise of shape {noise.shape}: wanted {(tokens.shape[0], self.style_width)}')
         tokens, noise = spread.rows(tokens.astype(self.dtype)), spread.rows(noise)
         style = self.style(tokens, noise) if self.style_injection else None
-        x = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(self.base_map(tokens))
+        x = convolution.layer(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(self.base_map(tokens))
         x = self.middle(x, style, tokens)
         for k, (channels, heads, groups) in enumerate(zip(self.channels, self.heads, self.groups, strict=True)):
             stage = DecoderStage(
@@ -121,7 +122,7 @@ class TextDecoder(nn.Module):
             )
             x = stage(x, style, tokens)
         x = nn.silu(nn.GroupNorm(self.out_groups, use_fast_variance=False, epsilon=1e-5, dtype=self.dtype, name='norm_out')(x))
-        return nn.Conv(self.out_channels, (3, 3), dtype=self.dtype, name='conv_out')(x)
+        return convolution.layer(self.out_channels, (3, 3), dtype=self.dtype, name='conv_out')(x)
 
     def style(self, tokens, noise):
         """Style injection's vector [B, style_channels] from text features beside Gaussian noise."""

@@ -30,7 +30,7 @@ from jax.sharding import PartitionSpec as P
 from t3d.core import spread
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Bool, Float, PyTree, typechecked
-from t3d.nets import flash_attention, patched_unet, unet
+from t3d.nets import convolution, flash_attention, patched_unet, unet
 from t3d.nets.remat import again
 from t3d.nets.unet_blocks import (
     TRANSFORMER_EPSILON,
@@ -197,7 +197,7 @@ class AxisConv(nn.Module):
         width, height = axis_pooled(x, self.axes)
 
         def taps(name, line):
-            conv = nn.Conv(self.channels, (3,), padding=1, use_bias=False, dtype=self.dtype, name=name)
+            conv = convolution.layer(self.channels, (3,), padding=1, use_bias=False, dtype=self.dtype, name=name)
             return folded(conv, line)
 
         out = folded(conv3(self.channels, self.dtype, 'plane'), x)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from t3d.core import platforms, spread
 from t3d.core.typing import Array, Float, PyTree, typechecked
-from t3d.nets import flash_attention
+from t3d.nets import convolution, flash_attention
 from t3d.nets.remat import again
 
 LAYER_EPSILON = 1e-5  # of a transformer's layer norms
@@ -67,7 +67,7 @@ def layer_norm(options: Options, name: str) -> nn.LayerNorm:
 
 def conv3(channels: int, dtype, name: str) -> nn.Conv:
     """3x3 convolution that keeps the size."""
-    return nn.Conv(channels, (3, 3), padding=1, dtype=dtype, name=name)
+    return convolution.layer(channels, (3, 3), padding=1, dtype=dtype, name=name)
 
 
 def upsample(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
@@ -223,7 +223,7 @@ class Transformer(nn.Module):
         def project(name, value):
             if self.options.linear:
                 return nn.Dense(channels, dtype=self.options.dtype, name=name)(value)
-            return nn.Conv(channels, (1, 1), dtype=self.options.dtype, name=name)(value)
+            return convolution.layer(channels, (1, 1), dtype=self.options.dtype, name=name)(value)
 
         h = project('proj_in', group_norm(self.options, TRANSFORMER_EPSILON, 'norm')(x))
         block = TransformerBlock(self.heads, self.options, name='transformer_blocks_0')
@@ -251,7 +251,7 @@ class ResnetBlock(nn.Module):
         h = nn.silu(group_norm(options, options.epsilon, 'norm2')(h))
         h = conv3(self.channels, options.dtype, 'conv2')(h)
         if x.shape[-1] != self.channels:
-            x = nn.Conv(self.channels, (1, 1), dtype=options.dtype, name='conv_shortcut')(x)
+            x = convolution.layer(self.channels, (1, 1), dtype=options.dtype, name='conv_shortcut')(x)
         return x + h
 
 
@@ -264,7 +264,7 @@ class Downsample(nn.Module):
     @typechecked
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
         pad = ((1, 1), (1, 1)) if self.options.padding else ((0, 1), (0, 1))
-        return nn.Conv(x.shape[-1], (3, 3), strides=2, padding=pad, dtype=self.options.dtype, name='conv')(x)
+        return convolution.layer(x.shape[-1], (3, 3), strides=2, padding=pad, dtype=self.options.dtype, name='conv')(x)
 
 
 class Upsample(nn.Module):

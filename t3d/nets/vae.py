@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from t3d.core import spread
 from t3d.core.errors import UsageError
 from t3d.core.typing import Array, Float, Key, PyTree, typechecked
-from t3d.nets import configs
+from t3d.nets import configs, convolution
 from t3d.nets.unet_blocks import DownBlock, Options, UpBlock, attention, conv3, group_norm, residual
 
 EPSILON = 1e-6  # of every norm; the UNet's ResNets have 1e-5
@@ -159,8 +159,8 @@ class VAE(nn.Module):
         shared = {'channels': self.block_out_channels, 'layers': self.layers_per_block, 'options': options}
         self.encoder = Encoder(outputs=2 * self.latent_channels, **shared)
         self.decoder = Decoder(outputs=self.out_channels, **shared)
-        self.quant_conv = nn.Conv(2 * self.latent_channels, (1, 1), dtype=self.dtype)
-        self.post_quant_conv = nn.Conv(self.latent_channels, (1, 1), dtype=self.dtype)
+        self.quant_conv = convolution.layer(2 * self.latent_channels, (1, 1), dtype=self.dtype)
+        self.post_quant_conv = convolution.layer(self.latent_channels, (1, 1), dtype=self.dtype)
 
     def encode(self, images: Float[Array, 'b h w 3']) -> tuple[Float[Array, 'b h8 w8 c'], Float[Array, 'b h8 w8 c']]:
         """Mean and clipped log variance, unscaled float32, of images in [-1, 1] whose sides divide by 2 ** (levels - 1)."""
