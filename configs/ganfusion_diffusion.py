@@ -6,6 +6,7 @@
 | variant | planes | denoiser, without text tower and generator | where |
 |---|---|---|---|
 | `tiny` | 32 x 32 x 8, the toy GAN's | 4.2 M, patch 2, 16 x 16 positions | two CPU cores, under an hour |
+| `endless` | 32 x 32 x 8, that of endless objects | as `tiny` | the same |
 | `furniture` | 32 x 32 x 12, that of furniture | the same | two CPU cores, two hours |
 | `base` | 128 x 128 x 32 | 307 M, patch 2, 64 x 64 positions | one large GPU |
 | `pod` | 256 x 256 x 32 | Stable Diffusion 1's sizes, 868 M, patch 4, 64 x 64 positions | v4-64 class, fsdp |
@@ -21,7 +22,7 @@ from configs import common, ganfusion_gan
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
-    variants = {'tiny': tiny, 'furniture': furniture, 'base': base, 'pod': pod}
+    variants = {'tiny': tiny, 'endless': endless, 'furniture': furniture, 'base': base, 'pod': pod}
     if variant not in variants:
         raise ValueError(f'unknown variant {variant!r} of ganfusion_diffusion: there are {", ".join(variants)}')
     return variants[variant]().lock()
@@ -107,6 +108,17 @@ def tiny() -> ml_collections.ConfigDict:
         size=512,
         render_size=128,
     )
+    return config
+
+
+def endless() -> ml_collections.ConfigDict:
+    """Of objects that are all different; pairs by --captioner endless."""
+    config = tiny()
+    config.variant = 'endless'
+    of_generator(config, 'endless')
+    config.text.length = 12  # two solids
+    config.evaluate = ('endless_objects',)
+    config.export.prompts = ('a red cube', 'a small green cone', 'a purple sphere on top of a white cylinder')
     return config
 
 

@@ -124,6 +124,7 @@ def endless() -> ml_collections.ConfigDict:
     config = tiny()
     config.variant = 'endless'
     config.data.update(name='toy_endless', split='train', count=16_384)
+    config.evaluate = ('generated_objects', 'endless_objects')
     return config
 
 

@@ -117,6 +117,7 @@ def endless() -> ml_collections.ConfigDict:
     config.variant = 'endless'
     config.text.length = 12  # two solids
     config.data.update(name='toy_endless', split='train', count=16_384)
+    config.evaluate = ('endless_objects',)
     return config
 
 

@@ -4,11 +4,12 @@ A `Captioner` has `caption(images [N, V, H, W, 3] in [0, 1], labels [N, V, 25]) 
 object with their cameras, and `render(slots, choice) -> str`; `choice` picks among sentences that are equally true.
 
     toy         shape, colour and size by comparison with all 64 single objects of the grammar from the same cameras
+    endless     solids, colours and size by comparison with drawn objects of toy_endless, from cameras of its own
     catalogue   noun and colour, or the caption, of the training picture with the nearest features
     blip        a free sentence by BLIP, with the user's weights (build/captioners_blip.py)
     blip-vqa    attribute questions to BLIP-VQA, the answers filled into a template
 
-The first two add the slot `distance`, by which failures can be told: `data.max_distance` of a config drops them.
+The first three add the slot `distance`, by which failures can be told: `data.max_distance` of a config drops them.
 """
 
 from collections.abc import Callable
@@ -19,9 +20,9 @@ import numpy as np
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
 from t3d.data.adapters import single_view
-from t3d.data.sets import captions, shapes, toy
+from t3d.data.sets import captions, endless_reader, shapes, toy
 
-NAMES = ('toy', 'catalogue', 'blip', 'blip-vqa')
+NAMES = ('toy', 'endless', 'catalogue', 'blip', 'blip-vqa')
 COMPARED = 32  # px; larger pictures are averaged down to this before toy's comparison
 # Toy's distance is 1 for an empty picture and below 0.3 for the truth (edges of small objects); at one half, three quarters of
 # what the object adds to the background are explained.
@@ -35,11 +36,13 @@ class Captioner(NamedTuple):
       name: with what weights, where it has any; kept in the manifest.
       caption: (images [N, V, H, W, 3] float in [0, 1], labels [N, V, 25]) -> N dictionaries of slots.
       render: (slots, choice=0) -> the caption.
+      labels: float32 [M, 25], the cameras that it reads pictures from; None for any.
     """
 
     name: str
     caption: Callable
     render: Callable
+    labels: np.ndarray | None = None
 
 
 def make(name: str, config, *, weights=None, template: str = 'objects') -> Captioner:
@@ -55,6 +58,11 @@ def make(name: str, config, *, weights=None, template: str = 'objects') -> Capti
         if config.data.name != 'toy':
             raise UsageError(f"captioner toy knows the objects of toy, and this generator's data are {config.data.name!r}.")
         return Captioner('toy', ToyReader(config.render.background), toy_caption)
+    if name == 'endless':
+        if config.data.name != 'toy_endless':
+            raise UsageError(f"captioner endless reads toy_endless, and this generator's data are {config.data.name!r}.")
+        reader = endless_reader.Reader(config.render.background)
+        return Captioner('endless', reader, endless_reader.caption, reader.labels)
     if name == 'catalogue':
         return catalogue(config)
     if name in ('blip', 'blip-vqa'):

@@ -63,7 +63,7 @@ def run(
     Args:
       source: run folder or weights folder of a triplane GAN.
       psi: truncation of w towards its mean; 1 is none.
-      views: pictures of each object, from cameras of the data set, that the captioner sees.
+      views: pictures of each object that the captioner sees, from cameras of the data set, or of those that it knows.
       weights, template: of BLIP captioners.
       share: makes only the blocks of this one of several processes (triplane_shares); a call without puts them together.
     Raises:
@@ -90,7 +90,7 @@ def run(
         'captioner': reader.name,
         'triplanes': triplanes.meaning(loaded.config),
     }
-    draw = SampleRenderer(loaded, psi, views)
+    draw = SampleRenderer(loaded, psi, views, reader.labels)
     seeds_of = lambda start, stop: np.arange(seed0 + start, seed0 + min(start + batch, stop), dtype=np.uint32)
     if share is not None:
         have = triplanes.read_manifest(out)['pairs'] if (out / triplanes.MANIFEST).exists() else 0
@@ -144,8 +144,8 @@ class Made(NamedTuple):
 class SampleRenderer:
     """From seeds to planes and pictures, by the generator's averaged weights; an object depends on its seed alone."""
 
-    def __init__(self, loaded: loading.Loaded, psi: float, views: int):
-        self.labels = Labels(loaded.config)
+    def __init__(self, loaded: loading.Loaded, psi: float, views: int, labels: np.ndarray | None = None):
+        self.labels = Labels(loaded.config, labels)
         self.params, self.views = loaded.weights, views
         generator = loaded.system.functions
 
@@ -173,12 +173,12 @@ class SampleRenderer:
 
 
 class Labels:
-    """Camera labels drawn from the data set of a generator's config; those of a seed are always the same."""
+    """Camera labels drawn from `known` [M, 25], or from the data set of a generator's config; of a seed always the same."""
 
-    def __init__(self, config):
+    def __init__(self, config, known: np.ndarray | None = None):
         from t3d.data.adapters import single_view
 
-        self.table = single_view.labels(config)
+        self.table = single_view.labels(config) if known is None else known
 
     def __call__(self, seed: int, views: int) -> np.ndarray:
         """float32 [views, 25]."""

@@ -33,6 +33,7 @@ EVALUATORS = {
     'captioned_pictures': 't3d.evaluate.captioned_pictures',
     'captioned_views': 't3d.evaluate.captioned_views',
     'captioned_objects': 't3d.evaluate.captioned_objects',
+    'endless_objects': 't3d.evaluate.endless_objects',
 }
 
 

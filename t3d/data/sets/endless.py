@@ -41,15 +41,24 @@ def scene(seed: int, split: str, index: int) -> shapes.Scene:
     random = np.random.default_rng((seed, SPLITS[split], index))
     chosen = [(_any(random, shapes.SHAPES), _any(random, shapes.COLOURS)) for _ in range(2)]
     if random.random() >= TWO:
-        shape, colour = chosen[0]
-        plain = shapes.single(shape, colour, _any(random, shapes.SIZES))
-        [solid] = plain.objects
-        return plain._replace(objects=(_varied(random, solid, solid.scale * random.uniform(*ONE_SIZE)),))
-    plain = shapes.pair(chosen[0], 'on top of', chosen[1])
-    upper, lower = (_varied(random, solid, solid.scale * TWO_SIZE) for solid in plain.objects)
-    heights = [solid.scale * shapes.HALF_HEIGHT[solid.shape] * solid.stretch[1] for solid in (upper, lower)]
-    upper, lower = upper._replace(centre=(0.0, heights[1], 0.0)), lower._replace(centre=(0.0, -heights[0], 0.0))
-    return plain._replace(objects=(upper, lower))
+        return one(random, *chosen[0], _any(random, shapes.SIZES))
+    return two(random, *chosen)
+
+
+def one(random: np.random.Generator, shape: str, colour: str, size: str) -> shapes.Scene:
+    """A solid of a shape, a colour and a size, as none other is."""
+    plain = shapes.single(shape, colour, size)
+    [solid] = plain.objects
+    return plain._replace(objects=(_varied(random, solid, solid.scale * random.uniform(*ONE_SIZE)),))
+
+
+def two(random: np.random.Generator, upper: tuple[str, str], lower: tuple[str, str]) -> shapes.Scene:
+    """A solid on top of another, each (shape, colour), as none other are."""
+    plain = shapes.pair(upper, 'on top of', lower)
+    above, below = (_varied(random, solid, solid.scale * TWO_SIZE) for solid in plain.objects)
+    heights = [solid.scale * shapes.HALF_HEIGHT[solid.shape] * solid.stretch[1] for solid in (above, below)]
+    above, below = above._replace(centre=(0.0, heights[1], 0.0)), below._replace(centre=(0.0, -heights[0], 0.0))
+    return plain._replace(objects=(above, below))
 
 
 def _any(random: np.random.Generator, of):

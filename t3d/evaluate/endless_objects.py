@@ -1,0 +1,141 @@
+"""Scores of text to triplanes on `toy_endless`: does an object that was never seen show what its caption says?
+
+Captions are those of objects of the test split, one sample of each, read by data.sets.endless_reader from one camera, and from
+another one for whether both views show one thing. Controls: what other captions say, the true objects from the same cameras,
+other true objects; for GANFusion its stage-1 generator, which is scored alone where it is what was loaded.
+"""
+
+import os
+
+import numpy as np
+
+from t3d.core.errors import UsageError
+from t3d.data.sets import endless, endless_reader, oracle, toy
+from t3d.evaluate import captioned_objects, drawing, generated_objects
+from t3d.export import sheets
+from t3d.fields.triplane_generator import Generator
+from t3d.geom import cameras
+from t3d.inference.loading import Loaded
+from t3d.metrics.scores import attribute_shares
+
+NAME = 'endless_objects'
+PAIRED = True  # every caption is of an object of the test split
+CAPTIONED = True
+NEEDS = {'data.name': 'toy_endless', 'render.background': None}
+data_config = captioned_objects.data_config
+SAMPLES = 512  # captions
+SLOTS = ('shape', 'colour', 'size', 'shape_b', 'colour_b')
+CLEAR = 0.5  # distances up to here are objects of the grammar; true ones from all cameras are below 0.45
+VIEWS = 2
+ROWS, TURNS = 6, 8  # of the sheet
+
+
+def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:
+    """All scores of a run, and samples.png where `loaded` is a run folder.
+
+    - shares of samples with the shape, colour and size of their caption, `both` of all its shapes and colours; shuffled: all
+      other captions.
+    - `alike/`: shares of which two views show the same. `clear`: of which a picture is within CLEAR of a true object.
+    - FID-tiny and KID-tiny to the captions' own true objects, from the same cameras.
+
+    Args:
+      limit: captions; None for 512.
+    """
+    generated_objects.refuse_split(split)
+    data, count = data_config(loaded), SAMPLES if limit is None else limit
+    if count < 2:
+        raise UsageError(f'--limit {count}: wanted at least 2 captions.')
+    reader = endless_reader.Reader(data.render.background)
+    labels, scenes = seen_from(count), [endless.scene(data.data.seed, 'test', index) for index in range(count)]
+    log(f'drawing {count} true objects')
+    true = true_pictures(scenes, labels, data)
+    texts = [scene.captions[0] for scene in scenes]
+    alone = isinstance(loaded.system.functions, Generator)
+    log(f'drawing {count} samples from {VIEWS} sides')
+    images = of_generator(loaded.system.functions, loaded.weights, labels, 1.0) if alone else draw(loaded, texts, labels, data)
+    scores = readings(reader, images, labels, None if alone else scenes)
+    known = readings(reader, true, labels, scenes)
+    scores |= {f'control/true/{name}': value for name, value in known.items()}
+    half = count // 2
+    scores |= generated_objects.distances(images[:half, 0], true[:half, 0], true[half : 2 * half, 0])
+    if generators := [one for one in loaded.given.values() if isinstance(one.functions, Generator)]:
+        ceiling = of_generator(generators[0].functions, generators[0].params, labels, loaded.config.psi)
+        measured = readings(reader, ceiling, labels, None)
+        measured |= generated_objects.distances(ceiling[:half, 0], true[:half, 0], true[half : 2 * half, 0])
+        scores |= {f'ceiling/{name}': value for name, value in measured.items() if 'control' not in name}
+    if loaded.run is not None and not alone:
+        log(f'open {write_sheet(loaded, data, loaded.run)}')
+    return scores
+
+
+def seen_from(count: int) -> np.ndarray:
+    """float32 [count, 2, 25]: two different cameras of the reader for each object."""
+    known, random = endless_reader.labels(), np.random.default_rng(61)
+    return known[np.stack([random.permutation(len(known))[:VIEWS] for _ in range(count)])]
+
+
+def draw(loaded: Loaded, prompts: list[str], labels: np.ndarray, data) -> np.ndarray:
+    """[N, V, S, S, 3] in [0, 1]: pictures of each prompt from its labels [N, V, 25]."""
+    views = cameras.from_eg3d(labels)
+    return drawing.pictures(loaded, prompts, views, data.data.size, evaluator=NAME)
+
+
+def of_generator(functions: Generator, params, labels: np.ndarray, psi: float) -> np.ndarray:
+    """The same of as many objects of a generator."""
+    renderer = generated_objects.GanRenderer(functions, params)
+    styles = renderer.styles(generated_objects.FIRST + np.arange(len(labels)), psi)
+    return np.stack([renderer.images(styles, labels[:, view]) for view in range(labels.shape[1])], 1)
+
+
+def true_pictures(scenes, labels: np.ndarray, data) -> np.ndarray:
+    """The same of true objects."""
+    made = []
+    for scene, own in zip(scenes, labels, strict=True):
+        poses, lenses = own[:, :16].reshape(-1, 4, 4), own[:, 16:].reshape(-1, 3, 3)
+        made.append(toy.render(scene, poses, lenses, data.data.size, data.data.supersample)['image'])
+    return oracle.composite(np.stack(made), data.render.background)
+
+
+def readings(reader: endless_reader.Reader, images: np.ndarray, labels: np.ndarray, scenes) -> dict[str, float]:
+    """Scores of pictures [N, 2, S, S, 3] of objects that should be `scenes`, or of whatever objects they are (None)."""
+    first, second = (reader(images[:, view, None], labels[:, view, None]) for view in range(VIEWS))
+    words = lambda slots: {slot: slots.get(slot) for slot in SLOTS}
+    same = [{slot: a.get(slot) == b.get(slot) for slot in SLOTS} for a, b in zip(first, second, strict=True)]
+    shapes_alike = [one['shape'] and one['shape_b'] for one in same]
+    colours_alike = [one['colour'] and one['colour_b'] for one in same]
+    scores = {
+        'alike/shape': float(np.mean(shapes_alike)),
+        'alike/colour': float(np.mean(colours_alike)),
+        'alike/both': float(np.mean(np.logical_and(shapes_alike, colours_alike))),
+        'distance': float(np.mean([slots['distance'] for slots in first])),
+        'clear': float(np.mean([slots['distance'] <= CLEAR for slots in first])),
+        'objects_n': len(images),
+    }
+    if scenes is not None:
+        said, shown = [words(scene.attributes) for scene in scenes], [words(slots) for slots in first]
+        joint = ('shape', 'colour', 'shape_b', 'colour_b')
+        values, control = attribute_shares(shown, said, np.arange(len(said)), joint)
+        scores |= values | {f'control/{name}_shuffled': value for name, value in control.items()}
+    return scores
+
+
+def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> drawing.Pictures:
+    """A sample of each of `limit` (512) captions from two sides, and the true objects."""
+    generated_objects.refuse_split(split)
+    data, count = data_config(loaded), SAMPLES if limit is None else limit
+    labels, scenes = seen_from(count), [endless.scene(data.data.seed, 'test', index) for index in range(count)]
+    texts = [scene.captions[0] for scene in scenes]
+    return drawing.Pictures(texts, draw(loaded, texts, labels, data), true_pictures(scenes, labels, data), True)
+
+
+def write_sheet(loaded: Loaded, data, folder) -> str:
+    """Writes samples.png into a folder: a sample of each of the first captions from all sides, the true object below it."""
+    views = generated_objects.ring(data, TURNS)
+    scenes = [endless.scene(data.data.seed, 'test', index) for index in range(ROWS)]
+    texts = [scene.captions[0] for scene in scenes]
+    labels = np.broadcast_to(np.asarray(cameras.to_eg3d(views)), (ROWS, TURNS, 25))
+    rows = np.stack([draw(loaded, texts, labels, data), true_pictures(scenes, labels, data)], 1)
+    names = [name for text in texts for name in (text, 'true')]
+    path = os.path.join(os.fspath(folder), 'samples.png')
+    sheets.write(path, sheets.sheet(rows.reshape(-1, *rows.shape[2:]), names, title='a sample of each caption from all sides'))
+    return path
