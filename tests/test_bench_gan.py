@@ -70,7 +70,14 @@ def test_the_table_without_a_peer(uncompiled, tmp_path, capsys):
         total = sum(of(rows[name]) / times for name, times in every.items())
         assert abs(of(rows['iteration']) - total) < 1e-6 * total, field
     assert abs(rows['iteration']['images_per_s'] * rows['iteration']['t3d_ms'][0] - 4000) < 1e-3
+    assert 'the step as trained: ' in printed and len(report['step_ms']) == 3
     assert rows['iteration']['compile_s'] == 6.0 and report['step_temp_mib'] == 3.0
+
+
+def test_a_step_as_trained_goes_through_every_phase_and_on_from_its_own_state():
+    seen = []
+    timing = gan_bench.as_trained(lambda state, *_: (seen.append(state) or state + 1, {}), 5, None, 4, 2)
+    assert seen == [5, 6, 7, 8] * 3 and timing.min <= timing.median <= timing.max
 
 
 def test_an_iteration_beside_a_peer_is_weighed_turn_by_turn():

@@ -7,11 +7,13 @@
 
 A phase is loss, gradient and Adam step, as the training step has them with `fakes=new` (with `shared` the discriminator renders
 none); the iteration weighs them by how often they run (generator + density / 4 + discriminator + r1 / 16 in EG3D's schedule).
+The step as it is trained, with its conditions and rungs, is timed by itself over whole cycles of the lazy phases.
 The peer (tests/peers/torch_gan.py) is eager PyTorch with networks, renderer, losses and schedule of the same sizes.
 Augmentation is off on both sides. The rules of measurement are those of t3d.bench.measure.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -146,17 +148,32 @@ def measured(config, peer, repeats: int, echo=lambda line: None) -> dict:
         echo(_line(name, rows[name], config.batch))
     rows['iteration'] = _iteration(rows, {'density': config.density.every, 'r1': config.r1.every})
     echo(_line('iteration', rows['iteration'], config.batch))
-    state = jax.eval_shape(systems.make(config).init, prng.key(0), made, {})
+    state = jax.jit(systems.make(config).init)(prng.key(0), made, {})
     whole = measure.compiled(model.train_step, state, made, prng.key(0), {})
+    trained = as_trained(whole.call, state, made, math.lcm(config.density.every, config.r1.every), repeats)
     count = {name: tree.count(params[name]) for name in ('generator', 'discriminator')}
     return {
         'phases': rows,
         'step_compile_s': whole.seconds,
+        'step_ms': trained,
         'step_temp_mib': whole.temp_bytes / measure.MIB,
         'parameters': count,
         'peer': loaded.get('is'),
         'peer_parameters': loaded.get('parameters'),
     }
+
+
+def as_trained(step, state, made, cycle: int, repeats: int) -> measure.Timing:
+    """Milliseconds of an iteration: means over `cycle` steps in a row, which hold every phase as often as it runs."""
+    keys = [prng.key(number) for number in range(cycle)]
+
+    def steps():
+        now = state
+        for key in keys:
+            now, _ = step(now, made, key, {})
+        return now
+
+    return measure.timing([measure.once(steps) / cycle for _ in range(repeats + 1)][1:])
 
 
 def _phase(name, function, args, peer, repeats, images, dtype) -> dict:
@@ -251,6 +268,7 @@ def main(argv=None) -> int:
     g, d = result['parameters'].values()
     print(f'\npeer: {result["peer"] or why_not}')
     print(f'{g:,} parameters in the generator, {d:,} in the discriminator; {result["phases"]["iteration"]["gflop"]:.1f} GFLOP')
+    print(f'the step as trained: {result["step_ms"]} ms')
     print(f'the whole step compiles in {result["step_compile_s"]:.1f} s, {result["step_temp_mib"]:.0f} MiB of temporaries')
     measure.warn_of_load()
     figures.write(args, 'gan', result)
