@@ -117,4 +117,5 @@ def test_a_generator_is_scored_by_itself(monkeypatch):
     loaded = loaded._replace(config=configs.from_dict(changed))
     scores = endless_objects.evaluate(loaded, limit=6)
     assert scores['control/true/colour'] > 0.9 and scores['clear'] < 0.5 and 'shape' not in scores
+    assert {'test/kid_tiny', 'control/test/real/kid_tiny', 'test/fid_tiny_n'} <= set(scores) and 'kid_tiny' not in scores
     assert isinstance(loaded, loading.Loaded) and loaded.config.data.size == 32

@@ -36,7 +36,7 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     - shares of samples with the shape, colour and size of their caption, `both` of all its shapes and colours; shuffled: all
       other captions.
     - `alike/`: shares of which two views show the same. `clear`: of which a picture is within CLEAR of a true object.
-    - FID-tiny and KID-tiny to the captions' own true objects, from the same cameras.
+    - `test/`: FID-tiny and KID-tiny to the captions' own true objects, from the same cameras.
 
     Args:
       limit: captions; None for 512.
@@ -57,15 +57,23 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     known = readings(reader, true, labels, scenes)
     scores |= {f'control/true/{name}': value for name, value in known.items()}
     half = count // 2
-    scores |= generated_objects.distances(images[:half, 0], true[:half, 0], true[half : 2 * half, 0])
+    true_ones = true[:half, 0], true[half : 2 * half, 0]
+    scores |= under('test', generated_objects.distances(images[:half, 0], *true_ones))
     if generators := [one for one in loaded.given.values() if isinstance(one.functions, Generator)]:
         ceiling = of_generator(generators[0].functions, generators[0].params, labels, loaded.config.psi)
         measured = readings(reader, ceiling, labels, None)
-        measured |= generated_objects.distances(ceiling[:half, 0], true[:half, 0], true[half : 2 * half, 0])
+        measured |= under('test', generated_objects.distances(ceiling[:half, 0], *true_ones))
         scores |= {f'ceiling/{name}': value for name, value in measured.items() if 'control' not in name}
     if loaded.run is not None and not alone:
         log(f'open {write_sheet(loaded, data, loaded.run)}')
     return scores
+
+
+def under(name: str, scores: dict[str, float]) -> dict[str, float]:
+    """Scores under a name, so that those of another evaluator stand beside them; controls stay controls."""
+    control = 'control/'
+    moved = lambda key: f'{control}{name}/{key.removeprefix(control)}' if key.startswith(control) else f'{name}/{key}'
+    return {moved(key): value for key, value in scores.items()}
 
 
 def seen_from(count: int) -> np.ndarray:
