@@ -20,7 +20,7 @@ import numpy as np
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
 from t3d.data.adapters import single_view
-from t3d.data.sets import captions, endless_reader, shapes, toy
+from t3d.data.sets import camera_labels, captions, endless_reader, oracle, shapes, toy
 
 NAMES = ('toy', 'endless', 'catalogue', 'blip', 'blip-vqa')
 COMPARED = 32  # px; larger pictures are averaged down to this before toy's comparison
@@ -97,7 +97,7 @@ class ToyReader:
         return [self._one(pictures, cameras) for pictures, cameras in zip(np.asarray(images), np.asarray(labels), strict=True)]
 
     def _one(self, pictures: np.ndarray, labels: np.ndarray) -> dict:
-        pixels = shrink(pictures, COMPARED)
+        pixels = oracle.shrink(pictures, COMPARED)
         light, alpha = self._drawn(labels, pixels.shape[1])
         pixels = pixels.reshape(1, -1, 3).astype(np.float64)
         added = pixels - self.background * (1.0 - alpha[..., None])  # [things, pixels, 3], would be light * colour
@@ -111,7 +111,7 @@ class ToyReader:
 
     def _drawn(self, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         """(light [things, pixels], by which a colour is multiplied, alpha [things, pixels]) from the cameras [V, 25]."""
-        matrices, intrinsics = labels[:, :16].reshape(-1, 4, 4), labels[:, 16:].reshape(-1, 3, 3)
+        matrices, intrinsics = camera_labels.parts(labels)
         white = shapes.COLOURS['white'][0]
         pairs = []
         for shape, scale in self.things:
@@ -120,14 +120,6 @@ class ToyReader:
             pairs.append((alpha * rgba[..., 0].reshape(-1) / (255.0 * white), alpha))
         light, alpha = zip(*pairs)
         return np.stack(light), np.stack(alpha)
-
-
-def shrink(images: np.ndarray, size: int) -> np.ndarray:
-    """Images [V, S, S, 3] averaged over whole blocks down to `size` pixels, where S is a multiple of it."""
-    side = images.shape[1]
-    if side <= size or side % size:
-        return images
-    return images.reshape(len(images), size, side // size, size, side // size, 3).mean((2, 4))
 
 
 def toy_caption(slots: dict, choice: int = 0) -> str:

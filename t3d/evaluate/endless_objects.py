@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from t3d.core.errors import UsageError
-from t3d.data.sets import endless, endless_reader, oracle, toy
+from t3d.data.sets import camera_labels, endless, endless_reader, oracle, shapes, toy
 from t3d.evaluate import captioned_objects, drawing, generated_objects
 from t3d.export import sheets
 from t3d.fields.triplane_generator import Generator
@@ -46,7 +46,7 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     if count < 2:
         raise UsageError(f'--limit {count}: wanted at least 2 captions.')
     reader = endless_reader.Reader(data.render.background)
-    labels, scenes = seen_from(count), [endless.scene(data.data.seed, 'test', index) for index in range(count)]
+    labels, scenes = seen_from(count), asked_for(data, count)
     log(f'drawing {count} true objects')
     true = true_pictures(scenes, labels, data)
     texts = [scene.captions[0] for scene in scenes]
@@ -82,6 +82,11 @@ def seen_from(count: int) -> np.ndarray:
     return known[np.stack([random.permutation(len(known))[:VIEWS] for _ in range(count)])]
 
 
+def asked_for(data, count: int) -> list[shapes.Scene]:
+    """The first objects of the test split."""
+    return [endless.scene(data.data.seed, 'test', index) for index in range(count)]
+
+
 def draw(loaded: Loaded, prompts: list[str], labels: np.ndarray, data) -> np.ndarray:
     """[N, V, S, S, 3] in [0, 1]: pictures of each prompt from its labels [N, V, 25]."""
     views = cameras.from_eg3d(labels)
@@ -99,8 +104,7 @@ def true_pictures(scenes, labels: np.ndarray, data) -> np.ndarray:
     """The same of true objects."""
     made = []
     for scene, own in zip(scenes, labels, strict=True):
-        poses, lenses = own[:, :16].reshape(-1, 4, 4), own[:, 16:].reshape(-1, 3, 3)
-        made.append(toy.render(scene, poses, lenses, data.data.size, data.data.supersample)['image'])
+        made.append(toy.render(scene, *camera_labels.parts(own), data.data.size, data.data.supersample)['image'])
     return oracle.composite(np.stack(made), data.render.background)
 
 
@@ -131,7 +135,7 @@ def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     """A sample of each of `limit` (512) captions from two sides, and the true objects."""
     generated_objects.refuse_split(split)
     data, count = data_config(loaded), SAMPLES if limit is None else limit
-    labels, scenes = seen_from(count), [endless.scene(data.data.seed, 'test', index) for index in range(count)]
+    labels, scenes = seen_from(count), asked_for(data, count)
     texts = [scene.captions[0] for scene in scenes]
     return drawing.Pictures(texts, draw(loaded, texts, labels, data), true_pictures(scenes, labels, data), True)
 
@@ -139,7 +143,7 @@ def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
 def write_sheet(loaded: Loaded, data, folder) -> str:
     """Writes samples.png into a folder: a sample of each of the first captions from all sides, the true object below it."""
     views = generated_objects.ring(data, TURNS)
-    scenes = [endless.scene(data.data.seed, 'test', index) for index in range(ROWS)]
+    scenes = asked_for(data, ROWS)
     texts = [scene.captions[0] for scene in scenes]
     labels = np.broadcast_to(np.asarray(cameras.to_eg3d(views)), (ROWS, TURNS, 25))
     rows = np.stack([draw(loaded, texts, labels, data), true_pictures(scenes, labels, data)], 1)

@@ -16,7 +16,7 @@ from t3d.core import config as configs
 from t3d.core import numerics, prng
 from t3d.core.errors import UsageError
 from t3d.data.adapters import single_view
-from t3d.data.sets import oracle, shapes, toy
+from t3d.data.sets import camera_labels, oracle, shapes, toy
 from t3d.evaluate import drawing
 from t3d.export import sheets
 from t3d.fields.triplane_generator import Generator
@@ -285,7 +285,7 @@ def measure(rgb, depth, opacity, views: cameras.Cameras) -> dict[str, jax.Array]
 
 def of_toy(slots: dict, labels: np.ndarray, background: float):
     """(colour, depth along the ray, opacity) of a true object from labels [V, 25], at `SIDE` pixels."""
-    poses, lenses = labels[:, :16].reshape(-1, 4, 4), labels[:, 16:].reshape(-1, 3, 3)
+    poses, lenses = camera_labels.parts(labels)
     rendered = toy.render(shapes.single(slots['shape'], slots['colour'], slots['size']), poses, lenses, SIDE)
     views = cameras.Cameras(jnp.asarray(poses), jnp.asarray(lenses))
     depth = consistency.ray_depth(jnp.asarray(rendered['depth']), views)

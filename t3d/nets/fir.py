@@ -114,8 +114,8 @@ def conv_transpose(x: Float[Array, 'b h w i'], weight: Float[Array, '3 3 i o']) 
     input, dilated twice for the weights, takes XLA's CPU compiler ten times as long to run. Reverse mode only.
     """
     pads = ((2, 2), (2, 2))
-    layout = ('NHWC', 'HWIO', 'NHWC')
-    return jax.lax.conv_general_dilated(x, weight[::-1, ::-1], (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=layout)
+    numbers = convolution.LAYOUT
+    return jax.lax.conv_general_dilated(x, weight[::-1, ::-1], (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=numbers)
 
 
 def _conv_transpose_bwd(saved, gradient):

@@ -41,6 +41,11 @@ def concatenate(world_from_cam: np.ndarray, intrinsics: np.ndarray) -> np.ndarra
     return np.concatenate([world_from_cam.reshape(count, 16), intrinsics.reshape(count, 9)], 1).astype(np.float32)
 
 
+def parts(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(world_from_cam [N, 4, 4], intrinsics [N, 3, 3]) of labels [N, 25]: `concatenate` backwards."""
+    return labels[:, :16].reshape(-1, 4, 4), labels[:, 16:].reshape(-1, 3, 3)
+
+
 def mirrored(table: np.ndarray) -> np.ndarray:
     """The labels [N, 25] of horizontally mirrored images."""
     other = table.copy()
@@ -60,7 +65,7 @@ def check_labels(labels: np.ndarray, names: list[str], where: str) -> None:
     """Raises UsageError at the first of labels [N, 25] that is no camera looking through the middle of its image, and where
     the cameras together are those of another convention.
     """
-    pose, lens = labels[:, :16].reshape(-1, 4, 4), labels[:, 16:].reshape(-1, 3, 3)
+    pose, lens = parts(labels)
     rotation = pose[:, :3, :3]
     finite = np.isfinite(labels).all(1)
     if not finite.all():

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from t3d.core.errors import UsageError
-from t3d.data.sets import camera_labels, endless, shapes, toy
+from t3d.data.sets import camera_labels, endless, oracle, shapes, toy
 
 SIZE, RAYS = 32, 2  # px of what is compared, rays per side of one
 EACH_SINGLE, EACH_PAIR = 64, 32  # proportions and turns of a shape in a size, of a pair of shapes
@@ -76,13 +76,13 @@ class Reader:
     @functools.cached_property
     def banks(self) -> list[Bank]:
         """One for each camera."""
-        poses, lenses = self.labels[:, :16].reshape(-1, 4, 4), self.labels[:, 16:].reshape(-1, 3, 3)
+        poses, lenses = camera_labels.parts(self.labels)
         light = np.zeros((len(poses), len(self.things), 2, SIZE * SIZE), np.float32)
         alpha = np.zeros((len(poses), len(self.things), SIZE * SIZE), np.float32)
         for number, (scene, _) in enumerate(self.things):
             image = toy.render(scene, poses, lenses, SIZE * RAYS)['image'] / np.float32(255.0)
             drawn = np.concatenate([image[..., :2] * image[..., 3:], image[..., 3:]], -1)
-            red, green, cover = np.moveaxis(_shrink(drawn[None])[0].reshape(len(poses), -1, 3), -1, 0)
+            red, green, cover = np.moveaxis(oracle.shrink(drawn, SIZE).reshape(len(poses), -1, 3), -1, 0)
             light[:, number], alpha[:, number] = np.stack([red, green], 1), cover
         return [Bank(shine, self.background * (1.0 - cover)) for shine, cover in zip(light, alpha)]
 
@@ -97,8 +97,12 @@ class Reader:
           UsageError: a label of another camera, or pictures that do not shrink to 32 px.
         """
         images, count = np.asarray(images, np.float32), len(self.things)
-        views, cameras = images.shape[1], self.cameras(seen_from)
-        pixels = _shrink(images).reshape(len(images), views, -1, 3)
+        (views, side), cameras = images.shape[1:3], self.cameras(seen_from)
+        if side % SIZE:
+            raise UsageError(
+                f'pictures of {side} px do not shrink to {SIZE} by whole blocks: give {SIZE}, {2 * SIZE} or {4 * SIZE}.'
+            )
+        pixels = oracle.shrink(images.reshape(-1, *images.shape[2:]), SIZE).reshape(len(images), views, -1, 3)
         slots = []
         for picture, own in zip(pixels, cameras, strict=True):
             power, both = np.zeros((count, 2)), np.zeros(count)
@@ -162,16 +166,6 @@ def _least_squares(power: np.ndarray, both: np.ndarray, shine: np.ndarray) -> np
     scale = first * second - cross**2
     solved = np.stack([(second * one - cross * two) / scale, (first * two - cross * one) / scale], 1)
     return np.clip(solved, 0.0, BRIGHTEST)
-
-
-def _shrink(images: np.ndarray) -> np.ndarray:
-    """[N, V, S, S, 3] averaged over whole blocks to 32 px."""
-    side = images.shape[2]
-    if side % SIZE:
-        raise UsageError(
-            f'pictures of {side} px do not shrink to {SIZE} by whole blocks: give {SIZE}, {2 * SIZE} or {4 * SIZE}.'
-        )
-    return images.reshape(*images.shape[:2], SIZE, side // SIZE, SIZE, side // SIZE, 3).mean((3, 5))
 
 
 def caption(slots: dict, choice: int = 0) -> str:

@@ -86,3 +86,11 @@ def composite(rgba: np.ndarray, background: float = 1.0) -> np.ndarray:
     """uint8 straight-alpha RGBA [..., 4] over a grey level: float32 [..., 3] in [0, 1]."""
     rgba = rgba.astype(np.float32) / 255.0
     return rgba[..., :3] * rgba[..., 3:] + background * (1.0 - rgba[..., 3:])
+
+
+def shrink(images: np.ndarray, size: int) -> np.ndarray:
+    """Images [V, S, S, 3] averaged over whole blocks down to `size` pixels, where S is a multiple of it."""
+    side = images.shape[1]
+    if side <= size or side % size:
+        return images
+    return images.reshape(len(images), size, side // size, size, side // size, 3).mean((2, 4))
