@@ -4,8 +4,8 @@ The same command again goes on where it stopped; a larger --pairs adds to the fo
 `--share 0/4` to `--share 3/4` on each, then once without, which puts together what they made, and makes what is missing.
 """
 
-from t3d.build import captioners, make_triplanes, triplane_shares
-from t3d.core import parsing
+from t3d.build import captioners, make_triplanes
+from t3d.core import parsing, shares
 from t3d.core.rules import Real, Whole
 from t3d.parallel import devices
 
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         parsing.held(args, RANGES)
         parsing.writable(args.out)
         options = {name: getattr(args, name) for name in names}
-        share = triplane_shares.parse(args.share) if args.share else None
+        share = shares.parse(args.share) if args.share is not None else None
         out = make_triplanes.run(args.run, args.out, weights=args.captioner_weights, share=share, **options)
     if share is None:
         print(f'wrote {out}: set data.path={out} of configs/ganfusion_diffusion.py')

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from t3d.build import pack_records
+from t3d.core import shares
 from t3d.core.errors import UsageError
 from t3d.data.sets import captions, furniture, furniture_source, furniture_views, objmesh, raycast, records, sweethome
 from t3d.geom import cameras
@@ -235,6 +236,26 @@ def test_an_interrupted_build_continues(built, tmp_path, monkeypatch, capsys):
     assert '4 of 12 objects were rendered before' in capsys.readouterr().out
     assert len(calls) == 5 + len(NOUNS) - 4 and calls.count(calls[4]) == 2
     assert present(resumed) == present(folder)
+
+
+def test_hosts_render_their_shares(built, tmp_path, monkeypatch, capsys):
+    _, library, folder = built
+    arguments = {'source': str(library), 'out': str(tmp_path), 'size': SIZE, 'variants': 2, 'processes': 1}
+    render, calls = furniture_views.render_object, []
+    monkeypatch.setattr(furniture_views, 'render_object', lambda task: calls.append(task.entry.object_id) or render(task))
+    for number in (2, 0):
+        furniture.build(**arguments, share=shares.Share(number, 3))
+    assert len(calls) == 8 and '4 of' not in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match='nothing built'):
+        furniture_source.find(tmp_path)
+    built_here = furniture.build(**arguments)  # what the third would have rendered, and the set
+    assert '8 of 12 objects were rendered before' in capsys.readouterr().out and len(set(calls)) == len(calls) == 12
+    for split in present(folder):
+        first, second = furniture_source.FurnitureSource(folder, split), furniture_source.FurnitureSource(built_here, split)
+        assert len(first) == len(second)
+        for index in range(len(first)):
+            for key, value in first[index].items():
+                np.testing.assert_array_equal(value, second[index][key])
 
 
 def test_damage_is_named_and_repaired_by_the_same_command(built, tmp_path, capsys):

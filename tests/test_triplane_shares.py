@@ -10,6 +10,7 @@ import pytest
 import small_triplanes
 
 from t3d.build import make_triplanes, triplane_shares
+from t3d.core import shares
 from t3d.core.errors import UsageError
 from t3d.data.adapters import triplanes
 from t3d.inference import loading
@@ -28,7 +29,7 @@ def small(monkeypatch):
 
 
 def run(out, share=None, pairs=PAIRS, source='g0', batch=BATCH, **options):
-    share = triplane_shares.Share(*share) if share else None
+    share = shares.Share(*share) if share else None
     return make_triplanes.run(source, out, pairs=pairs, batch=batch, share=share, log=lambda line: None, **options)
 
 
@@ -125,13 +126,6 @@ def test_damaged_blocks_and_those_of_another_set_are_refused(tmp_path):
     shutil.rmtree(out / triplane_shares.PARTS)
     run(out)
     assert triplanes.read_manifest(out)['pairs'] == PAIRS
-
-
-@pytest.mark.parametrize('text', ['4', '4/4', '-1/2', 'a/b', '1/', '0/0', ''])
-def test_shares_that_are_none(text):
-    with pytest.raises(UsageError, match=f'--share {text}: wanted I/N'):
-        triplane_shares.parse(text)
-    assert triplane_shares.parse('3/4') == (3, 4)
 
 
 def test_statistics_come_back_to_the_bit(tmp_path):

@@ -17,6 +17,7 @@ import numpy as np
 
 from t3d.build import captioners, triplane_shares
 from t3d.core import config as configs
+from t3d.core import shares
 from t3d.core import tree as trees
 from t3d.core.errors import UsageError
 from t3d.data.adapters import triplanes
@@ -55,7 +56,7 @@ def run(
     views: int = 1,
     weights=None,
     template: str = 'objects',
-    share: triplane_shares.Share | None = None,
+    share: shares.Share | None = None,
     log=print,
 ) -> pathlib.Path:
     """Makes pairs with seeds seed0, seed0 + 1, ..., or goes on with a folder that holds fewer; returns the folder.

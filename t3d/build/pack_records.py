@@ -4,7 +4,7 @@ A split of the set becomes shards of at most `shard_size` objects in the order o
 process. What is written depends on the set and the options alone, so that any number of processes, and a packing that was
 interrupted and gone on with, give the same bytes:
 
-    train-00000.array_record ...   whole shards; one that is being written is called .part, and begun anew
+    train-00000.array_record ...   whole shards; one that is being written has a name in .part, and is begun anew
     parts/plan.json                the options and the objects of the packing; another one is refused
     parts/train-00000.json         what is said in a finished shard, its bytes and SHA-256, and the objects that were left out
     records.json                   the index, written last, of all parts, which are then removed
@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t3d.core import files, strict_json, tokens, workers
+from t3d.core import files, shares, strict_json, tokens, workers
 from t3d.core.errors import UsageError
 from t3d.data import layouts
 from t3d.data.sets import caption_words, furniture_source, record_bytes, shards
@@ -87,6 +87,7 @@ def run(
     layout: str = 'auto',
     fit: str = 'auto',
     processes: int = 2,
+    share: shares.Share | None = None,
     log: Callable[[str], None] = print,
 ) -> pathlib.Path:
     """Packs a set, or goes on with a packing, and returns the folder of records.
@@ -97,6 +98,7 @@ def run(
       size: pixels of the square views; None: 64, of furniture as it was built.
       views, layout, fit: as the keys views_kept, layout and fit of data.name=posed.
       encoding: of pictures, one of record_bytes.ENCODINGS.
+      share: packs only the shards of this one of several hosts; a call without writes the index, and packs what is missing.
     Raises:
       UsageError: `out` holds another packing or something else; the set has no object that can be used.
     """
@@ -110,15 +112,21 @@ def run(
         for split, source in sources.items()
         for number, start in enumerate(range(0, len(source), shard_size))
     ]
+    asked = share.of(tasks) if share else tasks
     if _begin(out, plan):
-        _mend(out, tasks, processes, log)
+        _mend(out, asked, processes, log)
+        if not share:
+            _tidy(out)
         return out
-    waiting = [task for task in tasks if not _finished(task)]
-    if len(waiting) < len(tasks):
-        log(f'{len(tasks) - len(waiting)} of {len(tasks)} shards were packed before')
+    waiting = [task for task in asked if not _finished(task)]
+    if len(waiting) < len(asked):
+        log(f'{len(asked) - len(waiting)} of {len(asked)} shards were packed before')
     for done, stem in enumerate(workers.results(pack, waiting, processes, doing='packing', done='packed'), 1):
-        log(f'{stem}{SUFFIX}: {len(tasks) - len(waiting) + done} of {len(tasks)} shards')
-    _merge(out, plan, tasks, log)
+        log(f'{stem}{SUFFIX}: {len(asked) - len(waiting) + done} of {len(asked)} shards')
+    if share:
+        log(f'share {share} is packed; after all shares, the same command without writes the index')
+    else:
+        _merge(out, plan, tasks, log)
     return out
 
 
@@ -127,8 +135,7 @@ def run(
 
 def is_furniture(folder: str) -> bool:
     """Whether a folder is a furniture build, or a folder of data sets with one in it."""
-    root = pathlib.Path(folder)
-    return (root / INFO).is_file() or any(root.glob(f'furniture/*/*/{INFO}'))
+    return ((root := pathlib.Path(folder)) / INFO).is_file() or any(root.glob(f'furniture/*/*/{INFO}'))
 
 
 def _of_furniture(options: Options, size: int | None) -> Options:
@@ -193,7 +200,7 @@ def pack(task: Task) -> str:
 
     source = _source(task.options, task.split)
     read = getattr(source, 'record', source.__getitem__)
-    part, count, left_out, captions, views = task.shard.with_suffix('.part'), 0, {}, [], 0
+    part, count, left_out, captions, views = files.part_of(task.shard), 0, {}, [], 0
     with _writing(part):
         writer = array_record_module.ArrayRecordWriter(str(part), WRITER)
         for index in range(task.start, task.stop):
@@ -254,6 +261,7 @@ def _finished(task: Task) -> bool:
 
 def _begin(out: pathlib.Path, plan: dict) -> bool:
     """Makes or goes on with the folder of a packing; whether it is whole."""
+    there = sorted(path.name for path in out.iterdir()) if out.exists() else []  # first: other hosts begin it too
     if (out / shards.INDEX).is_file():
         tree, _ = shards.read_index(shards.root(out))
         _same(out, tree.get('packed'), plan)
@@ -261,7 +269,6 @@ def _begin(out: pathlib.Path, plan: dict) -> bool:
     if (out / PARTS / PLAN).is_file():
         _same(out, strict_json.loads((out / PARTS / PLAN).read_bytes(), str(out / PARTS / PLAN)), plan)
         return False
-    there = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if set(there) - {PARTS}:
         raise UsageError(f'{out} holds {", ".join(there[:5])} and no packing that was begun: choose an empty folder.')
     (out / PARTS).mkdir(parents=True, exist_ok=True)
@@ -340,5 +347,4 @@ def _mend(out: pathlib.Path, tasks: list[Task], processes: int, log) -> None:
             f'{out}: {", ".join(other[:NAMED])} cannot be packed as before: the objects were changed since, or Pillow. Pack '
             'the whole set into another --out.'
         )
-    _tidy(out)
     log(f'{out} is whole: {len(written)} shards, {len(wrong)} of them packed anew')

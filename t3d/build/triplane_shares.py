@@ -18,20 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t3d.core import files, strict_json
+from t3d.core import files, shares, strict_json
 from t3d.core.errors import UsageError
 from t3d.metrics import fid
 
 PARTS = 'parts'
 BLOCK = 64  # batches
 AGAIN = 'delete it, and the share that makes it makes it again'
-
-
-class Share(NamedTuple):
-    """Process `number` of `count`, from 0."""
-
-    number: int
-    count: int
 
 
 class Block(NamedTuple):
@@ -42,21 +35,9 @@ class Block(NamedTuple):
     stop: int
 
 
-def parse(text: str) -> Share:
-    """The share that '0/4' names.
-
-    Raises:
-      UsageError: no two numbers, or a number that is not below the count.
-    """
-    number, slash, count = text.partition('/')
-    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count) <= 2**16):
-        raise UsageError(f'--share {text}: wanted I/N, process I of N from 0, for example 0/4 ... 3/4.')
-    return Share(int(number), int(count))
-
-
-def waiting(out: pathlib.Path, share: Share, have: int, pairs: int, batch: int, size: int = BLOCK) -> list[Block]:
+def waiting(out: pathlib.Path, share: shares.Share, have: int, pairs: int, batch: int, size: int = BLOCK) -> list[Block]:
     """The blocks of a share that are not there, of a folder that has `have` pairs of `pairs`; `size` in batches."""
-    starts = range(have, pairs, batch * size)[share.number :: share.count]
+    starts = share.of(range(have, pairs, batch * size))
     every = [Block(out / PARTS / f'{start:010d}.json', start, min(start + batch * size, pairs)) for start in starts]
     return [block for block in every if not block.path.exists()]
 

@@ -1,6 +1,6 @@
 """`t3d data build`, `t3d data single-view`, `t3d data check`, `t3d data pack`: data sets."""
 
-from t3d.core import parsing
+from t3d.core import parsing, shares
 from t3d.core.rules import Real, Whole
 
 COUNT = 2**31 - 1
@@ -40,6 +40,7 @@ def flags(command) -> None:
     build.add_argument('--limit', type=int, help='only this many objects')
     build.add_argument('--processes', type=int, default=2, help='that render at once')
     build.add_argument('--license', default='all', choices=('all', 'cc0'))
+    build.add_argument('--share', metavar='I/N', help='render the part of host I of N, from 0; then once without')
     text = 'one posed picture a record as an EG3D folder or zip: `t3d data single-view toy --out toy.zip`'
     write = actions.add_parser('single-view', help=text, description=text)
     names = ('toy', 'furniture', 'eg3d')
@@ -75,6 +76,7 @@ def flags(command) -> None:
     pack.add_argument('--layout', default='auto', help='its name, where looking does not tell (default: auto)')
     pack.add_argument('--fit', default='auto', help='into [-1, 1]^3: auto (default), cameras, or a factor of positions')
     pack.add_argument('--processes', type=int, default=2, help='that pack at once (default: 2)')
+    pack.add_argument('--share', metavar='I/N', help='pack the part of host I of N, from 0; then once without')
 
 
 RANGES = {'build': BUILD, 'single-view': SINGLE_VIEW, 'check': CHECK, 'pack': PACK}
@@ -84,6 +86,7 @@ def run(args) -> None:
     parsing.held(args, RANGES[args.action])
     if args.out is not None:
         parsing.writable(args.out, file=args.out.lower().endswith('.zip'))
+    share = shares.parse(args.share) if getattr(args, 'share', None) is not None else None
     if args.action == 'single-view':
         from t3d.build import single_view_set
 
@@ -97,7 +100,7 @@ def run(args) -> None:
         from t3d.build import pack_records
 
         names = ('shard_size', 'size', 'views', 'encoding', 'layout', 'fit', 'processes')
-        pack_records.run(args.folder, args.out, **{name: getattr(args, name) for name in names})
+        pack_records.run(args.folder, args.out, share=share, **{name: getattr(args, name) for name in names})
         return None
     from t3d.data.sets import furniture
 
@@ -116,5 +119,7 @@ def run(args) -> None:
         limit=args.limit,
         license=args.license,
         processes=args.processes,
+        share=share,
     )
-    print(f'built {path}')
+    if share is None:
+        print(f'built {path}')

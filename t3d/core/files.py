@@ -5,6 +5,7 @@ import importlib.util
 import io
 import os
 import pathlib
+import platform
 import shlex
 import threading
 
@@ -47,10 +48,15 @@ def quoted(where) -> str:
     return shlex.quote(os.fspath(where))
 
 
+def part_of(where):
+    """Where a file of this path is written before it is whole: each host, process and thread has its own."""
+    return where.parent / f'{where.name}.{platform.node()}-{os.getpid()}-{threading.get_ident()}.part'
+
+
 def write(where, data: str | bytes) -> None:
     """Writes a file whole or not at all, whenever the process is killed; text as UTF-8. Errors name the file."""
     where = epath.Path(where)
-    part = where.parent / f'{where.name}.{os.getpid()}-{threading.get_ident()}.part'  # two may write at once
+    part = part_of(where)
     try:
         part.write_bytes(data.encode('utf-8', 'surrogateescape') if isinstance(data, str) else data)
         part.replace(where)

@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import zlib
 
+from t3d.core import files
 from t3d.core.errors import UsageError
 
 MOST_BYTES = 2 << 30  # of one file on disk; the largest furniture library has 90 MB
@@ -46,7 +47,7 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, scratch: pathlib
     target = scratch / pathlib.PurePosixPath(member.name).name
     if not (target.exists() and target.stat().st_size == member.size):
         scratch.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix('.partial')
+        partial = files.part_of(target)
         try:
             with open(partial, 'wb') as file:
                 shutil.copyfileobj(archive.extractfile(member), file)

@@ -29,6 +29,7 @@ import shutil
 
 import numpy as np
 
+from t3d.core import shares
 from t3d.core.errors import UsageError
 from t3d.data.sets import captions, furniture_report, furniture_source, furniture_views, sweethome
 
@@ -221,6 +222,7 @@ def build(
     limit: int | None = None,
     license: str = 'all',
     processes: int = 2,
+    share: shares.Share | None = None,
 ) -> pathlib.Path:
     """Builds the data set from `source` under `out` and returns its folder; the same call continues an interrupted build.
 
@@ -232,6 +234,8 @@ def build(
         limit: build only so many objects, chosen by hash.
         license: 'cc0' leaves out what asks for attribution.
         processes: worker processes.
+        share: renders only the objects of this one of several hosts; a call without builds the set of what all rendered,
+          and renders what is missing.
     """
     if not 0 <= variants <= MAX_VARIANTS:
         raise UsageError(f'variants={variants}: choose 0 (originals only) to {MAX_VARIANTS}.')
@@ -249,8 +253,7 @@ def build(
             return folder
         except UsageError as error:
             print(f'furniture {name}: building again, because {error}', flush=True)
-            shutil.rmtree(folder)
-    for leftover in parent.glob('*incomplete*'):
+    for leftover in () if share else [*parent.glob('*incomplete*'), *parent.glob(furniture_source.VERSION)]:
         shutil.rmtree(leftover)
     _, furniture_config = builder_class()
     config = furniture_config(
@@ -265,9 +268,13 @@ def build(
     )
     try:
         tasks, wrong = plan(source, work, config)
-        for task in tasks:  # the library may have been mended since
+        asked = share.of(tasks) if share else tasks
+        for task in asked:  # the library may have been mended since
             furniture_views.skipped_file(task).unlink(missing_ok=True)
-        furniture_views.render_all(tasks, processes, f'furniture {name}')
+        furniture_views.render_all(asked, processes, f'furniture {name}')
+        if share:
+            print(f'furniture {name}: share {share} is rendered; after all shares, the same command without builds the set')
+            return work
         problems = furniture_report.problems(tasks, describe(tasks), wrong)
         if len(problems['left out']) == len(tasks) + len(wrong):
             first, reason = next(iter(problems['left out'].items()))

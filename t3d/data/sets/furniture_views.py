@@ -7,14 +7,13 @@ builder (data/sets/furniture.py) packs those. Nothing here needs TFDS.
 import dataclasses
 import io
 import json
-import os
 import pathlib
 import time
 import zipfile
 
 import numpy as np
 
-from t3d.core import workers
+from t3d.core import files, workers
 from t3d.core.errors import UsageError
 from t3d.data.sets import captions, objmesh, raycast, sweethome
 from t3d.geom import cameras
@@ -85,7 +84,7 @@ def render_object(task: Task) -> str:
     except (UsageError, KeyError, ValueError, OverflowError, MemoryError, OSError) as error:
         skipped_file(task).write_text(str(error) or type(error).__name__, encoding='utf-8', errors='replace')
         return task.entry.object_id
-    partial = task.target.with_suffix(f'.{os.getpid()}.partial')  # a killed build may leave a worker at the same object
+    partial = files.part_of(task.target)  # a killed build may leave a worker at the same object, and hosts may share a folder
     with open(partial, 'wb') as file:
         np.savez(file, **arrays)
     partial.replace(task.target)
