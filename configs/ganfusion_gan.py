@@ -87,6 +87,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.optimizer = dict(
         generator=dict(learning_rate=0.0025, b1=0.0, b2=0.99), discriminator=dict(learning_rate=0.002, b1=0.0, b2=0.99)
     )
+    config.fall = dict(images=(0, 1), final=1.0)  # of both rates: linearly, to this share of them
     config.data = dict(
         name='toy',
         kind='single_view',

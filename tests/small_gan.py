@@ -75,5 +75,5 @@ def state(*overrides):
 
 
 @functools.cache
-def step():
-    return jax.jit(ganfusion_gan.make(config()).train_step)
+def step(*overrides):
+    return jax.jit(ganfusion_gan.make(config(*overrides)).train_step)

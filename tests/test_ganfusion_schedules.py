@@ -53,6 +53,21 @@ def test_schedules_by_closed_form():
     assert discriminators.r1_gamma(pod.data.size, pod.batch) == pytest.approx(0.3) and pod.r1.gamma == 0.0
 
 
+def test_rates_fall_by_closed_form():
+    """An iteration moves both networks by the share of what it moves them without."""
+    fall = 'fall.images=(100, 900)', 'fall.final=0.25'
+    for images, share in ((0, 1.0), (100, 1.0), (500, 0.625), (900, 0.25), (5000, 0.25)):
+        np.testing.assert_allclose(schedules.rate(config(*fall), jnp.float32(images)), share, rtol=1e-6)
+    assert schedules.rate(config(), jnp.float32(500)) == 1.0
+    old, key = state().replace(step=jnp.int32(65)), jax.random.key(4)  # 520 images shown; no lazy phase is due
+    whole, less = (run(old, batch(), key)[0] for run in (step(), step(*fall)))
+    length = lambda new, name: np.sqrt(
+        sum(np.square(b - a).sum() for a, b in zip(*map(jax.tree.leaves, (old.params[name], new.params[name])), strict=True))
+    )
+    for name, near in (('generator', 1e-4), ('discriminator', 1e-2)):  # the second sees fakes of the moved generator
+        np.testing.assert_allclose(length(less, name) / length(whole, name), 1.0 - 0.75 * 420 / 800, rtol=near)
+
+
 def test_swapped_labels_are_the_next_of_the_micro_batch():
     made = model('generator.pose_conditioning=True')
     label = jnp.arange(8.0)[:, None] * jnp.ones((8, 25))

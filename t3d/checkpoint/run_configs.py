@@ -13,6 +13,8 @@ BEFORE = {
     'fakes': 'new',
     'average.images': 0,
     'average.rampup': 0.05,
+    'fall.images': (0, 1),
+    'fall.final': 1.0,
 }  # keys that came later, and what runs did that were made before them
 
 

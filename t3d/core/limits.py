@@ -198,6 +198,8 @@ LIMITS = {
     'blur.sigma': Real(0.0, 100.0, 'pixels'),
     'blur.images': IMAGES,
     'fakes': Choice(('new', 'shared'), 'what the discriminator sees'),
+    'fall.images': Several(IMAGES, 2, 2, 'images shown: where the rates begin to fall, where they end', rising=True),
+    'fall.final': Real(0.0, 1.0, 'share of the learning rates that is left at the end'),
     'average.images': Whole(0, COUNT, 'images shown in a half-life; 0: by the batch'),
     'average.rampup': SHARE,
     'swap.p': SHARE,

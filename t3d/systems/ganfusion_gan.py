@@ -248,17 +248,17 @@ class Model:
 
         def run(name, loss, *args):
             """A step of one network by one loss; what the loss measured here."""
-            params[name], opt[name], measured = self.move(name, loss, params[name], opt[name], *args)
+            params[name], opt[name], measured = self.move(name, now.rate, loss, params[name], opt[name], *args)
             return measured
 
         def run_lazily(name, kind, every, loss, *args):
             def move(params, opt, last):
-                params, opt, measured = self.move(name, loss, params, opt, *args)
+                params, opt, measured = self.move(name, now.rate, loss, params, opt, *args)
                 return params, opt, replicas.mean(measured)
 
             skip = lambda params, opt, last: (params, opt, last)
-            now = state.step % every == 0
-            params[name], opt[name], extras[kind] = jax.lax.cond(now, move, skip, params[name], opt[name], extras[kind])
+            due = state.step % every == 0
+            params[name], opt[name], extras[kind] = jax.lax.cond(due, move, skip, params[name], opt[name], extras[kind])
 
         generator = run('generator', self.generator_loss, dict(params), batch, keys[0], now, size, p)
         run_lazily('generator', 'density', config.density.every, self.density_loss, dict(params), batch, keys[1], now)
@@ -284,13 +284,16 @@ class Model:
         ema = {'generator': averaged, 'buffers': tree.copy(params['buffers'])}
         return TrainState(state.step + 1, params, opt, ema, extras), metrics
 
-    def move(self, name: str, loss, params, opt_state, *args):
-        """An Adam step by the gradients of all replicas: (parameters, optimizer state, what the loss measured on this one)."""
+    def move(self, name: str, rate, loss, params, opt_state, *args):
+        """An Adam step by the gradients of all replicas: (parameters, optimizer state, what the loss measured on this one).
+
+        `rate` is the share of the learning rate.
+        """
         (_, measured), grads = jax.value_and_grad(loss, has_aux=True)(params, *args)
         finite = lambda gradient: jnp.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5)
         grads = jax.tree.map(finite, replicas.mean(grads))
         updates, opt_state = self.optimizers[name].update(grads, opt_state, params)
-        return jax.tree.map(jnp.add, params, updates), opt_state, measured
+        return jax.tree.map(lambda value, update: value + rate * update, params, updates), opt_state, measured
 
     # -------------------------------------------------------------------------------------------------------------- output
 

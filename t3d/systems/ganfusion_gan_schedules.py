@@ -9,6 +9,7 @@ StyleGAN2-ADA, 2006.06676, App. C).
 | probability that the mapping sees another sample's label | 1 | `swap.p` at `swap.images` |
 | weight of the translucency | 0 up to `opacity.images[0]` | `opacity.weight` at `opacity.images[1]` |
 | half-life of the generator's average | 0 | `average.images`, never more than `average.rampup` of those shown |
+| both learning rates, as a share of them | 1 up to `fall.images[0]` | `fall.final` at `fall.images[1]` |
 | rays per side | the first rung of `ladder` | its last |
 """
 
@@ -30,6 +31,7 @@ class Schedules(NamedTuple):
     swap: jax.Array  # probability that the mapping is given another sample's label
     opaque: jax.Array  # weight of the translucency
     decay: jax.Array  # of the generator's average, an iteration
+    rate: jax.Array | float  # of both learning rates, a share of them
 
 
 def at(config, step) -> Schedules:
@@ -39,8 +41,15 @@ def at(config, step) -> Schedules:
     swap = 1.0 + (config.swap.p - 1.0) * jnp.minimum(images / max(config.swap.images, 1), 1.0)
     start, full = config.opacity.images
     opaque = config.opacity.weight * jnp.clip((images - start) / max(full - start, 1), 0.0, 1.0)
-    half_life, rampup = average(config)
-    return Schedules(images, sigma, swap, opaque, optim.ema_decay_of_images(images, config.batch, half_life, rampup))
+    decay = optim.ema_decay_of_images(images, config.batch, *average(config))
+    return Schedules(images, sigma, swap, opaque, decay, rate(config, images))
+
+
+def rate(config, images):
+    """The share of the learning rates at `images` shown; the number 1.0 where they do not fall, and of runs of before."""
+    fall = config.get('fall', {'images': (0, 1), 'final': 1.0})
+    start, end = fall['images']
+    return 1.0 if fall['final'] == 1.0 else 1.0 - (1.0 - fall['final']) * jnp.clip((images - start) / (end - start), 0.0, 1.0)
 
 
 def average(config) -> tuple[float, float]:
