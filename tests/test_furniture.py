@@ -201,18 +201,23 @@ def test_recolouring_keeps_texture_as_brightness():
     np.testing.assert_allclose(result[0], [[0, 0.2, 0.6], [0, 0.4, 1.0], [0.9, 0, 0]], atol=1e-6)
 
 
+def same(folder, other):
+    """The same examples in every split of two builds."""
+    for split in present(folder):
+        first, second = furniture_source.FurnitureSource(folder, split), furniture_source.FurnitureSource(other, split)
+        assert len(first) == len(second)
+        for index in range(len(first)):
+            for key, value in first[index].items():
+                np.testing.assert_array_equal(value, second[index][key])
+
+
 def test_the_build_is_deterministic_and_done_once(built, tmp_path, capsys):
     root, library, folder = built
     assert furniture.build(str(library), str(root / 'data'), SIZE, variants=2, processes=1) == folder
     assert 'already built' in capsys.readouterr().out
     again = furniture.build(str(library), str(tmp_path), SIZE, variants=2, processes=2)
     assert [file.name for file in again.parent.iterdir()] == [furniture_source.VERSION]  # nothing is left lying about
-    for split in present(folder):
-        first, second = furniture_source.FurnitureSource(folder, split), furniture_source.FurnitureSource(again, split)
-        assert len(first) == len(second)
-        for index in range(len(first)):
-            for key, value in first[index].items():
-                np.testing.assert_array_equal(value, second[index][key])
+    same(folder, again)
 
 
 def test_an_interrupted_build_continues(built, tmp_path, monkeypatch, capsys):
@@ -250,12 +255,7 @@ def test_hosts_render_their_shares(built, tmp_path, monkeypatch, capsys):
         furniture_source.find(tmp_path)
     built_here = furniture.build(**arguments)  # what the third would have rendered, and the set
     assert '8 of 12 objects were rendered before' in capsys.readouterr().out and len(set(calls)) == len(calls) == 12
-    for split in present(folder):
-        first, second = furniture_source.FurnitureSource(folder, split), furniture_source.FurnitureSource(built_here, split)
-        assert len(first) == len(second)
-        for index in range(len(first)):
-            for key, value in first[index].items():
-                np.testing.assert_array_equal(value, second[index][key])
+    same(folder, built_here)
 
 
 def test_damage_is_named_and_repaired_by_the_same_command(built, tmp_path, capsys):

@@ -54,7 +54,7 @@ def test_schedules_by_closed_form():
 
 
 def test_rates_fall_by_closed_form():
-    """An iteration moves both networks by the share of what it moves them without."""
+    """The share at images shown, and an iteration moves both networks by it of what it moves them without."""
     fall = 'fall.images=(100, 900)', 'fall.final=0.25'
     for images, share in ((0, 1.0), (100, 1.0), (500, 0.625), (900, 0.25), (5000, 0.25)):
         np.testing.assert_allclose(schedules.rate(config(*fall), jnp.float32(images)), share, rtol=1e-6)

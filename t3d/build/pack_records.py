@@ -30,7 +30,6 @@ from t3d.data.sets import caption_words, furniture_source, record_bytes, shards
 from t3d.data.sets.posed import NAMED, PosedSource
 
 PARTS, PLAN, LEFT_OUT = 'parts', 'plan.json', 'left_out.json'
-INFO = 'dataset_info.json'  # of a furniture build
 SUFFIX = '.array_record'
 WRITER = 'group_size:1,uncompressed'  # a record is read alone, and pictures do not pack
 SPLITS = ('train', 'val', 'test')  # of posed sets
@@ -48,7 +47,7 @@ class Options(NamedTuple):
 
     def open(self, split: str):
         """The source of a split."""
-        if is_furniture(self.folder):
+        if furniture_source.is_there(self.folder):
             return furniture_source.FurnitureSource(self.folder, split)
         return PosedSource(self.folder, split, size=self.size, layout=self.layout, fit=self.fit, views_kept=self.views)
 
@@ -103,7 +102,7 @@ def run(
       UsageError: `out` holds another packing or something else; the set has no object that can be used.
     """
     out, options = files.local(out), Options(str(files.local(folder)), layout, fit, size or 64, views, encoding)
-    if is_furniture(options.folder):
+    if furniture_source.is_there(options.folder):
         options = _of_furniture(options, size)
     sources = _open_splits(options)
     plan = _plan(options, sources, shard_size)
@@ -133,11 +132,6 @@ def run(
 # --------------------------------------------------------------------------------------------------- what is packed
 
 
-def is_furniture(folder: str) -> bool:
-    """Whether a folder is a furniture build, or a folder of data sets with one in it."""
-    return ((root := pathlib.Path(folder)) / INFO).is_file() or any(root.glob(f'furniture/*/*/{INFO}'))
-
-
 def _of_furniture(options: Options, size: int | None) -> Options:
     """The options with the place of the build, and its size."""
     if options.views or options.layout != 'auto' or options.fit != 'auto':
@@ -150,13 +144,13 @@ def _of_furniture(options: Options, size: int | None) -> Options:
 
 
 def _furniture_splits(options: Options) -> list[str]:
-    info = pathlib.Path(options.folder) / INFO
+    info = pathlib.Path(options.folder) / furniture_source.INFO
     return [split['name'] for split in strict_json.loads(info.read_bytes(), str(info))['splits']]
 
 
 def _open_splits(options: Options) -> dict:
     """{split: source} of the splits that a set has."""
-    if is_furniture(options.folder):
+    if furniture_source.is_there(options.folder):
         return {split: options.open(split) for split in _furniture_splits(options)}
     root = files.local(options.folder)
     layout, _ = layouts.find(root, options.layout, 'all')

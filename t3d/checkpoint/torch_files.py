@@ -16,6 +16,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from t3d.core import files as paths
 from t3d.core import text as texts
 from t3d.core.errors import UsageError
 
@@ -130,7 +131,7 @@ def write(path, tensors: dict[str, np.ndarray]) -> None:
 
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
+    partial = paths.part_of(path)
     save_file({key: np.asarray(value, order='C') for key, value in tensors.items()}, partial, metadata={'format': 'pt'})
     partial.replace(path)
 

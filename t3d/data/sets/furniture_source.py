@@ -12,12 +12,19 @@ from t3d.data.sets.furniture_views import DEPTH_STEP
 
 VERSION = '1.1.8'  # of the format, then that of the library (1.8)
 light = shapes.light  # that of data/sets/raycast.py, on the side that is seen
+INFO = 'dataset_info.json'  # TFDS's own, of every build
 SIZES = 'sizes.json'  # bytes of every file of a finished build, to notice truncation
 
 
 def data_root(out: str | None = None) -> pathlib.Path:
     """Where data sets live: `out`, else $T3D_DATA, else ~/.cache/t3d/data."""
     return files.local(out or os.environ.get('T3D_DATA') or '~/.cache/t3d/data')
+
+
+def is_there(folder: str | pathlib.Path) -> bool:
+    """Whether a folder is a furniture build, or a folder of data sets with one in it."""
+    root = pathlib.Path(folder)
+    return (root / INFO).is_file() or any(root.glob(f'furniture/*/*/{INFO}'))
 
 
 def check(folder: pathlib.Path) -> None:
@@ -41,9 +48,9 @@ def check(folder: pathlib.Path) -> None:
 def find(path: str | pathlib.Path | None = None, size: int | None = None, variants: int | None = None) -> pathlib.Path:
     """The folder of the one finished build at or under `path` (default as in `data_root`) with that size and variant count."""
     root = files.local(path) if path else data_root()
-    if (root / 'dataset_info.json').is_file():
+    if (root / INFO).is_file():
         return root
-    builds = [file.parent for file in sorted(root.glob(f'**/{VERSION}/dataset_info.json'))]
+    builds = [file.parent for file in sorted(root.glob(f'**/{VERSION}/{INFO}'))]
     matching = [
         folder
         for folder in builds
