@@ -5,7 +5,7 @@
 
 | variant | planes | denoiser, without text tower and generator | where |
 |---|---|---|---|
-| `tiny` | 32 x 32 x 8, the toy GAN's | 4.2 M, patch 2, 16 x 16 positions | two CPU cores, under an hour |
+| `tiny` | 32 x 32 x 8, the toy GAN's | 4.2 M, patch 2, 16 x 16 positions | two CPU cores, under half an hour |
 | `endless` | 32 x 32 x 8, that of endless objects | as `tiny` | the same |
 | `furniture` | 32 x 32 x 12, that of furniture | the same | two CPU cores, two hours |
 | `base` | 128 x 128 x 32 | 307 M, patch 2, 64 x 64 positions | one large GPU |
@@ -84,7 +84,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.drop_text = 0.1  # share of examples trained without their text, for guidance
     config.sample = dict(steps=25, guidance=2.0)
     config.optimizer = dict(learning_rate=1e-3, warmup=200, final=0.05, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.01, clip=1.0)
-    config.optimizer.kernels = 'adam'  # or 'muon' (core/muon.py)
+    config.optimizer.kernels = 'muon'  # or 'adam' (core/muon.py)
     config.ema_decay = 0.999
     config.data = dict(
         name='triplanes',
@@ -126,6 +126,7 @@ def furniture() -> ml_collections.ConfigDict:
     config = tiny()
     config.variant = 'furniture'
     config.steps = 6_000
+    config.optimizer.kernels = 'adam'
     of_generator(config, 'furniture')
     config.text.update(length=14, open_vocabulary=True, width=128)
     config.unet.cross_attention_dim = 128

@@ -35,6 +35,7 @@ SIZES = {  # overrides of a 64 px config; the widths are what two CPU cores can 
         'data.size=128',
         'batch=4',
         'micro_batch=4',
+        'ladder=()',
         'render.size=64',
         'render.samples=24',
         'render.importance=24',
@@ -268,7 +269,8 @@ def main(argv=None) -> int:
     g, d = result['parameters'].values()
     print(f'\npeer: {result["peer"] or why_not}')
     print(f'{g:,} parameters in the generator, {d:,} in the discriminator; {result["phases"]["iteration"]["gflop"]:.1f} GFLOP')
-    print(f'the step as trained: {result["step_ms"]} ms')
+    rays = model_of(config).ladder[0][1]
+    print(f'the step as it is trained at first, {rays}^2 rays, fakes={config.fakes}: {result["step_ms"]} ms')
     print(f'the whole step compiles in {result["step_compile_s"]:.1f} s, {result["step_temp_mib"]:.0f} MiB of temporaries')
     measure.warn_of_load()
     figures.write(args, 'gan', result)
