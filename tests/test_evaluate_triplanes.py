@@ -13,10 +13,12 @@ from PIL import Image
 from test_evaluate_gan import true_pictures
 
 from t3d import systems
+from t3d.checkpoint import judges
 from t3d.core import config as configs
 from t3d.core import numerics
 from t3d.data.sets import shapes
-from t3d.evaluate import captioned_objects, drawing, generated_objects, table
+from t3d.evaluate import align_head, captioned_objects, drawing, generated_objects, table
+from t3d.evaluate import scores as chosen
 from t3d.geom import cameras
 from t3d.inference import loading
 
@@ -155,6 +157,25 @@ def test_the_set_is_the_runs_own_or_that_of_the_generator_it_was_given():
     assert captioned_objects.data_config(alone) is alone.config
     given = small_triplanes.given()
     assert captioned_objects.data_config(alone._replace(given=given)) is given['generator'].config
+
+
+def test_judges_of_captions_read_the_background_of_the_set_that_the_generator_was_trained_on(monkeypatch):
+    """Stage 2 has no `render` and no colours of its own."""
+    second = configs.from_dict({**test_ganfusion_diffusion.config().to_dict(), 'evaluate': ('captioned_objects',)})
+    assert 'render' not in second
+    loaded, seen = loading.Loaded(second, None, {}, 'fake', 1, None, small_triplanes.given()), {}
+    monkeypatch.setattr(captioned_objects, 'draw', paints(truth))
+    for name in ('image_encoder', 'text_encoder', 'imagenet_names'):
+        monkeypatch.setattr(judges, name, lambda name=name: name)
+
+    def judge(head, images, prompts, encode_images, encode_texts, background, colours):
+        seen.update(corner=images[:, 0, 0, 0], count=len(images), background=background, colours=colours)
+        return []
+
+    monkeypatch.setattr(align_head, 'judge_pictures', judge)
+    assert chosen.evaluate(loaded, ['align'], limit=2) == {}
+    assert seen['count'] == 96 and seen['background'] == small_triplanes.RENDER['background'] and seen['colours'] is True
+    np.testing.assert_allclose(seen['corner'], seen['background'], atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing

@@ -58,7 +58,8 @@ def evaluate(
     if align_head is not None and 'align' not in names:
         raise UsageError(f'--align-head {align_head} is for align, which is not among the metrics: add it, or drop the head.')
     kinds = dict.fromkeys(EXTRACTOR.get(name, name) for name in names if name not in PAIRED)
-    judges = {kind: extractors.find(kind, loaded.config, inception_weights, clip_weights, align_head) for kind in kinds}
+    config = table.data_config(loaded, evaluator)
+    judges = {kind: extractors.find(kind, config, inception_weights, clip_weights, align_head) for kind in kinds}
     if limit is not None and limit < 1:
         raise UsageError(f'--limit {limit}: wanted at least 1.')
     pictures = evaluator.pictures(loaded, log, limit=limit, split=split)

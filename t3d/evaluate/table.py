@@ -77,8 +77,7 @@ def first(config) -> ModuleType:
 def fitting(loaded: Loaded, name: str) -> ModuleType:
     """The evaluator of a name; UsageError where the data of a run are not of the kind that it reads."""
     evaluator = find(name)
-    config = evaluator.data_config(loaded) if hasattr(evaluator, 'data_config') else loaded.config
-    values = configs.flatten(config)
+    values = configs.flatten(data_config(loaded, evaluator))
     for key, value in getattr(evaluator, 'NEEDS', {}).items():
         if key not in values or value not in (None, values[key]):
             wanted = key if value is None else f'{key}={value!r}'
@@ -88,6 +87,11 @@ def fitting(loaded: Loaded, name: str) -> ModuleType:
                 'another evaluator, with `t3d eval RUN --evaluate NAME`.'
             )
     return evaluator
+
+
+def data_config(loaded: Loaded, evaluator: ModuleType):
+    """The config whose data and background an evaluator's pictures have: the run's, or that of a model it was given."""
+    return evaluator.data_config(loaded) if hasattr(evaluator, 'data_config') else loaded.config
 
 
 def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:
