@@ -231,6 +231,22 @@ def test_links_and_files_exist(page):
         assert first.startswith('#!') and os.access(ROOT / script, os.X_OK), script
 
 
+def anchors(page: pathlib.Path) -> set[str]:
+    """As GitHub names a page's headings: lower case, words with hyphens between, no other signs."""
+    headings = re.findall(r'^#+ (.+)$', page.read_text(), re.MULTILINE)
+    return {re.sub(r'[^\w -]', '', heading.strip().lower()).replace(' ', '-') for heading in headings}
+
+
+@pytest.mark.parametrize('page', (*PAGES, *DOCUMENTS))
+def test_links_into_pages_find_their_heading(page):
+    here, lost = ROOT / page, []
+    for path, name in re.findall(r'\]\(([\w./-]*)#([^)\s]+)\)', here.read_text()):
+        target = here.parent / path if path else here
+        if target.suffix == '.md' and name not in anchors(target):
+            lost.append(f'{path}#{name}')
+    assert not lost
+
+
 @pytest.mark.parametrize('page', (*PAGES, *DOCUMENTS))
 def test_variants_named_anywhere_exist(page):
     for name in set(re.findall(r'configs/(?!common)\w+\.py(?::\w+)?', (ROOT / page).read_text())):
