@@ -1,0 +1,80 @@
+"""Sums that a CPU gets wrong: of numbers that are copies of each other along a last axis, where XLA hands them to YNNPACK.
+
+jaxlib 0.10.2 counts some of them twice, at random, where two threads share the work (openxla/xla pull request 49085 mends it;
+`XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_REDUCE` goes around it and costs up to 6 % of a step).
+None of t3d's programs may hold such a sum.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+import test_contract
+
+from t3d.core import prng
+from t3d.systems import make
+
+INSTRUCTION = re.compile(r'\s+(?:ROOT )?%?([\w.-]+) = (\S+) ([\w-]+)\(([^)]*)\)(.*)')
+ARRANGES = ('parameter', 'constant', 'bitcast', 'dot', 'convolution', 'transpose', 'reshape', 'concatenate', 'iota')
+
+
+def listed(text: str) -> set[int]:
+    """Numbers of `dimensions={...}`."""
+    found = re.search(r'dimensions=\{([\d,]*)\}', text)
+    return {int(number) for number in found[1].split(',') if number} if found else set()
+
+
+def sums_of_copies(program: str) -> tuple[list[str], int]:
+    """(reductions over an axis along which their operand is copied, all reductions), of those handed to YNNPACK."""
+    handed = set(re.findall(r'fusion\([^\n]*calls=%?([\w.-]+)[^\n]*__ynn_fusion', program))
+    bad, count = [], 0
+    for computation in re.split(r'\n(?=%?[\w.-]+ \(|ENTRY)', program):
+        name = re.match(r'%?([\w.-]+) ', computation)
+        copied = {}  # name of a value -> the axes along which it is one number
+        for found in map(INSTRUCTION.match, computation.split('\n') if name and name[1] in handed else ()):
+            if found is None:
+                continue
+            own, shape, kind, operands, rest = found.groups()
+            of = [copied.get(operand.strip().lstrip('%'), set()) for operand in operands.split(',')]
+            axes = set(range(len(re.findall(r'\d+', re.search(r'\[([\d,]*)\]', shape)[1]))))
+            if kind == 'reduce':
+                count += 1
+                if of[0] & listed(rest):
+                    bad.append(f'{own}: {shape} over {sorted(of[0] & listed(rest))}')
+            copied[own] = (
+                axes - listed(rest)
+                if kind == 'broadcast'
+                else set()
+                if kind == 'reduce' or kind in ARRANGES
+                else set.intersection(*of)
+            )
+    return bad, count
+
+
+def compiled(function, *args) -> str:
+    return jax.jit(function).lower(*args).compile().as_text()
+
+
+def test_what_is_looked_for_is_found():
+    """The sum that comes out otherwise from call to call, and sums that do not."""
+    column, whole = jax.ShapeDtypeStruct((1024, 1), jnp.float32), jax.ShapeDtypeStruct((2, 1024, 1024), jnp.float32)
+    copies = compiled(lambda a: jnp.sum(jnp.exp(jnp.broadcast_to(a, (2, 1024, 1024)))), column)
+    if '__ynn_fusion' not in copies:
+        pytest.skip('this jaxlib hands no sums to YNNPACK')
+    assert len(sums_of_copies(copies)[0]) == 1
+    apart = compiled(lambda x, a: jnp.sum((x - a) ** 2), whole, column)
+    assert sums_of_copies(apart) == ([], 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', test_contract.LEARNERS)
+def test_no_step_sums_copies(name):
+    given = test_contract.described(name)
+    system = make(test_contract.config(name), given)
+    batch = {key: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for key, spec in system.batch_spec.items()}
+    params = {key: one.params for key, one in given.items()}
+    state = jax.eval_shape(system.init, prng.key(0), batch, params)
+    for step in (system.train_step, *system.other_steps):
+        bad, _ = sums_of_copies(compiled(step, state, batch, prng.key(0), params))
+        assert not bad
