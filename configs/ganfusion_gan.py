@@ -5,7 +5,6 @@
 | variant | data | generator / discriminator | where |
 |---|---|---|---|
 | `tiny` | toy, one view a record, 64 px on grey | 0.31 M / 0.31 M, planes 3 x 32 x 32 x 8 | two CPU cores, an hour |
-| `night` | the same, a million pictures | the same | two CPU cores, five hours |
 | `endless` | toy_endless: 16,384 different objects, one view of each, 64 px | as `tiny` | the same |
 | `furniture` | furniture, one view of each variant, 64 px | 0.58 M / 0.70 M, planes 3 x 32 x 32 x 12 | two CPU cores, an hour |
 | `base` | furniture, 256 px | 24 M / 26 M, planes 3 x 128 x 128 x 32 | one large GPU |
@@ -25,7 +24,6 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
     variants = {
         'tiny': tiny,
-        'night': night,
         'endless': endless,
         'furniture': furniture,
         'base': base,
@@ -41,8 +39,7 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
 def tiny() -> ml_collections.ConfigDict:
     """An hour of two cores: 192,000 pictures.
 
-    Rays are few until the end, rates low and falling. The weight of the opacity grows with the pictures: whole from
-    the start it makes every plan a square, whose sides along the axes leave the fewest half-covered rays (docs/benchmarks.md).
+    What a million pictures changed on the way, and what rates that are low from the start do, is in docs/benchmarks.md.
     """
     config = small()
     config.variant = 'tiny'
@@ -50,31 +47,12 @@ def tiny() -> ml_collections.ConfigDict:
     config.micro_batch = 4
     config.generator.mapping_layers = 6
     config.discriminator.label_noise = 0.2
-    config.ladder = ((0, 16), (150_000, 32))
+    config.ladder = ((0, 16),)
     config.fakes = 'shared'
     config.average.images = 10_000
-    config.r1.gamma = 0.1
-    config.opacity.update(weight=10.0, images=(40_000, 192_000))
-    config.optimizer.generator.learning_rate = 0.001
-    config.optimizer.discriminator.learning_rate = 0.0008
-    config.fall.update(images=(96_000, 192_000), final=0.1)
     config.data.poses = 256
     config.preview_every = 1000
     config.checkpoint.every = 500
-    return config
-
-
-def night() -> ml_collections.ConfigDict:
-    """A million pictures."""
-    config = tiny()
-    config.variant = 'night'
-    config.steps = 125_000
-    config.ladder = ((0, 16), (868_000, 32))
-    config.average.images = 40_000
-    config.opacity.update(weight=20.0, images=(40_000, 1_000_000))
-    config.fall.update(images=(500_000, 1_000_000))
-    config.preview_every = 2500
-    config.checkpoint.every = 1250
     return config
 
 
