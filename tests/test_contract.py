@@ -99,6 +99,15 @@ def file_of(name):
     return f'configs/{system}.py:{variant or "tiny"}'
 
 
+def steps(loaded, given):
+    """(step, shapes of what it takes) for each step of a system; nothing is made."""
+    system = systems.make(loaded, given)
+    batch = {key: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for key, spec in system.batch_spec.items()}
+    params = {key: one.params for key, one in given.items()}
+    state = jax.eval_shape(system.init, prng.key(0), batch, params)
+    return [(step, (state, batch, prng.key(0), params)) for step in (system.train_step, *system.other_steps)]
+
+
 @functools.cache
 def described(name):
     """The models that a system is given, without their arrays."""

@@ -11,9 +11,8 @@ from flax import linen as nn
 from jax import lax
 
 from t3d.core import config as configs
-from t3d.core import platforms, prng
+from t3d.core import platforms
 from t3d.nets import convolution
-from t3d.systems import make
 
 SIZES, WINDOWS, STRIDES = ((7, 9), (8, 8)), ((3, 3), (1, 1), (2, 4)), ((1, 1), (2, 2), (2, 1))
 PADDINGS, OF_PIXELS, OF_WEIGHTS = ('SAME', 'VALID', ((2, 1), (0, 3))), (None, (2, 2)), (None, (2, 1))
@@ -114,14 +113,9 @@ def test_no_step_hides_a_convolution_that_the_compiler_cannot_arrange(name):
     if 'accumulate' in loaded and name not in WHOLE:
         words = (test_contract.WORDS, 'accumulate=2', 'batch=8')
         loaded = configs.load(test_contract.file_of(name), [*test_contract.SMALL[name], *words])
-    given = test_contract.described(name)
-    system = make(loaded, given)
-    batch = {key: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for key, spec in system.batch_spec.items()}
-    params = {key: one.params for key, one in given.items()}
-    state = jax.eval_shape(system.init, prng.key(0), batch, params)
     good = 0
-    for step in (system.train_step, *system.other_steps):
-        found, bad = arranged(jax.make_jaxpr(step)(state, batch, prng.key(0), params).jaxpr)
+    for step, shapes in test_contract.steps(loaded, test_contract.described(name)):
+        found, bad = arranged(jax.make_jaxpr(step)(*shapes).jaxpr)
         assert not bad, bad[:3]
         good += found
     assert good or name != 'ganfusion_gan'

@@ -12,11 +12,8 @@ import jax.numpy as jnp
 import pytest
 import test_contract
 
-from t3d.core import prng
-from t3d.systems import make
-
 INSTRUCTION = re.compile(r'\s+(?:ROOT )?%?([\w.-]+) = (\S+) ([\w-]+)\(([^)]*)\)(.*)')
-ARRANGES = ('parameter', 'constant', 'bitcast', 'dot', 'convolution', 'transpose', 'reshape', 'concatenate', 'iota')
+ARRANGES = ('reduce', 'parameter', 'constant', 'bitcast', 'dot', 'convolution', 'transpose', 'reshape', 'concatenate', 'iota')
 
 
 def listed(text: str) -> set[int]:
@@ -42,13 +39,10 @@ def sums_of_copies(program: str) -> tuple[list[str], int]:
                 count += 1
                 if of[0] & listed(rest):
                     bad.append(f'{own}: {shape} over {sorted(of[0] & listed(rest))}')
-            copied[own] = (
-                axes - listed(rest)
-                if kind == 'broadcast'
-                else set()
-                if kind == 'reduce' or kind in ARRANGES
-                else set.intersection(*of)
-            )
+            if kind == 'broadcast':
+                copied[own] = axes - listed(rest)
+            else:
+                copied[own] = set() if kind in ARRANGES else set.intersection(*of)
     return bad, count
 
 
@@ -60,21 +54,15 @@ def test_what_is_looked_for_is_found():
     """The sum that comes out otherwise from call to call, and sums that do not."""
     column, whole = jax.ShapeDtypeStruct((1024, 1), jnp.float32), jax.ShapeDtypeStruct((2, 1024, 1024), jnp.float32)
     copies = compiled(lambda a: jnp.sum(jnp.exp(jnp.broadcast_to(a, (2, 1024, 1024)))), column)
-    if '__ynn_fusion' not in copies:
-        pytest.skip('this jaxlib hands no sums to YNNPACK')
-    assert len(sums_of_copies(copies)[0]) == 1
+    handed = copies.count('__ynn_fusion') > 0  # not by every jaxlib
+    assert len(sums_of_copies(copies)[0]) == handed
     apart = compiled(lambda x, a: jnp.sum((x - a) ** 2), whole, column)
-    assert sums_of_copies(apart) == ([], 1)
+    assert sums_of_copies(apart) == ([], handed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', test_contract.LEARNERS)
 def test_no_step_sums_copies(name):
-    given = test_contract.described(name)
-    system = make(test_contract.config(name), given)
-    batch = {key: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for key, spec in system.batch_spec.items()}
-    params = {key: one.params for key, one in given.items()}
-    state = jax.eval_shape(system.init, prng.key(0), batch, params)
-    for step in (system.train_step, *system.other_steps):
-        bad, count = sums_of_copies(compiled(step, state, batch, prng.key(0), params))
+    for step, shapes in test_contract.steps(test_contract.config(name), test_contract.described(name)):
+        bad, count = sums_of_copies(compiled(step, *shapes))
         assert not bad and count

@@ -157,6 +157,7 @@ def measured(config, peer, repeats: int, echo=lambda line: None) -> dict:
         'phases': rows,
         'step_compile_s': whole.seconds,
         'step_ms': trained,
+        'step_rays': model.ladder[0][1],
         'step_temp_mib': whole.temp_bytes / measure.MIB,
         'parameters': count,
         'peer': loaded.get('is'),
@@ -269,8 +270,7 @@ def main(argv=None) -> int:
     g, d = result['parameters'].values()
     print(f'\npeer: {result["peer"] or why_not}')
     print(f'{g:,} parameters in the generator, {d:,} in the discriminator; {result["phases"]["iteration"]["gflop"]:.1f} GFLOP')
-    rays = model_of(config).ladder[0][1]
-    print(f'the step as it is trained at first, {rays}^2 rays, fakes={config.fakes}: {result["step_ms"]} ms')
+    print(f'the step as trained: {result["step_ms"]} ms, {result["step_rays"]}^2 rays at first, fakes={config.fakes}')
     print(f'the whole step compiles in {result["step_compile_s"]:.1f} s, {result["step_temp_mib"]:.0f} MiB of temporaries')
     measure.warn_of_load()
     figures.write(args, 'gan', result)
