@@ -36,7 +36,7 @@ libtpu:
 	$(BIN)/python -m pip install --quiet -e ".[tpu]" $(CONSTRAINTS)
 
 run: setup
-	$(BIN)/t3d train configs/instant3d.py:tiny --prompts "a red cube" "a purple sphere" "a small green cone"
+	$(BIN)/t3d train configs/instant3d.py:rays --prompts "a red cube" "a purple sphere" "a small green cone"
 
 test: setup-test lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

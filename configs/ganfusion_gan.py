@@ -47,7 +47,7 @@ def tiny() -> ml_collections.ConfigDict:
     config.micro_batch = 4
     config.generator.mapping_layers = 6
     config.discriminator.label_noise = 0.2
-    config.ladder = ((0, 16),)
+    config.ladder = ((0, 16), (108_000, 32))
     config.fakes = 'shared'
     config.average.images = 10_000
     config.data.poses = 256

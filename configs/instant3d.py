@@ -4,9 +4,10 @@
 
 | variant | data | planes | where |
 |---|---|---|---|
-| `tiny` | toy, single objects | 3 x 32 x 32 x 16 | two CPU cores, minutes |
+| `tiny` | toy, single objects, from 32 px pictures | 3 x 32 x 32 x 16 | two CPU cores, minutes |
+| `rays` | the same objects, by rays in closed form | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `scenes` | toy, one and two objects with relations | 3 x 32 x 32 x 16 | two CPU cores, 15 minutes |
-| `scenes_rays` | the same scenes, by rays in closed form | 3 x 64 x 64 x 16 | two CPU cores, hours; shipped |
+| `scenes_rays` | the same scenes, by rays in closed form | 3 x 64 x 64 x 16 | two CPU cores, hours; shipped after two shorter runs |
 | `toy_imle`, `toy_codes`, `toy_places` | toy, captions of several objects | 3 x 32 x 32 x 8 | two CPU cores, minutes |
 | `toy_mean` | their control | the same | the same |
 | `furniture_seeds` | furniture, 128 px, by rays: seeds choose | 3 x 64 x 64 x 24 | two CPU cores, two hours; shipped |
@@ -20,12 +21,14 @@
 
 import ml_collections
 
-from configs import _instant3d_seeds, common
+from configs import _instant3d_rays, _instant3d_seeds, common
 
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     """The config of a variant; every number a run depends on."""
-    variants = {'tiny': tiny, 'scenes': scenes, 'scenes_rays': scenes_rays, 'sds': sds, 'sds_trained': sds_trained}
+    scenes_rays = lambda: _instant3d_rays.scenes_rays(scenes())
+    variants = {'tiny': tiny, 'rays': lambda: _instant3d_rays.rays(tiny()), 'scenes': scenes, 'scenes_rays': scenes_rays}
+    variants.update({'sds': sds, 'sds_trained': sds_trained})
     seeds = {name: getattr(_instant3d_seeds, name) for name in ('toy_imle', 'toy_codes', 'toy_places', 'toy_mean')}
     variants.update({name: lambda make=make: make(scenes_rays()) for name, make in seeds.items()})
     variants['furniture_seeds'] = lambda: _instant3d_seeds.furniture_seeds(furniture())
@@ -135,30 +138,6 @@ def scenes() -> ml_collections.ConfigDict:
     config.data.scenes = 'both'
     config.data.poses = 8
     config.export.prompts = ('a red cone on top of a blue cube', 'a green sphere to the left of a purple cylinder')
-    return config
-
-
-def scenes_rays() -> ml_collections.ConfigDict:
-    """The scenes of `scenes` from rays in closed form. docs/benchmarks.md has the flag that makes it faster on a processor."""
-    config = scenes()
-    config.variant = 'scenes_rays'
-    config.supervision = 'rays'
-    config.steps = 40_000
-    config.batch = 8
-    config.decoder.update(channels=(128, 96, 48, 32), heads=(8, 6, 0, 0), groups=(8, 8, 8, 8), mid_heads=8)
-    config.field.update(hidden=64, alpha=1.0)
-    config.render.update(samples=12, samples_shown=64, importance=32)
-    config.rays = dict(truth='solids', samples=8, spread=0.1, pixel=0.006)
-    config.loss.update(
-        rays=128, edges=0.35, foreground=0.4, mask=0.1, depth=0.1, solid=0.1, surface=0.3, thickness=0.02, skin=0.01
-    )
-    config.optimizer.update(final=0.02)
-    config.data.update(kind='rays', views=4)
-    config.preview.size = 96
-    config.evaluate = ('toy_objects', 'toy_sharpness')
-    config.preview_every = 4000
-    config.checkpoint.update(every=1000)
-    config.saves_memory = ('batch', 'loss.rays', 'data.views', 'render.samples', 'decoder.remat')
     return config
 
 

@@ -30,12 +30,15 @@ def dense(scene, points):
     return jnp.where(within, 50.0, 0.0), jnp.zeros((*points.shape[:-1], 3))
 
 
-def drawn(scenes, off=0.0):
+PAIRS, SINGLES = loaded_with({}, 'instant3d.py:scenes_rays').config, loaded_with({}).config
+
+
+def drawn(scenes, off=0.0, config=PAIRS):
     """A model that draws these scenes; of two captions those of each other where `off` is None."""
     names = [scene.captions[0] for scene in scenes]
     shown = [scenes[k] for k in derangement(len(scenes))] if off is None else scenes
     tables = dict(zip(names, map(shapes.table, shown)))
-    loaded = loaded_with({})
+    loaded = loaded_with({})._replace(config=config)
 
     def generate(params, requests, keys, given):
         camera = {'radius': shapes.RADIUS, 'fov': shapes.FOV}
@@ -52,7 +55,7 @@ def small(monkeypatch):
 
 
 def test_exact_rays_score_what_rays_of_a_pixel_can_and_others_what_their_controls_say():
-    scenes, _ = toy_sharpness.chosen(6)
+    scenes, _ = toy_sharpness.chosen(PAIRS, 6)
     exact = toy_sharpness.evaluate(drawn(scenes), limit=6)
     assert exact['sharp/n'] == 24 and exact['sharp/psnr'] > exact['sharp/psnr_one_ray'] + 6.0
     assert abs(exact['sharp/psnr_one_ray'] - exact['control/sharp/psnr_one_ray_of_truth']) < 0.1
@@ -66,7 +69,7 @@ def test_exact_rays_score_what_rays_of_a_pixel_can_and_others_what_their_control
 
 
 def test_pictures_are_the_same_views_and_the_scenes_are_held_out():
-    scenes, angles = toy_sharpness.chosen(4)
+    scenes, angles = toy_sharpness.chosen(PAIRS, 4)
     assert angles.shape == (4, 2, 4) and all(len(scene.objects) == 2 for scene in scenes)
     assert set(scene.captions[0] for scene in scenes) <= {scene.captions[0] for scene in shapes.pairs('test')}
     shown = toy_sharpness.pictures(drawn(scenes), limit=4)
@@ -76,8 +79,17 @@ def test_pictures_are_the_same_views_and_the_scenes_are_held_out():
         np.testing.assert_allclose(shown.true[k], oracle.composite(record['image']), atol=1e-6)
 
 
+def test_weights_of_single_objects_are_asked_for_single_objects():
+    scenes, angles = toy_sharpness.chosen(SINGLES, 200)
+    assert sorted(scene.captions[0] for scene in scenes) == sorted(scene.captions[0] for scene in shapes.singles('test'))
+    assert len(angles) == len(scenes) == 16
+    few, _ = toy_sharpness.chosen(SINGLES, 2)
+    exact = toy_sharpness.evaluate(drawn(few, config=SINGLES), limit=2)
+    assert exact['sharp/n'] == 8 and exact['sharp/psnr'] > exact['sharp/psnr_one_ray'] + 3.0
+
+
 def test_edges_are_those_of_a_loop():
-    scene = toy_sharpness.chosen(3)[0][1]
+    scene = toy_sharpness.chosen(PAIRS, 3)[0][1]
     views = toy.render(scene, *toy.camera_arrays(np.array([0.4]), np.array([0.5]), shapes.RADIUS, shapes.FOV), 32)
     which, normal = views['object'][0], views['normal'][0]
     expected = np.zeros((32, 32), bool)
@@ -94,7 +106,7 @@ def test_edges_are_those_of_a_loop():
 
 def test_it_is_in_the_table_and_limits_are_refused():
     assert table.find('toy_sharpness') is toy_sharpness
-    loaded = drawn(toy_sharpness.chosen(2)[0])
+    loaded = drawn(toy_sharpness.chosen(PAIRS, 2)[0])
     with pytest.raises(UsageError, match='limit'):
         toy_sharpness.evaluate(loaded, limit=1)
     with pytest.raises(UsageError, match="split 'test': toy is scored on"):

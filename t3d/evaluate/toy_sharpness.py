@@ -1,4 +1,6 @@
-"""How sharp text to 3D is on the toy set: held-out scenes of two objects, from free cameras, at a size of its own.
+"""How sharp text to 3D is on the toy set: held-out scenes, from free cameras, at a size of its own.
+
+The scenes have two objects each; of weights that learned single objects (`data.scenes='singles'`) they have one.
 
 What is judged are pictures as people get them (export/renders.py): where a picture changes, a pixel is the mean of several
 rays, as it is in the truth. One ray through the middle of each pixel is told too: of the true solids themselves it gives 35 dB.
@@ -41,7 +43,7 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     refuse_split(split)
     if limit is not None:
         rules.held('--limit', limit, LIMIT)
-    scenes, angles = chosen(SCENES if limit is None else limit)
+    scenes, angles = chosen(loaded.config, SCENES if limit is None else limit)
     renders = rendered(loaded, scenes, angles, log)
     others, background = derangement(len(scenes)), loaded.config.render.background
     quality, plain, near, errors = [], [], [], []
@@ -71,16 +73,16 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
 def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> drawing.Pictures:
     """The same views and their truth; `limit`: scenes."""
     refuse_split(split)
-    scenes, angles = chosen(SCENES if limit is None else limit)
+    scenes, angles = chosen(loaded.config, SCENES if limit is None else limit)
     background = loaded.config.render.background
     true = np.stack([true_views(scene, *both, background)[0] for scene, both in zip(scenes, angles)])
     shown = np.stack([smooth for smooth, _ in rendered(loaded, scenes, angles, log)])
     return drawing.Pictures([scene.captions[0] for scene in scenes], shown, true, True)
 
 
-def chosen(count: int) -> tuple[list[shapes.Scene], np.ndarray]:
-    """Held-out scenes of two objects, spread over all of them, and (azimuth, elevation) [N, 2, VIEWS] of their cameras."""
-    every = shapes.pairs('test')
+def chosen(config, count: int) -> tuple[list[shapes.Scene], np.ndarray]:
+    """Held-out scenes, spread over all of their kind, and (azimuth, elevation) [N, 2, VIEWS] of their cameras."""
+    every = shapes.singles('test') if config.data.get('scenes') == 'singles' else shapes.pairs('test')
     scenes = [every[int(k)] for k in np.linspace(0, len(every) - 1, min(count, len(every)))]
     random = np.random.default_rng(0)
     low, high = toy.ELEVATION
