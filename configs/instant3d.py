@@ -7,7 +7,7 @@
 | `tiny` | toy, single objects, from 32 px pictures | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `rays` | the same objects, by rays in closed form | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `scenes` | toy, one and two objects with relations | 3 x 32 x 32 x 16 | two CPU cores, 15 minutes |
-| `scenes_rays` | the same scenes, by rays in closed form | 3 x 64 x 64 x 16 | two CPU cores, hours; shipped after two shorter runs |
+| `scenes_rays` | the same scenes, by rays in closed form | 3 x 64 x 64 x 16 | two CPU cores, hours; shipped (of shorter runs) |
 | `toy_imle`, `toy_codes`, `toy_places` | toy, captions of several objects | 3 x 32 x 32 x 8 | two CPU cores, minutes |
 | `toy_mean` | their control | the same | the same |
 | `furniture_seeds` | furniture, 128 px, by rays: seeds choose | 3 x 64 x 64 x 24 | two CPU cores, two hours; shipped |
