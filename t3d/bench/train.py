@@ -1,16 +1,21 @@
-"""`t3d bench train --config ...`: steps and images a second, model TFLOP/s and MFU of a train step."""
+"""`t3d bench train --config ...`: steps and images a second, model TFLOP/s and MFU of each kind of train step."""
 
 import datetime
 import importlib.util
 import itertools
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from t3d.bench import figures
-from t3d.core import parsing, prng
+from t3d.bench import figures, measure
+from t3d.core import cadence, parsing
+from t3d.core.typing import PyTree
+from t3d.metrics import flops
+
+APART = ('row', 'other steps')  # of the figures: not among those that are printed one a line
 
 
 def flags() -> parsing.Parser:
@@ -18,13 +23,18 @@ def flags() -> parsing.Parser:
     parser = figures.parser('train', main.__doc__)
     parser.set_defaults(repeats=15)
     parser.add_argument('--config', default='configs/instant3d.py:tiny')
-    parser.add_argument('--steps', type=figures.COUNT, default=5, help='steps in each repeat')
+    parser.add_argument(
+        '--steps',
+        type=figures.COUNT,
+        default=5,
+        help='steps in each repeat, or a few more: whole cycles of what runs once in N steps',
+    )
     parser.add_argument('overrides', nargs='*', metavar='key=value')
     return parser
 
 
 def main(argv=None) -> int:
-    """Times the loop's own step on the config's data: all up to the first step apart, then the median of repeats."""
+    """Times the loop's own steps on the config's data: all up to the first step apart, then the median of repeats."""
     args, rest = flags().parse_known_args(argv)
     args.overrides += rest
     from t3d.core import config as configs
@@ -33,19 +43,24 @@ def main(argv=None) -> int:
     config = dry_run.resolve(configs.load(args.config, args.overrides))
     result = measured(config, args.repeats, args.steps)
     result['config'] = args.config
-    print('\n'.join(f'{name:>22}  {value}' for name, value in result.items() if name != 'row'))
+    for title, part in {'': result, **result.get('other steps', {})}.items():
+        print('\n'.join([title] * bool(title) + [f'{name:>22}  {value}' for name, value in part.items() if name not in APART]))
     figures.write(args, 'train', result)
     return 0
 
 
 def measured(config, repeats: int, steps: int) -> dict:
-    """The figures of one config, JSON-ready; 'row' has those of every benchmark (`figures.row`), of one step."""
+    """The figures of one config, JSON-ready; 'row' has those of every benchmark (`figures.row`), of one step.
+
+    Each kind of step that the system has (`System.other_steps`) is timed and counted by itself: on top stands `train_step`, and
+    'other steps' has figures and row of the others, by the names that `t3d plan` has for them. Seconds of compiling are of all.
+    """
     from t3d import systems
-    from t3d.bench import measure, memory
+    from t3d.bench import memory
     from t3d.core import tree
     from t3d.inference import loading
-    from t3d.metrics import flops
     from t3d.parallel import devices, sharding
+    from t3d.plan import programs as plans
     from t3d.train import checked, states
     from t3d.train import program as programs
 
@@ -61,51 +76,76 @@ def measured(config, repeats: int, steps: int) -> dict:
         params = states.placed(given, mesh, config.get('fsdp_floor', sharding.FLOOR))
         began = time.perf_counter()
         target = states.abstract(config, system, mesh, params)
-        program = programs.Program(config, system, mesh, target, given=params)
+        program = programs.Program(config, system._replace(choose=int), mesh, target, given=params)  # a step's number: its kind
         program.compile_ahead()
         state, metrics = program(states.fresh(config, system, target, given=params), next(rows))
         jax.block_until_ready(metrics)
         first_seconds = time.perf_counter() - began
-        plain = jax.eval_shape(lambda: (state, params))
-        plain = plain[0], system.batch_spec, prng.key(0), plain[1]
-        model_flops = flops.count(system.train_step, *plain)
-        times, waits = [], []
-        for _ in range(repeats + 1):  # the first does not count
-            began, waited = time.perf_counter(), 0.0
-            for _ in range(steps):
-                asked = time.perf_counter()
-                local = next(rows)
-                waited += time.perf_counter() - asked
-                state, metrics = program(state, local)
-            jax.block_until_ready(metrics)
-            times.append(1e3 * (time.perf_counter() - began) / steps)
-            waits.append(1e3 * waited / steps)
-        executable = program.executable()
-    turns = measure.Turns(tuple(times[1:]), None)
-    timing = turns.ours
-    images = config.batch * config.get('data', {}).get('views', 1)
-    rays = float(metrics.get('count/rays', 0))
-    peak = flops.peak()
-    rate = model_flops / (timing.median / 1e3)
-    temp = executable.memory_analysis().temp_size_in_bytes
-    step = measure.Compiled(None, program.compile_seconds, temp, measure.moved(executable))
+        parts, count = {}, tree.count(state.params)
+        works = plans.works(plans.Model(config, system, jax.eval_shape(lambda: state), given))
+        for kind, (name, work) in enumerate(works.items()):
+            cycle = cadence.cycle(work.cadences)
+            state, times = timed(program, state, rows, kind, repeats, -(-steps // cycle) * cycle)
+            parts[name] = of_kind(config, system.batch_spec, program, kind, work, times)
+    first, *others = parts
     return {
         'device': f'{mesh.size} x {jax.devices()[0].device_kind}',
         'date': datetime.date.today().isoformat(),
         'jax': jax.__version__,
-        'parameters': tree.count(state.params),
-        'step ms': str(timing),
-        'steps/s': round(1e3 / timing.median, 2),
-        'images/s': round(1e3 * images / timing.median, 1),
-        **({'krays/s': round(rays / timing.median, 1)} if rays else {}),
+        'parameters': count,
         'data': data,
-        'wait for data ms/step': round(float(np.median(waits[1:])), 2),
-        'model GFLOP/step': round(model_flops / 1e9, 2),
+        'first step s': round(first_seconds, 1),  # makes the state while the steps compile, then runs one of them
+        **parts[first],
+        **({'other steps': {name: parts[name] for name in others}} if others else {}),
+    }
+
+
+class Times(NamedTuple):
+    """Milliseconds of a step, and of waiting for its data, in each repeat of so many `steps`; rays of a step."""
+
+    turns: tuple[float, ...]
+    waits: tuple[float, ...]
+    steps: int
+    rays: float
+
+
+def timed(program, state, rows: Iterator, kind: int, repeats: int, steps: int) -> tuple[PyTree, Times]:
+    """(state, times) of repeats of one kind of step; one more before them does not count."""
+    times, waits = [], []
+    for _ in range(repeats + 1):
+        began, waited = time.perf_counter(), 0.0
+        for _ in range(steps):
+            asked = time.perf_counter()
+            local = next(rows)
+            waited += time.perf_counter() - asked
+            state, metrics = program(state, local, kind)
+        jax.block_until_ready(metrics)
+        times.append(1e3 * (time.perf_counter() - began) / steps)
+        waits.append(1e3 * waited / steps)
+    return state, Times(tuple(times[1:]), tuple(waits[1:]), steps, float(metrics.get('count/rays', 0)))
+
+
+def of_kind(config, batch_spec: dict, program, kind: int, work: flops.Work, times: Times) -> dict:
+    """The figures of one kind of step, with its row; all of the program that was timed."""
+    executable, turns = program.executable(kind), measure.Turns(times.turns, None)
+    median, peak = turns.ours.median, flops.peak()
+    images = config.batch * config.get('data', {}).get('views', 1)
+    rate = work.flops / (median / 1e3)
+    temp = executable.memory_analysis().temp_size_in_bytes
+    step = measure.Compiled(None, program.compile_seconds, temp, measure.moved(executable))
+    sizes = {'images': images, 'rays': round(times.rays)}
+    return {
+        'step ms': str(turns.ours),
+        'steps in a repeat': times.steps,  # whole cycles of what runs once in N steps
+        'steps/s': round(1e3 / median, 2),
+        'images/s': round(1e3 * images / median, 1),
+        **({'krays/s': round(times.rays / median, 1)} if times.rays else {}),
+        'wait for data ms/step': round(float(np.median(times.waits)), 2),
+        'model GFLOP/step': round(work.flops / 1e9, 2),
         'model TFLOP/s': round(rate / 1e12, 4),
-        'MFU': f'{rate / (peak * mesh.size):.1%}' if peak else 'peak of this device unknown',
+        'MFU': f'{rate / (peak * program.mesh.size):.1%}' if peak else 'peak of this device unknown',
         'attentions by cuDNN': by_cudnn(executable.as_text()),
-        'first step s': round(first_seconds, 1),  # makes the state while the step compiles, then runs it once
-        'row': figures.row(turns, step, model_flops, system.batch_spec, str(config.dtype), images=images, rays=round(rays)),
+        'row': figures.row(turns, step, work.flops, batch_spec, str(config.dtype), **sizes),
     }
 
 

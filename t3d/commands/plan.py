@@ -147,7 +147,10 @@ def _table(args, specs, loaded, overrides, topologies, wishes, batches: list[int
                 cells += [sweep.Cell(spec, tuple(overrides), topology.name, mesh, batch) for batch in of_config if mesh]
     made = sweep.run(cells, args.table, tries=args.tries or 0, quick=args.quick, limit=args.limit)
     print(f'{args.table}: {made} rows made, {len(cells) - made} were there')
-    return 0
+    failed = sweep.failed(cells, args.table)
+    if failed:
+        print(f'{len(failed)} not planned, each row says why; delete it to have it made again')
+    return 1 if failed else 0
 
 
 def _on(wish, topology) -> str:

@@ -2,14 +2,20 @@
 
 Only matrix products and convolutions count, 2 per multiply-add, at their size in the program as traced (before the compiler):
 the convention behind published MFU figures. Loops count as often as they run, what is spread over devices (`jax.shard_map`) on
-all of them, Pallas kernels on each block of their grid; conditionals count their dearest branch. What a backward pass computes
-again (`jax.checkpoint`, our own rules under the same name, and the flash kernel) is work, but no model FLOP (PaLM, arXiv
-2204.02311, App. B), and neither are products that stand for a gather of rows.
+all of them, Pallas kernels on each block of their grid. Of what runs once in N steps (t3d.core.cadence) an Nth counts, and of
+its other branch the rest; any other conditional counts its dearest branch. What a backward pass computes again
+(`jax.checkpoint`, our own rules under the same name, and the flash kernel) is work, but no model FLOP (PaLM, arXiv 2204.02311,
+App. B), and neither are products that stand for a gather of rows.
 """
 
 import math
+from fractions import Fraction
+from numbers import Rational
+from typing import NamedTuple
 
 import jax
+
+from t3d.core import cadence
 
 PEAK = {  # dense bf16 FLOP/s of one device, from the vendors' data sheets; matched on the start of device_kind
     'NVIDIA H200': 989e12,
@@ -33,9 +39,22 @@ FLASH = {  # model FLOPs among the products of the flash kernel's passes, by the
 }
 
 
+class Work(NamedTuple):
+    """Model FLOPs of one call, on average over calls in a row, and the N of all that runs once in N of them."""
+
+    flops: int
+    cadences: tuple[int, ...]
+
+
+def work(function, *args) -> Work:
+    """The work of a function of these arguments, which may be ShapeDtypeStructs."""
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    return Work(round(_jaxpr(jaxpr)), tuple(sorted(_cadences(jaxpr))))
+
+
 def count(function, *args) -> int:
-    """Model FLOPs of one call; args may be ShapeDtypeStructs."""
-    return _jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+    """Model FLOPs of one call, as in `work`."""
+    return work(function, *args).flops
 
 
 def peak(device=None) -> float | None:
@@ -44,11 +63,27 @@ def peak(device=None) -> float | None:
     return next((value for name, value in PEAK.items() if kind.startswith(name)), None)
 
 
-def _jaxpr(jaxpr) -> int:
+def _cadences(jaxpr) -> set[int]:
+    found = set()
+    for equation in jaxpr.eqns:
+        if every := _cadence(equation):
+            found.add(every)
+        for inner in _subjaxprs(equation.params):
+            found |= _cadences(getattr(inner, 'jaxpr', inner))
+    return found
+
+
+def _cadence(equation) -> int | None:
+    """N of a conditional of two branches that runs one of them once in N steps."""
+    two = equation.primitive.name == 'cond' and len(equation.params['branches']) == 2
+    return cadence.of(str(equation.source_info.name_stack)) if two else None
+
+
+def _jaxpr(jaxpr) -> Rational:
     return sum(_equation(equation) for equation in jaxpr.eqns)
 
 
-def _equation(equation) -> int:
+def _equation(equation) -> Rational:
     name, parameters, stack = equation.primitive.name, equation.params, str(equation.source_info.name_stack)
     if any(name in stack for name in NONE):
         return 0
@@ -64,6 +99,8 @@ def _equation(equation) -> int:
     if name == 'pallas_call':
         blocks = math.prod(parameters['grid_mapping'].grid)
         return round(blocks * sum(inner) * next((share for part, share in FLASH.items() if part in stack), 1))
+    if every := _cadence(equation):
+        return min(inner) + Fraction(max(inner) - min(inner), every)
     if name == 'cond':
         return max(inner, default=0)
     if name == 'shard_map':  # each part of the arguments is work of its own; along other axes devices do the same

@@ -8,7 +8,8 @@
 | one after the other | the same at full speed, nothing overlaps; of several train steps the slowest |
 | at an MFU of m, the user's guess | model FLOPs of the dearest train step / (devices x bf16 peak x m) |
 
-The first cannot be beaten. None knows hosts, data, latency, checkpoints, restarts and idle chips, which are paid for as well.
+The first is the least by the plan's count: memory without caches, conditionals that name no cadence by their dearest branch.
+None knows hosts, data, latency, checkpoints, restarts and idle chips, which are paid for as well.
 No price is known here: it is the user's.
 """
 

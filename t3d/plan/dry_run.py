@@ -7,8 +7,8 @@ import time
 import jax
 
 from t3d import systems
+from t3d.core import cadence, prng, strict_json, tree
 from t3d.core import config as configs
-from t3d.core import prng, strict_json, tree
 from t3d.core.errors import UsageError
 from t3d.data import sources
 from t3d.parallel import devices
@@ -99,14 +99,15 @@ def compiled(config, system, abstract, mesh, given) -> list[str]:
     shape = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
     lines, giga = [f'mesh: {shape} = {mesh.size} devices ({jax.default_backend()})'], 2**30
     with jax.set_mesh(mesh):
-        works = programs.model_flops(one)  # by the dearest branches
+        works = programs.works(one)
     for number, (name, work) in enumerate(works.items(), 1):
         began = time.perf_counter()
         memory = programs.memory_of(one, programs.lower(one, name, mesh).compile(), mesh)
         seconds = time.perf_counter() - began
+        together = f', on average over {cadence.cycle(work.cadences)}' if work.cadences else ''
         lines += [
             f'train step{f" {number}" if system.other_steps else ""} compiled in {seconds:.1f} s',
-            f'model FLOPs of a step with all its branches: {work:.3g}, {work / mesh.size:.3g} for each device',
+            f'model FLOPs of a step{together}: {work.flops:.3g}, {work.flops / mesh.size:.3g} for each device',
             f'for each device: arguments {memory["argument_bytes"] / giga:.3f} GiB (state of all devices together '
             f'{tree.size_bytes(abstract) / giga:.3f} GiB), temporaries {memory["temporary_bytes"] / giga:.3f} GiB',
         ]

@@ -1,7 +1,8 @@
 """What a compiled program does at each step on one device: FLOPs, bytes of memory, and collectives, loops counted in full.
 
 XLA's own analysis counts the body of a loop once, and a network whose layers are scanned is mostly loops. Here a body counts as
-often as it runs. Of a conditional the branch counts that does the most.
+often as it runs. Of a conditional that names its cadence (`every_N`, t3d.core.cadence) the branch that does the most counts an
+Nth and the other one the rest, so that collectives too can be fractions; of any other the branch counts that does the most.
 
 - FLOPs: 2 for each multiply-add of a matrix product or convolution, padding and the holes of dilation left out. Of kernels
   (Pallas) those of t3d's own are known (kernel_cost.py); the bytes of a kernel are those of its operands and results, once.
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from t3d.core import cadence
 from t3d.plan import hlo, kernel_cost
 from t3d.plan.hlo import Instruction, Program, Shape
 
@@ -43,14 +45,17 @@ class Collective(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """One device's work at each step; `unknown` loops had no count and are in it once. collectives: {Collective: how often}."""
+    """One device's work at a step, on average over steps; `unknown` loops had no count and are in it once.
+
+    collectives: {Collective: how often}, a fraction of what does not run at every step.
+    """
 
     flops: float
     bytes: float
-    collectives: dict[Collective, int]
+    collectives: dict[Collective, float]
     unknown: int
 
-    def times(self, count: int) -> 'Cost':
+    def times(self, count: float) -> 'Cost':
         many = {one: number * count for one, number in self.collectives.items()}
         return Cost(self.flops * count, self.bytes * count, many, self.unknown)
 
@@ -93,7 +98,10 @@ class Reader:
             inner = self.sum(one.called('body') + one.called('condition')).times(1 if count is None else count)
             return inner._replace(unknown=inner.unknown + (count is None))
         if one.opcode == 'conditional':
-            return self.computation(self.dearest(one))
+            total = NOTHING
+            for name, share in self.shares(one).items():
+                total = total.plus(self.computation(name).times(share))
+            return total
         if one.opcode == 'call':
             return self.sum(one.called('to_apply'))
         kind = _kind(one)
@@ -113,11 +121,19 @@ class Reader:
             return NOTHING
         return Cost(flops, self.border(one, body), {}, 0)
 
-    def dearest(self, one: Instruction) -> str:
-        """The branch of a conditional that does the most."""
-        names = one.called('branch_computations') or one.called('true_computation') + one.called('false_computation')
-        costs = {name: self.computation(name) for name in names}
-        return max(names, key=lambda name: (costs[name].flops, costs[name].bytes), default='')
+    def shares(self, one: Instruction) -> dict[str, float]:
+        """{branch of a conditional: at what share of the steps it runs}: of one without a cadence the dearest, at each step."""
+        costs = {name: self.computation(name) for name in _branches(one)}
+        rising = sorted(costs, key=lambda name: (costs[name].flops, costs[name].bytes))
+        every = _cadence(one)
+        if every and len(rising) == 2:
+            return {rising[1]: 1 / every, rising[0]: 1 - 1 / every}
+        return {name: 1 for name in rising[-1:]}
+
+    def cadences(self) -> set[int]:
+        """N of all that the program names to run once in N steps."""
+        every = (one for body in self.program.computations.values() for one in body.values() if one.opcode == 'conditional')
+        return {_cadence(one) for one in every} - {None}
 
     def fusion(self, one: Instruction, body) -> Cost:
         (name,) = one.called('calls') or [None]
@@ -184,6 +200,16 @@ class Reader:
                         return shape.bytes
                     taken += each.shapes[0].bytes
         return min(taken, shape.bytes)
+
+
+def _branches(one: Instruction) -> list[str]:
+    return one.called('branch_computations') or one.called('true_computation') + one.called('false_computation')
+
+
+def _cadence(one: Instruction) -> int | None:
+    """N of a conditional that JAX named `.../every_N/cond`."""
+    name = re.search(r'op_name="([^";:]*)', one.rest)
+    return cadence.of(name[1].removesuffix('/cond')) if name and name[1].endswith('/cond') else None
 
 
 def _kind(one: Instruction) -> str | None:

@@ -16,14 +16,17 @@ TOP = 6  # places of each kind that are told
 UNNAMED = 'without a name: {}'
 TRANSFORMS = {'jit', 'pjit', 'jvp', 'transpose', 'vmap', 'checkpoint', 'rematted_computation', 'shard_map'}
 CONTROL = {'while', 'body', 'cond', 'closed_call', 'branch_0_fun', 'branch_1_fun', 'checkpoint', 'rematted_computation', ''}
-CONTROL |= {'core_call', 'custom_jvp_call', 'custom_vjp_call', 'custom_vjp_call_jaxpr', 'shard_map', 'pjit'}
+CONTROL |= {'every', 'core_call', 'custom_jvp_call', 'custom_vjp_call', 'custom_vjp_call_jaxpr', 'shard_map', 'pjit'}
 
 
 class Place(NamedTuple):
-    """What the instructions of one place do in a step on one device: their `count`, FLOPs, bytes in memory and over links."""
+    """What the instructions of one place do in a step on one device: their `count`, FLOPs, bytes in memory and over links.
+
+    All are averages over steps: of what runs once in N steps an Nth.
+    """
 
     name: str
-    count: int
+    count: float
     flops: float
     memory_bytes: float
     links_bytes: float
@@ -71,7 +74,7 @@ def name_of(rest: str, opcode: str) -> str:
     return '/'.join(kept) + (' backward' if 'transpose(' in path else '') if kept else UNNAMED.format(opcode)
 
 
-def _walk(reader: hlo_cost.Reader, name: str, times: int, found) -> None:
+def _walk(reader: hlo_cost.Reader, name: str, times: float, found) -> None:
     """Adds up the instructions of a computation that runs so many times."""
     body = reader.program.computations.get(name, {})
     for one in body.values():
@@ -83,7 +86,8 @@ def _walk(reader: hlo_cost.Reader, name: str, times: int, found) -> None:
             for each in one.called('to_apply'):
                 _walk(reader, each, times, found)
         elif one.opcode == 'conditional':
-            _walk(reader, reader.dearest(one), times, found)
+            for each, share in reader.shares(one).items():
+                _walk(reader, each, times * share, found)
         else:
             cost = reader.instruction(one, body)
             sent = sum(each.bytes * number for each, number in cost.collectives.items())

@@ -36,8 +36,8 @@ def make(config, topology: Topology, wish: Sizes, *, tries: int = TRIES, quick: 
         rows = next((spec.shape[0] for spec in one.system.batch_spec.values()), 0)
         meshes.resolve(sizes, topology, rows)
         plan = {**_head(one, topology, sizes, rows, real), 'programs': {}}
-        for name, work in programs.model_flops(one).items():
-            plan['programs'][name] = {'model_flops': work}
+        for name, work in programs.works(one).items():
+            plan['programs'][name] = {'model_flops': work.flops, 'cadences': list(work.cadences)}
             log(f'{name}: {"compiling" if real or topology.chip is None else "lowering"} for {topology.count} devices ...')
             _program(plan, one, name, mesh, topology, real, quick)
         _fit(plan, topology)
@@ -94,7 +94,8 @@ def _program(plan: dict, one, name: str, mesh, topology: Topology, real: bool, q
     except programs.Overflow as error:
         found['overflow'] = {'need_bytes': error.need, 'have_bytes': error.have, 'text': str(error)}
         return
-    cost = made.pop('cost')
+    cost, named = made.pop('cost'), made.pop('cadences')
+    found['unnamed_cadences'] = sorted(set(found['cadences']) - named)  # counted as if they ran at every step
     found.update(made, collectives=programs.collectives(cost), roofline=programs.roof(cost, topology, mesh))
 
 
@@ -117,7 +118,8 @@ def smallest(plan, one, topology: Topology, sizes: Sizes, rows: int, tries: int,
     """The smallest mesh of this chip that fits, among those with the same tensor axis; None: none of the table.
 
     What a device needs there is estimated: the arrays of its arguments by the rules, and temporaries in proportion to its rows
-    of the batch, as they are on the planned mesh. Meshes are tried from the smallest that may fit, at most `tries` compiled.
+    of the batch, as they are on the planned mesh. Meshes are tried from the smallest that may fit, at most `tries` compiled. Of
+    the planned slice, where the plan fits, it is the planned mesh, of which no estimate is needed.
     """
     arguments = sum(plan['bytes'].values())
     if plan['fits'] is None:  # no compiler for the chip: nothing is known of temporaries
@@ -135,8 +137,9 @@ def smallest(plan, one, topology: Topology, sizes: Sizes, rows: int, tries: int,
         by_count.setdefault(count, (need, other, mesh))
     for need, other, mesh in by_count.values():
         row = {'topology': other.name, 'mesh': meshes.show(mesh), 'devices': other.count, 'need_bytes': need}
-        if mesh == sizes and plan['fits']:
-            return {**row, 'need_bytes': plan['need_bytes'] or need, 'compiled': plan['need_bytes'] is not None}
+        if other.count == topology.count and plan['fits']:
+            planned = {'topology': topology.name, 'mesh': meshes.show(sizes), 'need_bytes': plan['need_bytes']}
+            return {**row, **planned, 'compiled': True}
         if need > topology.chip.hbm * (HOPELESS if tries else 1.0):
             continue
         if not tries:

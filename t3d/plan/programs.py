@@ -94,10 +94,10 @@ def steps_of(one: Model) -> dict:
     return {'train_step': one.system.train_step, **others}
 
 
-def model_flops(one: Model) -> dict[str, int]:
-    """Model FLOPs of each step, of all devices, by the dearest branches (t3d.metrics.flops)."""
+def works(one: Model) -> dict[str, flops.Work]:
+    """Model FLOPs of each step, of all devices, and what in it runs once in N steps (t3d.metrics.flops)."""
     key, others = jax.eval_shape(lambda: prng.key(0)), params_of(one.given)
-    return {name: flops.count(step, one.state, one.system.batch_spec, key, others) for name, step in steps_of(one).items()}
+    return {name: flops.work(step, one.state, one.system.batch_spec, key, others) for name, step in steps_of(one).items()}
 
 
 def lower(one: Model, name: str, mesh):
@@ -144,6 +144,7 @@ def compiled(one: Model, name: str, mesh, quick: bool = False) -> dict:
         'memory_traffic_bytes': cost.bytes,
         'unknown_loops': cost.unknown,
         'heaviest': places.heaviest(places.of(reader)),
+        'cadences': reader.cadences(),
         'cost': cost,
     }
 

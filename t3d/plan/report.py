@@ -72,6 +72,10 @@ def text(plan: dict) -> str:
 def _program(name: str, one: dict, plan: dict) -> list[str]:
     work = one['model_flops']
     lines = [f'{name}: model FLOPs {work:.4g} a step, {work / plan["devices"]:.4g} for each device']
+    if every := one.get('cadences'):
+        lines += [f'  what runs once in {_listed(every)} steps counts by its share: figures are of a step on average']
+    if lost := one.get('unnamed_cadences'):
+        lines += [f'  the compiled program does not name what runs once in {_listed(lost)} steps: below it counts at each']
     if 'overflow' in one:
         return [*lines, f'  {one["overflow"]["text"]}']
     if 'need_bytes' not in one:
@@ -88,10 +92,10 @@ def _program(name: str, one: dict, plan: dict) -> list[str]:
     if one['unknown_loops']:
         lines += [f'  {one["unknown_loops"]} loops whose length the program does not tell are counted once']
     for row in one['collectives']:
-        lines += [f'  {row["kind"]} over {row["group"]} devices: {row["count"]} of {_bytes(row["bytes"])} in all']
+        lines += [f'  {row["kind"]} over {row["group"]} devices: {_often(row["count"])} of {_bytes(row["bytes"])} in all']
     for kind, words in (('compute', 'most products'), ('memory', 'most through memory'), ('links', 'most over links')):
         heavy = one.get('heaviest', {}).get(kind, ())[:SHOWN]  # not in plans of before it was counted
-        told = [f'{each["place"]} {_amount(each)} ({each["count"]})' for each in heavy]
+        told = [f'{each["place"]} {_amount(each)} ({_often(each["count"])})' for each in heavy]
         lines += [f'  {words}: {", ".join(told)}'] if told else []
     line = one['roofline']
     if line:
@@ -134,13 +138,16 @@ def _fit(plan: dict) -> list[str]:
 
 
 def row(spec: str, plan: dict) -> list[str]:
-    """The cells of a plan in the table, in the order of COLUMNS; of several train steps the dearest one."""
-    programs = plan['programs'].values()
-    one = max(
-        programs, key=lambda each: each.get('need_bytes') or math.inf if 'overflow' in each else each.get('need_bytes') or 0
-    )
+    """The cells of a plan in the table, in the order of COLUMNS.
+
+    Of several train steps temporaries are those of the one that needs most memory; FLOPs, collectives, times and bound those of
+    the slowest, which is the one of most model FLOPs where times are not known; seconds of compiling are those of all.
+    """
+    programs = list(plan['programs'].values())
+    largest = max(programs, key=lambda each: math.inf if 'overflow' in each else each.get('need_bytes') or 0)
+    one, known = _slowest(programs), all(each.get('roofline') for each in programs)
     giga = lambda size: '-' if size is None else f'{size / GIB:.2f}'
-    line, small = one.get('roofline'), plan.get('smallest')
+    line, small = one.get('roofline') if known else None, plan.get('smallest')
     fits = {True: 'yes', False: 'no', None: '?'}[plan['fits']]
     if plan['fits'] is False:
         short = (plan['need_bytes'] or sum(plan['bytes'].values())) - plan['hbm_bytes']
@@ -149,12 +156,12 @@ def row(spec: str, plan: dict) -> list[str]:
     if line:
         seconds = line['compute_seconds'], line['memory_seconds'], sum(line['links_seconds'].values())
         times = ' / '.join(f'{1e3 * second:.1f}' for second in seconds)
-    run = one.get('device_flops')
+    run, seconds = one.get('device_flops'), [each['compile_seconds'] for each in programs if 'compile_seconds' in each]
     return [
         *key(spec, plan['topology'], meshes.show(plan['mesh']), plan['batch']),
         f'{sum(plan["parameters"].values()) / 1e6:.1f}' + _given(plan),
         giga(sum(plan['bytes'].values())),
-        giga(one.get('temporary_bytes')),
+        giga(largest.get('temporary_bytes')),
         f'{giga(plan["need_bytes"])} of {giga(plan["hbm_bytes"])}',
         fits,
         f'{one["model_flops"] / 1e12:.4g}',
@@ -162,13 +169,20 @@ def row(spec: str, plan: dict) -> list[str]:
         giga(sum(each['bytes'] for each in one['collectives'])) if 'collectives' in one else '-',
         times,
         line['bound'] if line else '-',
-        f'{one["compile_seconds"]:.0f}' if 'compile_seconds' in one else '-',
+        f'{sum(seconds):.0f}' if seconds else '-',
         f'{small["topology"]} {small["mesh"]}{"" if small["compiled"] else " (estimate)"}'
         if small
         else 'none found'
         if plan['fits'] is False
         else '-',
     ]
+
+
+def _slowest(programs: list[dict]) -> dict:
+    """Of several train steps the one whose least time is the longest; of most model FLOPs where not all times are known."""
+    if all(each.get('roofline') for each in programs):
+        return max(programs, key=lambda each: each['roofline']['least_seconds'])
+    return max(programs, key=lambda each: each['model_flops'])
 
 
 def key(spec: str, topology: str, mesh: str, batch) -> list[str]:
@@ -187,6 +201,15 @@ def _counts(parts: dict) -> str:
 
 def _ratio(one: float, other: float) -> str:
     return f'{one / other:.2f}' if other else '-'
+
+
+def _listed(cadences: list[int]) -> str:
+    return ' and '.join(map(str, cadences))
+
+
+def _often(count: float) -> str:
+    """How often a step does something: '12', '2.25'."""
+    return f'{count:.2f}'.rstrip('0').rstrip('.')
 
 
 def _amount(place: dict) -> str:

@@ -2,7 +2,8 @@
 
 Rows that are there are kept, whatever they say: delete one to have it made again. A compiler that fails, aborts or takes too
 long gives a row that says so, and the next plan is begun. The table is the first of the file whose columns are
-`report.COLUMNS`; what stands around it stays. All figures of a plan are a line of the file of that name in .jsonl.
+`report.COLUMNS`; what stands around it stays. All figures of a plan are a line of the file of that name in .jsonl, in place of
+what it had of the same row.
 """
 
 import json
@@ -16,10 +17,11 @@ from typing import NamedTuple
 
 from t3d.core import files
 from t3d.core.errors import UsageError
-from t3d.plan import report
+from t3d.plan import meshes, report
 
 HEADER = '| ' + ' | '.join(report.COLUMNS) + ' |'
 RULE = '|---' * len(report.COLUMNS) + '|'
+NO_PLAN = 'not planned'  # begins the cell behind the key of a row whose plan failed
 
 
 class Cell(NamedTuple):
@@ -54,9 +56,7 @@ def run(cells: list[Cell], path, *, tries: int, quick: bool, limit: float, log: 
             continue
         log(f'planning {cell.name} on {cell.topology} {cell.mesh} batch {cell.batch} ...')
         made_now, why = plan(cell, tries, quick, limit)
-        if made_now is not None:  # all figures, beside the table
-            with path.with_suffix('.jsonl').open('a', encoding='utf-8') as file:
-                file.write(json.dumps(made_now) + '\n')
+        keep(path.with_suffix('.jsonl'), cell, made_now)
         add(path, _row(cell, made_now, why))
         made += 1
     return made
@@ -96,6 +96,20 @@ def rows(path: pathlib.Path) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip().strip('|').split('|')] for line in lines[start:end]]
 
 
+def keep(path: pathlib.Path, cell: Cell, made: dict | None) -> None:
+    """Writes all figures of a plan below those of the others; those that the file has of the same cell go."""
+    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
+    others = [line for line in lines if _key_of(line) != _key(cell)]
+    if made is not None or others != lines:
+        files.write(path, ''.join(f'{line}\n' for line in [*others, *([] if made is None else [json.dumps(made)])]))
+
+
+def failed(cells: list[Cell], path) -> list[Cell]:
+    """Those of the cells whose row in the file's table says that there is no plan of it."""
+    none = {tuple(row[: report.KEYS]) for row in rows(pathlib.Path(path)) if row[report.KEYS].startswith(NO_PLAN)}
+    return [cell for cell in cells if _key(cell) in none]
+
+
 def add(path: pathlib.Path, cells: list[str]) -> None:
     """Writes a row below the others."""
     line = '| ' + ' | '.join(cell.replace('|', '/') for cell in cells) + ' |'
@@ -121,7 +135,18 @@ def _key(cell: Cell) -> tuple[str, ...]:
     return tuple(report.key(cell.name, cell.topology, cell.mesh, cell.batch))
 
 
+def _key_of(line: str) -> tuple[str, ...] | None:
+    """The key of the row whose plan `plan` wrote, the batch last of the overrides; None: the line is none of these."""
+    try:
+        made = json.loads(line)
+        *overrides, batch = made['overrides']
+        cell = Cell(made['config'], tuple(overrides), made['topology'], meshes.show(made['mesh']), batch.removeprefix('batch='))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return _key(cell)
+
+
 def _row(cell: Cell, made: dict | None, why: str) -> list[str]:
     if made is None:
-        return [*_key(cell), f'not planned: {why}', *['-'] * (len(report.COLUMNS) - report.KEYS - 1)]
+        return [*_key(cell), f'{NO_PLAN}: {why}', *['-'] * (len(report.COLUMNS) - report.KEYS - 1)]
     return [*_key(cell), *report.row(cell.name, made)[report.KEYS :]]

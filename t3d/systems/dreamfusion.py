@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from t3d.core import numerics, optim
+from t3d.core import cadence, numerics, optim
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
 from t3d.core.system import System, TrainState
@@ -184,7 +184,8 @@ class Model:
 
         length = 2.0 / self.config.render.samples
         look = lambda cells: occupancy.update(cells, density, key, length=length, decay=self.config.occupancy.decay)
-        return {'cells': jax.lax.cond(step % self.config.occupancy.every == 0, look, lambda cells: cells, extras['cells'])}
+        every = self.config.occupancy.every
+        return {'cells': cadence.once_in(every, step, look, lambda cells: cells, extras['cells'])}
 
     def bands(self, rays: Rays, extras, keys, step):
         """(rays, near, far, draws) of rays [P, V, S, S, 3] cut into `render.chunks` bands of rows, in front: [n, P, ...].

@@ -30,7 +30,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from t3d.core import numerics, optim, precision, prng, replicas, tokens, tree
+from t3d.core import cadence, numerics, optim, precision, prng, replicas, tokens, tree
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field, only_prompts
 from t3d.core.system import System, TrainState
@@ -257,8 +257,8 @@ class Model:
                 return params, opt, replicas.mean(measured)
 
             skip = lambda params, opt, last: (params, opt, last)
-            due = state.step % every == 0
-            params[name], opt[name], extras[kind] = jax.lax.cond(due, move, skip, params[name], opt[name], extras[kind])
+            lately = params[name], opt[name], extras[kind]
+            params[name], opt[name], extras[kind] = cadence.once_in(every, state.step, move, skip, *lately)
 
         generator = run('generator', self.generator_loss, dict(params), batch, keys[0], now, size, p)
         run_lazily('generator', 'density', config.density.every, self.density_loss, dict(params), batch, keys[1], now)

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t3d.core import prng, replicas
+from t3d.core import cadence, prng, replicas
 from t3d.core.errors import UsageError
 from t3d.fields.text_field import TextField
 
@@ -91,7 +91,7 @@ def imle_fn(config, model: TextField, by: Comparison):
             return chosen(noises, distances(model, by, still, plain, noises, by.fewer(truth), key_choice))
 
         anew = step % config.seeds.every == 0
-        noise = jax.lax.cond(anew, nearest, lambda: seeds['noise'][index])
+        noise = cadence.once_in(config.seeds.every, step, nearest, lambda: seeds['noise'][index])
         scene = model.scene_from_features(params, features, noise)
         total, metrics = by.loss(params, scene, truth, keys)
         seeds = remembered(seeds, *replicas.gather((index, noise)), step, anew)
