@@ -1,5 +1,7 @@
 """Seeds beside real objects: the metric in a loop, the captions that are asked, models whose seeds are known, and the sheet."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,11 +10,13 @@ from test_evaluate import loaded_with, looked_up
 from test_evaluate import objects as objects  # the fixture: records with the furniture's rig
 
 import launch.seed_sheet
+from t3d import cli
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Field
 from t3d.data.sets import oracle
 from t3d.evaluate import object_seeds, table
+from t3d.inference import loading
 from t3d.metrics import seeds
 
 
@@ -87,6 +91,36 @@ def test_seeds_that_show_every_object_are_told_from_seeds_that_show_one(named, m
     assert every['control/objects_at_random/nearest'] < 1e-6 < 0.05 < every['control/other_caption/best']
     one = table.evaluate(table.with_evaluators(that_shows(named, lambda k, count: 0), ('object_seeds',)))
     assert one['seeds/best'] < 0.03 and one['seeds/spread'] < 1e-3 and one['seeds/reached'] > 0.1
+
+
+def test_every_caption_has_a_row_of_its_own(named, monkeypatch, tmp_path, capsys):
+    """A model that shows every chair, and of the tables one alone: the rows say so, on the screen and in the file."""
+    monkeypatch.setattr(object_seeds, 'SIZE', 16)
+    model = that_shows(named, lambda k, count: k % count if count == 5 else 0)
+    monkeypatch.setattr(loading, 'load', lambda *args, **options: model)
+    asked = ['eval', 'my_run', '--evaluate', 'object_seeds', '--json', str(tmp_path / 'scores.json')]
+    assert cli.main(asked) == 0
+    scores = json.loads((tmp_path / 'scores.json').read_text())
+    rows = {row['caption']: row for row in scores['seeds/by_caption']}
+    assert [(caption, row['objects']) for caption, row in rows.items()] == [
+        ('table', 7),
+        ('a table', 6),
+        ('chair', 5),
+        ('a low table', 4),
+    ]
+    assert (
+        rows['chair']['spread'] > 0.7 > 0.01 > rows['table']['spread'] and rows['table']['reached'] > rows['chair']['reached']
+    )
+    for caption, row in rows.items():
+        true = object_seeds.views_of([record for record in named if caption in record['captions']], 1.0)
+        pairs = [np.sqrt(np.mean((a - b) ** 2)) for n, a in enumerate(true) for b in true[:n]]
+        assert row['of objects'] == pytest.approx(np.mean(pairs), abs=6e-5)
+        assert row['spread'] == pytest.approx(row['of seeds'] / row['of objects'], abs=2e-3)
+    for name in ('best', 'nearest', 'reached', 'spread'):
+        assert scores[f'seeds/{name}'] == pytest.approx(np.mean([row[name] for row in rows.values()]), abs=6e-5)
+    printed = capsys.readouterr().out.split('seeds/by_caption\n')[1].splitlines()
+    assert printed[0].split()[:3] == ['caption', 'objects', 'best'] and len(printed) == 5
+    assert printed[3].split()[:2] == ['chair', '5'] and printed[3].split()[5] == f'{rows["chair"]["spread"]:.4g}'
 
 
 def test_sets_without_such_captions_are_refused(objects):

@@ -209,9 +209,23 @@ def name_of(prompt: str, seed: int | None = None) -> str:
 
 
 def table(scores: dict) -> str:
-    """Scores as lines, one each."""
-    width = max(len(name) for name in scores)
-    return '\n'.join(
-        f'  {name:<{width}}  {value:.4g}' if isinstance(value, float) else f'  {name:<{width}}  {value}'
-        for name, value in scores.items()
-    )
+    """Scores as lines, one each; those that are lists of rows {column: value} as tables, below the others."""
+    numbers = {name: value for name, value in scores.items() if not isinstance(value, list)}
+    width = max(map(len, numbers), default=0)
+    lines = [f'  {name:<{width}}  {_told(value)}' for name, value in numbers.items()]
+    for name, rows in scores.items():
+        if name not in numbers and rows:
+            lines += ['', f'  {name}', *_columns(rows)]
+    return '\n'.join(lines)
+
+
+def _columns(rows: list[dict]) -> list[str]:
+    """Lines with the rows below the names of their columns: words flush left, numbers flush right."""
+    cells = [list(rows[0]), *([_told(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    aligned = ['<' if isinstance(value, str) else '>' for value in rows[0].values()]
+    return ['  ' + '  '.join(map('{:{}{}}'.format, row, aligned, widths)).rstrip() for row in cells]
+
+
+def _told(value) -> str:
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
