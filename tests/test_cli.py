@@ -261,8 +261,9 @@ def test_weights_and_info(capsys):
 @pytest.mark.parametrize('damage', [b'', b'{"psnr": ', b'[1]', b'\xff\xfe\x00', b'[' * 10_000])
 def test_damaged_scores_cost_info_no_other_line(capsys, tmp_path, damage):
     folder = shutil.copytree(small_run.folder(), tmp_path / 'run')
-    (folder / 'scores.json').write_bytes(b'{"psnr": 27.5}')
-    assert 'psnr: 27.5' in said(capsys, 'info', 'run')
+    (folder / 'scores.json').write_bytes(b'{"psnr": 27.5, "by_caption": [{"best": 0.1}, {"best": 0.2}]}')
+    text = said(capsys, 'info', 'run')
+    assert 'psnr: 27.5' in text and 'by_caption: 2 rows' in text
     (folder / 'scores.json').write_bytes(damage)
     text = said(capsys, 'info', 'run')
     assert 'words it knows (24): a an black' in text and 'scores: ' in text and 'run/scores.json' in text

@@ -135,3 +135,27 @@ def test_attribute_shares_against_pairs_counted_by_hand():
         pairs = [f[slot] == c[slot] for f, k in zip(samples, own) for j, c in enumerate(captions) if j != k]
         assert control[slot] == pytest.approx(np.mean(pairs))
     assert control['both'] == pytest.approx(2 / 35)  # the two samples that show a caption of the list, not their own
+
+
+def test_a_slot_counts_only_where_a_caption_has_it():
+    """Readings written by hand: three captions of one thing, two of two; shape_b and size are each absent from some."""
+    one = lambda shape, size: {'shape': shape, 'size': size}
+    two = lambda shape, shape_b: {'shape': shape, 'size': None, 'shape_b': shape_b}
+    captions = [one('x', 'small'), one('y', 'small'), one('x', 'large'), two('x', 'y'), two('y', 'y')]
+    samples = [
+        {'shape': 'x', 'size': 'small', 'shape_b': None},
+        {'shape': 'y', 'size': None, 'shape_b': 'x'},  # two things where one was asked for: its size is wrong
+        {'shape': 'y', 'size': 'large', 'shape_b': None},
+        {'shape': 'x', 'size': 'large', 'shape_b': None},  # one where two were asked for
+        {'shape': 'y', 'size': None, 'shape_b': 'y'},
+    ]
+    values, control = scores.attribute_shares(samples, captions, np.arange(5), ('shape', 'shape_b'))
+    assert values == {'shape': 4 / 5, 'size': 2 / 3, 'shape_b': 1 / 2, 'both': 2 / 5}
+    # Of six pairs of one thing and another caption of one: the small x is the small y's, no other size fits.
+    assert control['size'] == pytest.approx(1 / 6)
+    assert control['shape_b'] == pytest.approx(1 / 2)  # two pairs: none and y, y and y
+    # Of twenty pairs: of each sample the other captions with its shape and its second shape, or with none.
+    assert control['both'] == pytest.approx((1 + 0 + 1 + 2 + 0) / 20)
+    alone, others = scores.attribute_shares(samples[:4], captions[:4], np.arange(4), ('shape',))
+    assert alone['shape_b'] == 0.0 and 'shape_b' not in others and 'size' in others
+    assert 'shape_b' not in scores.attribute_shares(samples[:3], captions[:3], np.arange(3), ('shape',))[0]

@@ -288,3 +288,12 @@ def test_an_unfinished_run_is_left_alone(tmp_path):
 
 def test_a_table_of_scores():
     assert publish.table({'a': 0.123456, 'long_name': 3}) == '  a          0.1235\n  long_name  3'
+    rows = [{'caption': 'a chair', 'objects': 5, 'best': 0.03}, {'caption': 'a low table', 'objects': 12, 'best': 0.12341}]
+    assert publish.table({'rows': rows, 'a': 1}).splitlines() == [
+        '  a  1',
+        '',
+        '  rows',
+        '  caption      objects    best',
+        '  a chair            5    0.03',
+        '  a low table       12  0.1234',
+    ]

@@ -6,10 +6,11 @@ import analytic_assets
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_triplanes
 import trimesh
 from ml_collections import ConfigDict
 
-from t3d import python
+from t3d import cli, python
 from t3d.core.errors import UsageError
 from t3d.core.system import System, anything
 from t3d.data import sets
@@ -96,6 +97,19 @@ def test_the_light_of_the_sets_is_what_their_pictures_are_made_with():
 def test_a_light_that_is_not_known_is_refused(data, light, message):
     with pytest.raises(UsageError, match=message):
         publish.check(ConfigDict({'system': 'my_system', 'data': data}), light)
+
+
+def test_planes_of_a_generator_have_the_light_of_its_set(capsys):
+    """Stage 2 learned planes alone: its light is that of the pictures that stage 1 was trained on."""
+    planes = ConfigDict({'system': 'my_system', 'data': {'name': 'triplanes'}})
+    assert publish.light_of(planes, 'removed', small_triplanes.given()) is sets.light('toy')
+    publish.check(planes, 'removed', small_triplanes.given())
+    for given in ({}, small_triplanes.given(data__name='posed')):
+        with pytest.raises(UsageError, match='does not know the light of the pictures of its data set (triplanes|posed)'):
+            publish.light_of(planes, 'removed', given)
+    asked = ['generate', 'a red cube', '--run', 'ganfusion_diffusion-toy', '--light', 'removed', '--dry-run']
+    assert cli.main(asked) == 0
+    assert 'light = removed' in capsys.readouterr().out
 
 
 def test_an_asset_is_saved_with_its_light_removed_on_the_floor(tmp_path):

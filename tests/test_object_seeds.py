@@ -1,5 +1,9 @@
 """Seeds beside real objects: the metric in a loop, the captions that are asked, models whose seeds are known, and the sheet."""
 
+import functools
+import json
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,11 +12,14 @@ from test_evaluate import loaded_with, looked_up
 from test_evaluate import objects as objects  # the fixture: records with the furniture's rig
 
 import launch.seed_sheet
+from t3d import cli
 from t3d.core import config as configs
 from t3d.core.errors import UsageError
-from t3d.core.outputs import Field
-from t3d.data.sets import oracle
+from t3d.core.outputs import Field, Request
+from t3d.data.sets import open_captions, oracle, shapes, toy
 from t3d.evaluate import object_seeds, table
+from t3d.export import renders, sheets
+from t3d.inference import loading
 from t3d.metrics import seeds
 
 
@@ -89,17 +96,109 @@ def test_seeds_that_show_every_object_are_told_from_seeds_that_show_one(named, m
     assert one['seeds/best'] < 0.03 and one['seeds/spread'] < 1e-3 and one['seeds/reached'] > 0.1
 
 
+def test_every_caption_has_a_row_of_its_own(named, monkeypatch, tmp_path, capsys):
+    """A model that shows every chair, and of the tables one alone: the rows say so, on the screen and in the file."""
+    monkeypatch.setattr(object_seeds, 'SIZE', 16)
+    model = that_shows(named, lambda k, count: k % count if count == 5 else 0)
+    monkeypatch.setattr(loading, 'load', lambda *args, **options: model)
+    asked = ['eval', 'my_run', '--evaluate', 'object_seeds', '--json', str(tmp_path / 'scores.json')]
+    assert cli.main(asked) == 0
+    scores = json.loads((tmp_path / 'scores.json').read_text())
+    rows = {row['caption']: row for row in scores['seeds/by_caption']}
+    assert [(caption, row['objects']) for caption, row in rows.items()] == [
+        ('table', 7),
+        ('a table', 6),
+        ('chair', 5),
+        ('a low table', 4),
+    ]
+    assert (
+        rows['chair']['spread'] > 0.7 > 0.01 > rows['table']['spread'] and rows['table']['reached'] > rows['chair']['reached']
+    )
+    for caption, row in rows.items():
+        true = object_seeds.views_of([record for record in named if caption in record['captions']], 1.0)
+        pairs = [np.sqrt(np.mean((a - b) ** 2)) for n, a in enumerate(true) for b in true[:n]]
+        assert row['of objects'] == pytest.approx(np.mean(pairs), abs=6e-5)
+        assert row['spread'] == pytest.approx(row['of seeds'] / row['of objects'], abs=2e-3)
+    for name in ('best', 'nearest', 'reached', 'spread'):
+        assert scores[f'seeds/{name}'] == pytest.approx(np.mean([row[name] for row in rows.values()]), abs=6e-5)
+    printed = capsys.readouterr().out.split('seeds/by_caption\n')[1].splitlines()
+    assert printed[0].split()[:3] == ['caption', 'objects', 'best'] and len(printed) == 5
+    assert printed[3].split()[:2] == ['chair', '5'] and printed[3].split()[5] == f'{rows["chair"]["spread"]:.4g}'
+
+
 def test_sets_without_such_captions_are_refused(objects):
     loaded = loaded_with({}, 'instant3d.py:furniture')
     with pytest.raises(UsageError, match='captions that are true of 4 objects or more, and furniture has 0 of them'):
         table.evaluate(table.with_evaluators(loaded, ('object_seeds',)))
 
 
-def test_objects_on_the_sheet_are_those_of_the_caption_from_its_side(named):
-    config = loaded_with({}, 'instant3d.py:furniture').config
-    found, count = launch.seed_sheet.objects(config, ['a low table'], 6, 16)['a low table']
-    assert count == 4 and found.shape == (6, 16, 16, 3) and np.all(found[4:] == 1.0) and found[:4].min() < 0.9
-    np.testing.assert_allclose(found[1], oracle.composite(named[6]['image'][1], 1.0), atol=1e-3)  # azimuth 30, elevation 15
+def for_sheets(model):
+    """A model of `that_shows` with a density everywhere in the box, which the sheet asks for before it renders."""
+
+    def whole(scene, points):
+        return jnp.ones(points.shape[:-1]), jnp.zeros(points.shape)
+
+    def rendered(scene, rays):  # which start at several cameras
+        return jax.vmap(functools.partial(looked_up, scene))(rays)
+
+    def generate(params, requests, keys, given):
+        fields = model.system.generate(params, requests, keys, given)
+        camera = {'radius': shapes.RADIUS, 'fov': shapes.FOV}
+        return [one._replace(field=whole, render=rendered, camera=camera) for one in fields]
+
+    return model._replace(system=model.system._replace(generate=generate))
+
+
+def test_below_each_seed_stands_the_object_that_it_shows(named, monkeypatch, tmp_path, capsys):
+    chosen, made, write = (2, 0, 2, 3, 2), [], sheets.sheet
+    model = for_sheets(that_shows(named, lambda k, count: chosen[k] if count == 4 else 1))
+    monkeypatch.setattr(object_seeds, 'SIZE', 16)
+    monkeypatch.setattr(loading, 'load', lambda run: model)
+    monkeypatch.setattr(launch.seed_sheet, 'GRID', 8)
+    monkeypatch.setattr(sheets, 'sheet', lambda rows, labels: made.append((rows, labels)) or write(rows, labels))
+    asked = ['my_run', 'a low table', 'a chair', '--seeds', '5', '--size', '16', '--true', '--out', str(tmp_path / 'seeds.png')]
+    launch.seed_sheet.main(asked)
+    [(rows, labels)] = made
+    tables = [record for record in named if 'a low table' in record['captions']]
+    for k, place in enumerate(chosen):
+        true = oracle.composite(tables[place]['image'][1], 1.0)  # azimuth 30, elevation 15
+        np.testing.assert_allclose(rows[1][k], true, atol=1e-3)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith('a low table: nearest to 3 different of 4 objects (3, 1, 3, 4, 3), 0.0')
+    assert printed[1].startswith('a chair: nearest to 1 different of 5 objects (2, 2, 2, 2, 2), 0.0')
+    assert printed[2] == f'5 seeds of 2 prompts in {tmp_path / "seeds.png"}'
+    assert labels[1] == printed[0].removeprefix('a low table: ') and labels[2] == 'a chair: seeds 0 to 4'
+
+
+def test_the_nearest_object_is_that_of_a_loop_over_the_evaluators_pictures(named, monkeypatch):
+    """Chairs beside the tables: none is one of them, and the distances are those of whole pictures from the shared cameras."""
+    monkeypatch.setattr(object_seeds, 'SIZE', 16)
+    tables = [record for record in named if 'table' in record['captions']]
+    true, chairs = object_seeds.views_of(tables, 1.0), object_seeds.views_of(named[:5], 1.0)
+    model = for_sheets(that_shows(named, lambda k, count: k))
+    for k, asset in enumerate(model.system.generate({}, [Request('a chair')] * 5, None, {})):
+        found = launch.seed_sheet.nearest(asset, np.ones((8, 8, 8), np.float32), tables, 1.0)
+        apart = [np.sqrt(np.mean((chairs[k] - one) ** 2)) for one in true]
+        assert found.distance == pytest.approx(min(apart), abs=0.01) and apart[found.place] < min(apart) + 0.01
+
+
+def test_objects_whose_cameras_differ_are_compared_each_from_its_own(monkeypatch):
+    """toy_open, whose records have cameras of their own: drawings of the third object are nearest to it."""
+    config = configs.load('configs/instant3d.py:toy_places', ['data.size=16', 'data.poses=3', 'data.views=3'])
+    records = launch.seed_sheet.objects(config, ['a red object', 'a sofa'])
+    assert len(records['a red object']) == 4 and records['a sofa'] == []
+    scene = open_captions.groups('all')['a red object'][2]
+
+    def drawn(asset, views, size, grid):
+        rgba = toy.render(scene, views.world_from_cam, views.intrinsics, size, 3)['image']
+        return renders.Frames(oracle.composite(rgba, config.render.background), None, None)
+
+    monkeypatch.setattr(renders, 'render_views', drawn)
+    found = launch.seed_sheet.nearest(None, None, records['a red object'], config.render.background)
+    assert found.place == 2 and found.distance < 1e-6
+    assert launch.seed_sheet.summary([], 0) == 'the set says it of no object'
+    side = launch.seed_sheet.picture(records['a red object'][2], 24, config.render.background)
+    assert side.shape == (24, 24, 3) and np.ptp(side) > 0.2
 
 
 def test_objects_count_once_and_cameras_are_shared(named, monkeypatch):
@@ -113,12 +212,6 @@ def test_objects_count_once_and_cameras_are_shared(named, monkeypatch):
     named[:] = [{**record, 'image': record['image'][:6]} for record in whole]
     with pytest.raises(UsageError, match='reads view 10, and a record of furniture has 6 views'):
         object_seeds.asked(config, None, None)
-
-
-def test_objects_of_toy_open_are_counted_and_not_its_records():
-    config = configs.load('configs/instant3d.py:toy_places', ['data.size=8', 'data.poses=3'])
-    found, count = launch.seed_sheet.objects(config, ['a red object'], 6, 16)['a red object']
-    assert count == 4 and np.all(found[4:] == 1.0) and len(np.unique(found[:4].round(3), axis=0)) == 4
 
 
 def test_the_sheet_has_a_row_for_each_prompt(tmp_path, capsys):

@@ -115,7 +115,30 @@ def test_pictures_are_decoded_once_and_stay_bytes(pictures, monkeypatch):
     assert read.count(2) == 1 and record['image'].dtype == np.uint8 and 'attributes' not in record
 
 
-@pytest.mark.parametrize('size', [16, 48, 96])
+def test_pixels_of_large_pictures_are_those_of_a_look_up(monkeypatch):
+    """512 x 512, whose places no longer fit in 16 bits: every byte by its place, and the share near the object of a loop."""
+    random, side = np.random.default_rng(4), 512
+    image = random.integers(0, 256, (3, side, side, 4), np.uint8)
+    image[..., 3] = 0
+    image[:, 470:480, 30:60, 3] = 255
+    camera = toy.camera_arrays(np.linspace(0.0, 4.0, 3), np.full(3, 0.3), shapes.RADIUS, shapes.FOV)
+    record = {'image': image, 'world_from_cam': camera[0], 'intrinsics': camera[1], 'captions': ('a red cube',)}
+    record['depth'] = random.uniform(1, 4, image.shape[:3]).astype(np.float32)
+    monkeypatch.setattr(sets, 'open_set', lambda data, split: [record])
+    source, transform = made(chosen(*PIXELS, f'data.size={side}', 'loss.rays=400', 'loss.foreground=0.5', 'loss.edges=0.0'))
+    row, near = transform(source[0], np.random.default_rng(0)), 0
+    assert row['uv'].dtype == np.float32 and row['pixels'].shape == (3, 400, 4)
+    for v, (uv, pixels, depth) in enumerate(zip(row['uv'], row['pixels'], row['depth'])):
+        view = next(k for k in range(3) if np.array_equal(record['world_from_cam'][k], row['world_from_cam'][v]))
+        for (x, y), pixel, far in zip(uv * side - 0.5, pixels, depth):
+            assert x == round(x) and y == round(y)
+            np.testing.assert_array_equal(pixel, image[view, round(y), round(x)])
+            assert far == record['depth'][view, round(y), round(x)]
+            near += 28 <= x < 62 and 468 <= y < 482
+    assert 600 <= near < 620 and row['uv'][..., 1].max() > 0.99  # half of 1,200, and few by chance; down to the last rows
+
+
+@pytest.mark.parametrize('size', [16, 48, 128])
 def test_a_batch_has_one_size_whatever_that_of_the_pictures(size):
     config = chosen(*PIXELS, f'data.size={size}')
     source, transform = made(config)

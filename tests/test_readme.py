@@ -195,7 +195,7 @@ def assert_parsed(module, words: list[str]) -> None:
     assert rests == [[]], f'{module.__name__} does not take {shlex.join(words)}: {rests}'
 
 
-@pytest.mark.parametrize('name', ['sds_table', 'fronts_table', 'mesh_figures'])
+@pytest.mark.parametrize('name', ['sds_table', 'fronts_table', 'mesh_figures', 'leg_figures'])
 def test_a_misspelt_flag_of_a_module_is_found(name):
     module = importlib.import_module(f'launch.{name}')
     with pytest.raises(AssertionError, match='--sedes'):

@@ -62,7 +62,7 @@ def run(args) -> None:
     asked = requests.make(prompts, image, views)
     loaded.system.check(asked)
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name, None) is not None}
-    publish.check(loaded.config, options.get('light', 'baked'))  # what nobody has is said before anything is made
+    publish.check(loaded.config, options.get('light', 'baked'), loaded.given)  # what nobody has is said before anything is made
     if 'formats' in options:
         options['formats'] = tuple(options['formats'])
     print(f'{loaded.config.system} from {loaded.name}, step {loaded.step}: {len(asked)} prompts, seeds {seeds} -> {args.out}')

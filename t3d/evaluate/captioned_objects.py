@@ -17,6 +17,7 @@ from t3d.evaluate import drawing, generated_objects
 from t3d.export import sheets
 from t3d.fields.triplane_generator import Generator
 from t3d.geom import cameras
+from t3d.inference import given as givens
 from t3d.inference.loading import Loaded
 from t3d.metrics.scores import attribute_shares
 
@@ -143,8 +144,7 @@ def prompts_of(config, data, limit: int = 64) -> dict[str, list[tuple[str, dict]
 
 def data_config(loaded: Loaded):
     """The config of the single-view set that a run's objects come from: its own, or that of the generator it was given."""
-    others = [one.config for one in loaded.given.values() if isinstance(one.functions, Generator)]
-    return others[0] if others else loaded.config
+    return givens.pictures_config(loaded.config, loaded.given)
 
 
 def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> drawing.Pictures:

@@ -23,8 +23,11 @@ CAPTIONS, SEEDS, SIZE = 24, 8, 64  # of a score; pixels at which pictures are co
 FEWEST, MOST = 4, 32  # objects of a caption; of more, so many are looked at
 
 
-def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:
+def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict:
     """`seeds/best`, `nearest`, `reached` and `spread` of t3d.metrics.seeds, mean over captions; `limit`: captions.
+
+    `seeds/by_caption` has a row for each caption: how many objects it is true of, its scores, and what `spread` is made of, the
+    mean distance of two of its seeds and that of two of its objects.
 
     Views are those of the cameras SHARED by all objects, at SIZE pixels whatever the data have, so that weights of other sizes
     compare. Controls: objects of the caption at random (what there is to reach), their mean picture (what a squared error
@@ -33,8 +36,8 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
     groups = asked(loaded.config, limit, split)
     true = [views_of(records, loaded.config.render.background) for records in groups.values()]
     shown = samples(loaded, groups, log)
-    random, others, rows = np.random.default_rng(0), derangement(len(groups)), []
-    for k, objects in enumerate(true):
+    random, others, rows, captions = np.random.default_rng(0), derangement(len(groups)), [], []
+    for k, (caption, objects) in enumerate(zip(groups, true, strict=True)):
         judged = {
             'seeds/': shown[k],
             'control/objects_at_random/': objects[random.integers(0, len(objects), SEEDS)],
@@ -42,8 +45,10 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
             'control/other_caption/': shown[others[k]],
         }
         rows += [(f'{of}{name}', value) for of, views in judged.items() for name, value in seeds.beside(views, objects).items()]
+        own = seeds.beside(shown[k], objects) | {'of seeds': seeds.apart(shown[k]), 'of objects': seeds.apart(objects)}
+        captions.append({'caption': caption, 'objects': len(objects), **{name: round(own[name], 4) for name in own}})
     scores = {name: float(np.mean([value for other, value in rows if other == name])) for name in dict.fromkeys(dict(rows))}
-    return {**scores, 'seeds/captions': len(groups), 'seeds/n': len(groups) * SEEDS}
+    return {**scores, 'seeds/captions': len(groups), 'seeds/n': len(groups) * SEEDS, 'seeds/by_caption': captions}
 
 
 def pictures(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> drawing.Pictures:

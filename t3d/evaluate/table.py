@@ -94,10 +94,11 @@ def data_config(loaded: Loaded, evaluator: ModuleType):
     return evaluator.data_config(loaded) if hasattr(evaluator, 'data_config') else loaded.config
 
 
-def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict[str, float]:
+def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None, split: str | None = None) -> dict:
     """All scores of the evaluators that a model's config names.
 
-    Keys are `<score>` with `<score>_n` beside, and `control/<score>`.
+    Keys are `<score>` with `<score>_n` beside, and `control/<score>`. A score that is a list of rows {column: value} is a table
+    of what the others are means of.
 
     Args:
       limit: of objects, scenes, samples of a caption or pictures, as each evaluator says.

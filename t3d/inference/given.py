@@ -51,6 +51,13 @@ def require_weights(given: Mapping[str, Given]) -> None:
             )
 
 
+def pictures_config(config, given: Mapping[str, Given]):
+    """The config whose set has the pictures that a model learned: its own, or that of the triplane generator it was given."""
+    from t3d.fields.triplane_generator import Generator
+
+    return next((one.config for one in given.values() if isinstance(one.functions, Generator)), config)
+
+
 def digest(params) -> str:
     """SHA-256 (16 hex digits) over arrays by path name: names, types, shapes, bytes."""
     hasher = hashlib.sha256()

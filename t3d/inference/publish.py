@@ -6,6 +6,8 @@ import pathlib
 import re
 import time
 import unicodedata
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -14,9 +16,11 @@ from t3d.core import config as configs
 from t3d.core import prng, waiting
 from t3d.core.errors import UsageError
 from t3d.core.outputs import Output, Request, Views
+from t3d.core.system import Given
 from t3d.data import sets
 from t3d.export import writers
 from t3d.geom import cameras
+from t3d.inference import given as givens
 from t3d.inference import loading
 
 DEVICE_NAMES = {'con', 'prn', 'aux', 'nul', *(f'{kind}{n}' for kind in ('com', 'lpt') for n in range(10))}  # of Windows
@@ -24,13 +28,13 @@ LIGHTS = ('baked', 'removed')
 OPENED = ('report.html', 'sheet.png', 'image.png')  # of an asset's folder, the first that is there
 
 
-def check(config, light: str = 'baked') -> None:
+def check(config, light: str = 'baked', given: Mapping[str, Given] = MappingProxyType({})) -> None:
     """Raises UsageError for what a config's `export` section names and cannot be, a writer that nobody has or a lift that takes
     no views, and for a light that `light_of` refuses.
     """
     export = config.get('export', {})
     writers.own(export)
-    light_of(config, light)
+    light_of(config, light, given)
     spec = export.get('lift', '')
     if spec:
         posed = cameras.orbit(np.zeros(1), np.zeros(1), 3.0, 0.7)
@@ -41,16 +45,18 @@ def check(config, light: str = 'baked') -> None:
             raise UsageError(f'export.lift={spec!r}: {error}') from error
 
 
-def light_of(config, light: str = 'baked'):
+def light_of(config, light: str = 'baked', given: Mapping[str, Given] = MappingProxyType({})):
     """What divides the light out of colours, as of `texture.surface_colors`: None for 'baked', the set's light for 'removed'.
 
+    Args:
+      given: the models that the config's was given: the planes of a generator's have the light of the generator's set.
     Raises: UsageError for another word, and where nothing is known of the light of the pictures that a config's model learned.
     """
     if light not in LIGHTS:
         raise UsageError(configs.unknown(light, LIGHTS, 'light'))
     if light == 'baked':
         return None
-    name = config.get('data', {}).get('name', '')
+    name = givens.pictures_config(config, given).get('data', {}).get('name', '')
     known = sets.light(name)
     if known is None:
         learned = f'the pictures of its data set {name}' if name else 'what it learned, for it has no data set'
@@ -184,7 +190,7 @@ def _options(loaded: loading.Loaded, settings: dict) -> dict:
 
 def _lit(loaded: loading.Loaded, settings: dict) -> dict:
     """The options with the function that `light` names in its place, and without it where it is baked."""
-    light = light_of(loaded.config, settings.get('light', 'baked'))
+    light = light_of(loaded.config, settings.get('light', 'baked'), loaded.given)
     others = {name: value for name, value in settings.items() if name != 'light'}
     return others if light is None else {**others, 'light': light}
 
@@ -203,9 +209,23 @@ def name_of(prompt: str, seed: int | None = None) -> str:
 
 
 def table(scores: dict) -> str:
-    """Scores as lines, one each."""
-    width = max(len(name) for name in scores)
-    return '\n'.join(
-        f'  {name:<{width}}  {value:.4g}' if isinstance(value, float) else f'  {name:<{width}}  {value}'
-        for name, value in scores.items()
-    )
+    """Scores as lines, one each; those that are lists of rows {column: value} as tables, below the others."""
+    numbers = {name: value for name, value in scores.items() if not isinstance(value, list)}
+    width = max(map(len, numbers), default=0)
+    lines = [f'  {name:<{width}}  {_told(value)}' for name, value in numbers.items()]
+    for name, rows in scores.items():
+        if name not in numbers and rows:
+            lines += ['', f'  {name}', *_columns(rows)]
+    return '\n'.join(lines)
+
+
+def _columns(rows: list[dict]) -> list[str]:
+    """Lines with the rows below the names of their columns: words flush left, numbers flush right."""
+    cells = [list(rows[0]), *([_told(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    aligned = ['<' if isinstance(value, str) else '>' for value in rows[0].values()]
+    return ['  ' + '  '.join(map('{:{}{}}'.format, row, aligned, widths)).rstrip() for row in cells]
+
+
+def _told(value) -> str:
+    return f'{value:.4g}' if isinstance(value, float) else str(value)

@@ -61,26 +61,36 @@ def attribute_shares(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Shares of samples that show what their caption says, and, as control, what any other caption of the list says.
 
-    The control is the mean over all pairs of a sample and another caption, so it has no chance of a lucky shuffle.
+    A slot is scored over the samples whose caption has it: one without it is wrong, and none is right for lacking it too. The
+    control is the mean over all pairs of such a sample and another caption that has the slot, so it has no chance of a lucky
+    shuffle; there is none where only one caption has it.
 
     Args:
-      samples: N dictionaries {slot: value}, what each sample shows.
-      captions: C >= 2 dictionaries of the same slots (more keys do no harm), what each caption says.
+      samples: N dictionaries {slot: value}, what each sample shows; None for what it does not have.
+      captions: C >= 2 dictionaries of the same slots (more keys do no harm), what each caption says; None or no key for a slot
+        that it does not have.
       own: int [N], the caption of each sample.
-      joint: the slots that `both` wants right at once.
+      joint: the slots that `both` wants right at once, over all samples: what a caption does not have, a sample must not have.
     Returns:
-      ({slot: share, 'both': share}, the same of the control), for the slots of `samples`.
+      ({slot: share, 'both': share}, the same of the control), for the slots of `samples` that a sample's caption has.
     """
     own = np.asarray(own)
     hits = {
-        slot: np.array([[sample[slot] == caption[slot] for caption in captions] for sample in samples], np.float64)
+        slot: np.array([[sample[slot] == caption.get(slot) for caption in captions] for sample in samples], np.float64)
         for slot in samples[0]
-        if slot in captions[0]
     }
+    having = {slot: np.array([caption.get(slot) is not None for caption in captions], bool) for slot in hits}
     hits['both'] = np.prod([hits[slot] for slot in joint], axis=0)
-    rows, others = np.arange(len(own)), len(captions) - 1
-    values = {slot: float(hit[rows, own].mean()) for slot, hit in hits.items()}
-    control = {slot: float(((hit.sum(1) - hit[rows, own]) / others).mean()) for slot, hit in hits.items()}
+    having['both'] = np.ones(len(captions), bool)
+    values, control = {}, {}
+    for slot, hit in hits.items():
+        asked = having[slot][own]
+        if not asked.any():
+            continue
+        right = hit[np.arange(len(own)), own][asked]
+        values[slot] = float(right.mean())
+        if (others := having[slot].sum() - 1) > 0:
+            control[slot] = float(((hit[asked][:, having[slot]].sum(1) - right) / others).mean())
     return values, control
 
 

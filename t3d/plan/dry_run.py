@@ -158,4 +158,6 @@ def _scores(path) -> list[str]:
         return []
     except UsageError as error:
         return [f'scores: {error}']
-    return [f'{name}: {value}' for name, value in scores.items()] if isinstance(scores, dict) else [f'scores: none in {path}']
+    if not isinstance(scores, dict):
+        return [f'scores: none in {path}']
+    return [f'{name}: {f"{len(value)} rows" if isinstance(value, list) else value}' for name, value in scores.items()]
