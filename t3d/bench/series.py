@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from t3d.bench import figures
-from t3d.core import parsing, rules
+from t3d.core import families, parsing, rules
 from t3d.core.errors import UsageError
 
 LEAST = 15.0  # seconds left below which none is begun
@@ -64,10 +64,10 @@ def run(wanted: list[list[str]], file: pathlib.Path, seconds: float, again: str)
 
 
 def one(words: list[str], file: pathlib.Path, seconds: float) -> str | None:
-    """Runs one benchmark, whose line comes into the file; why there is none, if so."""
+    """Runs one benchmark, whose line comes into the file; why there is none, if so. What it started ends with it."""
     command = [sys.executable, '-m', 't3d.cli', 'bench', *words, '--json', str(file)]
     try:
-        ended = subprocess.run(command, timeout=seconds, stderr=subprocess.PIPE, text=True)
+        ended = families.run(command, seconds, stderr=subprocess.PIPE, text=True)
     except subprocess.TimeoutExpired:
         return f'not ended after the {seconds:.0f} s that were left'
     if ended.returncode:
