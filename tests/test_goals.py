@@ -1,7 +1,9 @@
 """Goals on a processor: what lines of figures say of them, the page that is made of them, and the curves."""
 
+import argparse
 import json
 import pathlib
+import subprocess
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from launch import bench_page
 from t3d.bench import figures, goals, measure, roof, scale, series, table, verdicts
 from t3d.core import config as configs
-from t3d.core import tables
+from t3d.core import environment, tables
 from t3d.core.errors import UsageError
 from t3d.export import plots
 
@@ -107,6 +109,40 @@ def test_the_page_is_written_between_its_marks(tmp_path, capsys):
 
 def test_a_checkout_that_differs_from_its_commit_is_told():
     assert [verdicts.short(name) for name in ('abcdef0123456789', 'abcdef0123456789+', None)] == ['abcdef01', 'abcdef01+', '-']
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """(a repository that stands for the checkout, its commit), with a file of code and one of figures."""
+
+    def git(*words):
+        author = ('-c', 'user.name=t3d', '-c', 'user.email=t3d@example.com')
+        return subprocess.run(['git', '-C', tmp_path, *author, *words], check=True, capture_output=True, text=True).stdout
+
+    for name in ('code.py', 'docs/figures/goals [1].jsonl', 'docs/figures/goals 1.jsonl'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('')
+    git('init', '--quiet')
+    git('add', '.')
+    git('commit', '--quiet', '--message', 'all')
+    monkeypatch.setattr(environment, 'CHECKOUT', tmp_path)
+    return tmp_path, git('rev-parse', 'HEAD').strip()
+
+
+def test_the_lines_of_a_series_make_no_other_checkout_for_those_after_them(checkout, monkeypatch):
+    root, commit = checkout
+    file = root / 'docs/figures/goals [1].jsonl'  # a name that git would read as a pattern
+    write = lambda: figures.write(argparse.Namespace(json=str(file), repeats=1), 'own', {})
+    monkeypatch.chdir(root / 'docs')
+    write()
+    write()
+    assert environment.commit() == f'{commit}+' and environment.commit('figures/goals [1].jsonl') == commit
+    (root / 'code.py').write_text('other code')
+    write()
+    (root / 'code.py').write_text('')
+    (root / 'docs/figures/goals 1.jsonl').write_text('of another series')
+    write()
+    assert [row['machine']['commit'] for row in series.read(file)] == [commit, commit, f'{commit}+', f'{commit}+']
 
 
 def test_the_committed_page_is_made_of_the_committed_figures():
