@@ -53,7 +53,7 @@ def test_a_goal_is_met_from_its_number_on():
     assert said['GAN, tiny', 'iteration'] == 'met' and said['GAN, 128 px', 'iteration'] == '**missed**'
     assert said['first step, tiny, cold cache', 'the step alone'] == 'met'  # the median is 15.0 s
     assert said['first step, tiny, warm cache', 'the step alone'] == '**missed**'
-    assert said['multi-view UNet, tiny, 4 views', 'forward'] == 'not measured'  # its benchmark failed
+    assert said['multi-view UNet, tiny, 4 views', 'forward'] == 'not measured: status 1'
     planes = line('decoder', {'released-planes': {'planes': row(0.5)}})
     assert verdicts.verdict(goal('text to triplane, released size', 'forward'), [planes]) == 'reported'
 
@@ -105,6 +105,27 @@ def test_the_page_is_written_between_its_marks(tmp_path, capsys):
     assert page.read_text() == text
     with pytest.raises(UsageError, match='no place for the figures'):
         bench_page.replaced('a page', 'text')
+
+
+def test_what_was_not_measured_says_why():
+    late = {'benchmark': 'scale', 'words': ['--axes', 'devices'], 'failed': 'not ended after the 49 s\nthat were left'}
+    loud = {'benchmark': 'gan', 'words': ['--size', '128'], 'failed': f'status 1: a | b {"x" * 500}'}
+    lines = [line('gan', {'phases': {'iteration': row(1.7)}}, size=None), loud, line('scale', {'rays': CURVE}), late]
+    text = bench_page.block(lines)
+    assert '| devices | not measured: not ended after the 49 s that were left | pictures |' in text
+    assert '| rays | 256: 1,000' in text and '| batch | not measured: not reached yet | latents |' in text
+    assert (
+        len([one for one in text.splitlines() if one.startswith(('| rays', '| samples', '| views', '| batch', '| dev'))]) == 5
+    )
+    (large,) = [one for one in text.splitlines() if one.startswith('| GAN, 128 px')]
+    assert '| - | not measured: status 1: a / b xxx' in large and large.count('|') == 12 and len(large) < 300
+    (small,) = [one for one in text.splitlines() if one.startswith('| GAN, tiny')]
+    assert '| 1.70 [0.50, 9.00] | met |' in small
+    assert verdicts.verdict(goal('GAN, tiny', 'iteration'), [loud]) == 'not measured: not reached yet'  # 128 px failed
+    again = [*lines, line('scale', {'devices': {'unit': 'pictures', 'points': CURVE['points']}})]  # what came later counts
+    assert '| devices | 256: 1,000 (1.00); 1024: 1,500 (1.50) | pictures |' in bench_page.block(again)
+    assert bench_page.block([]).count('not measured: not reached yet') == len(verdicts.GOALS) + len(scale.AXES)
+    assert bench_page.CURVES not in bench_page.block([]) and bench_page.pictures([]) == {}
 
 
 def test_a_checkout_that_differs_from_its_commit_is_told():

@@ -47,7 +47,8 @@ def run(wanted: list[list[str]], file: pathlib.Path, seconds: float, again: str)
       again: the command that goes on.
     """
     ends, failed, known = time.monotonic() + seconds, [], done(file, wanted)
-    print(f'{len(wanted) - len(known)} benchmarks, at most {seconds:.0f} s', flush=True)
+    goes_on = f'what these do not reach goes on: {again}'
+    print(f'{len(wanted) - len(known)} benchmarks, at most {seconds:.0f} s; {goes_on}', flush=True)
     left = [words for words in wanted if words not in known]
     while left and ends - time.monotonic() > LEAST:
         words = left.pop(0)
