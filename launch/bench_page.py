@@ -1,12 +1,13 @@
 """`python -m launch.bench_page`: the table, curves and plots of docs/goals.md from the figures of `t3d bench goals`.
 
-What stands between the two marks of the page is written anew, the rest of it stays. Plots are written beside docs/images.
+What stands between the two marks of the page is written anew, the rest of it stays. What has no figures says why. Plots are
+written beside docs/images.
 """
 
 import math
 import pathlib
 
-from t3d.bench import series, verdicts
+from t3d.bench import scale, series, verdicts
 from t3d.core import files, parsing
 from t3d.core.errors import UsageError
 
@@ -20,8 +21,9 @@ def block(lines: list[dict]) -> str:
     parts = [verdicts.machine(lines), verdicts.table(lines)]
     if ratios(lines):
         parts.append(f'![Ratio to the peer of each workload, with its range over the turns and its goal](images/{RATIOS})')
+    parts.append(verdicts.curve_table(lines, {axis: unit for axis, (_, unit) in scale.AXES.items()}))
     if verdicts.curves(lines):
-        parts += [verdicts.curve_table(lines), f'![What of the throughput of the first point is left](images/{CURVES})']
+        parts.append(f'![What of the throughput of the first point is left](images/{CURVES})')
     return '\n\n'.join([BEGIN, *parts, END])
 
 

@@ -7,7 +7,8 @@ bytes of the checkpoints of both tiers are changed. The status is 0 if all of th
 - the final state of `same` is that of `whole`, bit for bit; of `turns` to within --tolerance of the largest number of a leaf;
 - metrics.jsonl of each has every step once, with the losses of `whole` and its batches (metric data/order, which
   launch/soak_witness.py adds to a system of the table);
-- each changed byte is refused, or what is loaded is bit for bit what was saved.
+- each changed byte is refused, or what is loaded is bit for bit what was saved;
+- as many signals as were asked for met a living process of a run that then had to be started again.
 
 What does not hold is said at the end, after everything was tried.
 A set of processes of which one has gone is ended as launchers do (srun --kill-on-bad-exit): at once.
@@ -34,6 +35,8 @@ from t3d.core.errors import UsageError
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DEVICES = 4
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+ROOM = 6  # last steps that no signal waits for: the run would end first
+ENDED = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 0}  # the status of a process that got it
 
 
 class Failed(Exception):
@@ -77,36 +80,57 @@ class Soak:
                 processes.append(subprocess.Popen(words, cwd=ROOT, env=environment, stdout=said, stderr=said))
         return processes
 
-    def run(self, name: str, interrupted: list[int], last: int = 2) -> None:
-        """A run that is interrupted with each of these numbers of processes, and ends with `last` of them (0: it does not)."""
-        steps = sorted(self.random.choice(np.arange(2, self.args.steps - 1), len(interrupted), replace=False).tolist())
+    def run(self, name: str, interrupted: list[int], last: int = 2) -> int:
+        """A run that is interrupted with each of these numbers of processes, and ends with `last` of them (0: it does not).
+
+        Returns how many interruptions met a living process of a run that then had to be started again.
+        """
+        steps = sorted(self.random.choice(np.arange(2, self.args.steps - ROOM), len(interrupted), replace=False).tolist())
+        met = 0
         for number, count in enumerate([*interrupted, last] if last else interrupted):
-            processes, began = self.start(name, count), time.monotonic()
+            later = self.step(name) + 1  # than what was told of before: a start that has not begun a step has nothing to lose
+            processes, began, victim = self.start(name, count), time.monotonic(), None
+            sent = SIGNALS[(number + (not last)) % 2]
             try:
                 if number < len(steps):
-                    self.interrupt(name, processes, steps[number], SIGNALS[(number + (not last)) % 2])
+                    victim = self.interrupt(name, processes, max(steps[number], later), sent)
                 elif (codes := self.wait(processes)) != [0] * count:
                     raise Failed(f'{name} ended with {codes}: {self.said(name)}')
             finally:
                 for process in processes:
                     process.kill()
                     process.wait()
+            if victim and victim.returncode == ENDED[sent] and not self.finished(name):
+                self.counts[sent.name], met = self.counts[sent.name] + 1, met + 1
             print(f'{name}: {count} processes, {time.monotonic() - began:.0f} s, at step {self.step(name)}', flush=True)
+        return met
 
-    def interrupt(self, name: str, processes, step: int, number: signal.Signals) -> None:
-        """Sends a signal to one process once a step is told of, some time within the next one."""
+    def interrupt(self, name: str, processes, step: int, number: signal.Signals) -> subprocess.Popen | None:
+        """Sends a signal to one process once a step is told of, some time within the next one.
+
+        Returns that process, None where the run had ended before.
+        """
         while self.step(name) < step:
             self.check_time()
             if any(process.poll() not in (None, 0) for process in processes):
                 raise Failed(f'{name} ended before step {step}: {self.said(name)}')
             if all(process.poll() == 0 for process in processes):  # the run was faster than this program
-                return
+                return None
             time.sleep(0.005)
         time.sleep(self.random.uniform(0.0, 0.3))
-        self.counts[number.name] += 1
-        processes[self.random.integers(len(processes))].send_signal(number)
+        victim = processes[self.random.integers(len(processes))]
+        if victim.poll() is not None:
+            return None
+        victim.send_signal(number)
         if number == signal.SIGTERM and (codes := self.wait(processes)) != [0] * len(processes):
             raise Failed(f'{name}: after SIGTERM at step {step} the statuses are {codes}: {self.said(name)}')
+        if number == signal.SIGKILL:
+            victim.wait()
+        return victim
+
+    def finished(self, name: str) -> bool:
+        """Whether the last step is saved in the run folder: started again, the run would have nothing to do."""
+        return (self.out / name / 'checkpoints' / f'{self.args.steps:08d}').exists()
 
     def wait(self, processes) -> list[int]:
         """The statuses, once all have ended."""
@@ -240,8 +264,15 @@ def check(soak: Soak, figures: dict, wrong: list[str]) -> None:
         except (Failed, UsageError) as failure:
             wrong.append(str(failure))
 
+    def interrupted_as_asked(name: str, interrupted: list[int], **how) -> bool:
+        met = soak.run(name, interrupted, **how)
+        if met < len(interrupted):
+            longer = 'let it take longer (--steps, or slower steps)'
+            wrong.append(f'{name}: {met} of {len(interrupted)} interruptions met the run before its end: {longer}')
+        return met == len(interrupted)
+
     def compare(name: str, interrupted: list[int], tolerance: float) -> None:
-        soak.run(name, interrupted)
+        interrupted_as_asked(name, interrupted)
         other = state_of(soak.out / name / 'checkpoints', target)
         figures[f'{name}_state'], figures[f'{name}_loss'] = apart(whole, other), same_steps(soak, name)
         differing = [leaf for leaf in whole if not np.array_equal(whole[leaf], other[leaf])]
@@ -251,7 +282,8 @@ def check(soak: Soak, figures: dict, wrong: list[str]) -> None:
             raise Failed(f'{name}: {far}; {len(differing)} leaves differ, as {differing[:1]}')
 
     def flip() -> None:
-        soak.run('alone', [1], last=0)  # SIGTERM: one process has whole arrays in its local tier
+        if not interrupted_as_asked('alone', [1], last=0):  # SIGTERM: one process has whole arrays in its local tier
+            return
         folders = [soak.out / 'whole' / 'checkpoints', next((soak.out / 'alone-local').glob('*/0-of-1'))]
         figures['flips'] = flips(soak, folders, target)
 

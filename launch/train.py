@@ -53,7 +53,7 @@ def main(argv=None) -> int:
         from t3d import systems
         from t3d.data import sources
         from t3d.inference import loading
-        from t3d.parallel import clusters, devices
+        from t3d.parallel import agreement, clusters, devices
         from t3d.train import checked, loop, traced
 
         systems.module(config.get('system', ''))
@@ -67,10 +67,15 @@ def main(argv=None) -> int:
                 print(*clusters.lines(cluster), sep='\n', flush=True)
         speaks = jax.process_index() == 0
         devices.check_equal()
-        config = sources.resolve(config)
-        given = loading.open_given(config, args.workdir, kept_first=False)
-        train.check_names(config)
-        system, data = checked.prepare(config, given)  # before the run: a wrong config leaves no folder
+
+        def opened():
+            whole = sources.resolve(config)
+            given = loading.open_given(whole, args.workdir, kept_first=False)
+            train.check_names(whole)
+            return whole, given, *checked.prepare(whole, given)
+
+        # Before the run: a wrong config leaves no folder. Files of one host may be missing on another.
+        config, given, system, data = agreement.on_every_process(opened)
         if jax.process_count() == 1:  # many leave the assets to `t3d generate`
             train.check_prompts(system, config)
         options = {

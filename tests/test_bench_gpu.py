@@ -49,6 +49,8 @@ def test_one_that_fails_costs_its_own_figures_alone_and_the_same_words_go_on(own
 def test_what_time_does_not_reach_is_listed(own, capsys):
     assert gpu.main(['--seconds', '2']) == 1 and not own.exists()
     said = capsys.readouterr().out
+    goes_on = 'what these do not reach goes on: t3d bench gpu --json gpu.jsonl'
+    assert said.splitlines()[0] == f'3 benchmarks, at most 2 s; {goes_on}'
     assert 'not reached in 2 s: own_bench; own_bench --status 3; ' in said
     assert 'These go on: t3d bench gpu --json gpu.jsonl' in said
     assert series.one(['own_bench'], own, 0.01) == 'not ended after the 0 s that were left'

@@ -10,9 +10,11 @@ from dummy_system import DATA, config, make
 
 from t3d.checkpoint import run_configs
 from t3d.checkpoint import store as stores
+from t3d.commands import per_prompt
 from t3d.core import config as configs
 from t3d.core import tree
 from t3d.core.errors import UsageError
+from t3d.core.system import Given
 from t3d.train import loop, workdirs
 
 # After a failed read the library's abandoned tasks complain when they are freed.
@@ -92,6 +94,19 @@ def test_weights_load_beside_damaged_numbers_and_training_goes_on_or_says_what_t
         assert restored(folder) == 4
         read = 'note: checkpoint 4 in' in capfd.readouterr().err
         assert read or damage == 'flipped'  # a digit that became another is a number still
+
+
+def test_the_given_models_of_a_prompt_are_compared_with_the_newest_step_that_can_be_read(folder):
+    """Training goes on from there: a damaged step behind it is no reason to stop, and another model is one."""
+    store, state = stores.Store(folder / 'checkpoints'), make().init(jax.random.key(0), None)
+    for step in (8, 9):
+        store.save(state.replace(step=jax.numpy.int32(step)), data={}, config={}, given={'prior': 'that of the run'})
+    store.close()
+    (folder / 'checkpoints' / '00000009' / 'meta' / 'metadata').write_text('{')
+    model = lambda digest: {'prior': Given(None, {}, name='prior', digest=digest)}
+    per_prompt._refuse_other_models(folder, model('that of the run'))
+    with pytest.raises(UsageError, match='given.prior'):
+        per_prompt._refuse_other_models(folder, model('another'))
 
 
 @pytest.mark.parametrize('text', ['{}', '[]', '"loss"', '{"loss": "low"}', '{"loss": NaN}', '{"lnss": 0.5}', '3'])

@@ -1,7 +1,9 @@
 """Goals on a processor: what lines of figures say of them, the page that is made of them, and the curves."""
 
+import argparse
 import json
 import pathlib
+import subprocess
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from launch import bench_page
 from t3d.bench import figures, goals, measure, roof, scale, series, table, verdicts
 from t3d.core import config as configs
-from t3d.core import tables
+from t3d.core import environment, tables
 from t3d.core.errors import UsageError
 from t3d.export import plots
 
@@ -51,7 +53,7 @@ def test_a_goal_is_met_from_its_number_on():
     assert said['GAN, tiny', 'iteration'] == 'met' and said['GAN, 128 px', 'iteration'] == '**missed**'
     assert said['first step, tiny, cold cache', 'the step alone'] == 'met'  # the median is 15.0 s
     assert said['first step, tiny, warm cache', 'the step alone'] == '**missed**'
-    assert said['multi-view UNet, tiny, 4 views', 'forward'] == 'not measured'  # its benchmark failed
+    assert said['multi-view UNet, tiny, 4 views', 'forward'] == 'not measured: status 1'
     planes = line('decoder', {'released-planes': {'planes': row(0.5)}})
     assert verdicts.verdict(goal('text to triplane, released size', 'forward'), [planes]) == 'reported'
 
@@ -105,8 +107,63 @@ def test_the_page_is_written_between_its_marks(tmp_path, capsys):
         bench_page.replaced('a page', 'text')
 
 
+def test_what_was_not_measured_says_why():
+    late = {'benchmark': 'scale', 'words': ['--axes', 'devices'], 'failed': 'not ended after the 49 s\nthat were left'}
+    loud = {'benchmark': 'gan', 'words': ['--size', '128'], 'failed': f'status 1: a | b {"x" * 500}'}
+    lines = [line('gan', {'phases': {'iteration': row(1.7)}}, size=None), loud, line('scale', {'rays': CURVE}), late]
+    text = bench_page.block(lines)
+    assert '| devices | not measured: not ended after the 49 s that were left | pictures |' in text
+    assert '| rays | 256: 1,000' in text and '| batch | not measured: not reached yet | latents |' in text
+    assert (
+        len([one for one in text.splitlines() if one.startswith(('| rays', '| samples', '| views', '| batch', '| dev'))]) == 5
+    )
+    (large,) = [one for one in text.splitlines() if one.startswith('| GAN, 128 px')]
+    assert '| - | not measured: status 1: a / b xxx' in large and large.count('|') == 12 and len(large) < 300
+    (small,) = [one for one in text.splitlines() if one.startswith('| GAN, tiny')]
+    assert '| 1.70 [0.50, 9.00] | met |' in small
+    assert verdicts.verdict(goal('GAN, tiny', 'iteration'), [loud]) == 'not measured: not reached yet'  # 128 px failed
+    again = [*lines, line('scale', {'devices': {'unit': 'pictures', 'points': CURVE['points']}})]  # what came later counts
+    assert '| devices | 256: 1,000 (1.00); 1024: 1,500 (1.50) | pictures |' in bench_page.block(again)
+    assert bench_page.block([]).count('not measured: not reached yet') == len(verdicts.GOALS) + len(scale.AXES)
+    assert bench_page.CURVES not in bench_page.block([]) and bench_page.pictures([]) == {}
+
+
 def test_a_checkout_that_differs_from_its_commit_is_told():
     assert [verdicts.short(name) for name in ('abcdef0123456789', 'abcdef0123456789+', None)] == ['abcdef01', 'abcdef01+', '-']
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """(a repository that stands for the checkout, its commit), with a file of code and one of figures."""
+
+    def git(*words):
+        author = ('-c', 'user.name=t3d', '-c', 'user.email=t3d@example.com')
+        return subprocess.run(['git', '-C', tmp_path, *author, *words], check=True, capture_output=True, text=True).stdout
+
+    for name in ('code.py', 'docs/figures/goals [1].jsonl', 'docs/figures/goals 1.jsonl'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('')
+    git('init', '--quiet')
+    git('add', '.')
+    git('commit', '--quiet', '--message', 'all')
+    monkeypatch.setattr(environment, 'CHECKOUT', tmp_path)
+    return tmp_path, git('rev-parse', 'HEAD').strip()
+
+
+def test_the_lines_of_a_series_make_no_other_checkout_for_those_after_them(checkout, monkeypatch):
+    root, commit = checkout
+    file = root / 'docs/figures/goals [1].jsonl'  # a name that git would read as a pattern
+    write = lambda: figures.write(argparse.Namespace(json=str(file), repeats=1), 'own', {})
+    monkeypatch.chdir(root / 'docs')
+    write()
+    write()
+    assert environment.commit() == f'{commit}+' and environment.commit('figures/goals [1].jsonl') == commit
+    (root / 'code.py').write_text('other code')
+    write()
+    (root / 'code.py').write_text('')
+    (root / 'docs/figures/goals 1.jsonl').write_text('of another series')
+    write()
+    assert [row['machine']['commit'] for row in series.read(file)] == [commit, commit, f'{commit}+', f'{commit}+']
 
 
 def test_the_committed_page_is_made_of_the_committed_figures():

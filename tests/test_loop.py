@@ -19,7 +19,7 @@ from t3d.core import config as configs
 from t3d.core import errors, tree
 from t3d.core.errors import NonFinite
 from t3d.data import pipeline, sources
-from t3d.parallel import devices
+from t3d.parallel import agreement, devices
 from t3d.train import failures, loop, signals, states, workdirs
 
 
@@ -361,5 +361,6 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         train.main(small)
     monkeypatch.setattr(loop, 'run', lambda *words, **options: tmp_path / 'run')
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(agreement, 'gathered', lambda mine: np.int32([mine, mine]))
     assert train.main(command) == 0 and f'`t3d eval {tmp_path / "run"}`' in capsys.readouterr().out
     assert len(finished) == 1  # several processes leave their devices

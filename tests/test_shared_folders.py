@@ -1,6 +1,10 @@
 """A run folder that the processes do not share is refused on all of them, in a stated time."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 import time
 
 import jax
@@ -10,6 +14,7 @@ import test_multiprocess as multiprocess
 
 from t3d.core import files
 from t3d.core.errors import UsageError
+from t3d.inference import loading
 from t3d.parallel import agreement
 from t3d.train import locks, workdirs
 
@@ -61,26 +66,98 @@ def fails():
     raise UsageError('a folder of another config')
 
 
-def test_what_one_process_alone_meets_ends_all_and_is_said_once(second, capsys):
-    second([[0]])
-    with pytest.raises(UsageError, match='a folder of another config'):
-        workdirs._on_every_process(fails)
+def row(text):
+    """A text as processes send it."""
+    said = text.encode()[: agreement.LONGEST]
+    return [*said, *[0] * (agreement.LONGEST - len(said))]
+
+
+def test_what_one_process_alone_meets_ends_all_and_each_says_it(second, capsys):
+    second([[0], row('')])
+    with pytest.raises(UsageError, match='^a folder of another config$'):
+        agreement.on_every_process(fails)
     assert capsys.readouterr().err == 'error: process 1: a folder of another config\n'
-    second([[1]])
-    with pytest.raises(UsageError, match='process 0 cannot use the run folder: its output says why'):
-        workdirs._on_every_process(lambda: None)
-    second([[1]])
-    with pytest.raises(UsageError, match='a folder of another config'):
-        workdirs._on_every_process(fails)
+    second([[1], row('no data in /data.')])
+    with pytest.raises(UsageError, match=r'^process 0 of 2 cannot begin: no data in /data. The others .* the same files\?$'):
+        agreement.on_every_process(lambda: None)
+    second([[1], row('no data')])
+    with pytest.raises(UsageError, match='^a folder of another config$'):
+        agreement.on_every_process(fails)
     assert not capsys.readouterr().err  # process 0 says it
+    second([[0], row('')])
+    with pytest.raises(ZeroDivisionError):  # a fault of the program keeps its traceback, and the others end too
+        agreement.on_every_process(lambda: 1 // 0)
+    assert not capsys.readouterr().err
     second([[0]])
-    workdirs._on_every_process(lambda: None)
+    assert agreement.on_every_process(lambda: 5) == 5
+
+
+# Process 1 works where neither the records nor the model lie, as on a host to which they were not copied.
+CONFIG = """
+from launch import soak_dummy
+
+def get_config(variant='tiny'):
+    config = soak_dummy.get_config(variant).copy_and_resolve_references().unlock()
+    config.data.kind, config.data.path, config.given = 'own_records', 'records', {'prior': 'model'}
+    return config.lock()
+"""
+RECORDS = """
+import os
+from launch.soak_data import make as records, preview
+
+def make(config, split=None, batch_spec=None):
+    if not os.path.exists(config.data.path):
+        raise FileNotFoundError(f'no records in {config.data.path}: copy them there.')
+    return records(config, split, batch_spec)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('missing', 'says'),
+    [('records', 'no records in records: copy them there.'), ('model', "given.prior='model': "), ('start', 'start')],
+)
+def test_what_lacks_on_one_host_ends_both_processes(tmp_path, missing, says):
+    (tmp_path / 'own_config.py').write_text(CONFIG)
+    (tmp_path / 'own_records.py').write_text(RECORDS)
+    for name in ('0', '1'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'records').mkdir()
+        (tmp_path / name / 'model').symlink_to(loading.shipped()['ganfusion_gan-toy'])
+        (tmp_path / name / 'start').symlink_to(loading.shipped()['ganfusion_gan-toy'])
+    lost = tmp_path / '1' / missing
+    lost.unlink() if lost.is_symlink() else lost.rmdir()
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, '-m', 'launch.train', '--config', str(tmp_path / 'own_config.py'), '--init-from', 'start']
+    command += ['--workdir', str(tmp_path / 'run'), '--coordinator', f'127.0.0.1:{port}', '--num-processes', '2']
+    path = os.pathsep.join([str(multiprocess.HERE.parent), str(tmp_path)])
+    environment = os.environ | {'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2'}
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True, 'env': environment}
+    began = time.monotonic()
+    processes = [
+        subprocess.Popen([*command, '--process-id', name], cwd=tmp_path / name, start_new_session=True, **pipes)
+        for name in ('0', '1')
+    ]
+    try:
+        said = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        multiprocess.kill(processes)
+    assert [process.returncode for process in processes] == [2, 2], said
+    assert time.monotonic() - began < 240.0  # JAX's barrier at exit would take 300 s
+    (first,) = [line for line in said[0].splitlines() if line.startswith('error: ')]
+    (second,) = [line for line in said[1].splitlines() if line.startswith('error: ')]
+    assert first.startswith('error: process 1 of 2 cannot begin: ') and says in first
+    assert second.startswith('error: process 1: ') and says in second
+    assert second.removeprefix('error: process 1: ').rstrip('.') in first
+    assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize('said', ['workdir /r is in use: process 12', 'wörkdir ' + 'ä' * 2000, ''])
 def test_what_process_0_met_is_what_the_others_say(second, said):
     inner = said.encode()[: agreement.LONGEST]
-    second([[*inner, *[0] * (agreement.LONGEST - len(inner))]])
+    second([row(said)])
     if said:
         with pytest.raises(UsageError) as error:
             workdirs._on_process_0(fails)  # process 1 does not run it

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +103,12 @@ def test_a_system_that_does_not_say_its_batches_fails(two):
 def test_what_fails_first_is_told_beside_what_fails_after_it(monkeypatch, tmp_path, capsys):
     """`same` ends with another number, `turns` with a damaged checkpoint, a changed byte is loaded: all three are said."""
     ran = []
-    monkeypatch.setattr(soak.Soak, 'run', lambda self, name, interrupted, last=2: ran.append((name, len(interrupted))))
+
+    def run(self, name, interrupted, last=2):
+        ran.append((name, len(interrupted)))
+        return len(interrupted)
+
+    monkeypatch.setattr(soak.Soak, 'run', run)
     monkeypatch.setattr(soak, 'target_of', lambda folder: None)
     monkeypatch.setattr(soak, 'same_steps', lambda made, name: 0.0)
 
@@ -124,6 +130,54 @@ def test_what_fails_first_is_told_beside_what_fails_after_it(monkeypatch, tmp_pa
     assert [text.split(':')[0] for text in said['wrong']] == ['same', 'no checkpoint loads', 'byte 3 was changed']
 
 
+def test_a_soak_without_its_faults_fails(monkeypatch, tmp_path, capsys):
+    """Every run is equal to `whole`, but one kill in two met nothing, as all of `turns` and `alone`."""
+    met = {'whole': 0, 'same': 1, 'turns': 0, 'alone': 0}
+    monkeypatch.setattr(soak.Soak, 'run', lambda self, name, interrupted, last=2: met[name])
+    monkeypatch.setattr(soak, 'target_of', lambda folder: None)
+    monkeypatch.setattr(soak, 'same_steps', lambda made, name: 0.0)
+    monkeypatch.setattr(soak, 'state_of', lambda folder, target, step=None: {'a': np.float32([1.0])})
+    assert soak.main(['--kills', '2', '--turns', '3', '--out', str(tmp_path)]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert [text.partition(' interruptions')[0] for text in said['wrong']] == ['same: 1 of 2', 'turns: 0 of 3', 'alone: 0 of 1']
+    assert said['same_state'] == said['turns_state'] == 0.0
+
+
+LIVES, ENDS = "trap 'exit 0' TERM; echo; while :; do sleep 0.02; done", 'echo'
+
+
+@pytest.mark.parametrize(
+    ('scripts', 'told', 'saved', 'counts'),
+    [
+        ([LIVES, LIVES, ENDS], [6, 7], False, {'SIGKILL': 1, 'SIGTERM': 1}),
+        ([ENDS, ENDS, ENDS], [12], True, {'SIGKILL': 0, 'SIGTERM': 0}),  # faster than any signal
+        ([ENDS, ENDS, ENDS], [1], True, {'SIGKILL': 0, 'SIGTERM': 0}),  # ended before the step was told of
+        ([LIVES, ENDS, ENDS], [6, 7], False, {'SIGKILL': 1, 'SIGTERM': 0}),  # the second signal comes after the end
+        ([LIVES, LIVES, ENDS], [6, 7], True, {'SIGKILL': 0, 'SIGTERM': 0}),  # all was saved before the signals
+    ],
+)
+def test_only_signals_that_meet_a_living_unfinished_run_are_counted(tmp_path, scripts, told, saved, counts):
+    made, left = soak.Soak(argparse.Namespace(seed=0, minutes=1.0, steps=12), tmp_path), list(scripts)
+    (tmp_path / 'same' / 'checkpoints').mkdir(parents=True)
+    if saved:
+        (tmp_path / 'same' / 'checkpoints' / f'{12:08d}').mkdir()
+
+    def start(name, count):
+        script = left.pop(0)
+        process = subprocess.Popen(['sh', '-c', script], stdout=subprocess.PIPE)
+        process.stdout.readline()  # it has its trap
+        if told:
+            with open(tmp_path / 'same' / 'metrics.jsonl', 'a') as file:
+                file.write(json.dumps({'step': told.pop(0)}) + '\n')
+        if script == ENDS:
+            process.wait()
+        return [process]
+
+    made.start = start
+    assert made.run('same', [1, 1], last=1) == sum(counts.values())
+    assert made.counts == {'starts': 0, **counts} and not left
+
+
 def test_states_are_compared_leaf_by_leaf():
     state = {'a': np.float32([1.0, -4.0]), 'b': np.float32([0.5]), 'c': np.zeros((0, 3))}
     assert soak.apart(state, state) == 0.0
@@ -134,5 +188,5 @@ def test_states_are_compared_leaf_by_leaf():
 
 @pytest.mark.slow
 def test_a_small_soak(tmp_path):
-    words = ['--steps', '14', '--kills', '2', '--turns', '3', '--every', '5', '--local-every', '2', '--flips', '12']
-    assert soak.main([*words, '--minutes', '40', '--out', str(tmp_path)]) == 0
+    words = ['--set', 'delay=0.03', '--steps', '16', '--kills', '2', '--turns', '3', '--every', '5', '--local-every', '2']
+    assert soak.main([*words, '--flips', '12', '--minutes', '40', '--out', str(tmp_path)]) == 0

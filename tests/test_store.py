@@ -1,5 +1,7 @@
 """Checkpoints: exact, verified, restorable on any mesh, with errors that name what is wrong."""
 
+import contextlib
+import itertools
 import pathlib
 
 import chex
@@ -174,6 +176,24 @@ def test_damaged_files_never_restore_silently(saved, tmp_path, item):
         path.write_bytes(raw)
     holds = [path for path in files if (path.parent.name == 'd' if item in ('state', 'weights') else path.name == 'metadata')]
     assert set(refused) & set(holds), refused  # files that hold the item's own numbers, not what describes them
+
+
+def test_a_changed_name_of_the_weights_is_damage_that_leaves_them_readable(saved, tmp_path):
+    """Each bit of the path by which meta names them: they load whole, or the step is said to be corrupt."""
+    import shutil
+
+    shutil.copytree(saved, tmp_path / 'checkpoints')
+    path = tmp_path / 'checkpoints' / '00000004' / 'meta' / 'metadata'
+    raw = path.read_bytes()
+    start, store = raw.index(b'["ema"]'), stores.Store(tmp_path / 'checkpoints', read_only=True)
+    wanted, read = bits(store.restore_weights()), 0
+    for place, bit in itertools.product(range(start, start + 7), range(8)):
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 1 << bit]) + raw[place + 1 :])
+        with contextlib.suppress(stores.CorruptCheckpoint):
+            assert bits(store.restore_weights()) == wanted
+            read += 1
+    store.close()
+    assert read
 
 
 READ = """

@@ -37,13 +37,17 @@ def run(folder, tier, *, killed_at=None, every=100, steps=6):
     return lines
 
 
-def final(folder, step=None):
-    store, system = stores.Store(folder / 'checkpoints', read_only=True), make()
-    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+def target():
+    """The shapes of a state, on one device."""
+    system, where = make(), jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = jax.eval_shape(lambda: system.init(jax.random.key(0), None))
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)
+
+
+def final(folder, step=None):
+    store = stores.Store(folder / 'checkpoints', read_only=True)
     try:
-        return jax.device_get(store.restore(target, step).state)
+        return jax.device_get(store.restore(target(), step).state)
     finally:
         store.close()
 
@@ -114,6 +118,26 @@ def test_damaged_steps_are_passed_over_and_saved_again(dead, whole):
     assert {path.name for path in (folder / 'checkpoints').iterdir()} == {'00000003', '00000003.not-loaded', '00000006'}
     chex.assert_trees_all_equal(final(folder), whole)
     assert int(final(folder, 3).step) == 3
+
+
+@pytest.mark.parametrize('bit', range(8))
+@pytest.mark.parametrize('good', [3, 2])
+def test_a_changed_bit_of_the_format_is_damage_and_no_newer_format(dead, good, bit):
+    """In the newest step of the local tier, and in that of the run folder too: the step before is used."""
+    folder, tier = dead
+    (place,) = tier.glob('*/0-of-1')
+    for step in (place / '00000004', folder / 'checkpoints' / '00000003')[: 4 - good]:
+        path = step / 'meta' / 'metadata'
+        before, word, after = path.read_bytes().partition(b'"format": 2')
+        assert word, before
+        path.write_bytes(before + word[:-1] + bytes([word[-1] ^ 1 << bit]) + after)
+    both = [stores.Store(place, local=True), stores.Store(folder / 'checkpoints')]
+    lines = []
+    assert tiers.meta(both)['step'] == good
+    assert int(tiers.restore(both, target(), lines.append).state.step) == good
+    assert [line.split(':')[0] for line in lines] == [f'step {step} is passed over' for step in range(4, good, -1)]
+    for store in both:
+        store.close()
 
 
 def test_where_nothing_loads_the_run_stops_and_says_why(dead):

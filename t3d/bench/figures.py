@@ -170,7 +170,7 @@ def write(args, benchmark: str, figures: dict) -> None:
         'cores': len(os.sched_getaffinity(0)),
         'load': round(os.getloadavg()[0], 2),
         'processor': processor(),
-        'machine': environment.environment(),
+        'machine': environment.environment(args.json),  # whose lines before this one are no other code
         'peers': environment.versions(PEERS),
         'figures': figures,
     }

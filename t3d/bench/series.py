@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from t3d.bench import figures
-from t3d.core import parsing, rules
+from t3d.core import families, parsing, rules
 from t3d.core.errors import UsageError
 
 LEAST = 15.0  # seconds left below which none is begun
@@ -47,7 +47,8 @@ def run(wanted: list[list[str]], file: pathlib.Path, seconds: float, again: str)
       again: the command that goes on.
     """
     ends, failed, known = time.monotonic() + seconds, [], done(file, wanted)
-    print(f'{len(wanted) - len(known)} benchmarks, at most {seconds:.0f} s', flush=True)
+    goes_on = f'what these do not reach goes on: {again}'
+    print(f'{len(wanted) - len(known)} benchmarks, at most {seconds:.0f} s; {goes_on}', flush=True)
     left = [words for words in wanted if words not in known]
     while left and ends - time.monotonic() > LEAST:
         words = left.pop(0)
@@ -64,10 +65,10 @@ def run(wanted: list[list[str]], file: pathlib.Path, seconds: float, again: str)
 
 
 def one(words: list[str], file: pathlib.Path, seconds: float) -> str | None:
-    """Runs one benchmark, whose line comes into the file; why there is none, if so."""
+    """Runs one benchmark, whose line comes into the file; why there is none, if so. What it started ends with it."""
     command = [sys.executable, '-m', 't3d.cli', 'bench', *words, '--json', str(file)]
     try:
-        ended = subprocess.run(command, timeout=seconds, stderr=subprocess.PIPE, text=True)
+        ended = families.run(command, seconds, stderr=subprocess.PIPE, text=True)
     except subprocess.TimeoutExpired:
         return f'not ended after the {seconds:.0f} s that were left'
     if ended.returncode:

@@ -8,6 +8,7 @@ import statistics
 from typing import NamedTuple
 
 ROOFS = ('products', 'streams', 'rows')
+LONGEST = 160  # letters of a reason in a table
 LIMIT = 1 / 3  # of a roof: below it that roof is not what limits
 HEADER = (
     '| workload | pass | peer | goal | measured: median [min, max] | | t3d, ms | peer, ms | share of the roofs: '
@@ -89,11 +90,26 @@ def measured(goal: Goal, lines: list[dict]) -> tuple[float, float, float] | None
     return tuple(row['ratio']) if row.get('ratio') else None
 
 
+def not_measured(benchmark: str, words: dict, lines: list[dict]) -> str:
+    """'not measured: why', of a benchmark with these words and no figures: what its newest line says.
+
+    `words`: {name: value}, None where the word is not among those of the command.
+    """
+
+    def same(asked: list[str]) -> bool:
+        pairs = {(word.removeprefix('--'), value) for word, value in zip(asked, asked[1:])}
+        return all((name, value) in pairs if value else f'--{name}' not in asked for name, value in words.items())
+
+    failed = [line for line in lines if 'failed' in line and line['benchmark'] == benchmark and same(line['words'])]
+    why = ' '.join(failed[-1]['failed'].split())[:LONGEST].replace('|', '/') if failed else 'not reached yet'
+    return f'not measured: {why}'
+
+
 def verdict(goal: Goal, lines: list[dict]) -> str:
-    """'met', '**missed**', 'reported' or 'not measured'."""
+    """'met', '**missed**', 'reported' or 'not measured: why'."""
     value = measured(goal, lines)
     if value is None:
-        return 'not measured'
+        return not_measured(goal.benchmark, goal.words, lines)
     if goal.least is None and goal.most is None:
         return 'reported'
     return 'met' if (value[0] >= goal.least if goal.least else value[0] <= goal.most) else '**missed**'
@@ -133,7 +149,7 @@ def table(lines: list[dict]) -> str:
         value, there = measured(goal, lines), found(goal, lines)
         head = f'| {goal.workload} | {goal.what} | {goal.peer} | {goal.wish} '
         if value is None:
-            rows.append(f'{head}| - | not measured |' + ' - |' * 5)
+            rows.append(f'{head}| - | {verdict(goal, lines)} |' + ' - |' * 5)
             continue
         line, row = there
         unit = ' s' if isinstance(row, list) else ''
@@ -185,11 +201,16 @@ def curves(lines: list[dict]) -> dict[str, dict]:
     return {axis: curve for row in rows for axis, curve in row.items()}
 
 
-def curve_table(lines: list[dict]) -> str:
-    """A Markdown table of the curves: units a second at each point, and what of the first point's throughput is left."""
+def curve_table(lines: list[dict], units: dict[str, str]) -> str:
+    """A Markdown table of the curves over these axes: units a second at each point, and what of the first point's is left."""
     rows = ['| over | point: units a second (times the first) | unit |', '|---|---|---|']
-    for axis, curve in curves(lines).items():
-        first = curve['points'][0]['per_s']
-        cells = [f'{point["value"]}: {_rate(point["per_s"])} ({point["per_s"] / first:.2f})' for point in curve['points']]
-        rows.append(f'| {axis} | {"; ".join(cells)} | {curve["unit"]} |')
+    drawn = curves(lines)
+    for axis, unit in units.items():
+        if axis not in drawn:
+            rows.append(f'| {axis} | {not_measured("scale", {"axes": axis}, lines)} | {unit} |')
+            continue
+        points = drawn[axis]['points']
+        first = points[0]['per_s']
+        cells = [f'{point["value"]}: {_rate(point["per_s"])} ({point["per_s"] / first:.2f})' for point in points]
+        rows.append(f'| {axis} | {"; ".join(cells)} | {unit} |')
     return '\n'.join(rows)

@@ -211,9 +211,9 @@ class Store:
             damage = error
         with contextlib.suppress(CorruptCheckpoint):
             meta = self._json(step, 'meta')
-            if items.has_leaves(meta):
+            if items.has_leaves(meta) and (leaves := items.under(meta['leaves'], items.stored(meta)[1])):
                 around_orbax.note(f'{path}: its config or data position is damaged; the weights are read and verified')
-                return (*items.stored(meta), items.under(meta['leaves'], items.stored(meta)[1]))
+                return (*items.stored(meta), leaves)
         item = 'weights' if (path / 'weights').exists() else items.OLD_ITEM
         try:
             tree = self._ocp.StandardCheckpointHandler().metadata(self._root / path.name / item).tree
@@ -229,12 +229,10 @@ class Store:
         """The items (meta, data) of a step: config, leaves, position."""
         step = self._pick(step)
         meta, data = self._json(step, 'meta'), self._json(step, 'data')
-        if not (items.has_leaves(meta) and isinstance(data, dict)):
+        if not isinstance(meta, dict) or meta.pop('check', None) != items.json_digest(meta, data):
             raise CorruptCheckpoint(f'{self._path(step)}: meta or data are not what was saved. {self.advice(step)}')
-        if meta.get('format', FORMAT) > FORMAT:
+        if meta.get('format', FORMAT) > FORMAT:  # after the digest: a changed bit must not pass for a newer format
             raise UsageError(f'{self._path(step)} has format {meta["format"]}, this t3d reads up to {FORMAT}: update t3d.')
-        if meta.pop('check', None) != items.json_digest(meta, data):
-            raise CorruptCheckpoint(f'{self._path(step)}: meta or data are not what was saved. {self.advice(step)}')
         return meta, data
 
     def reached_preemption(self) -> bool:

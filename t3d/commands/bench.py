@@ -14,7 +14,7 @@ BENCHMARKS = """benchmarks, each with a --help of its own:
   hash     points a second of a hash grid, beside PyTorch
   roof     what products, streams of memory and gathered rows reach at best
   scale    curves over rays, samples, views, batch and virtual devices
-  goals    those that have goals on a processor, and the curves, into one file within a quarter of an hour
+  goals    those that have goals on a processor, and the curves, into one file within an hour
   gpu      all of these that say something of an accelerator, into one file within ten minutes"""
 
 

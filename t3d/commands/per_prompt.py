@@ -61,7 +61,7 @@ def _refuse_another_run(folder: pathlib.Path, config) -> None:
 
 def _refuse_other_models(folder: pathlib.Path, opened) -> None:
     """Raises UsageError where the folder holds what was trained with other given models."""
-    from t3d.checkpoint import run_configs
+    from t3d.checkpoint import run_configs, tiers
     from t3d.checkpoint import store as stores
     from t3d.inference import given as givens
 
@@ -69,7 +69,7 @@ def _refuse_other_models(folder: pathlib.Path, opened) -> None:
         return
     reader = stores.Store(folder / 'checkpoints', read_only=True)
     try:
-        recorded = {} if reader.latest() is None else reader.describe()[0].get('given', {})
+        recorded = (tiers.meta([reader]) or {}).get('given', {})  # of the newest step that can be read, as training goes on
     finally:
         reader.close()
     before = ' '.join(f'{name}={value}' for name, value in run_configs.read(folder).get('given', {}).items())

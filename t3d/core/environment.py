@@ -23,14 +23,14 @@ INSTALL = {  # platform -> what lets JAX use it
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain')
 
 
-def environment() -> dict:
-    """Versions, commit and devices of this process, JSON-ready."""
+def environment(*written) -> dict:
+    """Versions, commit and devices of this process, JSON-ready; `written` as of `commit`."""
     return {
         't3d': t3d.__version__,
         'python': platform.python_version(),
         'platform': platform.platform(terse=True),
         'packages': versions(),
-        'commit': commit(),
+        'commit': commit(*written),
         'devices': [f'{device.device_kind} {device.id}' for device in jax.devices()],
         'processes': jax.process_count(),
     }
@@ -85,8 +85,8 @@ def summary() -> dict[str, str]:
     }
 
 
-def commit() -> str | None:
-    """The commit of the checkout, with '+' if files differ; None outside one."""
+def commit(*written) -> str | None:
+    """The commit of the checkout, with '+' if files differ other than those `written` by what asks; None outside one."""
 
     def git(*args):
         return subprocess.run(
@@ -95,9 +95,12 @@ def commit() -> str | None:
 
     if not (CHECKOUT / '.git').exists():  # installed: a repository further up is another one
         return None
+    own = [pathlib.Path(path).resolve() for path in written]
+    inside = [path.relative_to(CHECKOUT) for path in own if path.is_relative_to(CHECKOUT)]
     try:
         head = git('rev-parse', 'HEAD')
-        dirty = git('status', '--porcelain', '--untracked-files=no')
+        others = ['.', *(f':(exclude,literal){path}' for path in inside)]
+        dirty = git('status', '--porcelain', '--untracked-files=no', '--', *others)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return head.stdout.strip() + ('+' if dirty.stdout.strip() else '') if head.returncode == 0 else None

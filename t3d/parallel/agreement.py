@@ -1,12 +1,14 @@
 """What all processes of a run have to decide alike: each says what it has, and all hear it."""
 
 import itertools
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from t3d.core import errors
 from t3d.parallel import devices
 
 LONGEST = 2000
@@ -22,11 +24,36 @@ def gathered(numbers: Sequence[int]) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(numbers)).reshape(jax.process_count(), -1)
 
 
-def told(text: str) -> str:
-    """The text of process 0, cut at LONGEST bytes, in all of them. To be called by every process."""
+def told(text: str, process: int = 0) -> str:
+    """The text of one process, cut at LONGEST bytes, in all of them. To be called by every process."""
     said = text.encode('utf-8', 'replace')[:LONGEST]
-    first = gathered([*said, *[0] * (LONGEST - len(said))])[0]
-    return bytes(first[first > 0].tolist()).decode('utf-8', 'ignore')
+    theirs = gathered([*said, *[0] * (LONGEST - len(said))])[process]
+    return bytes(theirs[theirs > 0].tolist()).decode('utf-8', 'ignore')
+
+
+def on_every_process(action: Callable):
+    """What the action gives in this process, once it has succeeded in all of them. To be called by every process.
+
+    Where it fails in one, all raise: those in which it failed their own error, the others a UsageError that names these and has
+    what the first of them met. What process 0 did not meet, who met it prints beside.
+    """
+    error = result = None
+    try:
+        result = action()
+    except Exception as caught:
+        error = caught
+    failed = np.flatnonzero(gathered([error is not None])[:, 0]).tolist()
+    if not failed:
+        return result
+    line = None if error is None else errors.line(error)
+    said = told('' if error is None else line or f'{type(error).__name__}: {error}', failed[0])
+    if error is None:
+        who = f'{named(failed)} of {jax.process_count()}'
+        hint = 'The others do not meet this: do all hosts have the same files?'
+        raise errors.UsageError(f'{who} cannot begin: {said.rstrip(".")}. {hint}')
+    if 0 not in failed and line is not None:
+        print(f'error: process {jax.process_index()}: {line}', file=sys.stderr, flush=True)
+    raise error
 
 
 def named(processes: Sequence[int]) -> str:

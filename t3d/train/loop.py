@@ -23,7 +23,7 @@ from t3d.data import pipeline, sources
 from t3d.export import sheets
 from t3d.inference import given as givens
 from t3d.inference import loading
-from t3d.parallel import devices, sharding
+from t3d.parallel import agreement, devices, sharding
 from t3d.train import checked, failures, goodput, signals, states, traced, watch, workdirs
 from t3d.train import log as logs
 from t3d.train.program import Program
@@ -74,7 +74,7 @@ def run(
         target = states.abstract(config, system, mesh, params_of(given))  # a network that cannot be built leaves no folder
     if init_from is not None:
         init_from = loading.shipped().get(str(init_from), init_from)
-        states.check_source(config, system, target, init_from, workdir)
+        agreement.on_every_process(lambda: states.check_source(config, system, target, init_from, workdir))
     active = jax.process_index() == 0
     with watch.Watch(clock, patience):  # until the folder is given back: each part of it may hang
         workdir, lock = workdirs.prepare(workdir, config, (log or print) if active else lambda line: None)

@@ -26,7 +26,7 @@ def prepare(workdir, config, line=print):
     """(the run folder, made or accepted, with config.json, command.txt and environment.json in it; its `locks.Lock`, held)."""
     path = _numbered(config) if workdir is None else files.path(workdir)
     around_orbax.literal(path)  # refuses names that cannot hold checkpoints
-    _on_every_process(lambda: check(path, config))  # process 0 writes only after all have read
+    agreement.on_every_process(lambda: check(path, config))  # process 0 writes only after all have read
     lock = locks.Lock(path, line)
     _on_process_0(lambda: _fill(path, config, lock))
     try:
@@ -61,25 +61,6 @@ def refuse_unshared(path, token: str, seconds: float | None = None) -> None:
             f'workdir {path} is not one folder for all processes: {who} did not see in {seconds:.0f} s the {locks.NAME} that '
             'process 0 wrote there. Give the same folder of a file system that all hosts share, or gs://BUCKET/FOLDER.'
         )
-
-
-def _on_every_process(action) -> None:
-    """Runs the action on each process; if it fails on one, all raise. What process 0 did not meet, the others say."""
-    error = None
-    try:
-        action()
-    except (UsageError, OSError) as caught:
-        error = caught
-    if jax.process_count() > 1:
-        failed = np.flatnonzero(agreement.gathered([error is not None])[:, 0]).tolist()
-        if failed and error is None:
-            raise UsageError(
-                f'{agreement.named(failed)} cannot use the run folder: its output says why. Do all hosts share the folder?'
-            )
-        if error is not None and 0 not in failed:
-            print(f'error: process {jax.process_index()}: {errors.line(error)}', file=sys.stderr, flush=True)
-    if error is not None:
-        raise error
 
 
 def _fill(path, config, lock: locks.Lock) -> None:
