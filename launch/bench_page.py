@@ -1,13 +1,14 @@
 """`python -m launch.bench_page`: the table, curves and plots of docs/goals.md from the figures of `t3d bench goals`.
 
-What stands between the two marks of the page is written anew, the rest of it stays. What has no figures says why. Plots are
-written beside docs/images.
+What stands between the two marks of the page is written anew, the rest of it stays, and so between the marks of each section of
+the `benchmarks.md` beside it, if there is one (t3d/bench/sections.py). What has no figures says why. Plots are written beside
+docs/images.
 """
 
 import math
 import pathlib
 
-from t3d.bench import scale, series, verdicts
+from t3d.bench import scale, sections, series, verdicts
 from t3d.core import files, parsing
 from t3d.core.errors import UsageError
 
@@ -73,7 +74,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with parsing.refusing(parser):
         lines = series.read(args.figures)
-        files.write(args.page, replaced(args.page.read_text(), block(lines)))
+        pages, beside = {args.page: replaced(args.page.read_text(), block(lines))}, args.page.parent / 'benchmarks.md'
+        if beside.exists():
+            pages[beside] = sections.filled(beside.read_text(), lines)
+        for page, text in pages.items():
+            files.write(page, text)
     from PIL import Image
 
     folder = args.page.parent / 'images'
