@@ -17,7 +17,7 @@ SECTIONS = {  # name in the marks: benchmarks, by their words after `t3d bench`
     'curves': ('scale',),
     'unet': ('unet',),
     'multi-view': ('mv',),
-    'instant3d': ('decoder',),
+    'decoder': ('decoder',),
     'training-step': ('train', 'start'),
     'gan': ('gan',),
 }

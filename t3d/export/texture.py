@@ -16,8 +16,9 @@ import numpy as np
 
 from t3d.export.meshes import Mesh
 
-REACH = 6  # cells: how deep below the surface `surface_colors` looks
-SAMPLES = 8  # along that way
+# Where `surface_colors` looks, cells below the surface: densest where what is seen is, since models know colours no deeper than that.
+DEPTHS = np.array([-0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.9, 1.4, 2.0, 3.0, 4.5, 6.0], np.float32)
+WIDTHS = np.gradient(DEPTHS)  # of the slices that the samples stand for
 
 
 def unwrap(vertices, faces, normals, size: int, log=print) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -130,7 +131,7 @@ def bake(asset, mesh: Mesh, size: int, *, step: float, light=None, chunk: int = 
 def surface_colors(asset, points, inward, *, step: float, light=None, chunk: int = 2**16) -> np.ndarray:
     """sRGB bytes [K, 3] that a short ray along the inward normal would see at surface points.
 
-    Samples from half a step outside to REACH steps inside are composited with the field's own density and divided by their
+    Samples from half a step outside to six steps inside (DEPTHS) are composited with the field's own density and divided by their
     opacity, so that the texture shows what the render shows, and not the untrained colour of the air in front. Where all
     stays transparent it is the colour at the surface.
 
@@ -158,11 +159,10 @@ def _fill(rows: np.ndarray, count: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _surface_colors(field, scene, points, inward, light, step):
-    offsets = jnp.linspace(-0.5, REACH, SAMPLES, dtype=jnp.float32) * step
-    samples = points + offsets[:, None, None] * inward  # [S, K, 3]
+    samples = points + DEPTHS[:, None, None] * step * inward  # [S, K, 3]
     density, rgb = field(scene, samples.reshape(-1, 3))
-    density, rgb = density.reshape(SAMPLES, -1), rgb.reshape(SAMPLES, -1, 3)
-    optical = density * (REACH + 0.5) / (SAMPLES - 1) * step
+    density, rgb = density.reshape(len(DEPTHS), -1), rgb.reshape(len(DEPTHS), -1, 3)
+    optical = density * WIDTHS[:, None] * step
     weights = jnp.exp(optical - jnp.cumsum(optical, 0)) * -jnp.expm1(-optical)
     opacity = jnp.sum(weights, 0)[:, None]
     surface = field(scene, points)[1]
