@@ -16,7 +16,7 @@ import numpy as np
 
 from t3d.export.meshes import Mesh
 
-# Where `surface_colors` looks, cells below the surface: densest where what is seen is, since models know colours no deeper than that.
+# Where `surface_colors` looks, cells below the surface: densest about it, for models know no colours deeper than what is seen.
 DEPTHS = np.array([-0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.9, 1.4, 2.0, 3.0, 4.5, 6.0], np.float32)
 WIDTHS = np.gradient(DEPTHS)  # of the slices that the samples stand for
 
@@ -131,8 +131,8 @@ def bake(asset, mesh: Mesh, size: int, *, step: float, light=None, chunk: int = 
 def surface_colors(asset, points, inward, *, step: float, light=None, chunk: int = 2**16) -> np.ndarray:
     """sRGB bytes [K, 3] that a short ray along the inward normal would see at surface points.
 
-    Samples from half a step outside to six steps inside (DEPTHS) are composited with the field's own density and divided by their
-    opacity, so that the texture shows what the render shows, and not the untrained colour of the air in front. Where all
+    Samples from half a step outside to six steps inside (DEPTHS) are composited with the field's own density and divided by
+    their opacity, so that the texture shows what the render shows, and not the untrained colour of the air in front. Where all
     stays transparent it is the colour at the surface.
 
     Args:
