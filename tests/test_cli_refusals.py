@@ -34,7 +34,7 @@ from t3d.core.errors import UsageError
         ((TINY, 'data.split=tset'), "unknown split of toy (data.split) 'tset'. Did you mean 'test'?"),
         ((TINY, 'data.scenes=single'), "unknown toy scenes (data.scenes) 'single'. Did you mean 'singles'?"),
         (('configs/instant3e.py:tiny',), "no config 'configs/instant3e.py'"),
-        (('configs/instant3d.py:tinny',), "unknown variant 'tinny' of instant3d: there are tiny, scenes"),
+        (('configs/instant3d.py:tinny',), "unknown variant 'tinny' of instant3d: there are tiny, rays, scenes"),
         (('configs/instant3d.py:tinny',), "pod_sds. Did you mean 'tiny'?"),
         (('configs/instant3d.py:furniture',), 'run `t3d data build furniture --source PATH --size 64'),
         ((TINY, '--prompts', 'a red corgi'), 'words this model was not trained on: "corgi"'),

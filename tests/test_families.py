@@ -14,7 +14,15 @@ from t3d.core import families
 
 ROOT = pathlib.Path(__file__).parent.parent
 STARTS = '#!/bin/sh\nsleep 600 &\necho $! > "$PIDS/sleeper"\nmv "$PIDS/sleeper" "$PIDS/grandchild"\n'
-RUNS = 'import sys\nfrom t3d.core import families\nfamilies.run([sys.argv[1]], 600.0)\n'
+# Signals are as at a terminal: who runs the tests may have some of them ignored, which a process inherits.
+RUNS = """
+import signal, sys
+from t3d.core import families
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+families.run([sys.argv[1]], 600.0)
+"""
 
 
 @pytest.fixture
