@@ -178,6 +178,8 @@ def test_runs_share_a_file_of_lines_that_say_where_they_are_from(tmp_path):
     assert second['words'] == {'sizes': ['sd21', 'tiny'], 'repeats': 7, 'check': False, 'no_peer': False}
     for given, peers in (([], True), (['--vs', 'torch'], True), (['--no-peer'], False)):
         assert figures.parsed(parser, given, sizes=('tiny', 'sd21')).no_peer is not peers
+    figures.write(args, 'unet', {}, 'diffusers is not installed')
+    assert json.loads(file.read_text().splitlines()[2])['no peer'] == 'diffusers is not installed' and 'no peer' not in first
     for given in (['--check', '--no-peer'], ['--vs', 'torch', '--no-peer'], ['--vs', 'jax']):
         with pytest.raises(SystemExit):
             figures.parsed(parser, given, sizes=('tiny', 'sd21'))

@@ -2,13 +2,15 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
+import pytest
 from test_imports import OPTIONAL, ROOT
 
 from t3d import systems
-from t3d.bench import start, train
+from t3d.bench import gpu, series, start, train
 from t3d.core import config as configs
 from t3d.plan import dry_run
 
@@ -20,6 +22,22 @@ class Block:
         if any(name == one or name.startswith(one + '.') for one in {LACKING!r}):
             raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
 sys.meta_path.insert(0, Block())
+"""
+# What a machine with PyTorch and JAX alone does not have; its Python finds none of it, as if it was not installed.
+MACHINE_LACKS = (
+    *('diffusers', 'transformers', 'grain', 'array_record', 'tensorflow', 'tensorflow_datasets', 'tensorboard', 'tensorboardX'),
+    *('xatlas', 'imageio', 'trimesh', 'viser', 'gradio', 'embreex', 'beartype', 'hypothesis', 'skimage', 'tokenizers'),
+)
+HIDDEN = f"""
+import sys
+class Hidden:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition('.')[0] in {MACHINE_LACKS!r} else self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = [Hidden(finder) for finder in sys.meta_path]
 """
 BENCH = 'from t3d import cli\nsys.exit(cli.main(["bench", *sys.argv[1:]]))'
 SMALL = (
@@ -111,3 +129,37 @@ def test_the_attentions_that_cudnn_computes_are_counted():
         call.replace('TARGET', name) for name in ('__cudnn$fmhaSoftmax', '__cudnn$fmhaSoftmaxBackward', '__cudnn$convForward')
     )
     assert train.by_cudnn('\n'.join([forward, others, backward, backward])) == 3 and train.by_cudnn(others) == 0
+
+
+@pytest.fixture
+def on_a_bare_machine(tmp_path, monkeypatch):
+    """Every Python that is started finds nothing of MACHINE_LACKS; returns a file for figures."""
+    (tmp_path / 'sitecustomize.py').write_text(HIDDEN)
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(tmp_path), str(ROOT)]))
+    for name, value in {'T3D_DATA': str(tmp_path), 'JAX_NUM_CPU_DEVICES': '1', 'T3D_TYPECHECK': '0'}.items():
+        monkeypatch.setenv(name, value)
+    code = f'import importlib.util as u\nfor name in {MACHINE_LACKS!r}: assert u.find_spec(name) is None, name'
+    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0
+    return tmp_path / 'gpu.jsonl'
+
+
+def of_the_plan(start: str) -> list[str]:
+    """The words of the first benchmark of a rehearsal that begin so."""
+    return next(words for words in gpu.plan(True) if shlex.join(words).startswith(start))
+
+
+def test_the_series_runs_on_a_bare_machine(on_a_bare_machine, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = of_the_plan('roof')
+    assert series.one(words, on_a_bare_machine, 300.0) is None
+    assert series.read(on_a_bare_machine)[-1]['asked'] == words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('start', ['unet --sizes tiny --check', 'train', 'sds --check'])
+def test_others_of_the_series_run_on_a_bare_machine(on_a_bare_machine, monkeypatch, start):
+    monkeypatch.chdir(ROOT)
+    assert series.one(of_the_plan(start), on_a_bare_machine, 600.0) is None
+    (line,) = series.read(on_a_bare_machine)
+    known = {'train': None, 'unet': None, 'sds': 'diffusers is not installed: pip install "t3d[test]"'}
+    assert line.get('no peer') == known[line['benchmark']]

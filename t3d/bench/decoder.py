@@ -180,22 +180,19 @@ def main(argv=None) -> int:
     results = {}
     for size in args.sizes:
         with figures.peer(args, PEER) as (peer, why_not):
-            if args.check and peer is None:
-                print(f'nothing to compare with: {why_not}')
-                return 1
             echo = lambda name, row, size=size: print(_line(size, name, row), flush=True)
             results[size] = measured(SIZES[size], peer, 1 if args.check else args.repeats, args.check, echo)
-    print(f'\npeer: {next((row["peer"] for row in results.values() if row["peer"]), why_not)}')
+    print(f'\n{figures.told(next((row["peer"] for row in results.values()), None), why_not)}')
     for size, row in results.items():
         gflop = ', '.join(f'{name} {row[name]["gflop"]:.1f} GFLOP' for name in TOLERANCE if name in row)
         print(f'{size}: {row["parameters"]:,} parameters, {gflop}, views of {SIZES[size]["pixels"]} px')
     measure.warn_of_load()
-    figures.write(args, 'decoder', results)
+    figures.write(args, 'decoder', results, why_not)
     apart = [
         f'{size} {name} differs by more than {bound:.0e} of the largest number.'
         for size, row in results.items()
         for name, bound in TOLERANCE.items()
-        if args.check and name in row and not row[name]['difference'] <= bound
+        if args.check and not why_not and name in row and not row[name]['difference'] <= bound
     ]
     print('\n'.join(apart), end='\n' if apart else '')
     return 1 if apart else 0

@@ -16,7 +16,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -40,12 +41,16 @@ def parser(name: str, description: str | None) -> parsing.Parser:
     return made
 
 
-def beside_peer(made: parsing.Parser, peer: str = 'PyTorch', check: str = '') -> None:
-    """Adds `--vs torch`, the default, and `--no-peer`; and `--check` where there is a sentence on what it compares."""
+def beside_peer(made: parsing.Parser, peer: str = 'PyTorch', check: str = '', others: Mapping[str, str] = MappingProxyType({})):
+    """Adds `--vs torch`, the default, and `--no-peer`; and `--check` where there is a sentence on what it compares.
+
+    others: peers that `--vs` takes besides, by their words: what they are.
+    """
     if check:
         made.add_argument('--check', action='store_true', help=check)
     beside = made.add_mutually_exclusive_group()
-    beside.add_argument('--vs', choices=('torch',), default=argparse.SUPPRESS, help=f'beside {peer}: the default')
+    told = '; '.join([f'beside {peer}: the default', *(f'{word}: {what}' for word, what in others.items())])
+    beside.add_argument('--vs', choices=('torch', *others), default=argparse.SUPPRESS, help=told)
     beside.add_argument('--no-peer', action='store_true', help=f'without {peer}')
     made.set_defaults(peer=peer)
 
@@ -96,6 +101,11 @@ def peer(args, script, needs: tuple[str, ...] = ('torch',)):
     finally:
         if started:
             started.close()
+
+
+def told(peer_is: str | None, why_not: str | None) -> str:
+    """'peer: torch 2.13.0', or 'no peer: diffusers is not installed'."""
+    return f'peer: {peer_is}' if peer_is else f'no peer: {why_not}'
 
 
 def row(
@@ -158,8 +168,8 @@ def processor() -> str:
     return name[1].strip() if name else platform.processor() or 'unknown'
 
 
-def write(args, benchmark: str, figures: dict) -> None:
-    """Adds the line of a run to the file of `--json`, if there is one."""
+def write(args, benchmark: str, figures: dict, why_no_peer: str | None = None) -> None:
+    """Adds the line of a run to the file of `--json`, if there is one; where there was no peer, 'no peer' says why."""
     if not args.json:
         return
     words = {name: value for name, value in vars(args).items() if name not in ('json', 'peer')}
@@ -172,6 +182,7 @@ def write(args, benchmark: str, figures: dict) -> None:
         'processor': processor(),
         'machine': environment.environment(args.json),  # whose lines before this one are no other code
         'peers': environment.versions(PEERS),
+        **({'no peer': why_no_peer} if why_no_peer else {}),
         'figures': figures,
     }
     with open(args.json, 'a') as file:

@@ -268,10 +268,10 @@ def main(argv=None) -> int:
     with figures.peer(args, PEER) as (peer, why_not):
         result = measured(config, peer, args.repeats, lambda line: print(line, flush=True))
     g, d = result['parameters'].values()
-    print(f'\npeer: {result["peer"] or why_not}')
+    print(f'\n{figures.told(result["peer"], why_not)}')
     print(f'{g:,} parameters in the generator, {d:,} in the discriminator; {result["phases"]["iteration"]["gflop"]:.1f} GFLOP')
     print(f'the step as trained: {result["step_ms"]} ms, {result["step_rays"]}^2 rays at first, fakes={config.fakes}')
     print(f'the whole step compiles in {result["step_compile_s"]:.1f} s, {result["step_temp_mib"]:.0f} MiB of temporaries')
     measure.warn_of_load()
-    figures.write(args, 'gan', result)
+    figures.write(args, 'gan', result, why_not)
     return 0

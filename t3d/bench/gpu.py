@@ -6,8 +6,10 @@
 Each benchmark is a process of its own (t3d/bench/series.py). What is worth most comes first; what the time left does not reach
 is listed at the end, with the command that goes on.
 
-Without PyTorch and diffusers the peers are left out by each benchmark, which says so. Without grain or the data of a config the
-batch of its train step is made up, and the figures say so. The configs need ml_collections: docs/benchmarks.md brings it along.
+Peers of the UNets are in PyTorch alone; that of `sds` needs diffusers. Where the packages of a peer are missing, a benchmark
+measures ours and says `no peer`; its check then compares nothing. Without grain or the data of a config the batch of its train
+step is made up, and the figures say so. The configs need ml_collections: docs/benchmarks.md brings it along.
+`python -m launch.gpu_page figures.jsonl` makes tables of the file.
 """
 
 import shlex
@@ -17,7 +19,7 @@ from t3d.core import parsing
 
 SIZE = {'sd21': 'tiny', 'mvdream': 'tiny', 'released': 'tiny', 'tiny,64,128': 'tiny', 'base': 'tiny'}  # in a rehearsal
 PLAN = (  # most telling first; a step of each system at `base` size in bfloat16 has its MFU
-    'unet --sizes sd21 --dtype bfloat16',
+    'unet --sizes sd21 --dtype bfloat16 --vs plain',
     'train --config configs/image_diffusion.py:base',
     'train --config configs/mvdiffusion.py:base',
     'train --config configs/ganfusion_diffusion.py:base',
@@ -26,17 +28,19 @@ PLAN = (  # most telling first; a step of each system at `base` size in bfloat16
     'train --config configs/renderdiffusion.py:base',
     'train --config configs/image_diffusion.py:base unet.attention=plain',  # beside the first, which may have cuDNN's
     'roof --dtype bfloat16',
+    'roof',
     'render --sizes tiny,64,128',
+    'unet --sizes sd21 --dtype bfloat16 --vs compiled',  # the peer compiles for minutes
     'hash',
-    'unet --sizes sd21 --check --precision default',
-    'unet --sizes sd21',
-    'mv --sizes mvdream',
+    'unet --sizes sd21 --check --precision default --vs plain',
+    'unet --sizes sd21 --vs plain',
+    'mv --sizes mvdream --vs plain',
     'decoder --sizes released',
     'start --repeats 1',
     'sds --sizes sd21 --repeats 3',
     'gan --size 128',
     'decoder --check',
-    'mv --check',
+    'mv --check --vs plain',
     'sds --check',
 )
 

@@ -89,7 +89,7 @@ def main(argv=None) -> int:
             peer_is = load(peer, SHAPES[size]) if peer else None
             results[size] = measured(SHAPES[size], peer, args.repeats)
             print('\n'.join(_line(size, row) for row in results[size]), flush=True)
-    print(f'\npeer: {peer_is or why_not}')
+    print(f'\n{figures.told(peer_is, why_not)}')
     measure.warn_of_load()
-    figures.write(args, 'hash', results)
+    figures.write(args, 'hash', results, why_not)
     return 0

@@ -5,6 +5,7 @@
     t3d bench mv --sizes dense                       # the second table alone, of the small network
     t3d bench mv --sizes spad,epipolar --no-peer     # of Stable Diffusion 1.5
     t3d bench mv --check                             # one warm pass each; 1 if results differ from PyTorch's
+    t3d bench mv --vs plain                          # a UNet in PyTorch alone, where diffusers is not installed
 
 Two tables. The first: a step of each form and of the plain UNet whose weights it grew out of, all turn by turn, forward and
 with the gradients of all weights; the arrays that are made of the cameras apart. The second: the `dense` form against
@@ -210,7 +211,7 @@ def request(what: str, shape: dict, work: Work, folder: str, exact: bool) -> dic
         flat = x.reshape(-1, *x.shape[2:])
         arrays = {'x': flat, 't': np.repeat(t, shape['views']), 'text': text}
         arrays['camera'] = views.camera.reshape(len(flat), -1)
-        words = {'config': shape['config'], 'views': shape['views']}
+        words = {'config': shape['config'], 'views': shape['views'], 'network': shape.get('network', 'torch')}
     else:
         rays = rest[0]
         arrays = {'x': x, **{name: getattr(rays, name) for name in ('uv', 'valid', 'points', 'depths', 'plucker')}}
@@ -268,13 +269,14 @@ def flags() -> parsing.Parser:
     parser = figures.parser('mv', __doc__)
     figures.of_sizes(parser, SIZES)
     parser.add_argument('--passes', default='forward,both', help='forward, both (with gradients) or forward,both')
-    figures.beside_peer(parser, check='the second table only, one warm pass each; 1 if results differ')
+    others = {'plain': unet_bench.NETWORKS['plain']}
+    figures.beside_peer(parser, check='the second table only, one warm pass each; 1 if results differ', others=others)
     return parser
 
 
-def _measured(size: str, args, peer) -> dict:
+def _measured(size: str, shape: dict, args, peer) -> dict:
     """The figures of one size, printed as they come."""
-    result, shape, repeats = {}, SIZES[size], 1 if args.check else args.repeats
+    result, repeats = {}, 1 if args.check else args.repeats
     compared = args.check or shape.get('compared', False)  # with PyTorch alone
     with jax.default_matmul_precision('highest' if args.check else None):
         works = all_work(shape, compared)
@@ -300,21 +302,21 @@ def main(argv=None) -> int:
     print(figures.machine())
     results = {}
     for size in args.sizes:
-        shape = SIZES[size]
+        shape = {**SIZES[size], 'network': unet_bench.network(args)}
         print(
             f'\n{size}: {shape["objects"]} x {shape["views"]} views of {shape["size"]}^2 latents, {shape["tokens"]} tokens, '
             f'{shape["samples"]} points a ray'
         )
-        with figures.peer(args, PEER, needs=('torch', 'diffusers')) as (peer, why_not):
-            if args.check and peer is None:
-                print(f'nothing to compare with: {why_not}')
-                return 1
-            results[size] = _measured(size, args, peer)
-    print(f'\npeer: {why_not or "PyTorch, the better of " + " and ".join(map(str, measure.THREADS)) + " threads"}')
+        with figures.peer(args, PEER, unet_bench.needs(args)) as (peer, why_not):
+            results[size] = _measured(size, shape, args, peer)
+    threads = ' and '.join(map(str, measure.THREADS))
+    print(f'\n{figures.told(None if why_not else f"PyTorch, the better of {threads} threads", why_not)}')
     measure.warn_of_load()
-    figures.write(args, 'mv', results)
+    figures.write(args, 'mv', results, why_not)
     rows = [(size, what, row) for size, one in results.items() for what, parts in one['peer'].items() for row in parts.values()]
-    apart = [f'{size} {what}' for size, what, row in rows if args.check and not max(row['difference']) <= TOLERANCE]
+    apart = [
+        f'{size} {what}' for size, what, row in rows if args.check and not why_not and not max(row['difference']) <= TOLERANCE
+    ]
     if apart:
         print(f'{", ".join(dict.fromkeys(apart))}: differs by more than {TOLERANCE:.0e} of the largest.')
     return 1 if apart else 0

@@ -101,7 +101,7 @@ def main(argv=None) -> int:
             results[size], bound = measured(render_workload.SHAPES[size], peer, args.repeats)
             bounds.append(f'{size}: {bound}')
             print('\n'.join(_line(size, row) for row in results[size]), flush=True)
-    print(f'\npeer: {peer_is or why_not}\nstreaming copy: {roof.copy():.1f} GB/s\n' + '\n'.join(bounds))
+    print(f'\n{figures.told(peer_is, why_not)}\nstreaming copy: {roof.copy():.1f} GB/s\n' + '\n'.join(bounds))
     measure.warn_of_load()
-    figures.write(args, 'render', results)
+    figures.write(args, 'render', results, why_not)
     return 0

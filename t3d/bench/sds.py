@@ -138,16 +138,13 @@ def main(argv=None) -> int:
     results = {}
     for size in args.sizes:
         with figures.peer(args, PEER, needs=('torch', 'diffusers')) as (peer, why_not):
-            if args.check and peer is None:
-                print(f'nothing to compare with: {why_not}')
-                return 1
             results[size] = measured(SIZES[size], peer, 1 if args.check else args.repeats, args.check)
         print(_line(size, results[size]), flush=True)
-    print(f'\npeer: {next((row["peer"] for row in results.values() if row["peer"]), why_not)}')
+    print(f'\n{figures.told(next((row["peer"] for row in results.values()), None), why_not)}')
     print('\n'.join(f'{size}: {row["parameters"]:,} parameters, {row["gflop"]:.1f} GFLOP' for size, row in results.items()))
     measure.warn_of_load()
-    figures.write(args, 'sds', results)
-    apart = [size for size, row in results.items() if args.check and not row['difference'] <= TOLERANCE]
+    figures.write(args, 'sds', results, why_not)
+    apart = [size for size, row in results.items() if args.check and not why_not and not row['difference'] <= TOLERANCE]
     if apart:
         print(f'{", ".join(apart)}: differs by more than {TOLERANCE:.0e} of the largest gradient.')
     return 1 if apart else 0

@@ -4,6 +4,8 @@
     t3d bench unet --sizes sd21                     # Stable Diffusion 2.1, 4 latents of 32 x 32, minutes
     t3d bench unet --sizes sd21 --batch 1 --check   # one warm pass each: difference, time, peak memory; 1 if they differ
     t3d bench unet --check --precision default      # the same with the products that users run, which accelerators round
+    t3d bench unet --vs plain                       # a UNet in PyTorch alone, where diffusers is not installed
+    t3d bench unet --vs compiled                    # the same by torch.compile
 
 Both networks have the same random weights, each a function of its name, so that no file passes between the processes. The full
 size needs about 4 GiB for the weights in each process, and the activations. The rules of measurement are those of
@@ -40,9 +42,13 @@ TOLERANCE = {'float32': 1e-5, 'bfloat16': 5e-2}  # of the largest difference, re
 # The same for float32 where a backend's default precision rounds products: TF32 has 10 bits, a TPU's one pass of bfloat16 7.
 ROUNDED = {'gpu': 1e-2, 'cuda': 1e-2, 'rocm': 1e-2, 'tpu': 5e-2}
 PRECISIONS = ('highest', 'default')
+NETWORKS = {  # of the peer, besides that of diffusers, by the words of --vs
+    'plain': 'a UNet in PyTorch alone',
+    'compiled': 'the same by torch.compile',
+}
 HEADER = (
     '| size | dtype | t3d, ms: median [min, max] | TFLOP/s | compile, s | temporaries, MiB | peak, MiB '
-    '| diffusers, ms | its peak, MiB | ratio of medians (minima) | largest difference (of the largest output) |',
+    '| peer, ms | its peak, MiB | ratio of medians (minima) | largest difference (of the largest output) |',
     '|---|---|---|---|---|---|---|---|---|---|---|',
 )
 
@@ -129,6 +135,16 @@ def _difference(ours, peer) -> tuple[float, float]:
     return largest, largest / float(np.abs(theirs).max())
 
 
+def network(args) -> str:
+    """The word of `--vs`: one of NETWORKS, or 'torch' for the network of diffusers."""
+    return getattr(args, 'vs', 'torch')
+
+
+def needs(args) -> tuple[str, ...]:
+    """The packages of the peer's network."""
+    return ('torch',) if network(args) in NETWORKS else ('torch', 'diffusers')
+
+
 def tolerance(dtype: str, precision: str, backend: str) -> float:
     """The largest difference that `--check` allows, relative to the largest output."""
     rounded = ROUNDED.get(backend, 0.0) if precision == 'default' else 0.0
@@ -157,7 +173,8 @@ def flags() -> parsing.Parser:
         help='of our float32 products: "highest" as the tests run, "default" as users do (TF32 on a GPU, bfloat16 on a TPU, '
         'the same on a CPU); without it highest with --check, else default',
     )
-    figures.beside_peer(parser, 'diffusers', check='one warm pass each; ends with 1 if the outputs differ')
+    check = 'one warm pass each; ends with 1 if the outputs differ'
+    figures.beside_peer(parser, 'diffusers', check, NETWORKS)
     return parser
 
 
@@ -168,25 +185,22 @@ def main(argv=None) -> int:
     print('\n'.join(HEADER), flush=True)
     results = {}
     for size in args.sizes:
-        shape = {**SIZES[size], **({'batch': args.batch} if args.batch else {})}
-        with figures.peer(args, PEER, needs=('torch', 'diffusers')) as (peer, why_not):
-            if args.check and peer is None:
-                print(f'nothing to compare with: {why_not}')
-                return 1
+        shape = {**SIZES[size], 'network': network(args), **({'batch': args.batch} if args.batch else {})}
+        with figures.peer(args, PEER, needs(args)) as (peer, why_not):
             repeats = 1 if args.check else args.repeats
             results[size] = measured(shape, args.dtype, peer, repeats, args.check, args.precision)
         print(_line(size, results[size]), flush=True)
     rows = results.values()
-    print(f'\npeer: {next((row["peer"] for row in rows if row["peer"]), why_not)}')
+    print(f'\n{figures.told(next((row["peer"] for row in rows), None), why_not)}')
     print('\n'.join(f'{size}: {row["parameters"]:,} parameters, {row["gflop"]:.1f} GFLOP' for size, row in results.items()))
     measure.warn_of_load()
-    figures.write(args, 'unet', results)
+    figures.write(args, 'unet', results, why_not)
     bounds = {size: tolerance(args.dtype, row['precision'], jax.default_backend()) for size, row in results.items()}
-    if args.check:
+    if args.check and not why_not:
         print(
             f'products in {args.dtype} at {results[args.sizes[0]]["precision"]} precision; allowed: {bounds[args.sizes[0]]:.0e}'
         )
-    apart = [size for size, row in results.items() if args.check and not row['difference'][1] <= bounds[size]]
+    apart = [size for size, row in results.items() if args.check and not why_not and not row['difference'][1] <= bounds[size]]
     if apart:
         print(f'{", ".join(apart)}: differs by more than {bounds[apart[0]]:.0e} of the largest output.')
     return 1 if apart else 0

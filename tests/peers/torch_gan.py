@@ -144,6 +144,7 @@ def main():
         request = json.loads(line)
         if 'shape' in request:
             torch.manual_seed(0)
+            torch.backends.cuda.matmul.allow_tf32 = True  # as JAX rounds by default
             torch.set_default_device('cuda' if request['shape']['device'] in ('gpu', 'cuda') else 'cpu')
             training = Training(request['shape'])
             answer = {

@@ -1,7 +1,8 @@
-"""The PyTorch half of `t3d bench mv`: diffusers' UNet with self attention over all views, an epipolar block by grid_sample.
+"""The PyTorch half of `t3d bench mv`: a UNet with self attention over all views, an epipolar block by grid_sample.
 
-Nothing of t3d is imported. As a program it reads one JSON request a line (`build` makes one of the two, `run` times a pass,
-`save` writes its results) and answers with one JSON line. Weights are functions of their names (torch_unet.draw).
+The UNet is that of diffusers, or one of PyTorch alone (`network`). Nothing of t3d is imported. As a program it reads one JSON
+request a line (`build` makes one of the two, `run` times a pass, `save` writes its results) and answers with one JSON line.
+Weights are functions of their names (torch_unet.draw).
 """
 
 import json
@@ -36,15 +37,13 @@ def all_views(views: int):
 
 
 class MultiView(nn.Module):
-    """diffusers' UNet over views, the camera's embedding added to that of time; maps [B V, H, W, C], a text for each object."""
+    """A UNet over views, the camera's embedding added to that of time; maps [B V, H, W, C], a text for each object."""
 
-    def __init__(self, config: dict, views: int, camera: int):
-        import diffusers
-
+    def __init__(self, network: str, config: dict, views: int, camera: int):
         super().__init__()
-        diffusers.utils.logging.set_verbosity_error()
-        self.unet, width = diffusers.UNet2DConditionModel(**config), 4 * config['block_out_channels'][0]
-        self.unet.set_attn_processor(all_views(views))
+        self.unet, width = torch_unet.network(network, config, views), 4 * config['block_out_channels'][0]
+        if network == 'torch':
+            self.unet.set_attn_processor(all_views(views))
         self.camera_embedding = nn.ModuleDict({'linear_1': nn.Linear(camera, width), 'linear_2': nn.Linear(width, width)})
         self.views, self.embedding = views, None
         self.unet.time_embedding.register_forward_hook(lambda module, inputs, out: out + self.embedding)
@@ -61,7 +60,7 @@ class MultiView(nn.Module):
         layers = self.camera_embedding
         self.embedding = layers['linear_2'](F.silu(layers['linear_1'](camera)))
         x = latents.permute(0, 3, 1, 2).contiguous()
-        return self.unet(x, t, text.repeat_interleave(self.views, 0)).sample.permute(0, 2, 3, 1)
+        return torch_unet.output(self.unet(x, t, text.repeat_interleave(self.views, 0))).permute(0, 2, 3, 1)
 
 
 class EpipolarBlock(nn.Module):
@@ -110,7 +109,8 @@ class EpipolarBlock(nn.Module):
 
 def encoding(rays):
     """[B, V, h, w, M, e] of points, depths and rays."""
-    waves = rays['points'][..., None] * (0.5 * torch.pi * 2.0 ** torch.arange(OCTAVES, dtype=torch.float32))
+    octaves = torch.arange(OCTAVES, dtype=torch.float32, device=rays['points'].device)
+    waves = rays['points'][..., None] * (0.5 * torch.pi * 2.0**octaves)
     waves = torch.cat([waves.sin(), waves.cos()], -1).flatten(-2)
     plucker = rays['plucker'][..., None, :].expand(*rays['points'].shape[:-1], 6)
     return torch.cat([waves, rays['points'], rays['depths'][..., None], plucker], -1)
@@ -121,13 +121,13 @@ class Passes:
 
     def __init__(self, request: dict):
         device = 'cuda' if request['device'] in ('gpu', 'cuda') else 'cpu'
-        if request['exact']:
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch_unet.rounded(not request['exact'])
         with np.load(request['inputs']) as file:
             arrays = {name: torch.from_numpy(file[name]).to(device) for name in file.files}
         self.x = arrays.pop('x')
         if request['build'] == 'dense':
-            self.module = MultiView(request['config'], request['views'], arrays['camera'].shape[-1]).fill().to(device)
+            words = request.get('network', 'torch'), request['config'], request['views']
+            self.module = MultiView(*words, arrays['camera'].shape[-1]).fill().to(device)
             self.arguments = (arrays['t'], arrays['text'], arrays['camera'])
         else:
             self.module = torch_unet.fill(EpipolarBlock(self.x.shape[-1], request['heads'], request['widest'])).to(device)

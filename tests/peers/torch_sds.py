@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from torch_unet import fill  # noqa: E402
+from torch_unet import fill, rounded  # noqa: E402
 
 
 def inputs(shape: dict) -> dict[str, torch.Tensor]:
@@ -40,8 +40,7 @@ def build(shape: dict):
     import diffusers
 
     diffusers.utils.logging.set_verbosity_error()
-    if shape['exact']:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    rounded(not shape['exact'])
     device = 'cuda' if shape['device'] in ('gpu', 'cuda') else 'cpu'
     with torch.device('meta'):
         unet = diffusers.UNet2DConditionModel(**shape['unet'])

@@ -245,8 +245,7 @@ class Work:
 
     def __init__(self, request: dict):
         device = 'cuda' if request['device'] in ('gpu', 'cuda') else 'cpu'
-        if request['exact']:
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not request['exact']  # as JAX rounds
         with np.load(request['inputs']) as file:
             self.inputs = {name: torch.from_numpy(file[name]).to(device) for name in file.files}
         leaves = {name: draw(name, shape) for name, shape in request['weights'].items()}
@@ -275,9 +274,8 @@ def main():
         request = json.loads(line)
         if 'weights' in request:
             work = Work(request)
-            answer = {
-                'is': f'torch {torch.__version__}, {torch.get_default_device()}, float32, best of 1 and {threads} threads'
-            }
+            where = work.inputs['tokens'].device.type
+            answer = {'is': f'torch {torch.__version__}, {where}, float32, best of 1 and {threads} threads'}
         else:
             torch.set_num_threads(request.get('threads', threads))
             start = time.perf_counter()

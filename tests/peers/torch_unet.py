@@ -1,7 +1,8 @@
-"""diffusers' UNet and autoencoder on weights that are a function of their names: the peer of t3d.nets.unet and t3d.nets.vae.
+"""UNets and autoencoders on weights that are a function of their names: the peers of t3d.nets.unet and t3d.nets.vae.
 
 Nothing of t3d is imported. As a program it is the other half of `t3d bench unet`: it reads one JSON request a line (`config`
-builds the model, `run` times one forward pass, `save` writes the output) and answers with one JSON line.
+builds the model (`network` says which: 'torch' is diffusers', 'plain' torch_plain_unet's, 'compiled' that by torch.compile),
+`run` times one forward pass, `save` writes the output) and answers with one JSON line.
 """
 
 import json
@@ -14,6 +15,9 @@ import zlib
 
 import numpy as np
 import torch
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from torch_plain_unet import PlainUNet  # noqa: E402
 
 
 def draw(key: str, shape) -> np.ndarray:
@@ -44,27 +48,62 @@ def inputs(shape: dict):
 
 
 def build(shape: dict):
-    """A closure that runs the UNet once and returns its output [B, H, W, C] in float32."""
-    import diffusers
-
-    diffusers.utils.logging.set_verbosity_error()
-    if shape['exact']:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    """(closure that runs the UNet once and returns its output [B, C, H, W], what it is)."""
+    rounded(not shape['exact'])
     dtype, device = getattr(torch, shape['dtype']), 'cuda' if shape['device'] in ('gpu', 'cuda') else 'cpu'
     with torch.device('meta'):
-        unet = diffusers.UNet2DConditionModel(**shape['config'])
+        unet = network(shape.get('network', 'torch'), shape['config'])
     unet = fill(unet.to_empty(device='cpu')).to(device, dtype)
     latents, t, text = (x.to(device) for x in inputs(shape))
     latents, text = latents.to(dtype), text.to(dtype)
+    if shape.get('network', 'torch') != 'torch' and device == 'cuda':
+        unet, latents = (x.to(memory_format=torch.channels_last) for x in (unet, latents))
 
-    @torch.inference_mode()
-    def run():
-        out = unet(latents, t, encoder_hidden_states=text).sample
-        if device == 'cuda':
-            torch.cuda.synchronize()
-        return out
+    def closure(call):
+        @torch.inference_mode()
+        def run():
+            out = output(call(latents, t, text))
+            if device == 'cuda':
+                torch.cuda.synchronize()
+            return out
 
-    return run
+        return run
+
+    run, what = closure(unet), type(unet).__name__
+    if shape.get('network') == 'compiled':
+        return compiled(unet, closure, run, device)
+    return run, what
+
+
+def compiled(unet, closure, eager, device: str):
+    """(closure of the network by torch.compile, what it is); the eager one, and why, where it cannot be compiled."""
+    start, name = time.perf_counter(), type(unet).__name__
+    try:
+        run = closure(torch.compile(unet, dynamic=False, mode='reduce-overhead' if device == 'cuda' else None))
+        run()
+    except Exception as error:
+        return eager, f'{name}, not compiled: {type(error).__name__}: {" ".join(str(error).split())[:200]}'
+    return run, f'{name} by torch.compile in {time.perf_counter() - start:.0f} s'
+
+
+def network(word: str, config: dict, views: int = 1) -> torch.nn.Module:
+    """A UNet without weights; `views` are for those of PyTorch alone."""
+    if word == 'torch':
+        import diffusers
+
+        diffusers.utils.logging.set_verbosity_error()
+        return diffusers.UNet2DConditionModel(**config)
+    return PlainUNet(config, views)
+
+
+def output(out) -> torch.Tensor:
+    """What either network returns, as a tensor."""
+    return out if isinstance(out, torch.Tensor) else out.sample
+
+
+def rounded(yes: bool) -> None:
+    """Whether a GPU rounds float32 products to TF32: by default JAX rounds all, PyTorch those of convolutions alone."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = yes
 
 
 def main():
@@ -72,10 +111,12 @@ def main():
     for line in sys.stdin:
         request = json.loads(line)
         if 'config' in request:
-            run = build(request)
-            answer = {'is': f'diffusers UNet2DConditionModel, torch {torch.__version__}, {request["dtype"]}'}
+            run, what = build(request)
+            origin = 'diffusers ' if request.get('network', 'torch') == 'torch' else ''
+            answer = {'is': f'{origin}{what}, torch {torch.__version__}, {request["dtype"]}'}
         else:
-            torch.set_num_threads(request.get('threads', threads))
+            if not torch.cuda.is_available():  # elsewhere nothing waits for them, and a compiled network is compiled again
+                torch.set_num_threads(request.get('threads', threads))
             start = time.perf_counter()
             out = run()
             answer = {'ms': 1e3 * (time.perf_counter() - start)}
