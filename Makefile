@@ -8,7 +8,7 @@ CONSTRAINTS = $$($(BIN)/python -c 'import os, sys; f = "constraints-%d.%d.txt" %
 .PHONY: help setup setup-test setup-plan libtpu run test test-slow lint format clean
 
 help:
-	@echo "make run        train the small model, then write a GLB, a turntable and a report (some 4 minutes on 2 cores)"
+	@echo "make run        train the small model, then write a GLB, a turntable and a report (some 5 minutes on 2 cores)"
 	@echo "make test       the test suite          make test-slow   the minutes-long tests"
 	@echo "make setup-plan the compiler for TPUs, in .venv-plan, for \`t3d plan\` (2 GB)"
 	@echo "make setup      the virtual environment make lint        ruff"

@@ -5,8 +5,12 @@ def rays(config):
     """Of `tiny`: single objects, as many rays as it has, four cameras a step. What `make run` trains."""
     config.variant = 'rays'
     _by_rays(config)
-    config.loss.update(rays=48)
+    config.steps = 2400
+    config.render.update(samples_shown=32)
+    config.loss.update(rays=48, edges=0.2, foreground=0.3, mask=0.3, solid=0.2)  # half of the rays anywhere: space is to be empty
     config.data.update(views=4)
+    config.preview.size = 64
+    config.preview_every = 1200
     return config
 
 
