@@ -7,7 +7,8 @@ def rays(config):
     _by_rays(config)
     config.steps = 2400
     config.render.update(samples_shown=32)
-    config.loss.update(rays=48, edges=0.2, foreground=0.3, mask=0.3, solid=0.2)  # half of the rays anywhere: space is to be empty
+    # Half of the rays go anywhere: space is to be empty.
+    config.loss.update(rays=48, edges=0.2, foreground=0.3, mask=0.3, solid=0.2)
     config.data.update(views=4)
     config.preview.size = 64
     config.preview_every = 1200
