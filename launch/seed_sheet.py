@@ -70,9 +70,13 @@ def sheet(run, prompts: list[str], seeds: int, size: int, true: bool) -> tuple[n
         labels.append(f'{prompt}: seeds 0 to {seeds - 1}')
         if true:
             told, records = summary(met[prompt], len(known[prompt])), known[prompt]
-            sides = [picture(records[one.place], size, loaded.config.render.background) for one in met[prompt]]
-            rows.append(np.stack(sides or [np.ones((size, size, 3), np.float32)] * seeds))
-            labels.append(told)
+            if met[prompt]:
+                rows.append(
+                    np.stack([picture(records[one.place], size, loaded.config.render.background) for one in met[prompt]])
+                )
+                labels.append(told)
+            else:
+                labels[-1] += f'; {told}'
             lines.append(f'{prompt}: {told}')
     return sheets.sheet(np.stack(rows), labels), lines
 
