@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -206,13 +207,16 @@ def test_moments_merge_as_one_pass():
 def test_the_command(tmp_path, monkeypatch, capsys):
     from launch import make_triplanes as command
 
-    seen = {}
+    seen, records = {}, [{'slots': {'distance': value}} for value in (0.0, 0.5, 1.0)] + [{'slots': {}}]
+    monkeypatch.setattr(command.triplanes, 'Pairs', lambda path: types.SimpleNamespace(records=records))
     monkeypatch.setattr(make_triplanes, 'run', lambda run, out, **options: seen.update(run=run, out=out, **options) or out)
     command.main(
         ['--run', 'g0', '--out', 'o', '--pairs', '7', '--captioner', 'blip', '--captioner-weights', 'w', '--psi', '0.7']
     )
     assert seen['run'] == 'g0' and (seen['pairs'], seen['psi'], seen['captioner'], seen['weights']) == (7, 0.7, 'blip', 'w')
-    assert 'data.path=o' in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert 'data.path=o' in told and 'distance 0.50, of a tenth of the pairs below 0.10, of a tenth above 0.90;' in told
+    assert command.sure(records[3:]) == ''
     monkeypatch.setattr(make_triplanes, 'run', lambda *args, **options: captioners.make('tyo', small_triplanes.config()))
     with pytest.raises(SystemExit):
         command.main(['--run', 'g0', '--out', 'o'])
