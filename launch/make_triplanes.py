@@ -44,10 +44,10 @@ def main(argv: list[str] | None = None) -> None:
         share = shares.parse(args.share) if args.share is not None else None
         out = make_triplanes.run(args.run, args.out, weights=args.captioner_weights, share=share, **options)
     if share is None:
-        print(f'wrote {out}: set data.path={out} of configs/ganfusion_diffusion.py{how_sure(triplanes.Pairs(out).records)}')
+        print(f'wrote {out}: set data.path={out} of configs/ganfusion_diffusion.py{how_far(triplanes.Pairs(out).records)}')
 
 
-def how_sure(records: list[dict]) -> str:
+def how_far(records: list[dict]) -> str:
     """How far pictures of pairs are from what their words say, where the captioner tells: stage 2 leaves the furthest out."""
     far = [record['slots']['distance'] for record in records if 'distance' in record['slots']]
     if not far:

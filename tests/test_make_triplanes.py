@@ -216,7 +216,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert seen['run'] == 'g0' and (seen['pairs'], seen['psi'], seen['captioner'], seen['weights']) == (7, 0.7, 'blip', 'w')
     told = capsys.readouterr().out
     assert 'data.path=o' in told and 'distance 0.50, of a tenth of the pairs below 0.10, of a tenth above 0.90;' in told
-    assert command.how_sure(records[3:]) == ''
+    assert command.how_far(records[3:]) == ''
     monkeypatch.setattr(make_triplanes, 'run', lambda *args, **options: captioners.make('tyo', small_triplanes.config()))
     with pytest.raises(SystemExit):
         command.main(['--run', 'g0', '--out', 'o'])
