@@ -9,7 +9,6 @@ def rays(config):
     config.render.update(samples_shown=32)
     # Half of the rays go anywhere: space is to be empty.
     config.loss.update(rays=48, edges=0.2, foreground=0.3, mask=0.3, solid=0.2)
-    config.data.update(views=4)
     config.preview.size = 64
     config.preview_every = 1200
     return config
@@ -24,7 +23,6 @@ def scenes_rays(config):
     config.decoder.update(channels=(128, 96, 48, 32), heads=(8, 6, 0, 0), groups=(8, 8, 8, 8), mid_heads=8)
     config.field.update(hidden=64)
     config.optimizer.update(final=0.02)
-    config.data.update(views=4)
     config.preview_every = 4000
     config.checkpoint.update(every=1000)
     return config
@@ -39,6 +37,6 @@ def _by_rays(config) -> None:
     config.loss.update(
         rays=128, edges=0.35, foreground=0.4, mask=0.1, depth=0.1, solid=0.1, surface=0.3, thickness=0.02, skin=0.01
     )
-    config.data.update(kind='rays')
+    config.data.update(kind='rays', views=4)
     config.preview.size = 96
     config.evaluate = ('toy_objects', 'toy_sharpness')

@@ -10,7 +10,7 @@
 | `scenes_rays` | the same scenes, by rays in closed form | 3 x 64 x 64 x 16 | two CPU cores, hours; shipped (of shorter runs) |
 | `toy_imle`, `toy_codes`, `toy_places` | toy, captions of several objects | 3 x 32 x 32 x 8 | two CPU cores, minutes |
 | `toy_mean` | their control | the same | the same |
-| `furniture_seeds` | furniture, 128 px, by rays: seeds choose | 3 x 64 x 64 x 24 | two CPU cores, two hours; shipped |
+| `furniture_seeds` | furniture, 128 px, by rays: seeds choose | 3 x 64 x 64 x 24 | two CPU cores, an hour and a half; shipped |
 | `sds` | prompts of toy, by score distillation from the prior `toy` | 3 x 32 x 32 x 16 | two CPU cores, minutes |
 | `sds_trained` | the same, from `image_diffusion-toy` | 3 x 32 x 32 x 16 | two CPU cores, an hour |
 | `furniture` | the real furniture library, 64 px | 3 x 32 x 32 x 24 | two CPU cores, an hour |

@@ -8,6 +8,7 @@ import pathlib
 import statistics
 
 from t3d.bench import gpu, sections, series, verdicts
+from t3d.bench.sections import number, three
 from t3d.core import parsing
 
 TRAIN = ('train step', 'step, ms', 'images/s', 'TFLOP/s', 'MFU', 'peak, MiB', 'attentions by cuDNN', 'first step, s', 'data')
@@ -34,7 +35,7 @@ def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
     """A Markdown table, or a line that says that nothing of it was measured."""
     if not rows:
         return f'{head[0]}: not measured.'
-    return '\n'.join(f'| {" | ".join(row)} |' for row in (head, ['---'] * len(head), *rows))
+    return sections.markdown(head, rows)
 
 
 def origin(lines: list[dict]) -> str:
@@ -158,15 +159,6 @@ def planned(words: list[str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------------- cells
-
-
-def three(value, digits: int = 1) -> str:
-    """A median with its range: '4.7 [4.1, 5.0]'."""
-    return '{:.{d}f} [{:.{d}f}, {:.{d}f}]'.format(*value, d=digits)
-
-
-def number(value: float | None, form: str = ',.0f') -> str:
-    return '-' if value is None else format(value, form)
 
 
 def percent(value: float | None) -> str:

@@ -140,7 +140,7 @@ def _seconds(lines: list[dict]) -> str:
     """The table of what was measured in whole seconds, once in each of several processes; '' without any."""
     lists = lambda line: [(name, value) for name, value in line['figures'].items() if isinstance(value, list) and value]
     cells = [
-        {'what': name, 's: median [min, max]': _three((statistics.median(taken), min(taken), max(taken)), 2)}
+        {'what': name, 's: median [min, max]': three((statistics.median(taken), min(taken), max(taken)), 2)}
         | _origin(line, len(taken))
         for (_, _, name), (line, taken) in _newest(lines, lists).items()
     ]
@@ -168,20 +168,24 @@ def _markdown(cells: list[dict[str, str]]) -> str:
     values = {name: {row[name] for row in cells} for name in cells[0]}
     shared = {name: values[name].pop() for name in ORIGIN if len(values[name]) == 1}
     names = [name for name in values if name not in shared and values[name] != {'-'}]
-    body = [names, ['---'] * len(names), *([row[name] for name in names] for row in cells)]
     below = '; '.join(f'{name} {text}' for name, text in shared.items())
-    return '\n'.join(f'| {" | ".join(row)} |' for row in body) + (f'\n\nAll rows: {below}.' if below else '')
+    return markdown(names, [[row[name] for name in names] for row in cells]) + (f'\n\nAll rows: {below}.' if below else '')
+
+
+def markdown(head, rows) -> str:
+    """A Markdown table of cells."""
+    return '\n'.join(f'| {" | ".join(row)} |' for row in (head, ['---'] * len(head), *rows))
 
 
 # ---------------------------------------------------------------------------------------------------------- cells of a row
 
 
-def _three(value, digits: int = 1) -> str:
+def three(value, digits: int = 1) -> str:
     """A median with its range: '4.7 [4.1, 5.0]'."""
     return '-' if not value else '{:.{d}f} [{:.{d}f}, {:.{d}f}]'.format(*value, d=digits)
 
 
-def _number(value: float | None, form: str = ',.0f') -> str:
+def number(value: float | None, form: str = ',.0f') -> str:
     return '-' if value is None else format(value, form)
 
 
@@ -209,7 +213,7 @@ def _rates(row: dict) -> str:
 
 def _flops(row: dict) -> str:
     share = f' ({100 * row["mfu"]:.0f} % of the peak)' if row.get('mfu') else ''
-    return _number(row.get('tflop_per_s'), '.3f') + share
+    return number(row.get('tflop_per_s'), '.3f') + share
 
 
 def _difference(row: dict) -> str:
@@ -219,15 +223,15 @@ def _difference(row: dict) -> str:
 
 COLUMNS = {  # heading: cell of a row
     'shapes; type': _shapes,
-    't3d, ms: median [min, max]': lambda row: _three(row['t3d_ms']),
-    'peer, ms': lambda row: _three(row.get('peer_ms')),
-    'ratio, turn by turn': lambda row: _three(row.get('ratio'), 2),
+    't3d, ms: median [min, max]': lambda row: three(row['t3d_ms']),
+    'peer, ms': lambda row: three(row.get('peer_ms')),
+    'ratio, turn by turn': lambda row: three(row.get('ratio'), 2),
     'a second': _rates,
-    'compile, s': lambda row: _number(row.get('compile_s'), '.1f'),
-    'GFLOP': lambda row: _number(row.get('gflop'), ',.1f'),
+    'compile, s': lambda row: number(row.get('compile_s'), '.1f'),
+    'GFLOP': lambda row: number(row.get('gflop'), ',.1f'),
     'TFLOP/s': _flops,
-    'GB moved': lambda row: _number(row.get('gbyte'), '.2f'),
-    'temporaries, MiB': lambda row: _number(row.get('temp_mib')),
+    'GB moved': lambda row: number(row.get('gbyte'), '.2f'),
+    'temporaries, MiB': lambda row: number(row.get('temp_mib')),
     'peak, MiB: t3d; peer': lambda row: _pair(row.get('peak_mib'), row.get('peer_peak_mib')),
     'memory rises, MiB: t3d; peer': lambda row: _pair(row.get('rss_mib'), row.get('peer_rss_mib')),
     'largest difference: output, gradient': _difference,
