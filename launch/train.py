@@ -54,7 +54,7 @@ def main(argv=None) -> int:
         from t3d.data import sources
         from t3d.inference import loading
         from t3d.parallel import agreement, clusters, devices
-        from t3d.train import checked, loop, traced
+        from t3d.train import checked, loop, signals, traced
 
         systems.module(config.get('system', ''))
         devices.compilation_cache()
@@ -86,8 +86,11 @@ def main(argv=None) -> int:
             'init_from': args.init_from,
             'traced_in': traced.folder(config, given),
             'patience': args.patience,
+            'stop': signals.Stop(),
         }
         workdir = loop.run(config, args.workdir, **options)
+        if options['stop'].requested:
+            return 0
         if jax.process_count() == 1:
             train.finish(workdir, list(config.get('export', {}).get('prompts', ())))
         elif jax.process_index() == 0:

@@ -84,7 +84,8 @@ def test_distances_tell_real_from_worse(config):
     assert scores['control/real/fid_tiny'] < scores['fid_tiny'] < 0.3 * scores['control/untrained/fid_tiny']
     assert scores['control/real/kid_tiny'] < scores['kid_tiny'] < scores['control/untrained/kid_tiny']
     assert (
-        scores['fid_tiny_fell_by'] == scores['control/untrained/fid_tiny'] / scores['fid_tiny'] and scores['fid_tiny_n'] == 90
+        scores['untrained_over_fid_tiny'] == scores['control/untrained/fid_tiny'] / scores['fid_tiny']
+        and scores['fid_tiny_n'] == 90
     )
     few = generated_objects.distances(pale[:20], true[:20], others[:20])
     assert set(few) == {'kid_tiny', 'control/real/kid_tiny', 'fid_tiny_n'}  # 64 features want more than 64 pictures

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import threading
 
 import chex
@@ -20,7 +19,7 @@ from t3d.core import errors, tree
 from t3d.core.errors import NonFinite
 from t3d.data import pipeline, sources
 from t3d.parallel import agreement, devices
-from t3d.train import failures, loop, signals, states, workdirs
+from t3d.train import failures, loop, states, workdirs
 
 
 def run(workdir, *, steps=6, system=None, log=lambda line: None, data=DATA, stop_after=None, init_from=None, **changes):
@@ -172,40 +171,6 @@ def test_a_failure_ahead_is_told_and_tried_again(tmp_path):
     run(tmp_path / 'run', steps=2, system=system._replace(train_step=flaky), log=lines.append)
     assert 'compiling train_step again, after RuntimeError: no room beside the init' in lines
     assert len(calls) == 2 and int(state(tmp_path / 'run').step) == 2
-
-
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['SIGINT', 'SIGTERM'])
-def test_first_signal_finishes_the_step_saves_and_previews(whole, tmp_path, number):
-    lines = []
-
-    def log(line):
-        lines.append(line)
-        if line.startswith('step ') and len(lines) == 4:
-            os.kill(os.getpid(), number)
-
-    before = signal.getsignal(number)
-    run(tmp_path / 'run', steps=1000, log=log, log_every=3)
-    assert signal.getsignal(number) is before
-    step = int(state(tmp_path / 'run').step)
-    assert 3 <= step < 20 and f'stopped at step {step}: saved' in lines[-1]
-    assert (tmp_path / 'run' / 'previews' / f'{step:08d}.png').exists()
-
-
-@pytest.mark.parametrize('before', [signal.default_int_handler, signal.SIG_IGN], ids=['foreground', 'background'])
-def test_second_signal_stops_at_once(before):
-    handler = signal.signal(signal.SIGINT, before)
-    try:
-        _two_signals()
-        assert signal.getsignal(signal.SIGINT) == before
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
-def _two_signals():
-    with pytest.raises(KeyboardInterrupt), signals.Stop() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.requested
-        signal.raise_signal(signal.SIGINT)
 
 
 def test_non_finite_loss_names_part_step_and_checkpoint(tmp_path):

@@ -32,12 +32,12 @@ def model(config, prompts: list[str], seeds: list[int], out, given: dict[str, st
       UsageError: no prompt or an empty one, several seeds, a prompt that the system cannot take, or an interrupted training.
     """
     from t3d.inference import loading
-    from t3d.train import loop, traced
+    from t3d.train import loop, signals, traced
 
     config, folder, opened, system, data = prepared(config, prompts, seeds, out, given)
-    options = {'system': system, 'data': data, 'given': opened, 'traced_in': traced.folder(config, opened)}
-    loaded = loading.load(loop.run(config, folder, **options))
-    if loaded.step < config.steps:
+    stop, options = signals.Stop(), {'system': system, 'data': data, 'given': opened}
+    loaded = loading.load(loop.run(config, folder, **options, stop=stop, traced_in=traced.folder(config, opened)))
+    if loaded.step < config.steps or stop.requested:
         raise UsageError(f'stopped at step {loaded.step} of {config.steps}: the same command goes on from there.')
     return loaded
 

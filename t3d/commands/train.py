@@ -26,7 +26,7 @@ def run(args) -> int:
     from t3d.inference import loading
     from t3d.parallel import devices
     from t3d.plan import dry_run
-    from t3d.train import checked, loop, traced
+    from t3d.train import checked, loop, signals, traced
 
     parsing.held(args, RANGES)
     if args.workdir is not None:
@@ -47,9 +47,11 @@ def run(args) -> int:
         return 0
     system, data = checked.prepare(config, given)  # before the run: a wrong config leaves no folder
     check_prompts(system, config, args.prompts)
+    stop = signals.Stop()
     options = {'stop_after': args.stop_after, 'init_from': args.init_from, 'traced_in': traced.folder(config, given)}
-    workdir = loop.run(config, args.workdir, system=system, data=data, given=given, **options)
-    finish(workdir, args.prompts or outputs.prompts_of(config))
+    workdir = loop.run(config, args.workdir, system=system, data=data, given=given, stop=stop, **options)
+    if not stop.requested:
+        finish(workdir, args.prompts or outputs.prompts_of(config))
     return 0
 
 

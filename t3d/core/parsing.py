@@ -47,7 +47,10 @@ class Parser(argparse.ArgumentParser):
 
 @contextlib.contextmanager
 def refusing(parser: argparse.ArgumentParser):
-    """Ends a launcher with status 2 and one line for wrong input that the body meets; faults of the program pass."""
+    """Ends a launcher with status 2 and one line for wrong input that the body meets, with 130 at Ctrl-C.
+
+    Faults of the program pass.
+    """
     from t3d.core import errors
 
     try:
@@ -57,6 +60,8 @@ def refusing(parser: argparse.ArgumentParser):
         if text is None:
             raise
         parser.exit(2, f'error: {text}\n')
+    except KeyboardInterrupt:
+        parser.exit(130)
 
 
 def _number(match) -> str:

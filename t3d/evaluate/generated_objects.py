@@ -182,7 +182,7 @@ def distances(
             scores[f'{name}fid_tiny'] = fid.frechet(fid.moments(features), fid.moments(target))
         scores[f'{name}kid_tiny'] = fid.kernel_distance(features, target)[0]
     if untrained is not None and 'fid_tiny' in scores:
-        scores['fid_tiny_fell_by'] = scores['control/untrained/fid_tiny'] / scores['fid_tiny']
+        scores['untrained_over_fid_tiny'] = scores['control/untrained/fid_tiny'] / scores['fid_tiny']
     return {**scores, 'fid_tiny_n': len(true)}
 
 

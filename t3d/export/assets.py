@@ -74,7 +74,8 @@ def write(
     densities = _densities(asset, grid, clock)
     wanted = _Wanted(('glb', *formats), texture, faces, threshold, origin, height, light)
     mesh, facts, paths = _mesh_files(asset, densities, out, wanted, clock, log)
-    paths['sheet'] = write_sheet(asset, mesh, densities, out / 'sheet.png', size=min(size, max(render_size, 256)))
+    side, lit = min(size, max(render_size, 256)), 'mesh' if light is None else 'mesh,\nlight\nremoved'
+    paths['sheet'] = write_sheet(asset, mesh, densities, out / 'sheet.png', size=side, mesh_label=lit)
     clock.lap('sheet')
     if frames:
         moving = {'frames': frames, 'size': size, 'render_size': render_size, 'gif': gif, 'images': images}
@@ -244,7 +245,9 @@ def write_turntable(
 # ----------------------------------------------------------------------------------------------------------------- sheet
 
 
-def write_sheet(asset: Field, mesh: meshes.Mesh, densities, path: pathlib.Path, *, size: int = 256) -> pathlib.Path:
+def write_sheet(
+    asset: Field, mesh: meshes.Mesh, densities, path: pathlib.Path, *, size: int = 256, mesh_label: str = 'mesh'
+) -> pathlib.Path:
     """A labelled PNG: one column for each of five views; the field's render, its normals, and the mesh that was written."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -259,7 +262,7 @@ def write_sheet(asset: Field, mesh: meshes.Mesh, densities, path: pathlib.Path, 
             for pose, lens in zip(views.world_from_cam, views.intrinsics)
         ]
     )
-    rows = {'field': images[:, :, :size], 'normal': images[:, :, size : 2 * size], 'mesh': drawn}
+    rows = {'field': images[:, :, :size], 'normal': images[:, :, size : 2 * size], mesh_label: drawn}
     font = ImageFont.load_default(max(11, size // 16))
     margin, head = max(44, size // 4), max(18, size // 10)
     sheet = Image.new('RGB', (margin + len(SHEET_VIEWS) * size, 2 * head + len(rows) * size), 'white')

@@ -42,6 +42,7 @@ def run(
     init_from=None,
     traced_in=None,
     patience: float = watch.PATIENCE,
+    stop: signals.Stop | None = None,
 ):
     """Trains, or goes on training, and returns the run folder.
 
@@ -58,6 +59,7 @@ def run(
         makes from the config: the code of one of your own is not looked at.
       patience: seconds without progress after which a run of many processes ends, an hour at the least while it starts
         (t3d.train.watch).
+      stop: where Ctrl-C and SIGTERM are noted; `stop.requested` then says whether to go on with what follows a run.
     """
     clock = goodput.Clock()
     config = configs.from_dict(config)
@@ -79,7 +81,7 @@ def run(
     with watch.Watch(clock, patience):  # until the folder is given back: each part of it may hang
         workdir, lock = workdirs.prepare(workdir, config, (log or print) if active else lambda line: None)
         logger = logs.Log(workdir, total=config.steps, batch=config.batch, write=log, active=active)
-        stop = signals.Stop()
+        stop = stop or signals.Stop()
         try:
             with stop, devices.collecting_seldom(), jax.set_mesh(mesh):
                 keep = traced.Keep(traced_in, config, {name: one.digest for name, one in given.items()})
@@ -161,6 +163,7 @@ def _loop(
 ) -> None:
     mesh, many = program.mesh, jax.process_count() > 1
     first = step = int(state.step)
+    stopped = False
     *local, store = tiers
     window = Window(log, store)
     preview_batch = None
@@ -207,6 +210,8 @@ def _loop(
             break
     if step == first:
         log.line(f'nothing to do: {step} of {config.steps} steps are finished')
+    if stop.requested and not stopped:  # while the last step was saved or shown
+        log.line(f'stopped after the last step, {step}: saved')
     clock.to('checkpoint')
     store.wait()
     for tier in local if step == config.steps else ():
