@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,25 @@ def test_a_turn_counts_one_call_in_the_midst_of_work(monkeypatch):
     np.testing.assert_allclose(turns.ratio, (1.8, 1.6, 2.0))  # 6 / 3 and 8 / 5
     assert log == 2 * ['ours', 'ours', 'ours', 'slow', 'slow', 'quick', 'quick']
     alone = measure.take_turns(side('ours', 100.0, 2.0), [], 1)
-    assert alone == ((2.0,), None) and alone.ours == (2.0, 2.0, 2.0) and alone.theirs is alone.ratio is None
+    assert alone[:2] == ((2.0,), None) and alone.ours == (2.0, 2.0, 2.0) and alone.theirs is alone.ratio is None
+
+
+def test_a_turn_tells_the_cores_that_it_kept_busy(monkeypatch):
+    monkeypatch.setattr(measure, 'PAUSE', 0.0)
+    monkeypatch.setattr(measure, 'WARM', 0.0)
+
+    def working():
+        until = time.process_time() + 0.05
+        while time.process_time() < until:
+            pass
+        return 1.0
+
+    def waiting():
+        time.sleep(0.05)
+        return 1.0
+
+    (busy,), (idle,) = (turns.cores for turns in measure.all_turns([working, waiting], 1))
+    assert 2 * idle < busy <= 1.1
 
 
 def test_threads_that_lose_by_far_get_two_turns(monkeypatch):

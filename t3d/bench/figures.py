@@ -127,9 +127,9 @@ def row(
       images, rays: that a call makes, 0 where it makes none.
     Returns:
       'shapes', 'dtype'; 't3d_ms', 'peer_ms' and 'ratio' (theirs over ours, turn by turn), each [median, min, max] or None, and
-      the turns themselves; 'gflop', 'tflop_per_s', 'mfu' (None where the peak of the device is not known); 'gbyte' that
-      kernels of one device read and write; 'compile_s'; 'temp_mib'; 'peak_mib' since `memory.forget_peak`; 'images_per_s'
-      and 'rays_per_s' where there are such.
+      the turns themselves, with the 'cores' that each of ours kept busy; 'gflop', 'tflop_per_s', 'mfu' (None where the peak of
+      the device is not known); 'gbyte' that kernels of one device read and write; 'compile_s'; 'temp_mib'; 'peak_mib' since
+      `memory.forget_peak`; 'images_per_s' and 'rays_per_s' where there are such.
     """
     seconds, peak = 1e-3 * turns.ours.median, flops.peak()
     shapes = {jax.tree_util.keystr(path, simple=True, separator='/'): list(np.shape(leaf)) for path, leaf in leaves(inputs)}
@@ -141,6 +141,7 @@ def row(
         'ratio': turns.ratio,
         'turns_ms': turns.mine,
         'peer_turns_ms': turns.others,
+        'cores': turns.cores,
         'gflop': flop / 1e9,
         'tflop_per_s': flop / seconds / 1e12,
         'mfu': flop / seconds / (peak * jax.device_count()) if peak else None,

@@ -44,10 +44,11 @@ def timing(milliseconds) -> Timing:
 
 
 class Turns(NamedTuple):
-    """Milliseconds of each turn: ours, and beside it the better peer's (None without one)."""
+    """Milliseconds of each turn: ours, and beside it the better peer's (None without one); cores that ours kept busy."""
 
     mine: tuple[float, ...]
     others: tuple[float, ...] | None
+    cores: tuple[float, ...] = ()
 
     @property
     def ours(self) -> Timing:
@@ -79,17 +80,31 @@ def turn(call) -> float:
     return call()
 
 
+def busy_turn(call) -> tuple[float, float]:
+    """(ms of a `turn`, cores that this process kept busy in the call that counts)."""
+    spans = []
+
+    def timed():
+        began, used = time.perf_counter(), time.process_time()
+        milliseconds = call()
+        spans.append((time.process_time() - used) / max(time.perf_counter() - began, 1e-9))
+        return milliseconds
+
+    return turn(timed), spans[-1]
+
+
 def take_turns(ours, theirs: list, repeats: int) -> Turns:
     """`repeats` turns of ours and of each of theirs, all `() -> ms`, one after the other; the better of theirs counts."""
     mine, others = [], [[] for _ in theirs]
     for number in range(repeats):
-        mine.append(turn(ours))
+        mine.append(busy_turn(ours))
         least = [min(milliseconds, default=0.0) for milliseconds in others]
         for call, milliseconds, own in zip(theirs, others, least, strict=True):
             if number < TRIED or own <= LOST * min(least):
                 milliseconds.append(turn(call))
     whole = [tuple(milliseconds) for milliseconds in others if len(milliseconds) == repeats]
-    return Turns(tuple(mine), min(whole, key=timing) if whole else None)
+    milliseconds, cores = zip(*mine)
+    return Turns(milliseconds, min(whole, key=timing) if whole else None, cores)
 
 
 def all_turns(calls, repeats: int) -> list[Turns]:
@@ -97,8 +112,9 @@ def all_turns(calls, repeats: int) -> list[Turns]:
     times = [[] for _ in calls]
     for _ in range(repeats):
         for call, milliseconds in zip(calls, times, strict=True):
-            milliseconds.append(turn(call))
-    return [Turns(tuple(milliseconds), None) for milliseconds in times]
+            milliseconds.append(busy_turn(call))
+    turns = [tuple(zip(*both)) for both in times]
+    return [Turns(milliseconds, None, cores) for milliseconds, cores in turns]
 
 
 class Compiled(NamedTuple):
