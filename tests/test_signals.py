@@ -66,5 +66,5 @@ def test_a_signal_after_the_last_step_leaves_too(tmp_path, monkeypatch, capsys):
 
 def test_a_launcher_leaves_with_130(capsys):
     with pytest.raises(SystemExit) as left, parsing.refusing(parsing.Parser(prog='x')):
-        signal.raise_signal(signal.SIGINT)
+        raise KeyboardInterrupt
     assert left.value.code == 130 and not capsys.readouterr().err
