@@ -74,7 +74,7 @@ def write(
     densities = _densities(asset, grid, clock)
     wanted = _Wanted(('glb', *formats), texture, faces, threshold, origin, height, light)
     mesh, facts, paths = _mesh_files(asset, densities, out, wanted, clock, log)
-    side, lit = min(size, max(render_size, 256)), 'mesh' if light is None else 'mesh,\nlight\nremoved'
+    side, lit = min(size, max(render_size, 256)), 'mesh' if light is None else 'mesh,\nunlit'
     paths['sheet'] = write_sheet(asset, mesh, densities, out / 'sheet.png', size=side, mesh_label=lit)
     clock.lap('sheet')
     if frames:
