@@ -71,37 +71,28 @@ def once(function, *args) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def turn(call) -> float:
-    """What one `call() -> ms` returns, right after calls that took WARM ms together and do not count."""
+def turn(call) -> tuple[float, float]:
+    """(what one `call() -> ms` returns, cores that this process kept busy in it), right after calls that took WARM ms together
+    and do not count.
+    """
     time.sleep(PAUSE)
     spent = call()
     while spent < WARM:
         spent += call()
-    return call()
-
-
-def busy_turn(call) -> tuple[float, float]:
-    """(ms of a `turn`, cores that this process kept busy in the call that counts)."""
-    spans = []
-
-    def timed():
-        began, used = time.perf_counter(), time.process_time()
-        milliseconds = call()
-        spans.append((time.process_time() - used) / max(time.perf_counter() - began, 1e-9))
-        return milliseconds
-
-    return turn(timed), spans[-1]
+    began, used = time.perf_counter(), time.process_time()
+    milliseconds = call()
+    return milliseconds, (time.process_time() - used) / max(time.perf_counter() - began, 1e-9)
 
 
 def take_turns(ours, theirs: list, repeats: int) -> Turns:
     """`repeats` turns of ours and of each of theirs, all `() -> ms`, one after the other; the better of theirs counts."""
     mine, others = [], [[] for _ in theirs]
     for number in range(repeats):
-        mine.append(busy_turn(ours))
+        mine.append(turn(ours))
         least = [min(milliseconds, default=0.0) for milliseconds in others]
         for call, milliseconds, own in zip(theirs, others, least, strict=True):
             if number < TRIED or own <= LOST * min(least):
-                milliseconds.append(turn(call))
+                milliseconds.append(turn(call)[0])
     whole = [tuple(milliseconds) for milliseconds in others if len(milliseconds) == repeats]
     milliseconds, cores = zip(*mine)
     return Turns(milliseconds, min(whole, key=timing) if whole else None, cores)
@@ -109,12 +100,11 @@ def take_turns(ours, theirs: list, repeats: int) -> Turns:
 
 def all_turns(calls, repeats: int) -> list[Turns]:
     """The turns of each of the calls, all `() -> ms`: `repeats` of them, one after the other."""
-    times = [[] for _ in calls]
+    made = [[] for _ in calls]
     for _ in range(repeats):
-        for call, milliseconds in zip(calls, times, strict=True):
-            milliseconds.append(busy_turn(call))
-    turns = [tuple(zip(*both)) for both in times]
-    return [Turns(milliseconds, None, cores) for milliseconds, cores in turns]
+        for call, own in zip(calls, made, strict=True):
+            own.append(turn(call))
+    return [Turns(milliseconds, None, cores) for milliseconds, cores in (zip(*own) for own in made)]
 
 
 class Compiled(NamedTuple):
