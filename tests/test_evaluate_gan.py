@@ -154,9 +154,47 @@ def test_true_objects_are_as_solid_as_themselves(config, monkeypatch):
     assert board['solid/agreement_seen'] < board['control/true/solid/agreement_seen'] - 0.1
 
 
+def test_outlines_are_those_of_the_shape_that_is_read(config, monkeypatch):
+    """True objects fill their own outlines; of a body that is a half taller the share is that of a naive count."""
+    monkeypatch.setattr(generated_objects, 'OUTLINED', 3)
+    scenes = [shapes.single('sphere', 'red'), shapes.single('cube', 'blue', 'small'), shapes.single('cone', 'yellow')]
+    made = []
+
+    class Truth:
+        taller = False
+
+        def styles(self, seeds):
+            return np.arange(len(seeds))[:, None, None]
+
+        def raw(self, styles, labels):
+            rgb, depth, opacity = generated_objects.of_toy(scenes[int(styles[0, 0, 0])].attributes, labels, GREY)
+            if self.taller:
+                more = opacity.copy()
+                more[:, :-6] = np.maximum(more[:, :-6], opacity[:, 6:])
+                made.append(
+                    [
+                        sum(((a > 0.5) & (b > 0.5)).sum() for a, b in zip(more, opacity, strict=True)),
+                        sum(((a > 0.5) | (b > 0.5)).sum() for a, b in zip(more, opacity, strict=True)),
+                    ]
+                )
+                opacity = more
+            return rgb, depth, opacity
+
+    reader = captioners.ToyReader(GREY)
+    scores = generated_objects.outlines(Truth(), config, reader)
+    assert scores['outline'] == 1.0 and scores['outline_n'] == 3
+    assert {name for name in scores if name.startswith('outline/')} == {'outline/sphere', 'outline/cube', 'outline/cone'}
+    assert 0.5 < scores['control/other_shape/outline'] < 0.97
+    Truth.taller = True
+    taller = generated_objects.outlines(Truth(), config, reader)
+    np.testing.assert_allclose(taller['outline'], np.mean([both / any_ for both, any_ in made]), rtol=1e-6)
+    assert taller['outline'] < 0.9
+
+
 def test_a_whole_evaluation(tmp_path, monkeypatch, config):
     """Every score is there, with what it is to be read against, and the sheets are in the run folder."""
     monkeypatch.setattr(generated_objects, 'SOLID', 1)
+    monkeypatch.setattr(generated_objects, 'OUTLINED', 1)
     monkeypatch.setattr(generated_objects, 'ROWS', 2)
     (tmp_path / 'checkpoints').mkdir()
     loaded = small_triplanes.loaded(data__poses=4)._replace(folder=tmp_path)
@@ -164,7 +202,14 @@ def test_a_whole_evaluation(tmp_path, monkeypatch, config):
     scores = table.evaluate(loaded, lines.append, limit=70)
     assert scores['fid_tiny_n'] == 70 and scores['readable_n'] == 70
     assert all(np.isfinite(value) for value in scores.values())
-    for name in ('fid_tiny', 'control/real/fid_tiny', 'control/untrained/fid_tiny', 'kid_tiny', 'solid/agreement_seen'):
+    for name in (
+        'fid_tiny',
+        'control/real/fid_tiny',
+        'control/untrained/fid_tiny',
+        'kid_tiny',
+        'solid/agreement_seen',
+        'outline',
+    ):
         assert name in scores
     assert {path.name for path in tmp_path.iterdir()} == {'checkpoints', 'truncation.png', 'interpolation.png', 'yaw.png'}
     with pytest.raises(UsageError, match="split 'val'"):

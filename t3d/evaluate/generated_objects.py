@@ -30,6 +30,7 @@ CAPTIONED = False
 SAMPLES = 1024  # pictures a distance is taken from
 FIRST = 2**31  # seeds from here on: pairs for stage 2 are made from those below
 SOLID, RING, SIDE = 16, 8, 64  # objects, views around each, and pixels of a view for the 3-D checks
+OUTLINED = 64  # objects whose outlines are compared with true ones
 APPEARS = 0.01  # share of samples from which a colour or shape counts as one that the generator makes
 PSI = (0.0, 0.5, 0.7, 1.0)
 ROWS, STEPS = 6, 8  # of the sheets
@@ -109,6 +110,8 @@ def evaluate(loaded: Loaded, log=lambda line: None, *, limit: int | None = None,
         scores.update(variety(reader, images, labels))
     log(f'3-D checks of {SOLID} objects from {RING} sides')
     scores.update(solidity(renderer, config, reader))
+    if reader is not None:
+        scores.update(outlines(renderer, config, reader))
     if loaded.run is not None:
         for path in write_sheets(renderer, config, loaded.run):
             log(f'open {path}')
@@ -268,6 +271,33 @@ def solidity(renderer: GanRenderer, config, reader: captioners.ToyReader | None)
     if true:
         scores.update({f'control/true/solid/{name}': value for name, value in mean(true).items()})
     return {**scores, 'solid_n': SOLID, 'solid_views': RING}
+
+
+def outlines(renderer: GanRenderer, config, reader: captioners.ToyReader) -> dict[str, float]:
+    """How objects fill the outlines of the true object that they are read as from all sides: mean IoU over a ring of cameras.
+
+    By shape too, where one is read. `control/other_shape/outline` is what the likest true object of another shape reaches
+    against that true object: below it a cube is no more a cube than something else.
+    """
+    labels = np.asarray(cameras.to_eg3d(ring(config, RING)))
+    kinds = [(shape, size) for shape in shapes.SHAPES for size in shapes.SIZES]
+    plain = {'colour': next(iter(shapes.COLOURS))}
+    true = {
+        (shape, size): of_toy({**plain, 'shape': shape, 'size': size}, labels, config.render.background)[2]
+        for shape, size in kinds
+    }
+    others = lambda kind: max(consistency.filled(true[kind], true[other]) for other in kinds if other[0] != kind[0])
+    read, filled, control = [], [], []
+    for style in renderer.styles(FIRST + np.arange(OUTLINED)):
+        rgb, _, opacity = renderer.raw(np.repeat(style[None], RING, axis=0), labels)
+        slots = reader(rgb[None], labels[None])[0]
+        kind = slots['shape'], slots['size']
+        read.append(kind[0])
+        filled.append(float(consistency.filled(opacity, true[kind])))
+        control.append(float(others(kind)))
+    scores = {'outline': float(np.mean(filled)), 'control/other_shape/outline': float(np.mean(control)), 'outline_n': OUTLINED}
+    of = lambda shape: [value for value, name in zip(filled, read, strict=True) if name == shape]
+    return scores | {f'outline/{shape}': float(np.mean(of(shape))) for shape in shapes.SHAPES if of(shape)}
 
 
 def measure(rgb, depth, opacity, views: cameras.Cameras) -> dict[str, jax.Array]:
