@@ -22,7 +22,7 @@ from t3d.export import sheets
 from t3d.fields.triplane_generator import Generator
 from t3d.geom import cameras
 from t3d.inference.loading import Loaded
-from t3d.metrics import consistency, fid
+from t3d.metrics import consistency, fid, geometry
 
 NAME = 'generated_objects'
 PAIRED = False  # objects of its own, which have no true views
@@ -281,22 +281,21 @@ def outlines(renderer: GanRenderer, config, reader: captioners.ToyReader) -> dic
     """
     labels = np.asarray(cameras.to_eg3d(ring(config, RING)))
     kinds = [(shape, size) for shape in shapes.SHAPES for size in shapes.SIZES]
-    plain = {'colour': next(iter(shapes.COLOURS))}
-    true = {
-        (shape, size): of_toy({**plain, 'shape': shape, 'size': size}, labels, config.render.background)[2]
-        for shape, size in kinds
-    }
-    others = lambda kind: max(consistency.filled(true[kind], true[other]) for other in kinds if other[0] != kind[0])
-    read, filled, control = [], [], []
+    masks, plain = {}, {'colour': next(iter(shapes.COLOURS))}
+    for shape, size in kinds:
+        masks[shape, size] = (
+            of_toy(plain | {'shape': shape, 'size': size}, labels, config.render.background)[2] > consistency.SOLID
+        )
+    likest = {kind: max(geometry.iou(masks[kind], masks[it]) for it in kinds if it[0] != kind[0]) for kind in kinds}
+    read, filled = [], []
     for style in renderer.styles(FIRST + np.arange(OUTLINED)):
         rgb, _, opacity = renderer.raw(np.repeat(style[None], RING, axis=0), labels)
         slots = reader(rgb[None], labels[None])[0]
-        kind = slots['shape'], slots['size']
-        read.append(kind[0])
-        filled.append(float(consistency.filled(opacity, true[kind])))
-        control.append(float(others(kind)))
+        read.append((slots['shape'], slots['size']))
+        filled.append(geometry.iou(opacity > consistency.SOLID, masks[read[-1]]))
+    control = [likest[kind] for kind in read]
     scores = {'outline': float(np.mean(filled)), 'control/other_shape/outline': float(np.mean(control)), 'outline_n': OUTLINED}
-    of = lambda shape: [value for value, name in zip(filled, read, strict=True) if name == shape]
+    of = lambda shape: [value for value, kind in zip(filled, read, strict=True) if kind[0] == shape]
     return scores | {f'outline/{shape}': float(np.mean(of(shape))) for shape in shapes.SHAPES if of(shape)}
 
 

@@ -44,12 +44,6 @@ def half_opaque(opacity: Float[Array, '*b h w']) -> jax.Array:
     return jnp.sum(some & (opacity < HALF[1])) / jnp.maximum(jnp.sum(some), 1)
 
 
-def filled(opacity: Float[Array, '*b h w'], other: Float[Array, '*b h w']) -> jax.Array:
-    """IoU of two silhouettes (opacity above 0.5), over all views together; 0 if both are empty."""
-    some, more = opacity > SOLID, other > SOLID
-    return jnp.sum(some & more) / jnp.maximum(jnp.sum(some | more), 1)
-
-
 def relief(depth: Float[Array, 'v h w'], opacity: Float[Array, 'v h w'], views: cameras.Cameras) -> Relief:
     """Flat-board detector: a generator that cheats paints boards that face the camera (both 0) or stand still (`bent` is 0).
 
